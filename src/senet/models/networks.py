@@ -1,0 +1,133 @@
+"""The cards of the residual networks: variants as short entries, with the paper's figures."""
+
+from functools import partial
+
+from senet.models.cards import Card, PaperFigures, twins
+from senet.models.resnet import cifar_resnet, imagenet_resnet
+from senet.preprocessing import CIFAR, IMAGENET
+
+BOTTLENECK_OPTIONS = ("stride_on", "stem_pool", "dropout", "zero_init_last")
+BASIC_OPTIONS = ("stem_pool", "dropout", "zero_init_last")
+
+
+def table2(multiply_adds: float, top1: float, top5: float, parameters: float | None = None) -> PaperFigures:
+    """Return a row of Table 2; multiply-adds in billions, parameters in millions."""
+    return PaperFigures(
+        multiply_adds=1000 * multiply_adds,
+        parameters=parameters,
+        top1_error=top1,
+        top5_error=top5,
+        source="Table 2",
+    )
+
+
+def table4(top1_error: float) -> PaperFigures:
+    """Return a row of Table 4, CIFAR-10."""
+    return PaperFigures(top1_error=top1_error, source="Table 4")
+
+
+RESNET = "arXiv:1512.03385"
+RESNEXT = "arXiv:1611.05431"
+PRE_ACTIVATION = "arXiv:1603.05027"
+
+imagenet = partial(twins, preprocessing=IMAGENET, num_classes=1000)
+cifar = partial(twins, preprocessing=CIFAR, num_classes=10, prefix="cifar_")
+
+CARDS: tuple[Card, ...] = (
+    *(
+        card
+        for depth, layers in ((18, (2, 2, 2, 2)), (34, (3, 4, 6, 3)))
+        for card in imagenet(
+            f"resnet{depth}",
+            partial(imagenet_resnet, layers, bottleneck=False),
+            source=RESNET,
+            options=BASIC_OPTIONS,
+        )
+    ),
+    *imagenet(
+        "resnet50",
+        partial(imagenet_resnet, (3, 4, 6, 3)),
+        source=RESNET,
+        options=BOTTLENECK_OPTIONS,
+        plain_paper=table2(3.86, 24.80, 7.48, 25.6),
+        se_paper=table2(3.87, 23.29, 6.62, 28.1),
+    ),
+    *imagenet(
+        "resnet101",
+        partial(imagenet_resnet, (3, 4, 23, 3)),
+        source=RESNET,
+        options=BOTTLENECK_OPTIONS,
+        plain_paper=table2(7.58, 23.17, 6.52),
+        se_paper=table2(7.60, 22.38, 6.07),
+    ),
+    *imagenet(
+        "resnet152",
+        partial(imagenet_resnet, (3, 8, 36, 3)),
+        source=RESNET,
+        options=BOTTLENECK_OPTIONS,
+        plain_paper=table2(11.30, 22.42, 6.34),
+        se_paper=table2(11.32, 21.57, 5.73),
+    ),
+    *imagenet(
+        "resnext50_32x4d",
+        partial(imagenet_resnet, (3, 4, 6, 3), groups=32, width_per_group=4, stride_on="3x3"),
+        source=RESNEXT,
+        options=BOTTLENECK_OPTIONS,
+        plain_paper=table2(4.24, 22.11, 5.90),
+        se_paper=table2(4.25, 21.10, 5.49),
+    ),
+    *imagenet(
+        "resnext101_32x4d",
+        partial(imagenet_resnet, (3, 4, 23, 3), groups=32, width_per_group=4, stride_on="3x3"),
+        source=RESNEXT,
+        options=BOTTLENECK_OPTIONS,
+        plain_paper=table2(7.99, 21.18, 5.57),
+        se_paper=table2(8.00, 20.70, 5.01),
+    ),
+    Card(
+        name="senet154",
+        build=partial(
+            imagenet_resnet,
+            (3, 8, 36, 3),
+            groups=64,
+            width_per_group=4,
+            entry_divisor=2,
+            projection_kernel=3,
+            deep=True,
+            stride_on="3x3",
+            dropout=0.2,
+        ),
+        has_se=True,
+        source="arXiv:1709.01507v4, appendix",
+        preprocessing=IMAGENET,
+        num_classes=1000,
+        options=BOTTLENECK_OPTIONS,
+        paper=PaperFigures(top1_error=18.68, top5_error=4.47, source="Table 8"),
+    ),
+    *(
+        card
+        for depth in (20, 32, 44, 56, 110)
+        for card in cifar(
+            f"resnet{depth}",
+            partial(cifar_resnet, depth),
+            source=RESNET,
+            options=("dropout", "zero_init_last"),
+        )
+    ),
+    *cifar(
+        "preact_resnet110",
+        partial(cifar_resnet, 110, pre_activation=True),
+        source=PRE_ACTIVATION,
+        options=("dropout",),
+        plain_paper=table4(6.37),
+        se_paper=table4(5.21),
+    ),
+    *cifar(
+        "preact_resnet164",
+        partial(cifar_resnet, 164, pre_activation=True, bottleneck=True),
+        source=PRE_ACTIVATION,
+        options=("stride_on", "dropout"),
+        plain_paper=table4(5.46),
+        se_paper=table4(4.39),
+    ),
+)

@@ -1,0 +1,127 @@
+"""Every network by name."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from senet.block import SEOptions
+from senet.errors import SenetError
+from senet.models import networks
+from senet.models.cards import Card, ModelConfig
+
+CARDS: Mapping[str, Card] = MappingProxyType({card.name: card for card in networks.CARDS})
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names of the networks that match a shell pattern, such as "se_*", in the registry's order."""
+    return [name for name in CARDS if fnmatchcase(name, pattern)]
+
+
+def model_card(name: str) -> Card:
+    """Return the card of a network.
+
+    Raises:
+        SenetError: no network has this name; the message lists the nearest.
+    """
+    if name not in CARDS:
+        near = get_close_matches(name, CARDS, n=3)
+        remedy = f"did you mean {' or '.join(near)}?" if near else "`senet models` lists the names"
+        raise SenetError(f"no network is called {name!r}; {remedy}")
+    return CARDS[name]
+
+
+def create_model(
+    name: str,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    *,
+    se: SEOptions | None = None,
+    weights: str | Path | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Build a network.
+
+    The module carries `config` (the `ModelConfig` to build it again), `preprocessing` and `class_names` (None until
+    trained or loaded).
+
+    Args:
+        name: see `list_models`.
+        num_classes: None for the number of the network's own data set (or of the weights); 0 leaves the classifier out.
+        in_channels: channels of the images.
+        se: SE options, for networks with SE; None for the paper's.
+        weights: a tag of the weights in the package, such as "cifar10"; a model folder; or a file (.safetensors, .pt,
+            .pth). None initialises at random.
+        **options: further arguments that the card lists, such as `stride_on`, `stem_pool`, `dropout`, `zero_init_last`.
+
+    Returns:
+        The network in training mode; in evaluation mode if it has weights.
+
+    Raises:
+        SenetError: an unknown name or option, options without effect, or weights that do not fit.
+
+    >>> create_model("cifar_se_resnet20", num_classes=100).num_classes
+    100
+    """
+    card = model_card(name)
+    if se is not None and not card.has_se:
+        twin = next((n for n in (f"se_{name}", name.replace("cifar_", "cifar_se_")) if n in CARDS and n != name), None)
+        raise SenetError(f"se is given, but {name} is a plain network; the network with SE is {twin}")
+    if in_channels < 1:
+        raise SenetError(f"in_channels is {in_channels}; expected at least 1")
+    config = ModelConfig(name=name, num_classes=num_classes, in_channels=in_channels, se=se or SEOptions(), options=options)
+    if weights is None:
+        return build(config)
+
+    from senet.models.folder import create_from_weights  # the folder reader builds networks with this module
+
+    return create_from_weights(config, weights)
+
+
+def build(config: ModelConfig) -> nn.Module:
+    """Build the network of a configuration, with random weights.
+
+    Raises:
+        SenetError: as `create_model`.
+    """
+    card = model_card(config.name)
+    if not card.has_se and config.se != SEOptions():
+        raise SenetError(f"model.se has no effect: {config.name} is a plain network")
+    num_classes = card.num_classes if config.num_classes is None else config.num_classes
+    if num_classes < 0:
+        raise SenetError(f"num_classes is {num_classes}; expected at least 0")
+    for option in config.options:
+        if option not in card.options:
+            raise SenetError(f"{config.name} has no option {option!r}; its options are {', '.join(card.options)}")
+    model = card.build(
+        num_classes=num_classes,
+        in_channels=config.in_channels,
+        se=config.se if card.has_se else None,
+        **config.options,
+    )
+    model.config = replace(config, num_classes=num_classes)
+    model.preprocessing = card.preprocessing.with_channels(config.in_channels)
+    model.class_names = None
+    return model
+
+
+def config_to_dict(config: ModelConfig) -> dict[str, Any]:
+    """Return a configuration as plain values, for JSON."""
+    return asdict(config) | {"options": dict(config.options)}
+
+
+def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
+    """Return the configuration that `config_to_dict` wrote.
+
+    Raises:
+        TypeError: a field that does not exist.
+    """
+    se = dict(values.get("se", {}))
+    if se.get("stages") is not None:
+        se["stages"] = tuple(se["stages"])
+    return ModelConfig(**{**values, "se": SEOptions(**se)})

@@ -1,0 +1,256 @@
+"""Residual units with SE at any of its five places: basic, bottleneck, and their pre-activation forms."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from senet.block import Placement
+
+StrideOn = Literal["1x1", "3x3"]
+BuildSE = Callable[[int], nn.Module]
+BuildShortcut = Callable[[int, int, int], nn.Module]
+"""(in_channels, out_channels, stride) -> the module on the identity branch where its shape changes."""
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """Build a 3x3 convolution with padding 1 and no bias."""
+    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, groups=groups, bias=False)
+
+
+def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """Build a 1x1 convolution with no bias."""
+    return nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+
+
+class PadShortcut(nn.Module):
+    """The shortcut without parameters: subsample, and fill the new channels with zeros.
+
+    Source: He et al., arXiv:1512.03385, option A.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.new_channels = out_channels - in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, ceil(H / stride), ceil(W / stride))."""
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+
+
+def projection(in_channels: int, out_channels: int, stride: int, kernel_size: int = 1) -> nn.Module:
+    """Build the projection shortcut: a strided convolution and its BatchNorm."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+
+
+def bare_projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """Build the projection shortcut of the pre-activation networks: a strided 1x1 convolution alone."""
+    return conv1x1(in_channels, out_channels, stride)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wiring:
+    """What surrounds the branch of a unit.
+
+    Args:
+        build_shortcut: builds the module on the identity branch where the unit changes the shape.
+        build_se: builds SE from a number of channels; None for none.
+        placement: see `SEOptions`.
+    """
+
+    build_shortcut: BuildShortcut
+    build_se: BuildSE | None = None
+    placement: Placement = "standard"
+
+
+class ResidualUnit(nn.Module):
+    """`relu(branch(x) + shortcut(x))`, with SE before, inside, behind or beside the branch.
+
+    Subclasses say what the branch is. `channels_3x3` is the width of the branch's 3x3 convolution, which SE follows in
+    the "3x3" placement.
+
+    Source: arXiv:1709.01507v4, Figure 3 and Figure 5 (placements).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        wiring: Wiring,
+        *,
+        channels_3x3: int,
+    ) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        same_shape = stride == 1 and in_channels == out_channels
+        self.downsample = None if same_shape else wiring.build_shortcut(in_channels, out_channels, stride)
+        self.placement = wiring.placement
+        se_channels = {"pre": in_channels, "3x3": channels_3x3}.get(wiring.placement, out_channels)
+        self.se = None if wiring.build_se is None else wiring.build_se(se_channels)
+
+    def recalibrate(self, x: Tensor, placement: Placement) -> Tensor:
+        """Apply SE if this is its place in the unit."""
+        return x if self.se is None or placement != self.placement else self.se(x)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """Compute the non-identity branch."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride)."""
+        shortcut = self.recalibrate(x if self.downsample is None else self.downsample(x), "identity")
+        out = self.recalibrate(self.branch(self.recalibrate(x, "pre")), "standard")
+        return self.recalibrate(F.relu(out + shortcut), "post")
+
+
+class BasicUnit(ResidualUnit):
+    """Two 3x3 convolutions. Source: He et al., arXiv:1512.03385, Figure 5 left."""
+
+    expansion = 1
+
+    def __init__(
+        self,
+        in_channels: int,
+        planes: int,
+        stride: int,
+        wiring: Wiring,
+    ) -> None:
+        super().__init__(in_channels, planes, stride, wiring, channels_3x3=planes)
+        self.conv1 = conv3x3(in_channels, planes, stride)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = conv3x3(planes, planes)
+        self.bn2 = nn.BatchNorm2d(planes)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """3x3, 3x3; each with BatchNorm, ReLU between."""
+        x = F.relu(self.recalibrate(self.bn1(self.conv1(x)), "3x3"))
+        return self.bn2(self.conv2(x))
+
+
+class BottleneckUnit(ResidualUnit):
+    """1x1, 3x3 and 1x1 convolution, plain, grouped (ResNeXt) or with a thinner entry (SENet-154).
+
+    Args:
+        in_channels: of the input.
+        planes: a fourth of the output's channels.
+        stride: of the unit.
+        wiring: shortcut and SE.
+        groups: of the 3x3 convolution.
+        width_per_group: channels of a group where `planes` is 64.
+        entry_divisor: the first 1x1 has the 3x3's width divided by this.
+        stride_on: the convolution that carries the stride.
+
+    Source: He et al., arXiv:1512.03385, Figure 5 right; arXiv:1709.01507v4, Table 1 and appendix (SENet-154).
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        planes: int,
+        stride: int,
+        wiring: Wiring,
+        *,
+        groups: int = 1,
+        width_per_group: int = 64,
+        entry_divisor: int = 1,
+        stride_on: StrideOn = "1x1",
+    ) -> None:
+        width = planes * width_per_group // 64 * groups
+        entry = width // entry_divisor
+        out_channels = planes * self.expansion
+        super().__init__(in_channels, out_channels, stride, wiring, channels_3x3=width)
+        stride_1x1, stride_3x3 = (stride, 1) if stride_on == "1x1" else (1, stride)
+        self.conv1 = conv1x1(in_channels, entry, stride_1x1)
+        self.bn1 = nn.BatchNorm2d(entry)
+        self.conv2 = conv3x3(entry, width, stride_3x3, groups)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = conv1x1(width, out_channels)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """1x1, 3x3, 1x1; each with BatchNorm, ReLU between."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.recalibrate(self.bn2(self.conv2(x)), "3x3"))
+        return self.bn3(self.conv3(x))
+
+
+class PreActivationUnit(ResidualUnit):
+    """`branch(x) + shortcut(x)` with BatchNorm and ReLU in front of every convolution and none behind the sum.
+
+    Where the shape changes, the first BatchNorm and ReLU act on both branches.
+
+    Source: He et al., "Identity Mappings in Deep Residual Networks", arXiv:1603.05027, Figure 1b.
+    """
+
+    bn1: nn.BatchNorm2d
+
+    def convolutions(self, x: Tensor) -> Tensor:
+        """Compute the branch behind its first BatchNorm and ReLU."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride)."""
+        activated = F.relu(self.bn1(self.recalibrate(x, "pre")))
+        shortcut = self.recalibrate(x if self.downsample is None else self.downsample(activated), "identity")
+        out = self.recalibrate(self.convolutions(activated), "standard")
+        return self.recalibrate(out + shortcut, "post")
+
+
+class PreActivationBasicUnit(PreActivationUnit):
+    """Two 3x3 convolutions, pre-activated."""
+
+    expansion = 1
+
+    def __init__(
+        self,
+        in_channels: int,
+        planes: int,
+        stride: int,
+        wiring: Wiring,
+    ) -> None:
+        super().__init__(in_channels, planes, stride, wiring, channels_3x3=planes)
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = conv3x3(in_channels, planes, stride)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv2 = conv3x3(planes, planes)
+
+    def convolutions(self, x: Tensor) -> Tensor:
+        """3x3, BatchNorm, ReLU, 3x3."""
+        x = self.recalibrate(self.conv1(x), "3x3")
+        return self.conv2(F.relu(self.bn2(x)))
+
+
+class PreActivationBottleneckUnit(PreActivationUnit):
+    """1x1, 3x3 and 1x1 convolution, pre-activated."""
+
+    expansion = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        planes: int,
+        stride: int,
+        wiring: Wiring,
+        *,
+        stride_on: StrideOn = "1x1",
+    ) -> None:
+        super().__init__(in_channels, planes * self.expansion, stride, wiring, channels_3x3=planes)
+        stride_1x1, stride_3x3 = (stride, 1) if stride_on == "1x1" else (1, stride)
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = conv1x1(in_channels, planes, stride_1x1)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv2 = conv3x3(planes, planes, stride_3x3)
+        self.bn3 = nn.BatchNorm2d(planes)
+        self.conv3 = conv1x1(planes, planes * self.expansion)
+
+    def convolutions(self, x: Tensor) -> Tensor:
+        """1x1, 3x3, 1x1, with BatchNorm and ReLU between."""
+        x = self.conv2(F.relu(self.bn2(self.conv1(x))))
+        return self.conv3(F.relu(self.bn3(self.recalibrate(x, "3x3"))))

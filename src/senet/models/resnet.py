@@ -1,0 +1,261 @@
+"""ResNet, ResNeXt and SENet-154, and the CIFAR ResNets with and without pre-activation: one class, SE passed in."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from senet.block import SEBlock, SEOptions, check_choice
+from senet.errors import SenetError
+from senet.models.residual import (
+    BasicUnit,
+    BottleneckUnit,
+    BuildShortcut,
+    PadShortcut,
+    PreActivationBasicUnit,
+    PreActivationBottleneckUnit,
+    PreActivationUnit,
+    ResidualUnit,
+    StrideOn,
+    Wiring,
+    bare_projection,
+    conv3x3,
+    projection,
+)
+
+StemPool = Literal["ceil", "pad"]
+BuildUnit = Callable[[int, int, int, Wiring], ResidualUnit]
+"""(in_channels, planes, stride, wiring) -> unit."""
+
+
+class ResNet(nn.Module):
+    """A stem, stages of residual units, global average pooling and one linear layer.
+
+    The parameters have the names that torchvision and timm give them; SE is `*.se.fc1` and `*.se.fc2`, as in timm.
+
+    Args:
+        unit: builds a residual unit.
+        layers: number of units of each stage.
+        planes: of each stage; its output has `planes` times the unit's expansion channels.
+        stem: the convolution (or stack) before the first BatchNorm.
+        stem_channels: its output channels.
+        stem_pool: "ceil" (3x3, stride 2, no padding, ceil mode: the authors' release), "pad" (3x3, stride 2, padding 1:
+            torchvision) or None (CIFAR).
+        build_shortcut: for `stage` number and the shape change, the module on the identity branch.
+        num_classes: of the linear layer; 0 leaves it out.
+        se: SE options; None for the plain network.
+        dropout: before the linear layer.
+        zero_init_last: start every branch at zero by its last BatchNorm (Goyal et al., arXiv:1706.02677).
+
+    Raises:
+        SenetError: a stage that does not exist, or an option that has no effect here.
+
+    Source: He et al., arXiv:1512.03385; Xie et al., arXiv:1611.05431; arXiv:1709.01507v4, Table 1 and appendix.
+    """
+
+    def __init__(
+        self,
+        unit: BuildUnit,
+        layers: tuple[int, ...],
+        planes: tuple[int, ...],
+        *,
+        stem: nn.Module,
+        stem_channels: int,
+        stem_pool: StemPool | None,
+        build_shortcut: Callable[[int], BuildShortcut],
+        num_classes: int,
+        se: SEOptions | None,
+        dropout: float = 0.0,
+        zero_init_last: bool = False,
+    ) -> None:
+        super().__init__()
+        stages = range(2, 2 + len(layers))
+        if se is not None and se.stages is not None and (not se.stages or not set(se.stages) <= set(stages)):
+            raise SenetError(f"stages is {se.stages}; expected a choice of {tuple(stages)} (stage 1 is the stem)")
+        self.conv1 = stem
+        self.maxpool: nn.Module = {
+            "ceil": nn.MaxPool2d(3, 2, ceil_mode=True),
+            "pad": nn.MaxPool2d(3, 2, padding=1),
+            None: nn.Identity(),
+        }[stem_pool]
+        channels = stem_channels
+        self.stage_names = tuple(f"layer{i + 1}" for i in range(len(layers)))
+        for i, (name, stage) in enumerate(zip(self.stage_names, stages, strict=True)):
+            wiring = Wiring(
+                build_shortcut=build_shortcut(stage),
+                build_se=None if se is None else se.in_stage(stage),
+                placement="standard" if se is None else se.placement,
+            )
+            units: list[ResidualUnit] = []
+            for j in range(layers[i]):
+                stride = 2 if i > 0 and j == 0 else 1
+                units.append(unit(channels, planes[i], stride, wiring))
+                channels = units[-1].out_channels
+            self.add_module(name, nn.Sequential(*units))
+        self.pre_activation = isinstance(units[-1], PreActivationUnit)
+        self.bn1 = nn.BatchNorm2d(channels if self.pre_activation else stem_channels)
+        self.num_features = channels
+        self.num_classes = num_classes
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels, num_classes) if num_classes > 0 else nn.Identity()
+        self.initialise(zero_init_last)
+
+    def initialise(self, zero_init_last: bool = False) -> None:
+        """Initialise convolutions with He's method and the linear layer with N(0, 0.01); SE blocks do it themselves."""
+        inside_se = {id(m) for block in self.modules() if isinstance(block, SEBlock) for m in block.modules()}
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and id(module) not in inside_se:
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(self.fc, nn.Linear):
+            nn.init.normal_(self.fc.weight, std=0.01)
+            nn.init.zeros_(self.fc.bias)
+        if zero_init_last:
+            if self.pre_activation:
+                raise SenetError("zero_init_last is True; a pre-activation branch does not end in a BatchNorm, leave it out")
+            for module in self.modules():
+                if isinstance(module, BasicUnit | BottleneckUnit):
+                    nn.init.zeros_(module.last_bn.weight)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> the last feature map, (N, num_features, h, w)."""
+        x = self.conv1(x)
+        if not self.pre_activation:
+            x = F.relu(self.bn1(x))
+        x = self.maxpool(x)
+        for name in self.stage_names:
+            x = self.get_submodule(name)(x)
+        return F.relu(self.bn1(x)) if self.pre_activation else x
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """(N, num_features, h, w) -> logits (N, num_classes)."""
+        logits: Tensor = self.fc(self.dropout(x.mean((2, 3))))
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> logits (N, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+
+def deep_stem(in_channels: int) -> nn.Module:
+    """Build SENet-154's stem: three 3x3 convolutions of 64 (stride 2), 64 and 128 channels."""
+    return nn.Sequential(
+        conv3x3(in_channels, 64, 2),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        conv3x3(64, 64),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        conv3x3(64, 128),
+    )
+
+
+def imagenet_resnet(
+    layers: tuple[int, ...],
+    *,
+    bottleneck: bool = True,
+    groups: int = 1,
+    width_per_group: int = 64,
+    entry_divisor: int = 1,
+    projection_kernel: int = 1,
+    deep: bool = False,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    se: SEOptions | None = None,
+    stride_on: StrideOn = "1x1",
+    stem_pool: StemPool = "ceil",
+    dropout: float = 0.0,
+    zero_init_last: bool = False,
+) -> ResNet:
+    """Build a four-stage network for images of about 224 pixels.
+
+    Args:
+        layers: units of each stage.
+        bottleneck: units of three convolutions instead of two.
+        groups: see `BottleneckUnit`.
+        width_per_group: see `BottleneckUnit`.
+        entry_divisor: see `BottleneckUnit`.
+        projection_kernel: size of the projection shortcuts behind the first stage, where it is always 1.
+        deep: SENet-154's stem of three 3x3 convolutions instead of one 7x7.
+        num_classes: see `ResNet`.
+        in_channels: channels of the images.
+        se: see `ResNet`.
+        stride_on: which convolution of a bottleneck carries the stride: "1x1" in the paper's ResNets, "3x3" in its
+            ResNeXts and in torchvision.
+        stem_pool: see `ResNet`; "pad" in torchvision.
+        dropout: see `ResNet`.
+        zero_init_last: see `ResNet`.
+    """
+    check_choice("stride_on", stride_on, get_args(StrideOn))
+    check_choice("stem_pool", stem_pool, get_args(StemPool))
+    unit: BuildUnit = BasicUnit
+    if bottleneck:
+        unit = partial(
+            BottleneckUnit,
+            groups=groups,
+            width_per_group=width_per_group,
+            entry_divisor=entry_divisor,
+            stride_on=stride_on,
+        )
+    return ResNet(
+        unit,
+        layers,
+        (64, 128, 256, 512),
+        stem=deep_stem(in_channels) if deep else nn.Conv2d(in_channels, 64, 7, 2, padding=3, bias=False),
+        stem_channels=128 if deep else 64,
+        stem_pool=stem_pool,
+        build_shortcut=lambda stage: partial(projection, kernel_size=1 if stage == 2 else projection_kernel),
+        num_classes=num_classes,
+        se=se,
+        dropout=dropout,
+        zero_init_last=zero_init_last,
+    )
+
+
+def cifar_resnet(
+    depth: int,
+    *,
+    pre_activation: bool = False,
+    bottleneck: bool = False,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    se: SEOptions | None = None,
+    stride_on: StrideOn = "1x1",
+    dropout: float = 0.0,
+    zero_init_last: bool = False,
+) -> ResNet:
+    """Build a three-stage network of 16, 32 and 64 planes for images of about 32 pixels.
+
+    Basic units change shape with the shortcut that has no parameters, bottleneck units with a projection.
+
+    Args:
+        depth: number of weighted layers, 6n + 2 with basic and 9n + 2 with bottleneck units.
+        pre_activation: BatchNorm and ReLU in front of the convolutions; bottleneck units exist in this form only.
+        bottleneck: units of three convolutions instead of two.
+        num_classes: see `ResNet`.
+        in_channels: channels of the images.
+        se: see `ResNet`.
+        stride_on: see `imagenet_resnet`.
+        dropout: see `ResNet`.
+        zero_init_last: see `ResNet`.
+
+    Source: He et al., arXiv:1512.03385, section 4.2; arXiv:1603.05027, section 5.
+    """
+    check_choice("stride_on", stride_on, get_args(StrideOn))
+    unit: BuildUnit = PreActivationBasicUnit if pre_activation else BasicUnit
+    if bottleneck:
+        unit = partial(PreActivationBottleneckUnit, stride_on=stride_on)
+    return ResNet(
+        unit,
+        ((depth - 2) // (9 if bottleneck else 6),) * 3,
+        (16, 32, 64),
+        stem=conv3x3(in_channels, 16),
+        stem_channels=16,
+        stem_pool=None,
+        build_shortcut=lambda stage: bare_projection if bottleneck else PadShortcut,
+        num_classes=num_classes,
+        se=se,
+        dropout=dropout,
+        zero_init_last=zero_init_last,
+    )

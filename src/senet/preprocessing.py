@@ -1,0 +1,90 @@
+"""How a network wants its images: size, crop and normalisation."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.transforms import v2
+
+from senet.errors import SenetError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """The evaluation transform of a network.
+
+    Args:
+        image_size: side of the square that the network sees, in pixels.
+        resize: length the shorter side is scaled to before the centre crop, in pixels; at least `image_size`.
+        mean: per channel, for values in [0, 1]; its length is the number of channels (1 means greyscale).
+        std: per channel, likewise.
+    """
+
+    image_size: int
+    resize: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        if not 1 <= self.image_size <= self.resize:
+            raise SenetError(f"image_size is {self.image_size} and resize {self.resize}; expected 1 <= image_size <= resize")
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise SenetError(f"mean is {self.mean} and std {self.std}; expected equal lengths and positive std")
+
+    @property
+    def in_channels(self) -> int:
+        """Number of channels of a preprocessed image."""
+        return len(self.mean)
+
+    def with_channels(self, in_channels: int) -> "Preprocessing":
+        """Return the same preprocessing for another number of channels, with the channels' average statistics."""
+        if in_channels == self.in_channels:
+            return self
+        mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
+        return Preprocessing(
+            image_size=self.image_size, resize=self.resize, mean=(mean,) * in_channels, std=(std,) * in_channels
+        )
+
+    def colour(self) -> list[nn.Module]:
+        """Return the transforms that bring a PIL image to the right number of channels."""
+        return [v2.Grayscale(1)] if self.in_channels == 1 else [v2.RGB()]
+
+    def normalise(self) -> list[nn.Module]:
+        """Return the transforms from a PIL image to a normalised float tensor (C, H, W)."""
+        return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(self.mean), list(self.std))]
+
+    def build(self) -> v2.Compose:
+        """Return the transform: PIL image -> float32 tensor (C, image_size, image_size)."""
+        return v2.Compose(
+            [*self.colour(), v2.Resize(self.resize), v2.CenterCrop(self.image_size), *self.normalise()]
+        )
+
+
+IMAGENET = Preprocessing(
+    # The paper subtracts the mean RGB value and does not divide: std 1/255 leaves 0-255 units.
+    image_size=224,
+    resize=256,
+    mean=(123 / 255, 117 / 255, 104 / 255),
+    std=(1 / 255, 1 / 255, 1 / 255),
+)
+CIFAR = Preprocessing(image_size=32, resize=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+
+
+def transform(model: nn.Module) -> v2.Compose:
+    """Return the evaluation transform of a network: PIL image -> (C, H, W) float tensor.
+
+    Args:
+        model: from `create_model` or `from_pretrained`, or any module with a `preprocessing` attribute.
+
+    Raises:
+        SenetError: the model does not say how it wants its images.
+    """
+    preprocessing: Any = getattr(model, "preprocessing", None)
+    if not isinstance(preprocessing, Preprocessing):
+        raise SenetError(
+            f"{type(model).__name__} has no preprocessing; set model.preprocessing to a senet.Preprocessing"
+        )
+    return preprocessing.build()
