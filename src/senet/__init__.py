@@ -48,7 +48,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_HOME_OF)  # noqa: PLE0605  # one table says what is public
+__all__ = sorted(_HOME_OF)  # one table says what is public
 
 
 def __getattr__(name: str) -> Any:

@@ -30,9 +30,13 @@ class Preprocessing:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
         if not 1 <= self.image_size <= self.resize:
-            raise SenetError(f"image_size is {self.image_size} and resize {self.resize}; expected 1 <= image_size <= resize")
+            raise SenetError(
+                f"image_size is {self.image_size} and resize {self.resize}; expected 1 <= image_size <= resize"
+            )
         if len(self.mean) != len(self.std) or min(self.std) <= 0:
-            raise SenetError(f"mean is {self.mean} and std {self.std}; expected equal lengths and positive std")
+            raise SenetError(
+                f"mean is {self.mean} and std {self.std}; expected equal lengths and positive std"
+            )
 
     @property
     def in_channels(self) -> int:
@@ -45,7 +49,10 @@ class Preprocessing:
             return self
         mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
         return Preprocessing(
-            image_size=self.image_size, resize=self.resize, mean=(mean,) * in_channels, std=(std,) * in_channels
+            image_size=self.image_size,
+            resize=self.resize,
+            mean=(mean,) * in_channels,
+            std=(std,) * in_channels,
         )
 
     def colour(self) -> list[nn.Module]:
@@ -54,7 +61,11 @@ class Preprocessing:
 
     def normalise(self) -> list[nn.Module]:
         """Return the transforms from a PIL image to a normalised float tensor (C, H, W)."""
-        return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(self.mean), list(self.std))]
+        return [
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(self.mean), list(self.std)),
+        ]
 
     def build(self) -> v2.Compose:
         """Return the transform: PIL image -> float32 tensor (C, image_size, image_size)."""

@@ -70,11 +70,15 @@ def create_model(
     """
     card = model_card(name)
     if se is not None and not card.has_se:
-        twin = next((n for n in (f"se_{name}", name.replace("cifar_", "cifar_se_")) if n in CARDS and n != name), None)
+        twin = next(
+            (n for n in (f"se_{name}", name.replace("cifar_", "cifar_se_")) if n in CARDS and n != name), None
+        )
         raise SenetError(f"se is given, but {name} is a plain network; the network with SE is {twin}")
     if in_channels < 1:
         raise SenetError(f"in_channels is {in_channels}; expected at least 1")
-    config = ModelConfig(name=name, num_classes=num_classes, in_channels=in_channels, se=se or SEOptions(), options=options)
+    config = ModelConfig(
+        name=name, num_classes=num_classes, in_channels=in_channels, se=se or SEOptions(), options=options
+    )
     if weights is None:
         return build(config)
 
@@ -97,7 +101,9 @@ def build(config: ModelConfig) -> nn.Module:
         raise SenetError(f"num_classes is {num_classes}; expected at least 0")
     for option in config.options:
         if option not in card.options:
-            raise SenetError(f"{config.name} has no option {option!r}; its options are {', '.join(card.options)}")
+            raise SenetError(
+                f"{config.name} has no option {option!r}; its options are {', '.join(card.options)}"
+            )
     model = card.build(
         num_classes=num_classes,
         in_channels=config.in_channels,

@@ -73,7 +73,9 @@ class ResNet(nn.Module):
         super().__init__()
         stages = range(2, 2 + len(layers))
         if se is not None and se.stages is not None and (not se.stages or not set(se.stages) <= set(stages)):
-            raise SenetError(f"stages is {se.stages}; expected a choice of {tuple(stages)} (stage 1 is the stem)")
+            raise SenetError(
+                f"stages is {se.stages}; expected a choice of {tuple(stages)} (stage 1 is the stem)"
+            )
         self.conv1 = stem
         self.maxpool: nn.Module = {
             "ceil": nn.MaxPool2d(3, 2, ceil_mode=True),
@@ -113,7 +115,9 @@ class ResNet(nn.Module):
             nn.init.zeros_(self.fc.bias)
         if zero_init_last:
             if self.pre_activation:
-                raise SenetError("zero_init_last is True; a pre-activation branch does not end in a BatchNorm, leave it out")
+                raise SenetError(
+                    "zero_init_last is True; a pre-activation branch does not end in a BatchNorm, leave it out"
+                )
             for module in self.modules():
                 if isinstance(module, BasicUnit | BottleneckUnit):
                     nn.init.zeros_(module.last_bn.weight)

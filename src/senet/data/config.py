@@ -1,0 +1,83 @@
+"""What a run reads, and how it augments it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from senet.errors import SenetError
+from senet.preprocessing import CIFAR, Preprocessing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random changes of the training images.
+
+    Data in memory is augmented a batch at a time on the device (flip, padding, cutout); data on disk an image at a time
+    in the loader's workers (flip, crop_scale, rotation, pixel_shift).
+
+    Args:
+        flip: mirror left to right, with probability one half.
+        padding: pad with this many pixels of the mean colour on each side, then crop back at a random place.
+        cutout: side in pixels of a square of the mean colour, centred anywhere in the image (arXiv:1708.04552).
+        crop_scale: range of the crop's share of the image's area, in (0, 1]; None for the evaluation's centre crop.
+        crop_ratio: range of the crop's aspect ratio before it is scaled to the square.
+        rotation: largest angle in degrees, either way.
+        pixel_shift: largest shift of all pixel values of an image, of 255, either way.
+    """
+
+    flip: bool = False
+    padding: int = 0
+    cutout: int = 0
+    crop_scale: tuple[float, float] | None = None
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    rotation: float = 0.0
+    pixel_shift: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("padding", "cutout", "rotation", "pixel_shift"):
+            if getattr(self, name) < 0:
+                raise SenetError(f"augmentation.{name} is {getattr(self, name)}; expected at least 0")
+        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise SenetError(f"augmentation.crop_scale is {self.crop_scale}; expected 0 < low <= high <= 1")
+
+    def check(self, in_memory: bool) -> None:
+        """Raise a SenetError if an option is set that has no effect on this kind of data."""
+        without_effect = ("crop_scale", "rotation", "pixel_shift") if in_memory else ("padding", "cutout")
+        for name in without_effect:
+            if getattr(self, name):
+                raise SenetError(
+                    f"augmentation.{name} has no effect on data {'in memory' if in_memory else 'on disk'}; "
+                    f"set data.in_memory to {not in_memory} or leave it out"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images, and how they reach the network.
+
+    Args:
+        dataset: "digits", "cifar10", "cifar100", "imagenet", "places365"; a folder with train/ and val/ (class folders
+            of images) or with parquet files; or "hf:OWNER/NAME" from the Hugging Face hub.
+        root: folder of the torchvision data sets (CIFAR is downloaded there).
+        preprocessing: size, crop and normalisation, which the trained network keeps.
+        augmentation: random changes of the training images.
+        in_memory: decode all images once and keep them; False reads them from disk in every epoch.
+        num_workers: processes that read and augment data on disk; 0 reads in the main process.
+        image_column: of a Hugging Face or parquet data set.
+        label_column: of a Hugging Face or parquet data set.
+        class_names: names of the classes where the data set has only numbers.
+    """
+
+    dataset: str = "cifar10"
+    root: Path = Path("data")
+    preprocessing: Preprocessing = CIFAR
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    in_memory: bool = True
+    num_workers: int = 2
+    image_column: str = "image"
+    label_column: str = "label"
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 0:
+            raise SenetError(f"data.num_workers is {self.num_workers}; expected at least 0")
+        self.augmentation.check(self.in_memory)

@@ -1,0 +1,227 @@
+"""Labelled images from scikit-learn, torchvision, folders, parquet files and the Hugging Face hub."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from senet.data.config import DataConfig
+from senet.errors import SenetError
+
+Split = Literal["train", "eval"]
+EVAL_SPLITS = ("validation", "val", "valid", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSplit:
+    """The training or evaluation images of a data set.
+
+    Args:
+        source: what to call it in messages.
+        size: number of images.
+        class_names: of the labels 0, 1, ...
+        read_image: index -> (PIL image, label); may raise what PIL raises.
+    """
+
+    source: str
+    size: int
+    class_names: tuple[str, ...]
+    read_image: Callable[[int], tuple[Image.Image, int]]
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Return image and label.
+
+        Raises:
+            SenetError: the image cannot be read.
+        """
+        try:
+            image, label = self.read_image(index)
+            image.load()
+        except (UnidentifiedImageError, OSError, SyntaxError, AttributeError) as error:
+            raise SenetError(
+                f"image {index} of {self.source} cannot be read ({error}); replace or remove it"
+            ) from error
+        return image, int(label)
+
+
+def open_split(config: DataConfig, split: Split) -> ImageSplit:
+    """Open one split of the configured data set.
+
+    Raises:
+        SenetError: the data set is unknown, absent, or not of the expected form.
+    """
+    opener = OPENERS.get(config.dataset)
+    if opener is not None:
+        images = opener(config, split)
+    elif config.dataset.startswith("hf:"):
+        images = open_huggingface(config, split)
+    elif Path(config.dataset).is_dir():
+        has_parquet = any(Path(config.dataset).rglob("*.parquet"))
+        images = open_huggingface(config, split) if has_parquet else open_folder(config, split)
+    else:
+        known = ", ".join(OPENERS)
+        raise SenetError(
+            f"data.dataset is {config.dataset!r}; expected {known}, an existing folder, or hf:OWNER/NAME"
+        )
+    if len(images) == 0:
+        raise SenetError(f"{images.source} has no images")
+    if config.class_names is not None and len(config.class_names) != len(images.class_names):
+        raise SenetError(
+            f"data.class_names has {len(config.class_names)} names, but {images.source} has {len(images.class_names)} classes"
+        )
+    return images
+
+
+def open_digits(config: DataConfig, split: Split) -> ImageSplit:
+    """Open scikit-learn's digits: 1797 greyscale images of 8x8, a stratified fifth of them for evaluation."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = (digits.images * (255 / 16)).round().astype(np.uint8)
+    parts = train_test_split(images, digits.target, test_size=0.2, random_state=0, stratify=digits.target)
+    pixels, labels = (parts[0], parts[2]) if split == "train" else (parts[1], parts[3])
+    return ImageSplit(
+        source=f"digits ({split})",
+        size=len(labels),
+        class_names=tuple(str(name) for name in digits.target_names),
+        read_image=lambda i: (Image.fromarray(pixels[i]), int(labels[i])),
+    )
+
+
+def open_torchvision(config: DataConfig, split: Split) -> ImageSplit:
+    """Open CIFAR-10/100 (downloaded if absent), ImageNet or Places365 (which must be there) through torchvision."""
+    from torchvision import datasets
+
+    root, train = config.root, split == "train"
+    try:
+        if config.dataset in ("cifar10", "cifar100"):
+            kind = datasets.CIFAR10 if config.dataset == "cifar10" else datasets.CIFAR100
+            dataset: Any = kind(root, train=train, download=True)
+            names: Sequence[str] = dataset.classes
+        elif config.dataset == "imagenet":
+            dataset = datasets.ImageNet(root, split="train" if train else "val")
+            names = [synonyms[0] for synonyms in dataset.classes]
+        else:
+            dataset = datasets.Places365(root, split="train-standard" if train else "val", small=True)
+            names = dataset.classes
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise SenetError(
+            f"{config.dataset} could not be opened in {root} ({reason}); set data.root to its folder"
+        ) from error
+    return ImageSplit(
+        source=f"{config.dataset} ({split})",
+        size=len(dataset),
+        class_names=config.class_names or tuple(names),
+        read_image=dataset.__getitem__,
+    )
+
+
+def open_folder(config: DataConfig, split: Split) -> ImageSplit:
+    """Open a folder with a folder of images per class, under train/ and under val/ (or validation/, valid/, test/)."""
+    from torchvision.datasets import ImageFolder
+
+    root = Path(config.dataset)
+    train_folder = root / "train"
+    folder = train_folder
+    if split == "eval":
+        folder = next((root / name for name in EVAL_SPLITS if (root / name).is_dir()), root / "val")
+    if not folder.is_dir():
+        raise SenetError(
+            f"{root} has no folder {folder.name}/; expected {root}/train/CLASS/IMAGE and {root}/val/CLASS/IMAGE"
+        )
+    try:
+        dataset = ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise SenetError(
+            f"{folder}: {str(error).splitlines()[0].rstrip('.')}; each class needs a folder with images"
+        ) from error
+    if split == "eval" and train_folder.is_dir():
+        expected = sorted(entry.name for entry in train_folder.iterdir() if entry.is_dir())
+        if expected != dataset.classes:
+            differing = sorted(set(expected) ^ set(dataset.classes))
+            raise SenetError(
+                f"{folder} and {train_folder} have different classes: {', '.join(differing[:5])}"
+            )
+    return ImageSplit(
+        source=str(folder),
+        size=len(dataset),
+        class_names=config.class_names or tuple(dataset.classes),
+        read_image=dataset.__getitem__,
+    )
+
+
+def open_huggingface(config: DataConfig, split: Split) -> ImageSplit:
+    """Open a data set of the Hugging Face hub ("hf:OWNER/NAME") or a local folder of parquet files."""
+    import datasets
+
+    name = config.dataset.removeprefix("hf:")
+    try:
+        splits: Any = datasets.load_dataset(name)
+    except Exception as error:  # the hub, pyarrow and fsspec raise kinds without a common parent
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SenetError(
+            f"{config.dataset} could not be loaded ({reason}); check the id or folder and the network"
+        ) from error
+    wanted = ("train",) if split == "train" else EVAL_SPLITS
+    found = next((s for s in wanted if s in splits), None)
+    if found is None:
+        raise SenetError(f"{name} has the splits {', '.join(splits)}; expected one of {', '.join(wanted)}")
+    source = f"{name} ({found})"
+    dataset = splits[found]
+    for option, column in (("image_column", config.image_column), ("label_column", config.label_column)):
+        if column not in dataset.column_names:
+            raise SenetError(
+                f"{source} has the columns {', '.join(dataset.column_names)}; set data.{option}, which is {column!r}"
+            )
+    labels = dataset.with_format("numpy")[config.label_column][:]
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise SenetError(
+            f"column {config.label_column!r} of {source} holds {labels.dtype}; expected class numbers from 0"
+        )
+    names = config.class_names or label_names(dataset.features[config.label_column], labels)
+    check_labels(labels, len(names), source, every_class=split == "train")
+    try:
+        dataset = dataset.cast_column(config.image_column, datasets.Image())
+    except (TypeError, ValueError) as error:
+        raise SenetError(f"column {config.image_column!r} of {source} does not hold images") from error
+    images = dataset.select_columns([config.image_column])
+    return ImageSplit(
+        source=source,
+        size=len(dataset),
+        class_names=names,
+        read_image=lambda i: (images[i][config.image_column], int(labels[i])),
+    )
+
+
+def label_names(feature: Any, labels: np.ndarray) -> tuple[str, ...]:
+    """Return the names that the data set gives its labels, or else their numbers."""
+    names = getattr(feature, "names", None)
+    return tuple(names) if names else tuple(str(i) for i in range(int(labels.max(initial=-1)) + 1))
+
+
+def check_labels(labels: np.ndarray, num_classes: int, source: str, every_class: bool) -> None:
+    """Raise a SenetError if a label is out of range or, on request, a class has no image."""
+    if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
+        raise SenetError(
+            f"{source} has labels from {labels.min()} to {labels.max()}; expected 0 to {num_classes - 1}"
+        )
+    missing = np.setdiff1d(np.arange(num_classes), labels)
+    if every_class and len(missing):
+        raise SenetError(f"{source} has no image of class {missing[0]}; add some or renumber the labels")
+
+
+OPENERS: dict[str, Callable[[DataConfig, Split], ImageSplit]] = {
+    "digits": open_digits,
+    "cifar10": open_torchvision,
+    "cifar100": open_torchvision,
+    "imagenet": open_torchvision,
+    "places365": open_torchvision,
+}

@@ -1,0 +1,109 @@
+"""From a data configuration to the loaders of a run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from senet.data.config import DataConfig
+from senet.data.datasets import ImageSplit, Split, open_split
+from senet.data.memory import MemoryLoader, decode
+from senet.data.order import BatchOrder
+from senet.data.streaming import StreamingLoader, eval_transform, train_transform
+from senet.errors import SenetError
+
+
+class Loader(Protocol):
+    """Batches of normalised images on the device, by epoch and from any batch on."""
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+        ...
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images (N, C, H, W), labels (N,))."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaders:
+    """Training and evaluation batches of a data set, and its classes."""
+
+    train: Loader
+    evaluation: Loader
+    class_names: tuple[str, ...]
+
+
+def build_loader(
+    config: DataConfig,
+    images: ImageSplit,
+    split: Split,
+    *,
+    batch_size: int,
+    device: torch.device,
+    seed: int = 0,
+    rank: int = 0,
+    num_processes: int = 1,
+) -> Loader:
+    """Build the loader of one split, in memory or from disk."""
+    train = split == "train"
+    order = BatchOrder(
+        num_images=len(images),
+        batch_size=batch_size,
+        shuffle=train,
+        seed=seed,
+        rank=rank,
+        num_processes=num_processes,
+    )
+    if config.in_memory:
+        pixels, labels = decode(images, config.preprocessing)
+        augmentation = config.augmentation if train else None
+        return MemoryLoader(pixels, labels, order, config.preprocessing, augmentation, device)
+    to_pixels = (
+        train_transform(config.preprocessing, config.augmentation)
+        if train
+        else eval_transform(config.preprocessing)
+    )
+    return StreamingLoader(images, to_pixels, order, config.preprocessing, device, config.num_workers)
+
+
+def load_data(
+    config: DataConfig,
+    *,
+    batch_size: int,
+    device: torch.device,
+    seed: int = 0,
+    rank: int = 0,
+    num_processes: int = 1,
+) -> Loaders:
+    """Open both splits of a data set and build their loaders.
+
+    Raises:
+        SenetError: see `open_split`; or splits with different classes.
+    """
+    train_images, eval_images = open_split(config, "train"), open_split(config, "eval")
+    if train_images.class_names != eval_images.class_names:
+        raise SenetError(
+            f"{train_images.source} has {len(train_images.class_names)} classes and {eval_images.source} "
+            f"{len(eval_images.class_names)}, or under other names; both need the same"
+        )
+
+    def loader(images: ImageSplit, split: Split) -> Loader:
+        return build_loader(
+            config,
+            images,
+            split,
+            batch_size=batch_size,
+            device=device,
+            seed=seed,
+            rank=rank,
+            num_processes=num_processes,
+        )
+
+    return Loaders(
+        train=loader(train_images, "train"),
+        evaluation=loader(eval_images, "eval"),
+        class_names=train_images.class_names,
+    )

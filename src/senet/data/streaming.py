@@ -1,0 +1,156 @@
+"""Data that stays on disk: read and augmented an image at a time in worker processes, normalised on the device."""
+
+import random
+from collections.abc import Callable, Iterator
+
+import torch
+from PIL import Image
+from timm.data.loader import PrefetchLoader, fast_collate
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from senet.data.config import Augmentation
+from senet.data.datasets import ImageSplit
+from senet.data.order import BatchOrder, seed_of
+from senet.errors import SenetError
+from senet.preprocessing import Preprocessing
+
+ToPixels = Callable[[Image.Image], Tensor]
+
+
+class PixelShift(torch.nn.Module):
+    """Add one random integer in [-largest, largest] to all pixels of a uint8 image, and clip.
+
+    Source: the "pixel jitter" of the authors' release.
+    """
+
+    def __init__(self, largest: int) -> None:
+        super().__init__()
+        self.largest = largest
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(C, H, W) uint8 -> the same."""
+        shift = int(torch.randint(-self.largest, self.largest + 1, ()))
+        return (pixels.to(torch.int16) + shift).clamp(0, 255).to(torch.uint8)
+
+
+def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> ToPixels:
+    """Return the paper's ImageNet augmentation: PIL image -> uint8 (C, H, W).
+
+    Source: arXiv:1709.01507v4, section 5.1 (crop, flip) and the authors' release (rotation, pixel jitter).
+    """
+    size = preprocessing.image_size
+    steps: list[torch.nn.Module] = preprocessing.colour()
+    if augmentation.crop_scale is None:
+        steps += [v2.Resize(preprocessing.resize), v2.CenterCrop(size)]
+    else:
+        steps.append(v2.RandomResizedCrop(size, scale=augmentation.crop_scale, ratio=augmentation.crop_ratio))
+    if augmentation.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if augmentation.rotation:
+        steps.append(v2.RandomRotation(augmentation.rotation, interpolation=v2.InterpolationMode.BILINEAR))
+    steps.append(v2.PILToTensor())
+    if augmentation.pixel_shift:
+        steps.append(PixelShift(augmentation.pixel_shift))
+    return v2.Compose(steps)
+
+
+def eval_transform(preprocessing: Preprocessing) -> ToPixels:
+    """Return the evaluation transform: PIL image -> uint8 (C, H, W)."""
+    return train_transform(preprocessing, Augmentation())
+
+
+class SeededImages(Dataset[tuple[Tensor, int]]):
+    """Images whose augmentation is a function of (seed, epoch, index).
+
+    A key carries the epoch, so that worker processes that live through all epochs need no telling.
+    """
+
+    def __init__(self, split: ImageSplit, to_pixels: ToPixels, seed: int) -> None:
+        self.split = split
+        self.to_pixels = to_pixels
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        seed = seed_of(self.seed, epoch, index)
+        random.seed(seed)
+        torch.manual_seed(seed)
+        image, label = self.split[index]
+        return self.to_pixels(image), label
+
+
+class Keys:
+    """The batches of (epoch, index) that a DataLoader hands to its workers; `epoch` and `start` are set before each pass."""
+
+    def __init__(self, order: BatchOrder) -> None:
+        self.order = order
+        self.epoch = 0
+        self.start = 0
+
+    def __len__(self) -> int:
+        return len(self.order) - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for indices in self.order.batches(self.epoch, self.start):
+            yield [(self.epoch, int(index)) for index in indices]
+
+
+class StreamingLoader:
+    """Batches read from disk by workers, collated and normalised by timm's loader.
+
+    Args:
+        split: the images.
+        to_pixels: PIL image -> uint8 (C, H, W).
+        order: which images make a batch.
+        preprocessing: for the normalisation.
+        device: where batches arrive.
+        num_workers: processes; 0 reads in this one.
+    """
+
+    def __init__(
+        self,
+        split: ImageSplit,
+        to_pixels: ToPixels,
+        order: BatchOrder,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        num_workers: int,
+    ) -> None:
+        self.keys = Keys(order)
+        loader = DataLoader(
+            SeededImages(split, to_pixels, order.seed),
+            batch_sampler=self.keys,  # type: ignore[arg-type]  # the stubs know integer keys only
+            collate_fn=fast_collate,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=device.type == "cuda",
+        )
+        self.loader = PrefetchLoader(
+            loader,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            channels=preprocessing.in_channels,
+            device=device,
+        )
+
+    def __len__(self) -> int:
+        return len(self.keys.order)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images (N, C, H, W) float32, labels (N,)) of `epoch` from batch `start` on.
+
+        Raises:
+            SenetError: an image that cannot be read.
+        """
+        self.keys.epoch, self.keys.start = epoch, start
+        try:
+            yield from self.loader
+        except SenetError as error:  # a worker's error carries the worker's traceback in its text
+            raise SenetError(
+                str(error).strip().splitlines()[-1].removeprefix("senet.errors.SenetError: ")
+            ) from error

@@ -1,0 +1,24 @@
+"""Scikit-learn's digits: a run of seconds, for the demo and the tests."""
+
+from senet.data.config import Augmentation, DataConfig
+from senet.models.cards import ModelConfig
+from senet.preprocessing import Preprocessing
+from senet.training.config import OptimizerConfig, ScheduleConfig, TrainConfig
+
+DIGITS = Preprocessing(image_size=8, resize=8, mean=(0.3053,), std=(0.3765,))
+
+
+def digits() -> TrainConfig:
+    """Train on 1437 greyscale images of 8x8, evaluate on 360; nothing is downloaded.
+
+    Command: senet train digits --output runs/digits
+    Cost: about ten seconds on two CPU cores. Expect about 98 % top-1.
+    """
+    return TrainConfig(
+        model=ModelConfig(name="cifar_se_resnet20", in_channels=1),
+        data=DataConfig(dataset="digits", preprocessing=DIGITS, augmentation=Augmentation(padding=1)),
+        optimizer=OptimizerConfig(lr=0.1, nesterov=True, weight_decay=5e-4),
+        schedule=ScheduleConfig(name="one_cycle"),
+        epochs=8,
+        batch_size=32,
+    )

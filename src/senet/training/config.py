@@ -1,0 +1,196 @@
+"""Everything that determines a run."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from senet.block import check_choice
+from senet.data.config import DataConfig
+from senet.errors import SenetError
+from senet.models.cards import ModelConfig
+
+ScheduleName = Literal["step", "cosine", "one_cycle", "plateau"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def check_ranges(config: object, section: str, ranges: dict[str, tuple[float, float]]) -> None:
+    """Raise a SenetError for the first field of `config` outside its closed range."""
+    for name, (low, high) in ranges.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise SenetError(f"{section}{name} is {value}; expected {low:g} to {high:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Stochastic gradient descent.
+
+    Args:
+        lr: learning rate at its highest.
+        momentum: of the gradients.
+        nesterov: look-ahead momentum.
+        weight_decay: L2 penalty.
+        decay_norm_and_bias: apply it to BatchNorm's parameters and to biases too, as the papers did.
+        clip_norm: largest norm of the whole gradient; None does not clip.
+    """
+
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    decay_norm_and_bias: bool = True
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "optimizer.", {"lr": (1e-12, 1e6), "momentum": (0, 1), "weight_decay": (0, 1e6)})
+        if self.nesterov and not self.momentum:
+            raise SenetError("optimizer.nesterov has no effect without momentum; set optimizer.momentum")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise SenetError(f"optimizer.clip_norm is {self.clip_norm}; expected a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """The learning rate over the run.
+
+    Args:
+        name: "step" (times `factor` at each milestone), "cosine" (half a cosine down to zero), "one_cycle" (linear up,
+            then linear down to zero) or "plateau" (times `factor` when the evaluation loss has not fallen for `patience`
+            epochs).
+        milestones: epochs, for "step".
+        factor: for "step" and "plateau".
+        patience: epochs, for "plateau".
+        peak: share of the run at which "one_cycle" is highest.
+        warmup_epochs: linear rise from `warmup_start` at the beginning; may be a fraction.
+        warmup_start: share of the learning rate at which the warm-up begins.
+    """
+
+    name: ScheduleName = "cosine"
+    milestones: tuple[int, ...] = ()
+    factor: float = 0.1
+    patience: int = 5
+    peak: float = 0.2
+    warmup_epochs: float = 0.0
+    warmup_start: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_choice("schedule.name", self.name, get_args(ScheduleName))
+        check_ranges(
+            self,
+            "schedule.",
+            {
+                "factor": (0, 1),
+                "patience": (0, 1e6),
+                "peak": (0.01, 0.99),
+                "warmup_epochs": (0, 1e6),
+                "warmup_start": (0, 1),
+            },
+        )
+        if (self.name == "step") != bool(self.milestones):
+            raise SenetError(
+                f"schedule.milestones is {self.milestones} with schedule.name {self.name!r}; only 'step' takes them"
+            )
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise SenetError(f"schedule.milestones is {self.milestones}; expected rising epochs")
+        if self.name == "one_cycle" and self.warmup_epochs:
+            raise SenetError("schedule.warmup_epochs has no effect with 'one_cycle', which rises by itself")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegularisationConfig:
+    """What keeps the network from learning the training images by heart.
+
+    Args:
+        label_smoothing: share of the target spread over all classes.
+        mixup: alpha of mixup; 0 for none.
+        cutmix: alpha of CutMix; 0 for none. With both, every batch draws one of them.
+        ema_decay: decay per step of a running average of the weights, which is then what is evaluated and kept; None
+            for none.
+        freeze_bn_epochs: at the end of the run, epochs in which BatchNorm keeps its statistics (SENet-154's recipe).
+    """
+
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema_decay: float | None = None
+    freeze_bn_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            "regularisation.",
+            {
+                "label_smoothing": (0, 0.999),
+                "mixup": (0, 1e3),
+                "cutmix": (0, 1e3),
+                "freeze_bn_epochs": (0, 1e6),
+            },
+        )
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise SenetError(f"regularisation.ema_decay is {self.ema_decay}; expected between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """How the arithmetic is done; on the same device it changes speed and rounding alone.
+
+    Args:
+        precision: of the forward and backward passes; "fp16" needs a GPU.
+        channels_last: memory format of images and weights.
+        compile: compile the network with torch.compile.
+        accumulate: batches whose gradients are summed into one step.
+        cpu: stay on the CPU even if there is a GPU.
+    """
+
+    precision: Precision = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    accumulate: int = 1
+    cpu: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("compute.precision", self.precision, get_args(Precision))
+        check_ranges(self, "compute.", {"accumulate": (1, 1e6)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A whole run: given the same machine, it ends with the same weights.
+
+    Args:
+        model: the network.
+        data: what it learns from.
+        optimizer: how it moves.
+        schedule: how fast.
+        regularisation: what holds it back.
+        compute: how the arithmetic is done.
+        epochs: passes over the training images.
+        batch_size: images of a batch in one process, before accumulation.
+        seed: of everything random.
+        checkpoint_every: batches between saves within an epoch; None saves after each epoch. Interrupting always saves.
+    """
+
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    regularisation: RegularisationConfig = field(default_factory=RegularisationConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    epochs: int = 100
+    batch_size: int = 128
+    seed: int = 0
+    checkpoint_every: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "", {"epochs": (1, 1e6), "batch_size": (1, 1e6), "seed": (0, 2**63 - 1)})
+        if self.checkpoint_every is not None and self.checkpoint_every < 1:
+            raise SenetError(f"checkpoint_every is {self.checkpoint_every}; expected at least 1")
+        if self.model.in_channels != self.data.preprocessing.in_channels:
+            raise SenetError(
+                f"model.in_channels is {self.model.in_channels}, but data.preprocessing gives "
+                f"{self.data.preprocessing.in_channels} channels"
+            )
+        if self.regularisation.freeze_bn_epochs > self.epochs:
+            raise SenetError(
+                f"regularisation.freeze_bn_epochs is {self.regularisation.freeze_bn_epochs}; "
+                f"expected at most the {self.epochs} epochs of the run"
+            )

@@ -1,0 +1,69 @@
+"""What a run says while it goes: a live bar on a terminal, a line an epoch elsewhere, TensorBoard always."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Reporter:
+    """Shows the progress of one run; use it as a context manager.
+
+    Args:
+        folder: of the run, for the TensorBoard events.
+        total_batches: of the whole run.
+        done_batches: before this start.
+        quiet: say nothing (all processes but the main one).
+    """
+
+    def __init__(self, folder: Path, total_batches: int, done_batches: int, quiet: bool) -> None:
+        self.folder = folder
+        self.quiet = quiet
+        self.live = not quiet and sys.stderr.isatty()
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[now]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.live,
+        )
+        self.task = self.bar.add_task(folder.name, total=total_batches, completed=done_batches, now="")
+        self.writer: SummaryWriter | None = None
+
+    def __enter__(self) -> "Reporter":
+        if not self.quiet:
+            self.writer = SummaryWriter(str(self.folder))
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+        if self.writer is not None:
+            self.writer.close()
+
+    def advance(self, batches: int, loss: float, images_per_s: float) -> None:
+        """Move the bar."""
+        now = f"loss {loss:.3f}  {images_per_s:,.0f} images/s"
+        self.bar.update(self.task, advance=batches, now=now)
+
+    def end_epoch(self, row: Mapping[str, float], num_epochs: int) -> None:
+        """Print an epoch's line and log its numbers."""
+        left = row["time_s"] * (num_epochs - row["epoch"])
+        self.console.print(
+            f"{self.folder.name}: epoch {row['epoch']:.0f}/{num_epochs}  train loss {row['train_loss']:.4f}  "
+            f"loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %  {row['images_per_s']:,.0f} images/s  "
+            f"about {left / 60:.0f} min left"
+        )
+        if self.writer is not None:
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    self.writer.add_scalar(name, value, int(row["epoch"]))
+            self.writer.flush()

@@ -1,0 +1,147 @@
+"""The run folder: what a run writes, and what it needs to go on.
+
+    config.json             the TrainConfig
+    environment.json        versions and machine
+    metrics.jsonl           one line an epoch
+    events.out.tfevents.*   the same for TensorBoard
+    best/, last/            model folders (see senet.models.folder)
+    last/training_state.pt  optimiser, schedule, position; read with weights_only=True
+
+There are no random states: all randomness is a function of (seed, epoch, step).
+"""
+
+import json
+import pickle
+import platform
+import shutil
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from senet.errors import SenetError
+from senet.files import read_jsonl, write_json, written_beside
+from senet.models.folder import CONFIG_FILE, WEIGHTS_FILE, save_pretrained
+from senet.training.config import TrainConfig
+
+STATE_FILE = "training_state.pt"
+MAY_CHANGE = ("data.root", "data.num_workers", "checkpoint_every")
+
+
+def to_json(value: Any) -> Any:
+    """Return a configuration's values as JSON has them."""
+    return json.loads(json.dumps(value, default=lambda v: str(v) if isinstance(v, Path) else dict(v)))
+
+
+class RunFolder:
+    """One run's folder.
+
+    Args:
+        path: made by `start`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.last = self.path / "last"
+        self.best = self.path / "best"
+        self.state_file = self.last / STATE_FILE
+
+    def start(self, config: TrainConfig) -> None:
+        """Make the folder of a new run.
+
+        Raises:
+            SenetError: it holds a run, or something else, already.
+        """
+        if (self.path / CONFIG_FILE).exists():
+            raise SenetError(
+                f"{self.path} holds a run already; add --resume to go on with it, or choose another --output"
+            )
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise SenetError(f"{self.path} exists and is not a run folder; choose another --output")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SenetError(
+                f"{self.path} cannot be made ({error.strerror}); choose another --output"
+            ) from error
+        environment = {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "threads": torch.get_num_threads(),
+            "versions": {
+                name: version(name) for name in ("senet", "torch", "torchvision", "timm", "accelerate")
+            },
+        }
+        write_json(self.path / "environment.json", environment)
+        write_json(self.path / CONFIG_FILE, to_json(asdict(config)))
+
+    def check_same_config(self, config: TrainConfig) -> None:
+        """Raise a SenetError unless the folder's run has this configuration; only where the data lies and
+        how it is read may change.
+        """
+        path = self.path / CONFIG_FILE
+        try:
+            stored = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise SenetError(f"{self.path} holds no run to resume; leave out --resume") from None
+        except ValueError as error:
+            raise SenetError(f"{path} is not a run's configuration ({error})") from error
+        differing = _differences(stored, to_json(asdict(config)))
+        different = [name for name in differing if name not in MAY_CHANGE]
+        if different:
+            raise SenetError(
+                f"{self.path} was started with another {different[0]}; resume with the same settings"
+            )
+
+    def load_state(self) -> dict[str, Any] | None:
+        """Read what `save_last` wrote; None if the run was stopped before its first save.
+
+        Raises:
+            SenetError: the file is truncated or foreign.
+        """
+        if not self.state_file.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.state_file, "cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+            raise SenetError(
+                f"{self.state_file} cannot be read (truncated, or not a training state); start again in another --output"
+            ) from error
+        return state
+
+    def save_last(self, model: nn.Module, state: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Write last/. The training state holds the weights too, so that it is whole by itself."""
+        save_pretrained(model, self.last, metrics)
+        with written_beside(self.state_file) as beside:
+            torch.save(state, beside)
+
+    def save_best(self) -> None:
+        """Make the model in last/ the best."""
+        self.best.mkdir(exist_ok=True)
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            with written_beside(self.best / name) as beside:
+                shutil.copyfile(self.last / name, beside)
+
+    def append_metrics(self, row: dict[str, float]) -> None:
+        """Add an epoch's line to metrics.jsonl."""
+        with self.metrics_file.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def keep_metrics(self, epochs: int) -> None:
+        """Keep the lines of the first `epochs` epochs: a killed run may have written one more."""
+        rows = [row for row in read_jsonl(self.metrics_file) if row["epoch"] <= epochs]
+        with written_beside(self.metrics_file) as beside:
+            beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> Any:
+    for key in {**a, **b}:
+        if isinstance(a.get(key), dict) and isinstance(b.get(key), dict):
+            yield from _differences(a[key], b[key], f"{prefix}{key}.")
+        elif a.get(key) != b.get(key):
+            yield prefix + key

@@ -1,0 +1,107 @@
+"""The optimiser and its learning rate."""
+
+import math
+from bisect import bisect_right
+from typing import Any
+
+import torch
+from timm.optim import param_groups_weight_decay
+from torch import nn
+
+from senet.training.config import OptimizerConfig, ScheduleConfig
+
+
+def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.SGD:
+    """Build SGD; without `decay_norm_and_bias`, vectors and biases go to a group of their own without weight decay."""
+    if config.decay_norm_and_bias:
+        parameters: Any = model.parameters()
+    else:
+        parameters = param_groups_weight_decay(model, config.weight_decay)
+    return torch.optim.SGD(
+        parameters,
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+    )
+
+
+def lr_factor(config: ScheduleConfig, epoch: float, num_epochs: int) -> float:
+    """Return the share of the highest learning rate at a moment of the run.
+
+    Args:
+        config: the schedule; "plateau" is constant here, since it depends on the results.
+        epoch: passes over the data so far, with fraction.
+        num_epochs: of the whole run.
+
+    Returns:
+        A factor in [0, 1].
+    """
+    if epoch < config.warmup_epochs:
+        return config.warmup_start + (1 - config.warmup_start) * epoch / config.warmup_epochs
+    if config.name == "step":
+        return config.factor ** bisect_right(config.milestones, epoch)
+    if config.name == "cosine":
+        done = (epoch - config.warmup_epochs) / max(num_epochs - config.warmup_epochs, 1e-12)
+        return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    if config.name == "one_cycle":
+        done = epoch / num_epochs
+        return done / config.peak if done < config.peak else max(0.0, (1 - done) / (1 - config.peak))
+    return 1.0
+
+
+class Schedule:
+    """Sets the learning rate before every step.
+
+    All schedules but "plateau" are a function of the moment alone; "plateau" remembers the best evaluation loss.
+
+    Args:
+        config: the schedule.
+        optimizer: whose groups are set.
+        lr: the highest learning rate.
+        num_epochs: of the whole run.
+    """
+
+    def __init__(
+        self, config: ScheduleConfig, optimizer: torch.optim.Optimizer, lr: float, num_epochs: int
+    ) -> None:
+        self.config = config
+        self.optimizer = optimizer
+        self.lr = lr
+        self.num_epochs = num_epochs
+        self.best_loss = math.inf
+        self.bad_epochs = 0
+        self.plateau_factor = 1.0
+
+    def set_lr(self, epoch: float) -> float:
+        """Set and return the learning rate at `epoch`, passes over the data with fraction."""
+        lr = self.lr * self.plateau_factor * lr_factor(self.config, epoch, self.num_epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def end_epoch(self, eval_loss: float) -> None:
+        """Take note of the evaluation loss: "plateau" lowers the rate after `patience` epochs without a better one."""
+        if self.config.name != "plateau":
+            return
+        if eval_loss < self.best_loss:
+            self.best_loss, self.bad_epochs = eval_loss, 0
+            return
+        self.bad_epochs += 1
+        if self.bad_epochs > self.config.patience:
+            self.plateau_factor *= self.config.factor
+            self.bad_epochs = 0
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what `load_state_dict` takes."""
+        return {
+            "best_loss": self.best_loss,
+            "bad_epochs": self.bad_epochs,
+            "plateau_factor": self.plateau_factor,
+        }
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on where another schedule was."""
+        self.best_loss = state["best_loss"]
+        self.bad_epochs = int(state["bad_epochs"])
+        self.plateau_factor = state["plateau_factor"]
