@@ -30,9 +30,7 @@ class Cost(ModuleCost):
     by_module: Mapping[str, ModuleCost]
 
 
-def cost(
-    model: nn.Module, input_size: int | tuple[int, int] | None = None, in_channels: int | None = None
-) -> Cost:
+def cost(model: nn.Module, input_size: int | tuple[int, int] | None = None, in_channels: int | None = None) -> Cost:
     """Count parameters, and the multiply-adds of one image.
 
     Convolutions, linear layers and matrix products count, each product with its addition as one (as in the paper);
@@ -54,9 +52,7 @@ def cost(
     preprocessing = getattr(model, "preprocessing", None)
     if input_size is None:
         if preprocessing is None:
-            raise SenetError(
-                f"input_size is missing, and {type(model).__name__} has no preprocessing to take it from"
-            )
+            raise SenetError(f"input_size is missing, and {type(model).__name__} has no preprocessing to take it from")
         input_size = int(preprocessing.image_size)
     if in_channels is None:
         in_channels = 3 if preprocessing is None else preprocessing.in_channels
@@ -68,7 +64,7 @@ def cost(
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False, depth=None) as counter:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
             image = torch.empty(1, in_channels, height, width, dtype=dtype, device="meta")
             torch.func.functional_call(model, on_meta, (image,))
     finally:

@@ -33,10 +33,8 @@ class Preprocessing:
             raise SenetError(
                 f"image_size is {self.image_size} and resize {self.resize}; expected 1 <= image_size <= resize"
             )
-        if len(self.mean) != len(self.std) or min(self.std) <= 0:
-            raise SenetError(
-                f"mean is {self.mean} and std {self.std}; expected equal lengths and positive std"
-            )
+        if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
+            raise SenetError(f"mean is {self.mean} and std {self.std}; expected equal lengths and positive std")
 
     @property
     def in_channels(self) -> int:
@@ -69,9 +67,7 @@ class Preprocessing:
 
     def build(self) -> v2.Compose:
         """Return the transform: PIL image -> float32 tensor (C, image_size, image_size)."""
-        return v2.Compose(
-            [*self.colour(), v2.Resize(self.resize), v2.CenterCrop(self.image_size), *self.normalise()]
-        )
+        return v2.Compose([*self.colour(), v2.Resize(self.resize), v2.CenterCrop(self.image_size), *self.normalise()])
 
 
 IMAGENET = Preprocessing(

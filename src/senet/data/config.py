@@ -1,7 +1,9 @@
 """What a run reads, and how it augments it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from senet.errors import SenetError
 from senet.preprocessing import CIFAR, Preprocessing
@@ -81,3 +83,21 @@ class DataConfig:
         if self.num_workers < 0:
             raise SenetError(f"data.num_workers is {self.num_workers}; expected at least 0")
         self.augmentation.check(self.in_memory)
+
+
+def data_config_from_dict(values: Mapping[str, Any]) -> DataConfig:
+    """Return the configuration that a run's config.json holds.
+
+    Raises:
+        TypeError: a field that does not exist.
+    """
+
+    def plain(section: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in section.items()}
+
+    nested = {
+        "root": Path(values["root"]),
+        "preprocessing": Preprocessing(**values["preprocessing"]),
+        "augmentation": Augmentation(**plain(values["augmentation"])),
+    }
+    return DataConfig(**{**plain(values), **nested})

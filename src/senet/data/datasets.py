@@ -66,14 +66,13 @@ def open_split(config: DataConfig, split: Split) -> ImageSplit:
         images = open_huggingface(config, split) if has_parquet else open_folder(config, split)
     else:
         known = ", ".join(OPENERS)
-        raise SenetError(
-            f"data.dataset is {config.dataset!r}; expected {known}, an existing folder, or hf:OWNER/NAME"
-        )
+        raise SenetError(f"data.dataset is {config.dataset!r}; expected {known}, an existing folder, or hf:OWNER/NAME")
     if len(images) == 0:
         raise SenetError(f"{images.source} has no images")
     if config.class_names is not None and len(config.class_names) != len(images.class_names):
         raise SenetError(
-            f"data.class_names has {len(config.class_names)} names, but {images.source} has {len(images.class_names)} classes"
+            f"data.class_names has {len(config.class_names)} names, "
+            f"but {images.source} has {len(images.class_names)} classes"
         )
     return images
 
@@ -147,9 +146,7 @@ def open_folder(config: DataConfig, split: Split) -> ImageSplit:
         expected = sorted(entry.name for entry in train_folder.iterdir() if entry.is_dir())
         if expected != dataset.classes:
             differing = sorted(set(expected) ^ set(dataset.classes))
-            raise SenetError(
-                f"{folder} and {train_folder} have different classes: {', '.join(differing[:5])}"
-            )
+            raise SenetError(f"{folder} and {train_folder} have different classes: {', '.join(differing[:5])}")
     return ImageSplit(
         source=str(folder),
         size=len(dataset),
@@ -210,9 +207,7 @@ def label_names(feature: Any, labels: np.ndarray) -> tuple[str, ...]:
 def check_labels(labels: np.ndarray, num_classes: int, source: str, every_class: bool) -> None:
     """Raise a SenetError if a label is out of range or, on request, a class has no image."""
     if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
-        raise SenetError(
-            f"{source} has labels from {labels.min()} to {labels.max()}; expected 0 to {num_classes - 1}"
-        )
+        raise SenetError(f"{source} has labels from {labels.min()} to {labels.max()}; expected 0 to {num_classes - 1}")
     missing = np.setdiff1d(np.arange(num_classes), labels)
     if every_class and len(missing):
         raise SenetError(f"{source} has no image of class {missing[0]}; add some or renumber the labels")

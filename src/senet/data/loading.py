@@ -62,9 +62,7 @@ def build_loader(
         augmentation = config.augmentation if train else None
         return MemoryLoader(pixels, labels, order, config.preprocessing, augmentation, device)
     to_pixels = (
-        train_transform(config.preprocessing, config.augmentation)
-        if train
-        else eval_transform(config.preprocessing)
+        train_transform(config.preprocessing, config.augmentation) if train else eval_transform(config.preprocessing)
     )
     return StreamingLoader(images, to_pixels, order, config.preprocessing, device, config.num_workers)
 

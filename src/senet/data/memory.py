@@ -67,9 +67,7 @@ def flip_and_crop(x_NCHW: Tensor, flip: bool, padding: int, generator: torch.Gen
     columns = columns + draw(2 * padding + 1)
     padded = F.pad(x_NCHW, (padding,) * 4)
     images = torch.arange(n, device=device)
-    gathered: Tensor = padded.permute(0, 2, 3, 1)[
-        images[:, None, None], rows[:, :, None], columns[:, None, :]
-    ]
+    gathered: Tensor = padded.permute(0, 2, 3, 1)[images[:, None, None], rows[:, :, None], columns[:, None, :]]
     return gathered.permute(0, 3, 1, 2)
 
 

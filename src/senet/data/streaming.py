@@ -53,7 +53,8 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
     steps.append(v2.PILToTensor())
     if augmentation.pixel_shift:
         steps.append(PixelShift(augmentation.pixel_shift))
-    return v2.Compose(steps)
+    to_pixels: ToPixels = v2.Compose(steps)
+    return to_pixels
 
 
 def eval_transform(preprocessing: Preprocessing) -> ToPixels:
@@ -85,7 +86,7 @@ class SeededImages(Dataset[tuple[Tensor, int]]):
 
 
 class Keys:
-    """The batches of (epoch, index) that a DataLoader hands to its workers; `epoch` and `start` are set before each pass."""
+    """The batches of (epoch, index) for a DataLoader's workers; `epoch` and `start` are set before each pass."""
 
     def __init__(self, order: BatchOrder) -> None:
         self.order = order
@@ -124,7 +125,7 @@ class StreamingLoader:
         self.keys = Keys(order)
         loader = DataLoader(
             SeededImages(split, to_pixels, order.seed),
-            batch_sampler=self.keys,  # type: ignore[arg-type]  # the stubs know integer keys only
+            batch_sampler=self.keys,
             collate_fn=fast_collate,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
@@ -151,6 +152,4 @@ class StreamingLoader:
         try:
             yield from self.loader
         except SenetError as error:  # a worker's error carries the worker's traceback in its text
-            raise SenetError(
-                str(error).strip().splitlines()[-1].removeprefix("senet.errors.SenetError: ")
-            ) from error
+            raise SenetError(str(error).strip().splitlines()[-1].removeprefix("senet.errors.SenetError: ")) from error

@@ -10,6 +10,20 @@ from senet.block import SEOptions
 from senet.preprocessing import Preprocessing
 
 
+class Network(nn.Module):
+    """A network that knows what it is; the base class of all of ours.
+
+    Attributes:
+        config: what it was built from, and can be built from again.
+        preprocessing: how it wants its images.
+        class_names: of its outputs; None until it is trained or loaded.
+    """
+
+    config: "ModelConfig"
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class PaperFigures:
     """What the paper reports of a network; None where it says nothing.
@@ -45,7 +59,7 @@ class Card:
     """
 
     name: str
-    build: Callable[..., nn.Module]
+    build: Callable[..., Network]
     has_se: bool
     source: str
     preprocessing: Preprocessing
@@ -56,7 +70,7 @@ class Card:
 
 def twins(
     name: str,
-    build: Callable[..., nn.Module],
+    build: Callable[..., Network],
     *,
     prefix: str = "",
     plain_paper: PaperFigures | None = None,
@@ -86,4 +100,4 @@ class ModelConfig:
     num_classes: int | None = None
     in_channels: int = 3
     se: SEOptions = field(default_factory=SEOptions)
-    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    options: Mapping[str, bool | int | float | str] = field(default_factory=dict)

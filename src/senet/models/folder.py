@@ -12,7 +12,7 @@ from torch import nn
 from senet.block import SEOptions
 from senet.errors import SenetError
 from senet.files import write_json, written_beside
-from senet.models.cards import ModelConfig
+from senet.models.cards import ModelConfig, Network
 from senet.models.registry import build, config_from_dict, config_to_dict, model_card
 from senet.models.weights import load_state_dict, load_weights, read_state_dict
 from senet.preprocessing import Preprocessing
@@ -21,6 +21,8 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 PACKAGED = Path(__file__).parent.parent / "pretrained"
 """One model folder per network and tag, such as pretrained/cifar_se_resnet20/cifar10."""
+PACKAGED_DEFAULT = "cifar_se_resnet20"
+"""The network of the package that answers where none is named."""
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
@@ -29,15 +31,13 @@ def describe(model: nn.Module) -> dict[str, Any]:
     Raises:
         SenetError: the model does not come from `create_model`.
     """
-    config = getattr(model, "config", None)
-    if not isinstance(config, ModelConfig):
-        raise SenetError(f"{type(model).__name__} cannot be saved: it was not built by create_model")
-    class_names = model.class_names
+    if not isinstance(model, Network):
+        raise SenetError(f"{type(model).__name__} cannot be saved: it is not one of senet's networks, see create_model")
     return {
         "format": "senet/1",
-        "model": config_to_dict(config),
-        "preprocessing": asdict(model.preprocessing),  # type: ignore[arg-type]  # create_model sets it
-        "class_names": None if class_names is None else list(class_names),  # type: ignore[arg-type]
+        "model": config_to_dict(model.config),
+        "preprocessing": asdict(model.preprocessing),
+        "class_names": None if model.class_names is None else list(model.class_names),
     }
 
 
@@ -94,7 +94,7 @@ def read_description(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
         raise SenetError(f"{path} is not a senet model configuration ({error})") from error
 
 
-def build_described(folder: Path, description: Mapping[str, Any], config: ModelConfig) -> nn.Module:
+def build_described(folder: Path, description: Mapping[str, Any], config: ModelConfig) -> Network:
     """Build the network of a description and load its folder's weights; evaluation mode."""
     model = build(config)
     try:
@@ -107,7 +107,7 @@ def build_described(folder: Path, description: Mapping[str, Any], config: ModelC
     return model.eval()
 
 
-def from_pretrained(source: str | Path) -> nn.Module:
+def from_pretrained(source: str | Path) -> Network:
     """Read a network from a model folder or a run folder (its best model).
 
     Returns:
@@ -126,7 +126,7 @@ def packaged_weights(name: str) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
 
 
-def create_from_weights(config: ModelConfig, weights: str | Path) -> nn.Module:
+def create_from_weights(config: ModelConfig, weights: str | Path) -> Network:
     """Build the network of `config` with the weights of a tag, model folder or file; see `create_model`."""
     tagged = PACKAGED / config.name / str(weights)
     folder = tagged if str(weights) in packaged_weights(config.name) else Path(weights)
@@ -138,7 +138,8 @@ def create_from_weights(config: ModelConfig, weights: str | Path) -> nn.Module:
     if not folder.is_dir():
         tags = ", ".join(packaged_weights(config.name)) or "none"
         raise SenetError(
-            f"weights is {str(weights)!r}; expected a tag of the package (for {config.name}: {tags}), a model folder or a file"
+            f"weights is {str(weights)!r}; expected a tag of the package (for {config.name}: {tags}), "
+            "a model folder or a file"
         )
     folder = find_model_folder(folder)
     description, stored = read_description(folder)
@@ -155,7 +156,7 @@ def create_from_weights(config: ModelConfig, weights: str | Path) -> nn.Module:
     return build_described(folder, description, stored)
 
 
-def load_model(source: str | Path) -> nn.Module:
+def load_model(source: str | Path) -> Network:
     """Return the network of a run folder, a model folder, or a name that has weights in the package.
 
     Raises:

@@ -8,12 +8,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from torch import nn
-
 from senet.block import SEOptions
 from senet.errors import SenetError
 from senet.models import networks
-from senet.models.cards import Card, ModelConfig
+from senet.models.cards import Card, ModelConfig, Network
 
 CARDS: Mapping[str, Card] = MappingProxyType({card.name: card for card in networks.CARDS})
 
@@ -44,7 +42,7 @@ def create_model(
     se: SEOptions | None = None,
     weights: str | Path | None = None,
     **options: Any,
-) -> nn.Module:
+) -> Network:
     """Build a network.
 
     The module carries `config` (the `ModelConfig` to build it again), `preprocessing` and `class_names` (None until
@@ -70,9 +68,7 @@ def create_model(
     """
     card = model_card(name)
     if se is not None and not card.has_se:
-        twin = next(
-            (n for n in (f"se_{name}", name.replace("cifar_", "cifar_se_")) if n in CARDS and n != name), None
-        )
+        twin = next((n for n in (f"se_{name}", name.replace("cifar_", "cifar_se_")) if n in CARDS and n != name), None)
         raise SenetError(f"se is given, but {name} is a plain network; the network with SE is {twin}")
     if in_channels < 1:
         raise SenetError(f"in_channels is {in_channels}; expected at least 1")
@@ -87,7 +83,7 @@ def create_model(
     return create_from_weights(config, weights)
 
 
-def build(config: ModelConfig) -> nn.Module:
+def build(config: ModelConfig) -> Network:
     """Build the network of a configuration, with random weights.
 
     Raises:
@@ -101,9 +97,7 @@ def build(config: ModelConfig) -> nn.Module:
         raise SenetError(f"num_classes is {num_classes}; expected at least 0")
     for option in config.options:
         if option not in card.options:
-            raise SenetError(
-                f"{config.name} has no option {option!r}; its options are {', '.join(card.options)}"
-            )
+            raise SenetError(f"{config.name} has no option {option!r}; its options are {', '.join(card.options)}")
     model = card.build(
         num_classes=num_classes,
         in_channels=config.in_channels,

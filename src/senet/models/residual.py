@@ -129,7 +129,8 @@ class BasicUnit(ResidualUnit):
     def branch(self, x: Tensor) -> Tensor:
         """3x3, 3x3; each with BatchNorm, ReLU between."""
         x = F.relu(self.recalibrate(self.bn1(self.conv1(x)), "3x3"))
-        return self.bn2(self.conv2(x))
+        out: Tensor = self.bn2(self.conv2(x))
+        return out
 
 
 class BottleneckUnit(ResidualUnit):
@@ -178,7 +179,8 @@ class BottleneckUnit(ResidualUnit):
         """1x1, 3x3, 1x1; each with BatchNorm, ReLU between."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.recalibrate(self.bn2(self.conv2(x)), "3x3"))
-        return self.bn3(self.conv3(x))
+        out: Tensor = self.bn3(self.conv3(x))
+        return out
 
 
 class PreActivationUnit(ResidualUnit):
@@ -224,7 +226,8 @@ class PreActivationBasicUnit(PreActivationUnit):
     def convolutions(self, x: Tensor) -> Tensor:
         """3x3, BatchNorm, ReLU, 3x3."""
         x = self.recalibrate(self.conv1(x), "3x3")
-        return self.conv2(F.relu(self.bn2(x)))
+        out: Tensor = self.conv2(F.relu(self.bn2(x)))
+        return out
 
 
 class PreActivationBottleneckUnit(PreActivationUnit):
@@ -253,4 +256,5 @@ class PreActivationBottleneckUnit(PreActivationUnit):
     def convolutions(self, x: Tensor) -> Tensor:
         """1x1, 3x3, 1x1, with BatchNorm and ReLU between."""
         x = self.conv2(F.relu(self.bn2(self.conv1(x))))
-        return self.conv3(F.relu(self.bn3(self.recalibrate(x, "3x3"))))
+        out: Tensor = self.conv3(F.relu(self.bn3(self.recalibrate(x, "3x3"))))
+        return out

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from senet.block import SEBlock, SEOptions, check_choice
 from senet.errors import SenetError
+from senet.models.cards import Network
 from senet.models.residual import (
     BasicUnit,
     BottleneckUnit,
@@ -30,7 +31,7 @@ BuildUnit = Callable[[int, int, int, Wiring], ResidualUnit]
 """(in_channels, planes, stride, wiring) -> unit."""
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """A stem, stages of residual units, global average pooling and one linear layer.
 
     The parameters have the names that torchvision and timm give them; SE is `*.se.fc1` and `*.se.fc2`, as in timm.
@@ -50,7 +51,7 @@ class ResNet(nn.Module):
         zero_init_last: start every branch at zero by its last BatchNorm (Goyal et al., arXiv:1706.02677).
 
     Raises:
-        SenetError: a stage that does not exist, or an option that has no effect here.
+        SenetError: a stage that does not exist, an option out of its range, or one that has no effect here.
 
     Source: He et al., arXiv:1512.03385; Xie et al., arXiv:1611.05431; arXiv:1709.01507v4, Table 1 and appendix.
     """
@@ -71,11 +72,11 @@ class ResNet(nn.Module):
         zero_init_last: bool = False,
     ) -> None:
         super().__init__()
+        if not 0 <= dropout <= 1:
+            raise SenetError(f"dropout is {dropout}; expected 0 to 1")
         stages = range(2, 2 + len(layers))
         if se is not None and se.stages is not None and (not se.stages or not set(se.stages) <= set(stages)):
-            raise SenetError(
-                f"stages is {se.stages}; expected a choice of {tuple(stages)} (stage 1 is the stem)"
-            )
+            raise SenetError(f"stages is {se.stages}; expected a choice of {tuple(stages)} (stage 1 is the stem)")
         self.conv1 = stem
         self.maxpool: nn.Module = {
             "ceil": nn.MaxPool2d(3, 2, ceil_mode=True),
@@ -120,7 +121,8 @@ class ResNet(nn.Module):
                 )
             for module in self.modules():
                 if isinstance(module, BasicUnit | BottleneckUnit):
-                    nn.init.zeros_(module.last_bn.weight)
+                    last = module.bn3 if isinstance(module, BottleneckUnit) else module.bn2
+                    nn.init.zeros_(last.weight)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> the last feature map, (N, num_features, h, w)."""

@@ -25,14 +25,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise SenetError(f"there is no weights file {path}")
     try:
-        state: Any = (
-            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        )
+        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except SafetensorError as error:
         raise SenetError(f"{path} is truncated or not a safetensors file ({error}); get it again") from error
     except pickle.UnpicklingError as error:
         raise SenetError(
-            f"{path} is refused: it is no weights file, or a pickle that may execute code; save its state_dict() as .safetensors"
+            f"{path} is refused: it is no weights file, or a pickle that may execute code; "
+            "save its state_dict() as .safetensors"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise SenetError(f"{path} is truncated or not a PyTorch file; get it again") from error
@@ -78,6 +77,6 @@ def load_state_dict(model: nn.Module, state: Mapping[str, Tensor], source: str) 
     for key, tensor in expected.items():
         if tensor.shape != state[key].shape:
             raise SenetError(
-                f"{source} does not fit: {key} is {tuple(state[key].shape)} there and {tuple(tensor.shape)} in the model"
+                f"{source} does not fit: {key} is {tuple(state[key].shape)} there, {tuple(tensor.shape)} in the model"
             )
     model.load_state_dict(dict(state))

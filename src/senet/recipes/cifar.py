@@ -7,9 +7,7 @@ from senet.models.cards import ModelConfig
 from senet.preprocessing import CIFAR, Preprocessing
 from senet.training.config import ComputeConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 
-CIFAR100 = Preprocessing(
-    image_size=32, resize=32, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)
-)
+CIFAR100 = Preprocessing(image_size=32, resize=32, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FLIP_AND_CROP = Augmentation(flip=True, padding=4)
 

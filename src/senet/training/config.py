@@ -44,7 +44,7 @@ class OptimizerConfig:
         check_ranges(self, "optimizer.", {"lr": (1e-12, 1e6), "momentum": (0, 1), "weight_decay": (0, 1e6)})
         if self.nesterov and not self.momentum:
             raise SenetError("optimizer.nesterov has no effect without momentum; set optimizer.momentum")
-        if self.clip_norm is not None and self.clip_norm <= 0:
+        if self.clip_norm is not None and not self.clip_norm > 0:
             raise SenetError(f"optimizer.clip_norm is {self.clip_norm}; expected a positive number")
 
 
@@ -54,8 +54,8 @@ class ScheduleConfig:
 
     Args:
         name: "step" (times `factor` at each milestone), "cosine" (half a cosine down to zero), "one_cycle" (linear up,
-            then linear down to zero) or "plateau" (times `factor` when the evaluation loss has not fallen for `patience`
-            epochs).
+            then linear down to zero) or "plateau" (times `factor` when the evaluation loss has not fallen for
+            `patience` epochs).
         milestones: epochs, for "step".
         factor: for "step" and "plateau".
         patience: epochs, for "plateau".
@@ -184,6 +184,8 @@ class TrainConfig:
         check_ranges(self, "", {"epochs": (1, 1e6), "batch_size": (1, 1e6), "seed": (0, 2**63 - 1)})
         if self.checkpoint_every is not None and self.checkpoint_every < 1:
             raise SenetError(f"checkpoint_every is {self.checkpoint_every}; expected at least 1")
+        if self.batch_size % 2 and (self.regularisation.mixup or self.regularisation.cutmix):
+            raise SenetError(f"batch_size is {self.batch_size}; mixup and CutMix pair images and need an even number")
         if self.model.in_channels != self.data.preprocessing.in_channels:
             raise SenetError(
                 f"model.in_channels is {self.model.in_channels}, but data.preprocessing gives "

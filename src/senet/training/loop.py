@@ -9,13 +9,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast
 from timm.data import Mixup
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ from senet.training.run import RunFolder
 from senet.training.schedule import Schedule, build_optimizer
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+STATE_KEYS = frozenset({"model", "ema", "optimizer", "schedule", "scaler", "position"})
 STEP_STREAM = 1
 """Keeps the random numbers of the steps apart from those of the data loaders, which share seed, epoch and batch."""
 
@@ -73,7 +75,7 @@ def caught_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in map(int, (signal.SIGINT, signal.SIGTERM)):
             previous[number] = signal.signal(number, catch)
     except ValueError:  # not the main thread: signals are somebody else's
         previous.clear()
@@ -107,8 +109,8 @@ def train(config: TrainConfig, output: str | Path, *, resume: bool = False) -> P
     Args:
         config: the whole run, for instance from `senet.recipes`.
         output: the run folder; new, or with `resume` the one to go on with.
-        resume: go on where the run in `output` was stopped; on the CPU it ends with the same weights, bit for bit, as if
-            it had never stopped.
+        resume: go on where the run in `output` was stopped; on the CPU it ends with the same weights, bit for bit, as
+            if it had never stopped.
 
     Returns:
         The run folder.
@@ -152,9 +154,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, run: RunFolder, accelerator: Accelerator, data: Loaders) -> None:
         num_classes = len(data.class_names)
         if config.model.num_classes not in (None, num_classes):
-            raise SenetError(
-                f"model.num_classes is {config.model.num_classes}, but the data has {num_classes} classes"
-            )
+            raise SenetError(f"model.num_classes is {config.model.num_classes}, but the data has {num_classes} classes")
         self.config, self.run_folder, self.accelerator, self.data = config, run, accelerator, data
         compute, regularisation = config.compute, config.regularisation
         self.format = torch.channels_last if compute.channels_last else torch.contiguous_format
@@ -162,7 +162,7 @@ class Trainer:
         model = build(replace(config.model, num_classes=num_classes))
         model.preprocessing = config.data.preprocessing
         model.class_names = data.class_names
-        self.model = model.to(accelerator.device, memory_format=self.format)
+        self.model = model.to(accelerator.device).to(memory_format=self.format)
         self.ema = ModelEmaV3(self.model, regularisation.ema_decay) if regularisation.ema_decay else None
         self.optimizer = build_optimizer(config.optimizer, self.model)
         self.schedule = Schedule(config.schedule, self.optimizer, config.optimizer.lr, config.epochs)
@@ -201,12 +201,10 @@ class Trainer:
                 position.best_top1 = max(row["top1"], position.best_top1)
                 if main:
                     self.run_folder.append_metrics(row)
-                    self.save(row)
-                    if is_best:
-                        self.run_folder.save_best()
+                    self.save(row, best=is_best)
                 reporter.end_epoch(row, config.epochs)
-                if caught and position.epoch < config.epochs:
-                    self.interrupt(caught[0])
+                if self.any_process(bool(caught)) and position.epoch < config.epochs:
+                    self.interrupt(caught)
 
     def train_epoch(self, reporter: Reporter, caught: list[int]) -> None:
         """Train from the position to the end of its epoch."""
@@ -218,12 +216,8 @@ class Trainer:
         read_every = accumulate if self.accelerator.device.type == "cpu" else 20 * accumulate
         losses: list[Tensor] = []
         started = time.perf_counter()
-        for batch, (images, labels) in enumerate(
-            data.batches(position.epoch, position.batch), position.batch
-        ):
-            seed_everything(
-                self.config.seed, position.epoch, batch, self.accelerator.process_index, STEP_STREAM
-            )
+        for batch, (images, labels) in enumerate(data.batches(position.epoch, position.batch), position.batch):
+            seed_everything(self.config.seed, position.epoch, batch, self.accelerator.process_index, STEP_STREAM)
             window_end = min(num_batches, (batch // accumulate + 1) * accumulate)
             window = window_end - batch // accumulate * accumulate
             lr = self.schedule.set_lr(position.epoch + batch // accumulate * accumulate / num_batches)
@@ -236,16 +230,19 @@ class Trainer:
             now = time.perf_counter()
             rate = len(losses) * len(images) * self.accelerator.num_processes / (now - started)
             position.seconds += now - started
-            position.batch, started = batch + 1, now
+            previous, position.batch, started = position.batch, batch + 1, now
             reporter.advance(len(losses), float(losses[-1]), rate)
             losses.clear()
             every = self.config.checkpoint_every
             stop = self.any_process(bool(caught))
-            if position.batch < num_batches and (stop or (every and position.batch % every == 0)):
+            due = every is not None and position.batch // every > previous // every
+            if position.batch == num_batches or stop or due:
+                self.check_weights(lr)
+            if position.batch < num_batches and (stop or due):
                 if self.accelerator.is_main_process:
-                    self.save({})
+                    self.save({}, best=False)
                 if stop:
-                    self.interrupt(caught[0] if caught else signal.SIGTERM)
+                    self.interrupt(caught)
 
     def backward(self, images: Tensor, labels: Tensor, window: int, update: bool) -> Tensor:
         """Add a batch's share of the gradient; with `update`, take the step. Returns the batch's loss."""
@@ -279,11 +276,21 @@ class Trainer:
         """Add the losses up to `batch` to the position's sum, or stop at the first that is not finite."""
         for number, loss in enumerate(torch.stack(losses).tolist(), batch + 1 - len(losses)):
             if not math.isfinite(loss):
-                raise SenetError(
-                    f"the loss is {loss} at batch {number + 1} of epoch {self.position.epoch + 1} with learning rate {lr:.4g}; "
-                    f"{self.run_folder.path} keeps the last good state: lower optimizer.lr, set optimizer.clip_norm or use fp32"
-                )
+                self.stop_at(f"loss is {loss}", number + 1, lr)
             self.position.loss_sum += loss
+
+    def check_weights(self, lr: float) -> None:
+        """Stop if the last step ruined the weights: their loss would tell in the next batch only, after a save."""
+        tensors = (tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point())
+        if not all(tensor.isfinite().all() for tensor in tensors):
+            self.stop_at("weights are not finite", self.position.batch, lr)
+
+    def stop_at(self, what: str, batch: int, lr: float) -> NoReturn:
+        """Stop, saying what went wrong and where."""
+        raise SenetError(
+            f"the {what} at batch {batch} of epoch {self.position.epoch + 1} with learning rate {lr:.4g}; "
+            f"{self.run_folder.path} keeps the last good state: lower optimizer.lr, set optimizer.clip_norm or use fp32"
+        )
 
     def set_train_mode(self) -> None:
         """Set training mode; in the last `freeze_bn_epochs` epochs BatchNorm keeps its statistics."""
@@ -298,6 +305,9 @@ class Trainer:
         position, data = self.position, self.data
         batches = ((x.contiguous(memory_format=self.format), y) for x, y in data.evaluation.batches(0))
         kept = self.ema.module if self.ema else self.model
+        if self.accelerator.num_processes > 1:  # each has seen other images: evaluate what the main process keeps
+            for buffer in kept.buffers():
+                broadcast(buffer)
         dtype = DTYPES[self.config.compute.precision]
 
         def forward(images: Tensor) -> Tensor:
@@ -332,8 +342,8 @@ class Trainer:
             return flag
         return bool(self.sum_over_processes(torch.tensor(float(flag), device=self.accelerator.device)) > 0)
 
-    def save(self, metrics: dict[str, float]) -> None:
-        """Write last/."""
+    def save(self, metrics: dict[str, float], *, best: bool) -> None:
+        """Write last/, and best/ if it is the best."""
         state = {
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,
@@ -343,12 +353,14 @@ class Trainer:
             "position": vars(self.position),
         }
         kept = self.ema.module if self.ema else self.model
-        self.run_folder.save_last(kept, state, metrics)
+        self.run_folder.save(kept, state, metrics, best=best)
 
     def restore(self) -> None:
         """Go on from last/, or from the beginning if the run was stopped before its first save."""
-        state = self.run_folder.load_state()
+        state = self.run_folder.load_state(STATE_KEYS)
         if state is None:
+            if self.accelerator.is_main_process:
+                self.run_folder.keep_metrics(0)
             return
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
@@ -360,11 +372,11 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.run_folder.keep_metrics(self.position.epoch)
 
-    def interrupt(self, signum: int) -> None:
-        """Stop, saying where the run stands."""
+    def interrupt(self, caught: list[int]) -> NoReturn:
+        """Stop for a signal that this process or another one caught, saying where the run stands."""
         position = self.position
         raise TrainingInterrupted(
-            signum,
-            f"stopped in epoch {min(position.epoch + 1, self.config.epochs)} of {self.config.epochs}, after {position.batch} of "
-            f"{len(self.data.train)} batches; saved in {self.run_folder.path}: repeat the command with --resume to go on",
+            caught[0] if caught else signal.SIGTERM,
+            f"stopped in epoch {position.epoch + 1} of {self.config.epochs}, after {position.batch} of "
+            f"{len(self.data.train)} batches; saved in {self.run_folder.path}: repeat with --resume to go on",
         )

@@ -14,6 +14,7 @@ import json
 import pickle
 import platform
 import shutil
+from collections.abc import Set
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -65,41 +66,36 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SenetError(
-                f"{self.path} cannot be made ({error.strerror}); choose another --output"
-            ) from error
+            raise SenetError(f"{self.path} cannot be made ({error.strerror}); choose another --output") from error
         environment = {
             "python": platform.python_version(),
             "platform": platform.platform(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "threads": torch.get_num_threads(),
-            "versions": {
-                name: version(name) for name in ("senet", "torch", "torchvision", "timm", "accelerate")
-            },
+            "versions": {name: version(name) for name in ("senet", "torch", "torchvision", "timm", "accelerate")},
         }
         write_json(self.path / "environment.json", environment)
         write_json(self.path / CONFIG_FILE, to_json(asdict(config)))
 
     def check_same_config(self, config: TrainConfig) -> None:
-        """Raise a SenetError unless the folder's run has this configuration; only where the data lies and
-        how it is read may change.
-        """
+        """Raise a SenetError unless the run has this configuration; only where data lies and is read may change."""
         path = self.path / CONFIG_FILE
         try:
-            stored = json.loads(path.read_text())
+            stored = dict(json.loads(path.read_text()))
         except FileNotFoundError:
             raise SenetError(f"{self.path} holds no run to resume; leave out --resume") from None
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise SenetError(f"{path} is not a run's configuration ({error})") from error
         differing = _differences(stored, to_json(asdict(config)))
         different = [name for name in differing if name not in MAY_CHANGE]
         if different:
-            raise SenetError(
-                f"{self.path} was started with another {different[0]}; resume with the same settings"
-            )
+            raise SenetError(f"{self.path} was started with another {different[0]}; resume with the same settings")
 
-    def load_state(self) -> dict[str, Any] | None:
-        """Read what `save_last` wrote; None if the run was stopped before its first save.
+    def load_state(self, keys: Set[str]) -> dict[str, Any] | None:
+        """Read the training state; None if the run was stopped before its first save.
+
+        Args:
+            keys: what it must hold.
 
         Raises:
             SenetError: the file is truncated or foreign.
@@ -110,17 +106,25 @@ class RunFolder:
             state: dict[str, Any] = torch.load(self.state_file, "cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
             raise SenetError(
-                f"{self.state_file} cannot be read (truncated, or not a training state); start again in another --output"
+                f"{self.state_file} cannot be read (truncated, or not a training state); start again elsewhere"
             ) from error
+        if not isinstance(state, dict) or not keys <= state.keys():
+            raise SenetError(f"{self.state_file} is not a training state; start again elsewhere")
         return state
 
-    def save_last(self, model: nn.Module, state: dict[str, Any], metrics: dict[str, float]) -> None:
-        """Write last/. The training state holds the weights too, so that it is whole by itself."""
+    def save(self, model: nn.Module, state: dict[str, Any], metrics: dict[str, float], *, best: bool) -> None:
+        """Write last/, and best/ if this is the best model.
+
+        The training state comes last and holds the weights too, so that it is whole by itself: after a kill between the
+        files the run goes on from the older state and writes them all again.
+        """
         save_pretrained(model, self.last, metrics)
+        if best:
+            self.copy_to_best()
         with written_beside(self.state_file) as beside:
             torch.save(state, beside)
 
-    def save_best(self) -> None:
+    def copy_to_best(self) -> None:
         """Make the model in last/ the best."""
         self.best.mkdir(exist_ok=True)
         for name in (WEIGHTS_FILE, CONFIG_FILE):

@@ -62,9 +62,7 @@ class Schedule:
         num_epochs: of the whole run.
     """
 
-    def __init__(
-        self, config: ScheduleConfig, optimizer: torch.optim.Optimizer, lr: float, num_epochs: int
-    ) -> None:
+    def __init__(self, config: ScheduleConfig, optimizer: torch.optim.Optimizer, lr: float, num_epochs: int) -> None:
         self.config = config
         self.optimizer = optimizer
         self.lr = lr

@@ -1,0 +1,299 @@
+"""The command line: `senet demo | train | evaluate | predict | models`."""
+
+import contextlib
+import inspect
+import io
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from senet.data.config import DataConfig
+from senet.errors import SenetError
+from senet.evaluation import Crops, evaluate, run_data
+from senet.models.folder import PACKAGED_DEFAULT, load_model
+from senet.training.config import TrainConfig
+
+Command = TypeVar("Command")
+BOX = "─│╭╮╰╯"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCommand:
+    """One run."""
+
+    output: Path
+    """the run folder; it must not exist yet, unless you resume"""
+    resume: bool = False
+    """go on where the run in --output was stopped"""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateCommand:
+    """Measure top-1 and top-5 accuracy, on one crop or averaged over many.
+
+    RUN_OR_MODEL is a run folder, a model folder, or the name of a network with weights in the package. The data are
+    those of the run, unless you name others.
+
+    Examples:
+        senet evaluate runs/digits
+        senet evaluate runs/se50 --crop 320
+        senet evaluate runs/se50 --crops ten --scales 224 256 288
+    """
+
+    data: DataConfig
+    """the data; all but the training augmentation counts"""
+    crop: int | None = None
+    """side of the crops in pixels; None for the network's own"""
+    scales: tuple[int, ...] = ()
+    """lengths the shorter side is scaled to; several are averaged; none keeps the network's ratio of scale to crop"""
+    crops: Crops = "center"
+    """one crop, or ten: corners and centre, each mirrored too"""
+    batch_size: int = 64
+    """images at once"""
+    bf16: bool = False
+    """compute in bfloat16"""
+    json: bool = False
+    """print JSON instead of a sentence"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictCommand:
+    """Say what is in pictures: the likeliest classes with their probabilities.
+
+    RUN_OR_MODEL is a run folder, a model folder, or the name of a network with weights in the package; without it, the
+    CIFAR-10 network of the package answers.
+
+    Examples:
+        senet predict photo.jpg
+        senet predict runs/digits digit.png --top 3 --json
+    """
+
+    inputs: Positional[tuple[str, ...]]
+    """[RUN_OR_MODEL] IMAGE [IMAGE ...]"""
+    top: int = 5
+    """classes printed for each image"""
+    json: bool = False
+    """print JSON instead of a table"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsCommand:
+    """List the networks: parameters and multiply-adds beside the paper's figures.
+
+    Examples:
+        senet models
+        senet models 'se_res*' --json
+    """
+
+    pattern: Positional[str] = "*"
+    """a shell pattern"""
+    json: bool = False
+    """print JSON instead of a table"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoCommand:
+    """Train a small plain network and its SE twin on handwritten digits, side by side.
+
+    Takes about a minute on two CPU cores and downloads nothing.
+    """
+
+    output: Path = Path("runs/demo")
+    """the folder of both runs; a number is added if it is taken"""
+    epochs: int = 8
+    """passes over the 1437 training images"""
+    seed: int = 0
+    """of everything random"""
+
+
+def parse(command: Any, argv: Sequence[str], prog: str, default: Any = None) -> Any:
+    """Parse arguments with tyro; what it would say in a box about a mistake becomes one sentence.
+
+    Raises:
+        SenetError: unknown, missing or malformed arguments.
+        SystemExit: `--help` was asked for and printed.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                command,
+                args=list(argv),
+                prog=prog,
+                default=default,
+                description=inspect.getdoc(command),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise SenetError(f"{one_sentence(said.getvalue())}; `{prog} --help` explains all arguments") from None
+
+
+def one_sentence(box: str) -> str:
+    """Return the mistake that a box of tyro's describes, without its help texts."""
+    lines = [line.strip(BOX) for line in box.splitlines() if set(line) & set("│├")]
+    rule = next((i for i, line in enumerate(lines) if "──" in line), len(lines))
+    told = " ".join(line.strip() for line in lines[:rule] if not line.startswith("      "))
+    near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", " ".join(lines), re.DOTALL)
+    sentence = told[:1].lower() + told[1:].strip().rstrip(".")
+    return f"{sentence}; perhaps you meant {near[1]}" if near else sentence
+
+
+def run_train(argv: Sequence[str]) -> None:
+    """Train a network by a recipe: `senet train RECIPE --output DIR`."""
+    from senet.recipes import RECIPES, get_recipe
+    from senet.training.loop import TrainingInterrupted, train
+
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: senet train RECIPE --output DIR [--resume] [--seed N] [--epochs N] [...]\n\nRecipes:")
+        for name, recipe in RECIPES.items():
+            print(f"  {name:<20} {summary(recipe)}")
+        print("\n`senet train RECIPE --help` lists every field of the configuration.")
+        if not argv:
+            raise SenetError("the recipe is missing")
+        return
+    config = get_recipe(argv[0])
+    described = type("TrainCommand", (TrainCommand,), {"__doc__": inspect.getdoc(RECIPES[argv[0]])})
+    default = described(output=tyro.MISSING, config=config)
+    command = parse(described, argv[1:], f"senet train {argv[0]}", default)
+    try:
+        folder = train(command.config, command.output, resume=command.resume)
+    except TrainingInterrupted as interrupted:
+        again = [word for word in argv if word != "--resume"]
+        print(f"\nsenet: {interrupted}\n  senet train {shlex.join(again)} --resume", file=sys.stderr)
+        raise SystemExit(128 + interrupted.signum) from None
+    print(f"The run is in {folder}. Next:\n  senet evaluate {folder}\n  senet predict {folder} IMAGE ...")
+
+
+def run_evaluate(argv: Sequence[str]) -> None:
+    """Measure the accuracy of a run or a network."""
+    prog = "senet evaluate RUN_OR_MODEL"
+    unknown = EvaluateCommand(data=DataConfig(dataset=tyro.MISSING))
+    if {"-h", "--help"} & set(argv):
+        parse(EvaluateCommand, ["--help"], prog, unknown)
+    if not argv or argv[0].startswith("-"):
+        raise SenetError("RUN_OR_MODEL is missing; `senet evaluate --help` explains all arguments")
+    model, data = load_model(argv[0]), run_data(argv[0])
+    command = parse(EvaluateCommand, argv[1:], prog, EvaluateCommand(data=data) if data else unknown)
+    result = evaluate(
+        model,
+        command.data,
+        crop=command.crop,
+        scales=command.scales,
+        crops=command.crops,
+        batch_size=command.batch_size,
+        bf16=command.bf16,
+    )
+    if command.json:
+        print(json.dumps(asdict(result)))
+    else:
+        print(
+            f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, loss {result.loss:.4f} "
+            f"on {result.num_images:,} images of {command.data.dataset}"
+        )
+
+
+def run_predict(argv: Sequence[str]) -> None:
+    """Say what is in pictures."""
+    from senet.models.registry import CARDS
+    from senet.prediction import predict
+
+    command = parse(PredictCommand, argv, "senet predict")
+    inputs = command.inputs
+    model, images = PACKAGED_DEFAULT, inputs
+    if inputs and (Path(inputs[0]).is_dir() or inputs[0] in CARDS):
+        model, images = inputs[0], inputs[1:]
+    if not images:
+        raise SenetError("no image is given; `senet predict --help` explains all arguments")
+    predictions = predict(model, images, top=command.top)
+    if command.json:
+        rows = zip(images, predictions, strict=True)
+        print(json.dumps([{"image": image, "classes": [asdict(c) for c in classes]} for image, classes in rows]))
+        return
+    table = Table("image", "class", "probability", box=None, header_style="bold")
+    for image, classes in zip(images, predictions, strict=True):
+        for i, likely in enumerate(classes):
+            table.add_row("" if i else image, likely.class_name, f"{100 * likely.probability:.2f} %")
+    Console(soft_wrap=True).print(table)
+
+
+def run_models(argv: Sequence[str]) -> None:
+    """List the networks with their costs and the paper's figures."""
+    from senet.models.table import model_rows, print_models
+
+    command = parse(ModelsCommand, argv, "senet models")
+    rows = model_rows(command.pattern)
+    if not rows:
+        raise SenetError(f"no network matches {command.pattern!r}; `senet models` lists them all")
+    if command.json:
+        print(json.dumps(rows))
+    else:
+        print_models(rows)
+
+
+def run_demo(argv: Sequence[str]) -> None:
+    """Train a small plain network and its SE twin, side by side."""
+    from senet.demo import demo
+
+    command = parse(DemoCommand, argv, "senet demo")
+    demo(command.output, epochs=command.epochs, seed=command.seed)
+
+
+COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = MappingProxyType(
+    {
+        "demo": run_demo,
+        "train": run_train,
+        "evaluate": run_evaluate,
+        "predict": run_predict,
+        "models": run_models,
+    }
+)
+
+
+def summary(function: Callable[..., Any]) -> str:
+    """Return the first line of a docstring."""
+    return (inspect.getdoc(function) or "").splitlines()[0]
+
+
+def usage() -> str:
+    """Return what `senet --help` prints."""
+    commands = "\n".join(f"  {name:<10} {summary(function)}" for name, function in COMMANDS.items())
+    return (
+        f"usage: senet COMMAND [...]\n\nSqueeze-and-Excitation networks in PyTorch.\n\n{commands}\n\n"
+        "`senet COMMAND --help` explains a command."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, 2 for bad input, or 128 + the signal that stopped a run."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    try:
+        if not argv or argv[0] not in COMMANDS:
+            given = f"{argv[0]!r} is no command" if argv else "the command is missing"
+            raise SenetError(f"{given}; expected {', '.join(COMMANDS)}")
+        COMMANDS[argv[0]](argv[1:])
+    except SenetError as error:
+        print(f"senet: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("senet: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    return 0

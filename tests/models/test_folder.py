@@ -1,0 +1,208 @@
+"""A model folder gives back the network that was written, or says in one sentence why it cannot."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from senet.block import SEOptions
+from senet.errors import SenetError
+from senet.models import folder as folders
+from senet.models.cards import ModelConfig
+from senet.models.folder import find_model_folder, from_pretrained, load_model, save_pretrained
+from senet.models.registry import create_model
+from senet.preprocessing import CIFAR, Preprocessing
+
+NAME = "cifar_se_resnet20"
+GREY = Preprocessing(image_size=8, resize=9, mean=(0.3,), std=(0.4,))
+SE = SEOptions(reduction=4, squeeze="max", gate="hard_sigmoid", bias=False, placement="identity", stages=(3, 4))
+
+
+def trained_network():
+    """Build a network in which nothing has its default value."""
+    torch.manual_seed(0)
+    model = create_model(NAME, num_classes=3, in_channels=1, se=SE, dropout=0.25, zero_init_last=True)
+    model.preprocessing, model.class_names = GREY, ("one", "two", "thrée")
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 1.5)
+    return model.to(memory_format=torch.channels_last)
+
+
+@pytest.fixture
+def saved(tmp_path: Path):
+    save_pretrained(create_model(NAME, num_classes=3), tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def packaged(tmp_path: Path, monkeypatch):
+    """Stand in for the weights that come with the package: one network under two tags."""
+    root = tmp_path / "pretrained"
+    monkeypatch.setattr(folders, "PACKAGED", root)
+    for tag, num_classes in (("cifar10", 10), ("cifar100", 100)):
+        model = create_model(NAME, num_classes=num_classes)
+        model.class_names = tuple(f"{tag} {i}" for i in range(num_classes))
+        save_pretrained(model, root / NAME / tag)
+    return root
+
+
+def assert_one_sentence(error, *said):
+    for words in said:
+        assert str(words) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_round_trip_gives_back_the_same_network(tmp_path: Path):
+    model = trained_network()
+    save_pretrained(model, tmp_path / "deep" / "model", {"top1": 12.5})
+    again = from_pretrained(tmp_path / "deep" / "model")
+
+    assert not again.training
+    assert again.config == model.config
+    assert again.config == ModelConfig(
+        name=NAME, num_classes=3, in_channels=1, se=SE, options={"dropout": 0.25, "zero_init_last": True}
+    )
+    assert again.preprocessing == GREY
+    assert again.class_names == ("one", "two", "thrée")
+    assert again.dropout.p == 0.25
+    x = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(again(x), model.eval()(x.contiguous(memory_format=torch.channels_last)))
+    assert json.loads((tmp_path / "deep" / "model" / "config.json").read_text())["metrics"] == {"top1": 12.5}
+    assert {path.name for path in (tmp_path / "deep" / "model").iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_a_run_folder_gives_its_best_model_and_else_its_last(tmp_path: Path):
+    model = create_model(NAME)
+    save_pretrained(model, tmp_path / "last")
+    assert find_model_folder(tmp_path) == tmp_path / "last"
+    save_pretrained(model, tmp_path / "best")
+    assert find_model_folder(str(tmp_path)) == tmp_path / "best"
+    (tmp_path / "best" / "config.json").unlink()  # half a folder is none
+    assert find_model_folder(tmp_path) == tmp_path / "last"
+
+
+def test_other_modules_cannot_be_saved(tmp_path: Path):
+    with pytest.raises(SenetError, match="Linear cannot be saved") as caught:
+        save_pretrained(nn.Linear(2, 2), tmp_path / "model")
+    assert_one_sentence(caught)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        '{"model": {"name": "cifar_se_res',
+        "[]",
+        "3",
+        "{}",
+        '{"model": {"name": "cifar_se_resnet20", "depth": 20}}',
+        '{"model": {"name": "cifar_se_resnet20", "se": {"reductions": 16}}}',
+        '{"model": {"name": "cifar_se_resnet20", "se": {"gate": "softplus"}}}',
+        '{"model": {"name": "cifar_se_resnet20", "num_classes": 3}}',
+        '{"model": {"name": "cifar_se_resnet20", "num_classes": 3}, "preprocessing": {"size": 3}, "class_names": null}',
+        '{"architectures": ["ResNetForImageClassification"], "model_type": "resnet"}',
+    ],
+)
+def test_a_corrupt_or_foreign_config_is_refused(saved: Path, text):
+    (saved / "config.json").write_text(text)
+    with pytest.raises(SenetError) as caught:
+        from_pretrained(saved)
+    assert_one_sentence(caught, saved / "config.json")
+
+
+def test_a_config_of_an_unknown_network_is_refused(saved: Path):
+    text = (saved / "config.json").read_text()
+    (saved / "config.json").write_text(text.replace(NAME, "cifar_se_resnet21"))
+    with pytest.raises(SenetError) as caught:
+        from_pretrained(saved)
+    assert_one_sentence(caught, "no network is called 'cifar_se_resnet21'")
+
+
+def test_a_folder_whose_files_do_not_belong_together_is_refused(saved: Path):
+    description = json.loads((saved / "config.json").read_text())
+    description["model"]["num_classes"] = 4
+    (saved / "config.json").write_text(json.dumps(description))
+    with pytest.raises(SenetError) as caught:
+        from_pretrained(saved)
+    assert_one_sentence(caught, saved, "fc.weight is (3, 64) there", "(4, 64) in the model")
+
+
+def test_incomplete_absent_and_foreign_folders_are_refused(saved: Path):
+    weights = saved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(SenetError) as caught:
+        from_pretrained(saved)
+    assert_one_sentence(caught, weights, "truncated")
+
+    weights.unlink()
+    with pytest.raises(SenetError) as caught:
+        from_pretrained(saved)
+    assert_one_sentence(caught, saved, "is neither a model folder")
+
+    with pytest.raises(SenetError) as caught:
+        from_pretrained(saved / "absent")
+    assert_one_sentence(caught, saved / "absent", "there is no folder")
+
+
+def test_create_model_takes_folders_files_and_tags(saved: Path, packaged: Path, tmp_path: Path):
+    model = create_model(NAME, weights=saved)
+    assert not model.training
+    assert model.num_classes == 3
+    assert torch.equal(model.fc.weight, from_pretrained(saved).fc.weight)
+
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "weights.pth")
+    from_file = create_model(NAME, num_classes=3, weights=tmp_path / "weights.pth")
+    assert not from_file.training
+    assert torch.equal(from_file.fc.weight, model.fc.weight)
+
+    assert create_model(NAME, weights="cifar100").class_names[99] == "cifar100 99"
+    assert create_model(NAME, weights="cifar10").preprocessing == CIFAR
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"num_classes": 5}, "holds cifar_se_resnet20 with 3 classes"),
+        ({"in_channels": 1}, "not cifar_se_resnet20 with 3 and 1"),
+        ({"name": "cifar_se_resnet32"}, "not cifar_se_resnet32"),
+        ({"se": SEOptions(reduction=8)}, "leave them out"),
+        ({"dropout": 0.5}, "leave them out"),
+    ],
+)
+def test_create_model_refuses_a_folder_of_another_network(saved: Path, wanted, said):
+    with pytest.raises(SenetError) as caught:
+        create_model(**{"name": NAME, "weights": saved, **wanted})
+    assert_one_sentence(caught, saved, said)
+
+
+def test_create_model_refuses_unknown_tags_and_files_that_do_not_fit(packaged: Path, tmp_path: Path):
+    with pytest.raises(SenetError) as caught:
+        create_model(NAME, weights="imagenet")
+    assert_one_sentence(caught, "weights is 'imagenet'", "(for cifar_se_resnet20: cifar10, cifar100)")
+    with pytest.raises(SenetError) as caught:
+        create_model("se_resnet50", weights="imagenet")
+    assert_one_sentence(caught, "(for se_resnet50: none)")
+
+    file = packaged / NAME / "cifar10" / "model.safetensors"
+    with pytest.raises(SenetError) as caught:
+        create_model(NAME, num_classes=7, weights=file)
+    assert_one_sentence(caught, file, "fc.weight is (10, 64) there", "(7, 64) in the model")
+
+
+def test_load_model_takes_folders_and_names(saved: Path, packaged: Path):
+    assert load_model(saved).num_classes == 3
+    assert load_model(NAME).class_names[0] == "cifar10 0"
+    for source, said in (
+        (saved / "model.safetensors", "is a file"),
+        ("se_resnet50", "se_resnet50 has no weights in the package"),
+        ("cifar_se_resnet21", "did you mean"),
+    ):
+        with pytest.raises(SenetError) as caught:
+            load_model(source)
+        assert_one_sentence(caught, source, said)

@@ -1,0 +1,661 @@
+"""The residual networks: the paper's figures, the authors' details, and timm's and torchvision's networks."""
+
+import copy
+import functools
+import math
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from senet.block import SEBlock, SEOptions
+from senet.errors import SenetError
+from senet.models.registry import create_model, list_models
+from senet.models.residual import (
+    BasicUnit,
+    BottleneckUnit,
+    PreActivationBasicUnit,
+    PreActivationBottleneckUnit,
+    ResidualUnit,
+)
+from senet.models.resnet import ResNet, cifar_resnet, imagenet_resnet
+
+NO_BIAS = SEOptions(bias=False)
+
+# Units and output channels of each stage.
+IMAGENET_WIDTHS = (256, 512, 1024, 2048)
+STAGES = {
+    "resnet18": ((2, 2, 2, 2), (64, 128, 256, 512)),
+    "resnet34": ((3, 4, 6, 3), (64, 128, 256, 512)),
+    "resnet50": ((3, 4, 6, 3), IMAGENET_WIDTHS),
+    "resnet101": ((3, 4, 23, 3), IMAGENET_WIDTHS),
+    "resnet152": ((3, 8, 36, 3), IMAGENET_WIDTHS),
+    "resnext50_32x4d": ((3, 4, 6, 3), IMAGENET_WIDTHS),
+    "resnext101_32x4d": ((3, 4, 23, 3), IMAGENET_WIDTHS),
+    "cifar_resnet20": ((3, 3, 3), (16, 32, 64)),
+    "cifar_resnet32": ((5, 5, 5), (16, 32, 64)),
+    "cifar_resnet44": ((7, 7, 7), (16, 32, 64)),
+    "cifar_resnet56": ((9, 9, 9), (16, 32, 64)),
+    "cifar_resnet110": ((18, 18, 18), (16, 32, 64)),
+    "cifar_preact_resnet110": ((18, 18, 18), (16, 32, 64)),
+    "cifar_preact_resnet164": ((18, 18, 18), (64, 128, 256)),
+}
+
+# For each kind of unit a network of one unit a stage, the ImageNet ones cut after two stages, and its images' side.
+SMALL = {
+    "basic": (lambda **kw: cifar_resnet(8, **kw), 32, BasicUnit),
+    "imagenet basic": (lambda **kw: imagenet_resnet((1, 1), bottleneck=False, **kw), 64, BasicUnit),
+    "bottleneck": (lambda **kw: imagenet_resnet((1, 1), **kw), 64, BottleneckUnit),
+    "senet": (
+        lambda **kw: imagenet_resnet(
+            (1, 1),
+            groups=64,
+            width_per_group=4,
+            entry_divisor=2,
+            projection_kernel=3,
+            deep=True,
+            stride_on="3x3",
+            **kw,
+        ),
+        64,
+        BottleneckUnit,
+    ),
+    "pre-activation basic": (lambda **kw: cifar_resnet(8, pre_activation=True, **kw), 32, PreActivationBasicUnit),
+    "pre-activation bottleneck": (
+        lambda **kw: cifar_resnet(11, pre_activation=True, bottleneck=True, **kw),
+        32,
+        PreActivationBottleneckUnit,
+    ),
+}
+KINDS = tuple(SMALL)
+UNIT_KINDS = ("basic", "bottleneck", "pre-activation basic", "pre-activation bottleneck")
+
+
+def small(kind: str, **options: object) -> tuple[ResNet, Tensor]:
+    """A small network with sane BatchNorm statistics in evaluation mode, and images for it."""
+    torch.manual_seed(0)
+    build, side, unit = SMALL[kind]
+    model = build(**{"num_classes": 10, "se": SEOptions(), **options})
+    assert all(isinstance(m, unit) for m in model.modules() if isinstance(m, ResidualUnit))
+    randomise(model)
+    return model.eval(), torch.randn(2, options.get("in_channels", 3), side, side)
+
+
+@torch.no_grad()
+def randomise(model: nn.Module) -> None:
+    """Give every BatchNorm statistics and weights, and every bias a value, that a mix-up would show."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.uniform_(0.5, 1.0)
+            module.bias.normal_(0, 0.2)
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.8, 1.6)
+        elif isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            module.bias.normal_(0, 0.5)
+
+
+def fresh_on_meta(name: str, **options: object) -> ResNet:
+    with torch.device("meta"):
+        return create_model(name, **options)
+
+
+on_meta = functools.cache(fresh_on_meta)
+"""For tests that only look."""
+
+
+def num_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def relative_difference(actual: Tensor, expected: Tensor) -> float:
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
+
+
+def assert_relatively_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    assert actual.shape == expected.shape
+    assert expected.isfinite().all()
+    assert expected.float().std() > 0
+    assert relative_difference(actual.float(), expected.float()) < tolerance
+
+
+# ---- parameters ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        # the authors' files
+        ("se_resnet50", 28_088_024),
+        ("se_resnet101", 49_326_872),
+        ("se_resnet152", 66_821_848),
+        ("se_resnext50_32x4d", 27_559_896),
+        ("se_resnext101_32x4d", 48_955_416),
+        # timm's senet154 and legacy_senet154
+        ("senet154", 115_088_984),
+        # torchvision's networks
+        ("resnet18", 11_689_512),
+        ("resnet34", 21_797_672),
+        ("resnet50", 25_557_032),
+        ("resnet101", 44_549_160),
+        ("resnet152", 60_192_808),
+        ("resnext50_32x4d", 25_028_904),
+    ],
+)
+def test_parameters(name, count):
+    assert num_parameters(on_meta(name)) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    # He et al., arXiv:1512.03385, Table 6, and arXiv:1603.05027, section 5
+    [
+        ("cifar_resnet20", 0.27),
+        ("cifar_resnet32", 0.46),
+        ("cifar_resnet44", 0.66),
+        ("cifar_resnet56", 0.85),
+        ("cifar_resnet110", 1.7),
+        ("cifar_preact_resnet110", 1.7),
+        ("cifar_preact_resnet164", 1.7),
+    ],
+)
+def test_cifar_parameters(name, millions):
+    decimals = len(str(millions).split(".")[1])
+    assert round(num_parameters(on_meta(name)) / 1e6, decimals) == millions
+
+
+@pytest.mark.parametrize(
+    ("reduction", "millions"), [(2, 45.7), (4, 35.7), (8, 30.7), (16, 28.1), (32, 26.9), (None, 25.6)]
+)
+def test_table_10_ratios(reduction, millions):
+    count, added = 25_557_032, 0
+    if reduction is None:
+        model = on_meta("resnet50")
+    else:
+        model = on_meta("se_resnet50", se=SEOptions(reduction=reduction, bias=False))
+        added = 2 * (3 * 256**2 + 4 * 512**2 + 6 * 1024**2 + 3 * 2048**2) // reduction
+    assert num_parameters(model) == count + added
+    # The paper rounds 35.617, 30.587 and 26.814 up to 35.7, 30.7 and 26.9.
+    assert -0.115 < (count + added) / 1e6 - millions < 0.05
+
+
+@pytest.mark.parametrize(
+    ("stages", "count", "millions"),
+    [
+        # 25,557,032 and N C^2 / 8: 3 * 256^2 / 8, 4 * 512^2 / 8, 6 * 1024^2 / 8
+        ((2,), 25_581_608, 25.6),
+        ((3,), 25_688_104, 25.7),
+        ((4,), 26_343_464, 26.4),  # 26.34 rounds to 26.3; the paper prints 26.4
+        (None, 28_071_976, 28.1),
+    ],
+)
+def test_table_13_stages(stages, count, millions):
+    assert num_parameters(on_meta("se_resnet50", se=SEOptions(bias=False, stages=stages))) == count
+    assert count / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+def test_table_15_behind_the_3x3():
+    count = num_parameters(on_meta("se_resnet50", se=SEOptions(bias=False, placement="3x3")))
+    assert count == 25_557_032 + (3 * 64**2 + 4 * 128**2 + 6 * 256**2 + 3 * 512**2) // 8
+    assert count / 1e6 == pytest.approx(25.8, abs=0.1)  # 25.71; the paper prints 25.8
+
+
+def test_table_16_no_squeeze():
+    model = on_meta("se_resnet50", se=SEOptions(bias=False, squeeze="none"))
+    assert num_parameters(model) / 1e6 == pytest.approx(28.1, abs=0.05)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_added_parameters_have_a_closed_form(name):
+    twin = name.replace("cifar_", "cifar_se_") if name.startswith("cifar_") else f"se_{name}"
+    plain = num_parameters(on_meta(name))
+    added = num_parameters(on_meta(twin, se=NO_BIAS)) - plain
+    assert added == sum(n * c * c for n, c in zip(*STAGES[name], strict=True)) * 2 / 16
+    added_with_biases = num_parameters(on_meta(twin)) - plain
+    assert added_with_biases - added == sum(n * (c + c // 16) for n, c in zip(*STAGES[name], strict=True))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_units_of_each_stage(name):
+    layers, widths = STAGES[name]
+    model = on_meta(name)
+    stages = [model.get_submodule(stage) for stage in model.stage_names]
+    assert tuple(len(stage) for stage in stages) == layers
+    assert tuple(stage[-1].out_channels for stage in stages) == widths
+    assert model.num_features == widths[-1]
+
+
+def test_hidden_widths_of_table_1():
+    model = on_meta("se_resnet50")
+    widths = [tuple(model.get_submodule(f"layer{i}")[0].se.fc1.weight.shape[:2]) for i in (1, 2, 3, 4)]
+    assert widths == [(16, 256), (32, 512), (64, 1024), (128, 2048)]
+
+
+# ---- structure -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stages", [(2,), (5,), (3, 4), (2, 3, 4, 5)])
+def test_se_sits_in_the_chosen_stages_only(stages):
+    model = on_meta("se_resnet50", se=SEOptions(stages=stages))
+    with_se = {name.split(".")[0] for name, m in model.named_modules() if isinstance(m, SEBlock)}
+    assert with_se == {f"layer{stage - 1}" for stage in stages}
+    for stage in stages:
+        assert all(isinstance(unit.se, SEBlock) for unit in model.get_submodule(f"layer{stage - 1}"))
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_number_of_se_blocks(name):
+    model = on_meta(name)
+    units = [m for m in model.modules() if isinstance(m, ResidualUnit)]
+    blocks = [m for m in model.modules() if isinstance(m, SEBlock)]
+    assert len(blocks) == (len(units) if "se_" in name or name == "senet154" else 0)
+
+
+@pytest.mark.parametrize("placement", ["pre", "post", "identity", "3x3"])
+@pytest.mark.parametrize("name", ["se_resnet50", "cifar_se_resnet20", "cifar_se_preact_resnet164"])
+def test_placement_reaches_every_unit(name, placement):
+    model = on_meta(name, se=SEOptions(placement=placement))
+    assert {m.placement for m in model.modules() if isinstance(m, ResidualUnit)} == {placement}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "strides"),
+    [
+        ("se_resnet50", {}, (2, 1)),
+        ("resnet101", {}, (2, 1)),
+        ("se_resnet50", {"stride_on": "3x3"}, (1, 2)),
+        ("se_resnext50_32x4d", {}, (1, 2)),
+        ("se_resnext50_32x4d", {"stride_on": "1x1"}, (2, 1)),
+        ("senet154", {}, (1, 2)),
+    ],
+)
+def test_stride_on(name, options, strides):
+    model = on_meta(name, **options)
+    for i in (1, 2, 3, 4):
+        for j, unit in enumerate(model.get_submodule(f"layer{i}")):
+            strided = i > 1 and j == 0
+            assert (unit.conv1.stride[0], unit.conv2.stride[0]) == (strides if strided else (1, 1))
+            assert unit.conv3.stride[0] == 1
+            assert (unit.downsample is None) == (j > 0)
+            if j == 0:
+                assert unit.downsample[0].stride[0] == (2 if strided else 1)
+
+
+def test_stem_pool():
+    x = torch.arange(36.0).view(1, 1, 6, 6)
+
+    def rows_and_columns(stem_pool: str) -> list[float]:
+        return on_meta("resnet18", stem_pool=stem_pool).maxpool(x)
+
+    # windows 0-2, 2-4, 4-5 without padding; 0-1, 1-3, 3-5 with
+    for stem_pool, last in (("ceil", (2, 4, 5)), ("pad", (1, 3, 5))):
+        expected = torch.tensor([[[[6.0 * row + column for column in last] for row in last]]])
+        assert torch.equal(rows_and_columns(stem_pool), expected)
+    assert torch.equal(on_meta("resnet18").maxpool(x), rows_and_columns("ceil"))
+
+
+@pytest.mark.parametrize(
+    ("stem_pool", "size", "features"),
+    [
+        ("ceil", (224, 224), (7, 7)),
+        ("pad", (224, 224), (7, 7)),
+        # 65 -> 33, then 16 without padding and 17 with
+        ("ceil", (65, 97), (2, 3)),
+        ("pad", (65, 97), (3, 4)),
+    ],
+)
+def test_feature_map_of_an_imagenet_network(stem_pool, size, features):
+    model = fresh_on_meta("resnet18", stem_pool=stem_pool).eval()
+    shape = model.forward_features(torch.empty(1, 3, *size, device="meta")).shape
+    assert shape == (1, 512, *features)
+
+
+def test_senet154():
+    model = on_meta("senet154")
+    stem = [m for m in model.conv1 if isinstance(m, nn.Conv2d)]
+    assert [(m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0]) for m in stem] == [
+        (3, 64, 3, 2),
+        (64, 64, 3, 1),
+        (64, 128, 3, 1),
+    ]
+    for i, (units, entry, width) in enumerate(
+        zip((3, 8, 36, 3), (128, 256, 512, 1024), (256, 512, 1024, 2048), strict=True)
+    ):
+        stage = model.get_submodule(f"layer{i + 1}")
+        assert len(stage) == units
+        for unit in stage:
+            assert unit.conv1.out_channels == entry
+            assert (unit.conv2.in_channels, unit.conv2.out_channels, unit.conv2.groups) == (entry, width, 64)
+            assert unit.conv3.out_channels == IMAGENET_WIDTHS[i]
+            assert unit.se.fc1.bias is not None
+        kernel = 1 if i == 0 else 3
+        assert stage[0].downsample[0].kernel_size == (kernel, kernel)
+        assert stage[0].downsample[0].padding == (kernel // 2, kernel // 2)
+    assert model.dropout.p == 0.2
+
+
+def test_dropout_is_senet154s_alone():
+    for name in ("resnet18", "se_resnet50", "se_resnext101_32x4d", "cifar_se_resnet20", "cifar_preact_resnet164"):
+        assert on_meta(name).dropout.p == 0
+    assert on_meta("resnet18", dropout=0.3).dropout.p == 0.3
+    assert on_meta("cifar_resnet20", dropout=0.3).dropout.p == 0.3
+    assert on_meta("senet154", dropout=0.0).dropout.p == 0
+
+
+def test_dropout_acts_on_the_classifiers_input():
+    torch.manual_seed(0)
+    model = cifar_resnet(8, dropout=0.5)
+    features = torch.ones(64, 64, 2, 2)
+    nn.init.constant_(model.fc.weight, 1.0)
+    assert torch.equal(model.eval().forward_head(features), torch.full((64, 10), 64.0))
+    logits = model.train().forward_head(features)
+    assert torch.equal(logits % 2, torch.zeros_like(logits))  # each kept feature counts twice
+    assert torch.equal(logits, logits[:, :1].expand_as(logits))  # every class sees the same features
+    assert ((logits > 32) & (logits < 96)).all()
+
+
+def test_only_se_and_the_classifier_have_biases():
+    for name in ("se_resnet50", "senet154", "cifar_se_resnet20", "cifar_se_preact_resnet164"):
+        for key, module in on_meta(name).named_modules():
+            if isinstance(module, nn.Conv2d):
+                assert (module.bias is not None) == (".se." in key), key
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.eps == 1e-5
+
+
+# ---- initialisation --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "options"), [("basic", {}), ("bottleneck", {}), ("senet", {})])
+@pytest.mark.parametrize("placement", ["standard", "pre", "3x3"])
+def test_zero_init_last(kind, options, placement):
+    torch.manual_seed(0)
+    model = SMALL[kind][0](num_classes=10, se=SEOptions(placement=placement), zero_init_last=True, **options)
+    plain = SMALL[kind][0](num_classes=10, se=SEOptions(placement=placement), **options)
+    units = [m for m in model.modules() if isinstance(m, ResidualUnit)]
+    assert len(units) == len(model.stage_names)
+    for unit, other in zip(units, (m for m in plain.modules() if isinstance(m, ResidualUnit)), strict=True):
+        x = torch.rand(2, unit.conv1.in_channels, 8, 8)
+        assert torch.count_nonzero(unit.branch(x)) == 0
+        assert torch.count_nonzero(other.branch(x)) > 0
+        shortcut = x if unit.downsample is None else unit.downsample(x)
+        torch.testing.assert_close(unit(x), shortcut.relu())
+
+
+def test_zero_init_last_touches_one_norm_a_unit():
+    model = create_model("cifar_se_resnet20", zero_init_last=True)
+    zero = {key for key, p in model.named_parameters() if ".bn" in key and key.endswith("weight") and (p == 0).all()}
+    assert zero == {f"layer{i}.{j}.bn2.weight" for i in (1, 2, 3) for j in range(3)}
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_zero_init_last_is_refused_without_a_last_norm(bottleneck):
+    with pytest.raises(SenetError, match="zero_init_last"):
+        cifar_resnet(11, pre_activation=True, bottleneck=bottleneck, zero_init_last=True)
+    with pytest.raises(SenetError, match="zero_init_last"):
+        create_model("cifar_preact_resnet110", zero_init_last=True)
+
+
+def test_he_initialisation():
+    torch.manual_seed(0)
+    model = imagenet_resnet((1, 1, 1, 1), se=SEOptions())
+    checked = 0
+    for key, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() >= 8192:
+            fan_out = module.out_channels * module.kernel_size[0] ** 2
+            std = math.sqrt(2 / fan_out)
+            if key.endswith("se.fc1"):
+                std = math.sqrt(2 / module.in_channels)
+            elif key.endswith("se.fc2"):
+                std = math.sqrt(1 / module.in_channels)
+            assert module.weight.std().item() == pytest.approx(std, rel=0.04), key
+            assert abs(module.weight.mean().item()) < 5 * std / math.sqrt(module.weight.numel()), key
+            checked += 1
+        if isinstance(module, nn.BatchNorm2d):
+            assert (module.weight == 1).all()
+            assert (module.bias == 0).all()
+    assert checked >= 20
+    assert model.fc.weight.std().item() == pytest.approx(0.01, rel=0.01)
+    assert (model.fc.bias == 0).all()
+
+
+# ---- behaviour -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_forward(name):
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=7)
+    y = model(torch.randn(2, 3, 32, 32))
+    assert y.shape == (2, 7)
+    assert y.isfinite().all()
+    assert (y[0] - y[1]).abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_gets_a_finite_gradient(kind):
+    model, x = small(kind)
+    loss = nn.functional.cross_entropy(model.train()(x), torch.tensor([1, 7]))
+    loss.backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+        if ".se." not in key:  # where the hidden layer has one unit, its ReLU may be shut
+            assert torch.count_nonzero(parameter.grad) > 0, key
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_deepcopy(kind):
+    model, x = small(kind)
+    twin = copy.deepcopy(model)
+    expected = model(x)
+    assert torch.equal(twin(x), expected)
+    nn.init.zeros_(model.conv1[0].weight if kind == "senet" else model.conv1.weight)
+    assert torch.equal(twin(x), expected)
+    assert not torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("in_channels", [1, 4])
+def test_other_channels(kind, in_channels):
+    model, x = small(kind, in_channels=in_channels)
+    assert x.shape[1] == in_channels
+    assert model(x).shape == (2, 10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_classifier(kind):
+    model, x = small(kind)
+    features = model.forward_features(x).mean((2, 3))
+    bare, _ = small(kind, num_classes=0)
+    missing, unexpected = bare.load_state_dict(model.state_dict(), strict=False)
+    assert not missing
+    assert unexpected == ["fc.weight", "fc.bias"]
+    assert bare(x).shape == (2, bare.num_features)
+    assert torch.equal(bare(x), features)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast(kind):
+    model, x = small(kind)
+    with torch.no_grad():
+        expected = model(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = model(x)
+    assert y.dtype == torch.bfloat16
+    assert_relatively_close(y, expected, 0.05)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_channels_last(kind):
+    model, x = small(kind)
+    expected = model(x)
+    model = model.to(memory_format=torch.channels_last)
+    x = x.to(memory_format=torch.channels_last)
+    first_stage = model.layer1(model.maxpool(model.conv1(x)))
+    assert first_stage.is_contiguous(memory_format=torch.channels_last)
+    assert_relatively_close(model(x), expected, 1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sizes_that_are_odd_and_not_square(kind):
+    model, _ = small(kind)
+    y = model(torch.randn(1, 3, 51, 38))
+    assert y.shape == (1, 10)
+    assert y.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", UNIT_KINDS)
+def test_compile_without_graph_breaks(kind):
+    model, x = small(kind)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        assert_relatively_close(compiled(x), model(x), 1e-5)
+
+
+@pytest.mark.parametrize("kind", UNIT_KINDS)
+def test_export_with_dynamic_batch_and_size(kind):
+    model, x = small(kind)
+    dynamic = torch.export.Dim.DYNAMIC
+    program = torch.export.export(model, (x,), dynamic_shapes={"x": {0: dynamic, 2: dynamic, 3: dynamic}}).module()
+    side = x.shape[-1]
+    for shape in ((2, 3, side, side), (1, 3, side + 5, 2 * side), (3, 3, 2 * side - 1, side + 1)):
+        images = torch.randn(shape)
+        assert_relatively_close(program(images), model(images), 1e-5)
+
+
+def test_onnx_runtime():
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model, x = small("imagenet basic")
+    dynamic = torch.export.Dim.DYNAMIC
+    program = torch.onnx.export(
+        model, (x,), dynamo=True, dynamic_shapes={"x": {0: dynamic, 2: dynamic, 3: dynamic}}, verbose=False
+    )
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    side = x.shape[-1]
+    for shape in ((2, 3, side, side), (3, 3, side + 5, side + 32)):
+        images = torch.randn(shape)
+        (y,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        assert_relatively_close(torch.from_numpy(y), model(images), 1e-5)
+
+
+# ---- arguments -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("resnet50", {"stride_on": "5x5"}, "stride_on is '5x5'; expected one of 1x1, 3x3"),
+        ("resnet50", {"stem_pool": "floor"}, "stem_pool is 'floor'; expected one of ceil, pad"),
+        ("cifar_preact_resnet164", {"stride_on": "2x2"}, "stride_on is '2x2'"),
+        ("se_resnet50", {"se": SEOptions(stages=(1,))}, r"stages is \(1,\); expected a choice of \(2, 3, 4, 5\)"),
+        ("se_resnet50", {"se": SEOptions(stages=(5, 6))}, r"stages is \(5, 6\)"),
+        ("se_resnet50", {"se": SEOptions(stages=())}, r"stages is \(\)"),
+        ("cifar_se_resnet20", {"se": SEOptions(stages=(5,))}, r"expected a choice of \(2, 3, 4\)"),
+        ("resnet50", {"dropout": 1.5}, "dropout is 1.5"),
+        ("resnet50", {"dropout": -0.1}, "dropout is -0.1"),
+    ],
+)
+def test_bad_arguments(name, arguments, message):
+    with pytest.raises(SenetError, match=message):
+        on_meta(name, **arguments)
+
+
+# ---- others' networks ------------------------------------------------------------------------------------------------
+
+
+def on_cpu_with_random_weights(build) -> nn.Module:
+    """A network in evaluation mode with weights of our own, without the cost of its own initialisation."""
+    with torch.device("meta"):
+        model = build()
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.weight.normal_(0, math.sqrt(2 / module.weight[0].numel()))
+    randomise(model)
+    return model.eval()
+
+
+def loaded(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    """The meta network with exactly these tensors."""
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval()
+
+
+@torch.no_grad()
+def assert_same_outputs(ours: nn.Module, theirs: nn.Module, side: int) -> None:
+    x = torch.randn(2, 3, side, side)
+    assert_relatively_close(ours(x), theirs(x), 1e-5)
+
+
+AS_IN_TORCHVISION = {"stride_on": "3x3", "stem_pool": "pad"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reference"),
+    [
+        ("se_resnet50", AS_IN_TORCHVISION, lambda: timm.create_model("seresnet50", pretrained=False)),
+        ("resnet18", {"stem_pool": "pad"}, torchvision.models.resnet18),
+        ("resnet50", AS_IN_TORCHVISION, torchvision.models.resnet50),
+        ("resnext50_32x4d", AS_IN_TORCHVISION, torchvision.models.resnext50_32x4d),
+    ],
+)
+def test_equals_the_network_with_the_same_keys(name, options, reference):
+    torch.manual_seed(0)
+    theirs = on_cpu_with_random_weights(reference)
+    ours = fresh_on_meta(name, **options)
+    assert set(ours.state_dict()) == set(theirs.state_dict())
+    ours = loaded(ours, theirs.state_dict())
+    for side in (64, 75):
+        assert_same_outputs(ours, theirs, side)
+
+
+def from_legacy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the keys of timm's legacy networks, which are those of the authors' first PyTorch port."""
+    deep = "layer0.conv3.weight" in state
+    convolutions = {"conv1": "conv1.0", "conv2": "conv1.3", "conv3": "conv1.6"}
+    stem = convolutions | {"bn1": "conv1.1", "bn2": "conv1.4", "bn3": "bn1"}
+    renamed = {}
+    for key, tensor in state.items():
+        if key.startswith("layer0."):
+            module, leaf = key.removeprefix("layer0.").split(".")
+            key = f"{stem[module] if deep else module}.{leaf}"
+        renamed[key.replace("last_linear", "fc").replace("se_module", "se")] = tensor
+    return renamed
+
+
+@pytest.mark.parametrize(
+    ("name", "legacy"),
+    [
+        ("se_resnet50", "legacy_seresnet50"),
+        ("se_resnext50_32x4d", "legacy_seresnext50_32x4d"),
+        ("senet154", "legacy_senet154"),
+    ],
+)
+def test_equals_the_release_as_timm_has_it(name, legacy):
+    torch.manual_seed(0)
+    theirs = on_cpu_with_random_weights(lambda: timm.create_model(legacy, pretrained=False))
+    ours = loaded(fresh_on_meta(name), from_legacy(theirs.state_dict()))
+    for side in (64, 75):
+        assert_same_outputs(ours, theirs, side)
+
+
+def test_senet154_has_the_keys_and_shapes_of_timms():
+    with torch.device("meta"):
+        theirs = timm.create_model("senet154", pretrained=False)
+    shapes = {key: tensor.shape for key, tensor in theirs.state_dict().items()}
+    assert {key: tensor.shape for key, tensor in on_meta("senet154").state_dict().items()} == shapes
+
+
+@pytest.mark.parametrize("options", [{}, {"stride_on": "3x3"}, {"stem_pool": "pad"}])
+def test_stride_and_pooling_matter(options):
+    """The comparisons above can fail: with the wrong stride or pooling the same weights give other outputs."""
+    torch.manual_seed(0)
+    theirs = on_cpu_with_random_weights(lambda: timm.create_model("seresnet50", pretrained=False))
+    ours = loaded(fresh_on_meta("se_resnet50", **options), theirs.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert relative_difference(ours(x), theirs(x)) > 1e-2
