@@ -25,7 +25,6 @@ from senet.models.folder import PACKAGED_DEFAULT, load_model
 from senet.training.config import TrainConfig
 
 Command = TypeVar("Command")
-BOX = "─│╭╮╰╯"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,11 +141,11 @@ def parse(command: Any, argv: Sequence[str], prog: str, default: Any = None) -> 
 
 
 def one_sentence(box: str) -> str:
-    """Return the mistake that a box of tyro's describes, without its help texts."""
-    lines = [line.strip(BOX) for line in box.splitlines() if set(line) & set("│├")]
-    rule = next((i for i, line in enumerate(lines) if "──" in line), len(lines))
-    told = " ".join(line.strip() for line in lines[:rule] if not line.startswith("      "))
-    near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", " ".join(lines), re.DOTALL)
+    """Return the mistake that a box of tyro's describes: what follows its first rule, without help texts."""
+    lines = [re.sub(r"^(│ |  )|[│ ]+$", "", line) for line in box.splitlines()]
+    rules = [i for i, line in enumerate(lines) if re.search(r"^[╭╰]|──|--- *$|^---", line)] + [len(lines)] * 2
+    told = " ".join(line.strip() for line in lines[rules[0] + 1 : rules[1]] if not line.startswith("     "))
+    near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", box, re.DOTALL)
     sentence = told[:1].lower() + told[1:].strip().rstrip(".")
     return f"{sentence}; perhaps you meant {near[1]}" if near else sentence
 

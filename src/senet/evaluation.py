@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -205,7 +206,13 @@ def evaluate(
     model.to(target).to(memory_format=torch.channels_last)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        batched = track(loader.batches(0), f"Evaluating on {images.source}", len(loader), transient=True)
+        batched = track(
+            loader.batches(0),
+            f"Evaluating on {images.source}",
+            len(loader),
+            console=Console(stderr=True),
+            transient=True,
+        )
         for pixels, labels in batched:
             yield (pixels.squeeze(1) if views.count == 1 else pixels), labels
 

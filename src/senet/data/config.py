@@ -8,6 +8,8 @@ from typing import Any
 from senet.errors import SenetError
 from senet.preprocessing import CIFAR, Preprocessing
 
+ASPECT_RATIO = (3 / 4, 4 / 3)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
@@ -30,16 +32,20 @@ class Augmentation:
     padding: int = 0
     cutout: int = 0
     crop_scale: tuple[float, float] | None = None
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_ratio: tuple[float, float] = ASPECT_RATIO
     rotation: float = 0.0
     pixel_shift: int = 0
 
     def __post_init__(self) -> None:
         for name in ("padding", "cutout", "rotation", "pixel_shift"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise SenetError(f"augmentation.{name} is {getattr(self, name)}; expected at least 0")
         if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise SenetError(f"augmentation.crop_scale is {self.crop_scale}; expected 0 < low <= high <= 1")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise SenetError(f"augmentation.crop_ratio is {self.crop_ratio}; expected 0 < low <= high")
+        if self.crop_scale is None and self.crop_ratio != ASPECT_RATIO:
+            raise SenetError("augmentation.crop_ratio has no effect without augmentation.crop_scale; set that too")
 
     def check(self, in_memory: bool) -> None:
         """Raise a SenetError if an option is set that has no effect on this kind of data."""

@@ -1,18 +1,21 @@
 """Labelled images from scikit-learn, torchvision, folders, parquet files and the Hugging Face hub."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from senet.data.config import DataConfig
 from senet.errors import SenetError
 
 Split = Literal["train", "eval"]
 EVAL_SPLITS = ("validation", "val", "valid", "test")
+# What PIL raises on damaged files, found by damaging files of six formats; AttributeError is an image that is None.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, AttributeError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +26,15 @@ class ImageSplit:
         source: what to call it in messages.
         size: number of images.
         class_names: of the labels 0, 1, ...
-        read_image: index -> (PIL image, label); may raise what PIL raises.
+        read_image: index -> (PIL image, label); may raise what PIL raises. Picklable, for workers that are not forked.
+        files: index -> (file, label), to name an image in messages; None where an image is not a file.
     """
 
     source: str
     size: int
     class_names: tuple[str, ...]
     read_image: Callable[[int], tuple[Image.Image, int]]
+    files: Sequence[tuple[str, int]] | None = None
 
     def __len__(self) -> int:
         return self.size
@@ -43,10 +48,9 @@ class ImageSplit:
         try:
             image, label = self.read_image(index)
             image.load()
-        except (UnidentifiedImageError, OSError, SyntaxError, AttributeError) as error:
-            raise SenetError(
-                f"image {index} of {self.source} cannot be read ({error}); replace or remove it"
-            ) from error
+        except UNREADABLE as error:
+            name = self.files[index][0] if self.files else f"image {index} of {self.source}"
+            raise SenetError(f"{name} cannot be read ({error}); replace or remove it") from error
         return image, int(label)
 
 
@@ -69,12 +73,14 @@ def open_split(config: DataConfig, split: Split) -> ImageSplit:
         raise SenetError(f"data.dataset is {config.dataset!r}; expected {known}, an existing folder, or hf:OWNER/NAME")
     if len(images) == 0:
         raise SenetError(f"{images.source} has no images")
-    if config.class_names is not None and len(config.class_names) != len(images.class_names):
+    if config.class_names is None:
+        return images
+    if len(config.class_names) != len(images.class_names):
         raise SenetError(
             f"data.class_names has {len(config.class_names)} names, "
             f"but {images.source} has {len(images.class_names)} classes"
         )
-    return images
+    return replace(images, class_names=config.class_names)
 
 
 def open_digits(config: DataConfig, split: Split) -> ImageSplit:
@@ -90,8 +96,13 @@ def open_digits(config: DataConfig, split: Split) -> ImageSplit:
         source=f"digits ({split})",
         size=len(labels),
         class_names=tuple(str(name) for name in digits.target_names),
-        read_image=lambda i: (Image.fromarray(pixels[i]), int(labels[i])),
+        read_image=partial(read_array, pixels, labels),
     )
+
+
+def read_array(pixels: np.ndarray, labels: np.ndarray, index: int) -> tuple[Image.Image, int]:
+    """Return image and label of arrays (N, H, W) and (N,)."""
+    return Image.fromarray(pixels[index]), int(labels[index])
 
 
 def open_torchvision(config: DataConfig, split: Split) -> ImageSplit:
@@ -111,15 +122,16 @@ def open_torchvision(config: DataConfig, split: Split) -> ImageSplit:
             dataset = datasets.Places365(root, split="train-standard" if train else "val", small=True)
             names = dataset.classes
     except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0]  # a second sentence advises on torchvision's arguments
         raise SenetError(
             f"{config.dataset} could not be opened in {root} ({reason}); set data.root to its folder"
         ) from error
     return ImageSplit(
         source=f"{config.dataset} ({split})",
         size=len(dataset),
-        class_names=config.class_names or tuple(names),
+        class_names=tuple(names),
         read_image=dataset.__getitem__,
+        files=getattr(dataset, "imgs", None),
     )
 
 
@@ -150,8 +162,9 @@ def open_folder(config: DataConfig, split: Split) -> ImageSplit:
     return ImageSplit(
         source=str(folder),
         size=len(dataset),
-        class_names=config.class_names or tuple(dataset.classes),
+        class_names=tuple(dataset.classes),
         read_image=dataset.__getitem__,
+        files=dataset.imgs,
     )
 
 
@@ -178,30 +191,36 @@ def open_huggingface(config: DataConfig, split: Split) -> ImageSplit:
             raise SenetError(
                 f"{source} has the columns {', '.join(dataset.column_names)}; set data.{option}, which is {column!r}"
             )
-    labels = dataset.with_format("numpy")[config.label_column][:]
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise SenetError(
-            f"column {config.label_column!r} of {source} holds {labels.dtype}; expected class numbers from 0"
-        )
-    names = config.class_names or label_names(dataset.features[config.label_column], labels)
+    labels = read_labels(dataset, config.label_column, source)
+    names = getattr(dataset.features[config.label_column], "names", None)
+    if names is None:  # counted in the training images: others need not have images of the last classes
+        counted = read_labels(splits.get("train", dataset), config.label_column, f"{name} (train)")
+        names = [str(i) for i in range(int(counted.max(initial=-1)) + 1)]
     check_labels(labels, len(names), source, every_class=split == "train")
     try:
         dataset = dataset.cast_column(config.image_column, datasets.Image())
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:  # the last two: pyarrow's
         raise SenetError(f"column {config.image_column!r} of {source} does not hold images") from error
-    images = dataset.select_columns([config.image_column])
     return ImageSplit(
         source=source,
         size=len(dataset),
-        class_names=names,
-        read_image=lambda i: (images[i][config.image_column], int(labels[i])),
+        class_names=tuple(names),
+        read_image=partial(read_row, dataset.select_columns([config.image_column]), labels),
     )
 
 
-def label_names(feature: Any, labels: np.ndarray) -> tuple[str, ...]:
-    """Return the names that the data set gives its labels, or else their numbers."""
-    names = getattr(feature, "names", None)
-    return tuple(names) if names else tuple(str(i) for i in range(int(labels.max(initial=-1)) + 1))
+def read_row(images: Any, labels: np.ndarray, index: int) -> tuple[Image.Image, int]:
+    """Return image and label of a Hugging Face data set, whose one column is the images, and of labels (N,)."""
+    (image,) = images[index].values()
+    return image, int(labels[index])
+
+
+def read_labels(dataset: Any, column: str, source: str) -> np.ndarray:
+    """Return the labels (N,) of a Hugging Face data set, or raise a SenetError if they are not integers."""
+    labels: np.ndarray = dataset.with_format("numpy")[column][:]
+    if len(labels) and not np.issubdtype(labels.dtype, np.integer):
+        raise SenetError(f"column {column!r} of {source} holds {labels.dtype}; expected class numbers from 0")
+    return labels.astype(np.int64)
 
 
 def check_labels(labels: np.ndarray, num_classes: int, source: str, every_class: bool) -> None:

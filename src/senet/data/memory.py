@@ -5,6 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -37,7 +39,9 @@ def decode(split: ImageSplit, preprocessing: Preprocessing) -> tuple[Tensor, Ten
         images[i] = geometry(image)
 
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(decode_one, range(len(split)), chunksize=256):
+        decoded = pool.map(decode_one, range(len(split)))
+        console = Console(stderr=True)
+        for _ in track(decoded, f"Decoding {split.source}", len(split), console=console, transient=True):
             pass
     return images, labels
 

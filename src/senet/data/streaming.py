@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from PIL import Image
@@ -62,6 +64,22 @@ def eval_transform(preprocessing: Preprocessing) -> ToPixels:
     return train_transform(preprocessing, Augmentation())
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the generators of the processor's random numbers, and put back what they were.
+
+    Without it, reading images in the main process would decide what dropout and mixup draw.
+    """
+    state = random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(state)
+
+
 class SeededImages(Dataset[tuple[Tensor, int]]):
     """Images whose augmentation is a function of (seed, epoch, index).
 
@@ -78,11 +96,22 @@ class SeededImages(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, index = key
-        seed = seed_of(self.seed, epoch, index)
-        random.seed(seed)
-        torch.manual_seed(seed)
         image, label = self.split[index]
-        return self.to_pixels(image), label
+        with seeded(seed_of(self.seed, epoch, index)):
+            return self.to_pixels(image), label
+
+
+def collate(batch: list[tuple[Tensor, int]], shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Stack uint8 pixels and labels.
+
+    Args:
+        batch: empty where the last images of an epoch do not reach all processes.
+        shape: (C, H, W) of an empty batch.
+    """
+    if not batch:
+        return torch.empty(0, *shape, dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
+    pixels, labels = fast_collate(batch)
+    return pixels, labels
 
 
 class Keys:
@@ -123,10 +152,11 @@ class StreamingLoader:
         num_workers: int,
     ) -> None:
         self.keys = Keys(order)
+        size = preprocessing.image_size
         loader = DataLoader(
             SeededImages(split, to_pixels, order.seed),
             batch_sampler=self.keys,
-            collate_fn=fast_collate,
+            collate_fn=partial(collate, shape=(preprocessing.in_channels, size, size)),
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=device.type == "cuda",
@@ -149,6 +179,8 @@ class StreamingLoader:
             SenetError: an image that cannot be read.
         """
         self.keys.epoch, self.keys.start = epoch, start
+        if not len(self.keys):
+            return
         try:
             yield from self.loader
         except SenetError as error:  # a worker's error carries the worker's traceback in its text

@@ -1,12 +1,16 @@
-"""What a run says while it goes: a live bar on a terminal, a line an epoch elsewhere, TensorBoard always."""
+"""What a run says while it goes: a live bar on a terminal, lines elsewhere, TensorBoard always."""
 
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
+
+LINE_EVERY_S = 60.0
+"""Where there is no terminal for a live bar, a line says at least this often how far the run is."""
 
 
 class Reporter:
@@ -35,6 +39,7 @@ class Reporter:
             console=self.console,
             disable=not self.live,
         )
+        self.last_line = time.monotonic()
         self.task = self.bar.add_task(folder.name, total=total_batches, completed=done_batches, now="")
         self.writer: SummaryWriter | None = None
 
@@ -53,9 +58,14 @@ class Reporter:
         """Move the bar."""
         now = f"loss {loss:.3f}  {images_per_s:,.0f} images/s"
         self.bar.update(self.task, advance=batches, now=now)
+        if not self.live and time.monotonic() - self.last_line > LINE_EVERY_S:
+            self.last_line = time.monotonic()
+            progress = self.bar.tasks[self.task]
+            self.console.print(f"{self.folder.name}: batch {progress.completed:,.0f}/{progress.total:,.0f}  {now}")
 
     def end_epoch(self, row: Mapping[str, float], num_epochs: int) -> None:
         """Print an epoch's line and log its numbers."""
+        self.last_line = time.monotonic()
         left = row["time_s"] * (num_epochs - row["epoch"])
         self.console.print(
             f"{self.folder.name}: epoch {row['epoch']:.0f}/{num_epochs}  train loss {row['train_loss']:.4f}  "

@@ -1,0 +1,34 @@
+# Each target creates the environment that it needs; PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint bench docs clean
+
+demo: $(INSTALLED)  ## train a plain network and its SE twin on digits, side by side (about a minute)
+	$(BIN)/senet demo
+
+test: $(INSTALLED)  ## run the tests, a process per core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+
+lint: $(INSTALLED)  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)  ## run the benchmarks; results go to benchmarks/results
+	for script in benchmarks/[!_]*.py; do grep -q __main__ $$script && { $(BIN)/python $$script || exit 1; }; done
+
+docs: $(INSTALLED)  ## regenerate the tables in docs/ and build the API reference in site/
+	$(BIN)/python docs/generate.py
+	$(BIN)/pdoc --docformat google --output-directory site senet
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	touch $@
+
+clean:  ## remove the environment and what the tools have left
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,187 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from senet.cli import COMMANDS, main, one_sentence
+from senet.data.datasets import open_split
+from senet.recipes import RECIPES
+from senet.recipes.digits import digits
+
+FAST = ("--epochs", "1", "--batch-size", "256")
+
+
+def assert_refused(capsys: pytest.CaptureFixture[str], argv: list[str], *said: str) -> None:
+    """The command exits with 2 and one sentence on standard error that holds `said`."""
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("senet: ")
+    for part in said:
+        assert part in lines[0]
+
+
+def test_help_lists_commands_and_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in COMMANDS)
+    assert main(["train", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in RECIPES)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (
+            ["train", "digits", "--help"],
+            ["--optimizer.lr", "--model.se.placement", "--resume", "--regularisation.mixup"],
+        ),
+        (["evaluate", "--help"], ["--crops", "--scales", "--data.dataset"]),
+        (["predict", "--help"], ["--top", "IMAGE"]),
+        (["models", "--help"], ["--json"]),
+        (["demo", "--help"], ["--output", "minute"]),
+    ],
+)
+def test_help_of_commands(capsys: pytest.CaptureFixture[str], argv: list[str], said: list[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    for part in said:
+        assert part in printed
+
+
+def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    new = ["--output", str(tmp_path / "new")]
+    assert_refused(capsys, [], "the command is missing", "train")
+    assert_refused(capsys, ["fly"], "'fly' is no command")
+    assert_refused(capsys, ["train", "nope", *new], "no recipe is called 'nope'", "digits")
+    assert_refused(capsys, ["train", "digits"], "missing", "--output")
+    assert_refused(capsys, ["train", "digits", *new, "--epoch", "3"], "--epoch", "perhaps you meant --epochs")
+    assert_refused(capsys, ["train", "digits", *new, "--epochs", "x"], "--epochs", "'x'")
+    assert_refused(capsys, ["train", "digits", *new, "--epochs", "0"], "epochs is 0")
+    assert_refused(capsys, ["train", "digits", *new, "--model.name", "cifar_se_resnet21"], "did you mean")
+    assert_refused(capsys, ["train", "digits", *new, "--model.se.gate", "step"], "'step'", "sigmoid")
+    assert_refused(capsys, ["train", "digits", *new, "--model.options", "stride_on", "3x3"], "no option 'stride_on'")
+    assert_refused(capsys, ["train", "digits", *new, "--data.dataset", "nowhere"], "nowhere")
+    assert_refused(capsys, ["train", "digits", *new, "--resume"], "no run to resume")
+    assert_refused(capsys, ["train", "digits", *new, "--compute.precision", "fp16", "--compute.cpu"], "fp16")
+    assert_refused(capsys, ["evaluate"], "RUN_OR_MODEL is missing")
+    assert_refused(capsys, ["evaluate", "nope"], "no network is called 'nope'")
+    assert_refused(capsys, ["predict"], "")
+    assert_refused(capsys, ["predict", str(tmp_path / "absent.png")], "absent.png")
+    assert_refused(capsys, ["models", "nothing*"], "no network matches")
+    assert not (tmp_path / "new").exists()
+
+
+def test_train_evaluate_predict(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--seed", "3", "--optimizer.lr", "0.05", "--model.se.reduction", "8", "--model.se.no-bias"]
+    assert main(["train", "digits", "--output", str(run), *FAST, *options]) == 0
+    config = json.loads((run / "config.json").read_text())
+    assert (config["seed"], config["epochs"], config["optimizer"]["lr"]) == (3, 1, 0.05)
+    assert config["model"]["se"]["reduction"] == 8
+    assert "layer1.0.se.fc1.bias" not in load_file(run / "last" / "model.safetensors")
+    capsys.readouterr()
+
+    assert main(["evaluate", str(run), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    row = json.loads((run / "metrics.jsonl").read_text())
+    assert result["top1"] == pytest.approx(row["top1"])
+    assert main(["evaluate", str(run), "--crops", "ten", "--scales", "8", "10"]) == 0
+    assert "360 images of digits" in capsys.readouterr().out
+
+    picture = tmp_path / "digit.png"
+    open_split(digits().data, "eval")[0][0].save(picture)
+    assert main(["predict", str(run), str(picture), "--top", "3", "--json"]) == 0
+    (predicted,) = json.loads(capsys.readouterr().out)
+    assert predicted["image"] == str(picture)
+    assert len(predicted["classes"]) == 3
+    assert main(["predict", str(run), str(picture)]) == 0
+    assert predicted["classes"][0]["class_name"] in capsys.readouterr().out
+
+    assert_refused(capsys, ["train", "digits", "--output", str(run), *FAST, *options], "holds a run already")
+    again = ["train", "digits", "--output", str(run), *FAST, *options, "--resume"]
+    assert_refused(capsys, [*again, "--optimizer.lr", "0.1"], "optimizer.lr")
+
+
+def test_models_as_json_and_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "se_resnet50", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["parameters"] == 28_088_024
+    assert row["paper_parameters"] == 28_100_000
+    assert row["paper_top1_error"] == 23.29
+    assert main(["models", "se_resnet50"]) == 0
+    printed = capsys.readouterr().out
+    assert "28,088,024" in printed
+    assert "23.29" in printed
+
+
+def senet(*argv: str) -> list[str]:
+    return [sys.executable, "-m", "senet", *argv]
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    """SIGTERM in the middle of a run: exit status 143, the command to go on with, and in the end the same weights."""
+    options = ["--epochs", "3", "--batch-size", "64"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    subprocess.run(senet("train", "digits", "--output", str(whole), *options), check=True, capture_output=True)
+    command = senet("train", "digits", "--output", str(stopped), *options)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    deadline = time.monotonic() + 120
+    while not (stopped / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 143, said
+    assert "stopped in epoch" in said
+    assert f"senet train digits --output {stopped}" in said
+    assert "--resume" in said
+    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    ours, theirs = (load_file(run / "last" / "model.safetensors") for run in (stopped, whole))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    epochs = [json.loads(line)["epoch"] for line in (stopped / "metrics.jsonl").read_text().splitlines()]
+    assert epochs == [1, 2, 3]
+
+
+BOX = """\
+╭─ Unrecognized options ─────────────────────────────╮
+│ Unrecognized options: --epoch,                     │
+│ --steps                                            │
+│ ────────────────────────────────────────────────── │
+│ Perhaps you meant:                                 │
+│     --epochs INT                                   │
+│         passes over the training images            │
+╰────────────────────────────────────────────────────╯
+"""
+ASCII_BOX = """\
+ Required options
+ ---------------------------------------------------
+  Missing from senet train digits:
+      --output PATH
+          the run folder
+  --------------------------------------------------
+  For full helptext, run:
+"""
+
+
+@pytest.mark.parametrize(
+    ("box", "sentence"),
+    [
+        (BOX, "unrecognized options: --epoch, --steps; perhaps you meant --epochs"),
+        (ASCII_BOX, "missing from senet train digits: --output PATH"),
+    ],
+)
+def test_one_sentence_of_a_box(box: str, sentence: str) -> None:
+    assert one_sentence(box) == sentence
