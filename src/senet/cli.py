@@ -153,7 +153,8 @@ def one_sentence(box: str) -> str:
 def run_train(argv: Sequence[str]) -> None:
     """Train a network by a recipe: `senet train RECIPE --output DIR`."""
     from senet.recipes import RECIPES, get_recipe
-    from senet.training.loop import TrainingInterrupted, train
+    from senet.training.interrupt import TrainingInterrupted
+    from senet.training.loop import train
 
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: senet train RECIPE --output DIR [--resume] [--seed N] [--epochs N] [...]\n\nRecipes:")

@@ -1,6 +1,7 @@
 """Accuracy on one crop or on many."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -55,8 +56,8 @@ def log_probabilities(model: Callable[[Tensor], Tensor], images: Tensor) -> Tens
     """
     if images.dim() == 4:
         return model(images).float().log_softmax(1)
-    probabilities = model(images.flatten(0, 1)).float().softmax(1)
-    return probabilities.view(*images.shape[:2], -1).mean(1).log()
+    by_view = model(images.flatten(0, 1)).float().log_softmax(1).view(*images.shape[:2], -1)
+    return by_view.logsumexp(1) - math.log(images.shape[1])  # of the mean probability, which may underflow
 
 
 @torch.no_grad()

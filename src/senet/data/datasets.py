@@ -176,7 +176,8 @@ def open_huggingface(config: DataConfig, split: Split) -> ImageSplit:
     try:
         splits: Any = datasets.load_dataset(name)
     except Exception as error:  # the hub, pyarrow and fsspec raise kinds without a common parent
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
+        reason = (str(cause).splitlines() or [type(cause).__name__])[0]
         raise SenetError(
             f"{config.dataset} could not be loaded ({reason}); check the id or folder and the network"
         ) from error
@@ -186,6 +187,8 @@ def open_huggingface(config: DataConfig, split: Split) -> ImageSplit:
         raise SenetError(f"{name} has the splits {', '.join(splits)}; expected one of {', '.join(wanted)}")
     source = f"{name} ({found})"
     dataset = splits[found]
+    if len(dataset) == 0:  # before its columns are cast, which fails on no rows
+        raise SenetError(f"{source} has no images")
     for option, column in (("image_column", config.image_column), ("label_column", config.label_column)):
         if column not in dataset.column_names:
             raise SenetError(

@@ -88,7 +88,7 @@ def cutout(x_NCHW: Tensor, side: int, generator: torch.Generator) -> Tensor:
         return (offset >= 0) & (offset < side)
 
     square = hit(height)[:, None, :, None] & hit(width)[:, None, None, :]
-    return x_NCHW.masked_fill(square, 0.0)
+    return x_NCHW * ~square  # masked_fill would return another memory format than it is given
 
 
 class MemoryLoader:

@@ -159,6 +159,7 @@ class StreamingLoader:
             collate_fn=partial(collate, shape=(preprocessing.in_channels, size, size)),
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
+            generator=torch.Generator(),  # or else each pass draws from the global one
             pin_memory=device.type == "cuda",
         )
         self.loader = PrefetchLoader(

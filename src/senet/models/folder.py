@@ -96,7 +96,10 @@ def read_description(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
 
 def build_described(folder: Path, description: Mapping[str, Any], config: ModelConfig) -> Network:
     """Build the network of a description and load its folder's weights; evaluation mode."""
-    model = build(config)
+    try:
+        model = build(config)
+    except SenetError as error:
+        raise SenetError(f"{folder / CONFIG_FILE}: {error}") from error
     try:
         model.preprocessing = Preprocessing(**description["preprocessing"])
         names = description["class_names"]

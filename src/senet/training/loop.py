@@ -4,12 +4,10 @@ import math
 import random
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -28,27 +26,15 @@ from senet.errors import SenetError
 from senet.evaluation import score
 from senet.models.registry import build
 from senet.training.config import ComputeConfig, TrainConfig
+from senet.training.interrupt import TrainingInterrupted, caught_signals
 from senet.training.progress import Reporter
 from senet.training.run import RunFolder
 from senet.training.schedule import Schedule, build_optimizer
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-STATE_KEYS = frozenset({"model", "ema", "optimizer", "schedule", "scaler", "position"})
+STATE_KEYS = frozenset({"model", "ema", "optimizer", "schedule", "scaler", "position", "num_processes"})
 STEP_STREAM = 1
 """Keeps the random numbers of the steps apart from those of the data loaders, which share seed, epoch and batch."""
-
-
-class TrainingInterrupted(Exception):  # noqa: N818  # named for what happened
-    """A signal stopped the run; its state is saved.
-
-    Args:
-        signum: the signal's number.
-        message: where the run stands and how it goes on.
-    """
-
-    def __init__(self, signum: int, message: str) -> None:
-        super().__init__(message)
-        self.signum = signum
 
 
 @dataclass
@@ -61,29 +47,6 @@ class Position:
     loss_sum: float = 0.0
     seconds: float = 0.0
     best_top1: float = -1.0
-
-
-@contextmanager
-def caught_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying of them; a second one acts as usual."""
-    caught: list[int] = []
-    previous: dict[int, Any] = {}
-
-    def catch(signum: int, frame: FrameType | None) -> None:
-        caught.append(signum)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    try:
-        for number in map(int, (signal.SIGINT, signal.SIGTERM)):
-            previous[number] = signal.signal(number, catch)
-    except ValueError:  # not the main thread: signals are somebody else's
-        previous.clear()
-    try:
-        yield caught
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def seed_everything(*parts: int) -> None:
@@ -123,6 +86,8 @@ def train(config: TrainConfig, output: str | Path, *, resume: bool = False) -> P
     run = RunFolder(output)
     if resume:
         run.check_same_config(config)
+    else:
+        run.check_free()
     data = load_data(
         config.data,
         batch_size=config.batch_size,
@@ -185,7 +150,7 @@ class Trainer:
         main = self.accelerator.is_main_process
         done = position.epoch * num_batches + position.batch
         with (
-            Reporter(self.run_folder.path, config.epochs * num_batches, done, quiet=not main) as reporter,
+            Reporter(self.run_folder.path, config.epochs, num_batches, done, quiet=not main) as reporter,
             caught_signals() as caught,
         ):
             while position.epoch < config.epochs:
@@ -202,7 +167,7 @@ class Trainer:
                 if main:
                     self.run_folder.append_metrics(row)
                     self.save(row, best=is_best)
-                reporter.end_epoch(row, config.epochs)
+                reporter.end_epoch(row)
                 if self.any_process(bool(caught)) and position.epoch < config.epochs:
                     self.interrupt(caught)
 
@@ -317,13 +282,15 @@ class Trainer:
 
         result = score(kept, batches, forward=forward, reduce=self.sum_over_processes)
         self.schedule.end_epoch(result.loss)
-        num_batches = len(data.train)
-        images_seen = num_batches * self.config.batch_size * self.accelerator.num_processes
+        num_batches, num_processes = len(data.train), self.accelerator.num_processes
+        loss_sum = torch.tensor(position.loss_sum, device=self.accelerator.device)
+        train_loss = float(self.sum_over_processes(loss_sum)) / num_batches / num_processes
+        images_seen = num_batches * self.config.batch_size * num_processes
         return {
             "epoch": position.epoch + 1,
             "step": position.step,
             "lr": self.optimizer.param_groups[0]["lr"],
-            "train_loss": position.loss_sum / num_batches,
+            "train_loss": train_loss,
             "loss": result.loss,
             "top1": result.top1,
             "top5": result.top5,
@@ -351,6 +318,7 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "position": vars(self.position),
+            "num_processes": self.accelerator.num_processes,
         }
         kept = self.ema.module if self.ema else self.model
         self.run_folder.save(kept, state, metrics, best=best)
@@ -362,6 +330,11 @@ class Trainer:
             if self.accelerator.is_main_process:
                 self.run_folder.keep_metrics(0)
             return
+        if state["num_processes"] != self.accelerator.num_processes:
+            raise SenetError(
+                f"{self.run_folder.path} was run by {state['num_processes']} processes, not "
+                f"{self.accelerator.num_processes}; resume with as many"
+            )
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])

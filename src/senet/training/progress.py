@@ -18,13 +18,16 @@ class Reporter:
 
     Args:
         folder: of the run, for the TensorBoard events.
-        total_batches: of the whole run.
+        num_epochs: of the whole run.
+        num_batches: of an epoch.
         done_batches: before this start.
         quiet: say nothing (all processes but the main one).
     """
 
-    def __init__(self, folder: Path, total_batches: int, done_batches: int, quiet: bool) -> None:
+    def __init__(self, folder: Path, num_epochs: int, num_batches: int, done_batches: int, quiet: bool) -> None:
         self.folder = folder
+        self.num_epochs = num_epochs
+        self.first_epoch = done_batches // num_batches + 1
         self.quiet = quiet
         self.live = not quiet and sys.stderr.isatty()
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
@@ -40,12 +43,12 @@ class Reporter:
             disable=not self.live,
         )
         self.last_line = time.monotonic()
-        self.task = self.bar.add_task(folder.name, total=total_batches, completed=done_batches, now="")
+        self.task = self.bar.add_task(folder.name, total=num_epochs * num_batches, completed=done_batches, now="")
         self.writer: SummaryWriter | None = None
 
     def __enter__(self) -> "Reporter":
         if not self.quiet:
-            self.writer = SummaryWriter(str(self.folder))
+            self.writer = SummaryWriter(str(self.folder), purge_step=self.first_epoch)
         self.bar.start()
         return self
 
@@ -63,12 +66,12 @@ class Reporter:
             progress = self.bar.tasks[self.task]
             self.console.print(f"{self.folder.name}: batch {progress.completed:,.0f}/{progress.total:,.0f}  {now}")
 
-    def end_epoch(self, row: Mapping[str, float], num_epochs: int) -> None:
+    def end_epoch(self, row: Mapping[str, float]) -> None:
         """Print an epoch's line and log its numbers."""
         self.last_line = time.monotonic()
-        left = row["time_s"] * (num_epochs - row["epoch"])
+        left = row["time_s"] * (self.num_epochs - row["epoch"])
         self.console.print(
-            f"{self.folder.name}: epoch {row['epoch']:.0f}/{num_epochs}  train loss {row['train_loss']:.4f}  "
+            f"{self.folder.name}: epoch {row['epoch']:.0f}/{self.num_epochs}  train loss {row['train_loss']:.4f}  "
             f"loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %  {row['images_per_s']:,.0f} images/s  "
             f"about {left / 60:.0f} min left"
         )

@@ -14,7 +14,7 @@ import json
 import pickle
 import platform
 import shutil
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +37,11 @@ def to_json(value: Any) -> Any:
     return json.loads(json.dumps(value, default=lambda v: str(v) if isinstance(v, Path) else dict(v)))
 
 
+def entries(folder: Path) -> Iterator[Path]:
+    """Yield what is in a folder, but not the parts of files that a kill left behind."""
+    return (entry for entry in folder.iterdir() if entry.suffix != ".part")
+
+
 class RunFolder:
     """One run's folder.
 
@@ -51,18 +56,21 @@ class RunFolder:
         self.best = self.path / "best"
         self.state_file = self.last / STATE_FILE
 
-    def start(self, config: TrainConfig) -> None:
-        """Make the folder of a new run.
-
-        Raises:
-            SenetError: it holds a run, or something else, already.
-        """
+    def check_free(self) -> None:
+        """Raise a SenetError if the folder holds a run, or something else, already."""
         if (self.path / CONFIG_FILE).exists():
             raise SenetError(
                 f"{self.path} holds a run already; add --resume to go on with it, or choose another --output"
             )
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or any(entries(self.path))):
             raise SenetError(f"{self.path} exists and is not a run folder; choose another --output")
+
+    def start(self, config: TrainConfig) -> None:
+        """Make the folder of a new run.
+
+        Raises:
+            SenetError: it cannot be made.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -74,8 +82,8 @@ class RunFolder:
             "threads": torch.get_num_threads(),
             "versions": {name: version(name) for name in ("senet", "torch", "torchvision", "timm", "accelerate")},
         }
-        write_json(self.path / "environment.json", environment)
         write_json(self.path / CONFIG_FILE, to_json(asdict(config)))
+        write_json(self.path / "environment.json", environment)
 
     def check_same_config(self, config: TrainConfig) -> None:
         """Raise a SenetError unless the run has this configuration; only where data lies and is read may change."""

@@ -1,0 +1,43 @@
+"""Stopping a run by a signal, at a moment when it can be saved."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+class TrainingInterrupted(Exception):  # noqa: N818  # named for what happened
+    """A signal stopped the run; its state is saved.
+
+    Args:
+        signum: the signal's number.
+        message: where the run stands and how it goes on.
+    """
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+@contextmanager
+def caught_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of dying of them; a second one acts as usual."""
+    caught: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def catch(signum: int, frame: FrameType | None) -> None:
+        caught.append(signum)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    try:
+        for number in map(int, (signal.SIGINT, signal.SIGTERM)):
+            previous[number] = signal.signal(number, catch)
+    except ValueError:  # not the main thread: signals are somebody else's
+        previous.clear()
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,90 @@
+"""Settings of the data: what cannot be right or has no effect is refused by its name."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from senet.data.config import Augmentation, DataConfig, data_config_from_dict
+from senet.errors import SenetError
+from senet.preprocessing import IMAGENET
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": -1},
+        {"cutout": -8},
+        {"rotation": -1.0},
+        {"rotation": NAN},
+        {"pixel_shift": -20},
+        {"crop_scale": (0.0, 1.0)},
+        {"crop_scale": (0.5, 0.2)},
+        {"crop_scale": (0.5, 1.1)},
+        {"crop_scale": (NAN, 1.0)},
+        {"crop_ratio": (0.0, 1.0), "crop_scale": (0.5, 1.0)},
+        {"crop_ratio": (2.0, 1.0), "crop_scale": (0.5, 1.0)},
+        {"crop_ratio": (1.0, 1.0)},  # nothing is cropped
+    ],
+    ids=str,
+)
+def test_refused_augmentation(options):
+    with pytest.raises(SenetError, match=f"augmentation.{next(iter(options))} "):
+        Augmentation(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "in_memory"),
+    [
+        ({"crop_scale": (0.5, 1.0)}, True),
+        ({"rotation": 10.0}, True),
+        ({"pixel_shift": 20}, True),
+        ({"padding": 4}, False),
+        ({"cutout": 8}, False),
+    ],
+)
+def test_augmentation_without_effect(options, in_memory):
+    augmentation = Augmentation(**options)
+    name = next(iter(options))
+    with pytest.raises(SenetError, match=rf"augmentation\.{name} has no effect .* data.in_memory to {not in_memory}"):
+        DataConfig(augmentation=augmentation, in_memory=in_memory)
+    assert DataConfig(augmentation=augmentation, in_memory=not in_memory).augmentation == augmentation
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_flip_has_effect_everywhere(in_memory):
+    assert DataConfig(augmentation=Augmentation(flip=True), in_memory=in_memory).augmentation.flip
+
+
+def test_refused_number_of_workers():
+    with pytest.raises(SenetError, match=r"data\.num_workers is -1"):
+        DataConfig(num_workers=-1)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DataConfig(),
+        DataConfig(class_names=("cat", "dog"), augmentation=Augmentation(flip=True, padding=4, cutout=8)),
+        DataConfig(
+            dataset="imagenet",
+            root=Path("/data"),
+            preprocessing=IMAGENET,
+            augmentation=Augmentation(crop_scale=(0.08, 1.0), crop_ratio=(0.5, 2.0), rotation=10.0),
+            in_memory=False,
+        ),
+    ],
+    ids=["default", "names", "imagenet"],
+)
+def test_read_back_from_json(config):
+    values = json.loads(json.dumps(asdict(config), default=str))
+    assert data_config_from_dict(values) == config
+
+
+def test_unknown_field_from_json():
+    values = asdict(DataConfig()) | {"shuffle": True}
+    with pytest.raises(TypeError, match="shuffle"):
+        data_config_from_dict(values)

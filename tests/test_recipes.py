@@ -1,0 +1,107 @@
+"""Every recipe says where it comes from, holds the paper's values, and builds."""
+
+import inspect
+import re
+
+import pytest
+import torch
+
+from senet.errors import SenetError
+from senet.models.registry import build
+from senet.preprocessing import CIFAR
+from senet.recipes import RECIPES, get_recipe
+
+CIFAR_STEPS = 50_000 // 128  # an incomplete last batch is left out
+
+
+def documented(name):
+    """Return the docstring of a recipe on one line."""
+    return " ".join((inspect.getdoc(RECIPES[name]) or "").split())
+
+
+def command_of(name):
+    return re.search(rf"Command: (.*senet train {name} --output .*?)(?: Cost:| Source:|$)", documented(name)).group(1)
+
+
+def total_batch(name):
+    """Return the images of one step over all processes of the documented command."""
+    processes = re.search(r"--nproc-per-node (\d+)", command_of(name))
+    config = get_recipe(name)
+    return config.batch_size * config.compute.accumulate * int(processes.group(1) if processes else 1)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_how_it_is_run_and_where_it_comes_from_or_what_it_costs(name):
+    assert command_of(name)
+    assert re.search(r"(Source|Cost): \S", documented(name))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_builds_its_network_and_that_of_its_command(name):
+    config = get_recipe(name)
+    assert config == RECIPES[name]()
+    overridden = re.search(r"--model\.name (\S+)", command_of(name))
+    names = {config.model.name} | ({overridden.group(1)} if overridden else set())
+    for network in names:
+        with torch.device("meta"):
+            model = build(type(config.model)(**{**vars(config.model), "name": network}))
+            logits = model.eval()(torch.empty(2, config.model.in_channels, *2 * [config.data.preprocessing.image_size]))
+        assert logits.shape == (2, model.num_classes)
+
+
+def test_an_unknown_recipe_is_refused_with_the_list():
+    with pytest.raises(SenetError, match=r"'imagenett'.*cifar10_short.*imagenet_senet154"):
+        get_recipe("imagenett")
+
+
+def test_imagenet_is_trained_as_in_section_5_1():
+    config = get_recipe("imagenet")
+    assert total_batch("imagenet") == 1024
+    assert (config.optimizer.lr, config.optimizer.momentum, config.optimizer.nesterov) == (0.6, 0.9, False)
+    assert (config.schedule.name, config.schedule.milestones, config.schedule.factor) == ("step", (30, 60, 90), 0.1)
+    assert config.epochs == 100
+    augmentation = config.data.augmentation
+    assert (augmentation.flip, augmentation.crop_scale) == (True, (0.08, 1.0))
+    assert augmentation.crop_ratio == pytest.approx((3 / 4, 4 / 3))
+    preprocessing = config.data.preprocessing
+    assert (preprocessing.image_size, preprocessing.resize) == (224, 256)
+    assert [255 * value for value in preprocessing.mean] == pytest.approx([123, 117, 104])
+    assert [255 * value for value in preprocessing.std] == pytest.approx([1, 1, 1])  # the mean alone is subtracted
+
+
+def test_the_release_s_recipe_differs_where_the_release_does():
+    config = get_recipe("imagenet_release")
+    assert total_batch("imagenet_release") == 256
+    assert config.optimizer.lr == 0.1
+    assert (config.data.augmentation.rotation, config.data.augmentation.pixel_shift) == (10.0, 20)
+    assert config.schedule == get_recipe("imagenet").schedule
+
+
+def test_the_ablations_train_270_epochs_without_biases():
+    config = get_recipe("imagenet_ablation")
+    assert (config.schedule.name, config.schedule.milestones, config.epochs) == ("step", (125, 200, 250), 270)
+    assert not config.model.se.bias
+    assert config.regularisation.label_smoothing == 0.1
+    assert (config.optimizer.lr, total_batch("imagenet_ablation")) == (0.1, 256)
+
+
+def test_senet154_is_trained_as_in_the_appendix():
+    config = get_recipe("imagenet_senet154")
+    assert total_batch("imagenet_senet154") == 2048
+    assert (config.model.name, config.optimizer.lr) == ("senet154", 1.0)
+    assert config.regularisation.label_smoothing == 0.1
+    assert config.regularisation.freeze_bn_epochs > 0
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_is_trained_for_64k_steps_with_drops_at_32k_and_48k(name):
+    config = get_recipe(name)
+    assert total_batch(name) == 128
+    assert config.epochs * CIFAR_STEPS == pytest.approx(64_000, rel=0.002)
+    assert [epoch * CIFAR_STEPS for epoch in config.schedule.milestones] == pytest.approx([32_000, 48_000], rel=0.002)
+    assert (config.optimizer.lr, config.optimizer.momentum, config.optimizer.weight_decay) == (0.1, 0.9, 1e-4)
+    assert config.schedule.warmup_epochs * CIFAR_STEPS == pytest.approx(400, rel=0.03)
+    assert config.optimizer.lr * config.schedule.warmup_start == pytest.approx(0.01)
+    assert (config.data.dataset, config.data.augmentation.flip, config.data.augmentation.padding) == (name, True, 4)
+    assert config.data.preprocessing.image_size == 32
+    assert (config.data.preprocessing == CIFAR) == (name == "cifar10")

@@ -1,0 +1,111 @@
+"""Two processes on the CPU, as torchrun starts them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from senet.files import read_jsonl
+
+NUM_EVAL = 37  # two batches of 32 in all; of the last, one process gets 3 images and the other 2
+
+DRIVER = """
+import json, os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from senet.data import loading
+from senet.recipes.digits import digits
+from senet.training import loop
+from senet.training.config import ComputeConfig, RegularisationConfig
+from senet.training.interrupt import TrainingInterrupted
+
+torch.set_num_threads(1)
+folder, num_eval, rank = Path(sys.argv[1]), int(sys.argv[2]), int(os.environ["RANK"])
+open_split, score, backward = loading.open_split, loop.score, loop.Trainer.backward
+loading.open_split = lambda data, split: replace(open_split(data, split), size=128 if split == "train" else num_eval)
+counts, trainers, signals = [], [], {}
+
+def counting_score(*args, **options):
+    if rank == 1 and signals.pop("evaluation", False):
+        os.kill(os.getpid(), signal.SIGTERM)
+    result = score(*args, **options)
+    counts.append(result.num_images)
+    return result
+
+def interrupted_backward(trainer, *args, **options):
+    trainers.append(trainer)
+    if rank == 1 and trainer.position.epoch == 1 and signals.pop("backward", False):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return backward(trainer, *args, **options)
+
+loop.score, loop.Trainer.backward = counting_score, interrupted_backward
+config = replace(
+    digits(), epochs=2, batch_size=16, compute=ComputeConfig(cpu=True, accumulate=2),
+    regularisation=RegularisationConfig(ema_decay=0.5),
+)
+loop.train(config, folder / "whole")
+trainer = trainers[-1]
+torch.save([trainer.model.state_dict(), trainer.ema.module.state_dict()], folder / f"weights{rank}.pt")
+
+said = []
+for moment in ("evaluation", "backward"):
+    signals[moment] = True
+    try:
+        loop.train(config, folder / "parts", resume=bool(said))
+    except TrainingInterrupted as stopped:
+        said.append(str(stopped))
+    signals.clear()
+loop.train(config, folder / "parts", resume=True)
+(folder / f"told{rank}.json").write_text(json.dumps([counts, said]))
+"""
+
+
+def assert_same_tensors(actual, expected):
+    assert actual.keys() == expected.keys()
+    assert not [key for key, tensor in expected.items() if not torch.equal(actual[key], tensor)]
+
+
+def test_two_processes_train_one_network_stop_together_and_go_on(tmp_path: Path):
+    """One of them is sent a signal, first in an evaluation, then within an epoch."""
+    (tmp_path / "driver.py").write_text(DRIVER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    log = tmp_path / "log.txt"
+    with log.open("w") as file:
+        started = subprocess.Popen(
+            [*command, str(tmp_path / "driver.py"), str(tmp_path), str(NUM_EVAL)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        code = started.wait(180)
+    except subprocess.TimeoutExpired:  # one process waits for the other
+        started.terminate()  # torchrun ends its processes
+        code = started.wait(60)
+    assert code == 0, log.read_text()
+
+    for rank in range(2):
+        counts, said = json.loads((tmp_path / f"told{rank}.json").read_text())
+        assert counts == [NUM_EVAL] * 4  # every image once in both epochs of both runs
+        assert len(said) == 2
+        assert "in epoch 2 of 2, after 0 of 4 batches" in said[0]
+        assert "in epoch 2 of 2, after 2 of 4 batches" in said[1]
+
+    (model0, ema0), (model1, ema1) = (torch.load(tmp_path / f"weights{rank}.pt") for rank in range(2))
+    assert_same_tensors(ema1, ema0)
+    statistics = {key for key in model0 if "running" in key}  # each process's own, of the images that it has seen
+    assert_same_tensors(*({k: t for k, t in model.items() if k not in statistics} for model in (model1, model0)))
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    rows = [read_jsonl(run / "metrics.jsonl") for run in (whole, parts)]
+    for ours in rows:
+        assert [row["epoch"] for row in ours] == [1, 2]
+    assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
+    states = [torch.load(run / "last" / "training_state.pt") for run in (parts, whole)]
+    for part in ("model", "ema"):
+        assert_same_tensors(*(state[part] for state in states))
