@@ -199,11 +199,13 @@ def test_cifar(tmp_path, monkeypatch, name, kind, num_classes):
     assert (image.getpixel((0, 1)), label) == ((3, 100 + num_files, 0), (3 + num_files) % num_classes)
 
 
-def test_class_names_replace_those_of_the_files(tmp_path, monkeypatch):
+def test_class_names_of_a_data_set_with_names_must_be_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(cifar, "check_integrity", lambda path, md5=None: Path(path).is_file())
     write_cifar(tmp_path, cifar.CIFAR10, 10)
-    names = tuple("abcdefghij")
+    names = tuple(f"class{i}" for i in range(10))
     assert open_split(DataConfig(dataset="cifar10", root=tmp_path, class_names=names), "eval").class_names == names
+    others = tuple("abcdefghij")
+    assert_refused("cifar10", "train", "data.class_names differs", "which has names", root=tmp_path, class_names=others)
     assert_refused(
         "cifar10", "train", "data.class_names has 3 names", "10 classes", root=tmp_path, class_names=tuple("abc")
     )

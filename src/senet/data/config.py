@@ -72,7 +72,7 @@ class DataConfig:
         num_workers: processes that read and augment data on disk; 0 reads in the main process.
         image_column: of a Hugging Face or parquet data set.
         label_column: of a Hugging Face or parquet data set.
-        class_names: names of the classes where the data set has only numbers.
+        class_names: names of the classes where the data set has only numbers; None for its own.
     """
 
     dataset: str = "cifar10"

@@ -66,7 +66,8 @@ def open_split(config: DataConfig, split: Split) -> ImageSplit:
     elif config.dataset.startswith("hf:"):
         images = open_huggingface(config, split)
     elif Path(config.dataset).is_dir():
-        has_parquet = any(Path(config.dataset).rglob("*.parquet"))
+        folder = Path(config.dataset)
+        has_parquet = any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet"))
         images = open_huggingface(config, split) if has_parquet else open_folder(config, split)
     else:
         known = ", ".join(OPENERS)
@@ -78,8 +79,11 @@ def open_split(config: DataConfig, split: Split) -> ImageSplit:
     if len(config.class_names) != len(images.class_names):
         raise SenetError(
             f"data.class_names has {len(config.class_names)} names, "
-            f"but {images.source} has {len(images.class_names)} classes"
+            f"but {images.source} has {len(images.class_names)} classes; give as many or none"
         )
+    has_names = not all(name.isdigit() for name in images.class_names)
+    if has_names and images.class_names != config.class_names:
+        raise SenetError(f"data.class_names differs from the classes of {images.source}, which has names; leave it out")
     return replace(images, class_names=config.class_names)
 
 
