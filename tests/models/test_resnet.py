@@ -1,15 +1,13 @@
-"""The residual networks: the paper's figures, the authors' details, and timm's and torchvision's networks."""
+"""The residual networks: the authors' details, initialisation, and what PyTorch does with them."""
 
 import copy
-import functools
 import math
 
 import pytest
-import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 
+from networks import assert_relatively_close, fresh_on_meta, on_meta, randomise
 from senet.block import SEBlock, SEOptions
 from senet.errors import SenetError
 from senet.models.registry import create_model, list_models
@@ -23,25 +21,6 @@ from senet.models.residual import (
 from senet.models.resnet import ResNet, cifar_resnet, imagenet_resnet
 
 NO_BIAS = SEOptions(bias=False)
-
-# Units and output channels of each stage.
-IMAGENET_WIDTHS = (256, 512, 1024, 2048)
-STAGES = {
-    "resnet18": ((2, 2, 2, 2), (64, 128, 256, 512)),
-    "resnet34": ((3, 4, 6, 3), (64, 128, 256, 512)),
-    "resnet50": ((3, 4, 6, 3), IMAGENET_WIDTHS),
-    "resnet101": ((3, 4, 23, 3), IMAGENET_WIDTHS),
-    "resnet152": ((3, 8, 36, 3), IMAGENET_WIDTHS),
-    "resnext50_32x4d": ((3, 4, 6, 3), IMAGENET_WIDTHS),
-    "resnext101_32x4d": ((3, 4, 23, 3), IMAGENET_WIDTHS),
-    "cifar_resnet20": ((3, 3, 3), (16, 32, 64)),
-    "cifar_resnet32": ((5, 5, 5), (16, 32, 64)),
-    "cifar_resnet44": ((7, 7, 7), (16, 32, 64)),
-    "cifar_resnet56": ((9, 9, 9), (16, 32, 64)),
-    "cifar_resnet110": ((18, 18, 18), (16, 32, 64)),
-    "cifar_preact_resnet110": ((18, 18, 18), (16, 32, 64)),
-    "cifar_preact_resnet164": ((18, 18, 18), (64, 128, 256)),
-}
 
 # For each kind of unit a network of one unit a stage, the ImageNet ones cut after two stages, and its images' side.
 SMALL = {
@@ -81,161 +60,6 @@ def small(kind: str, **options: object) -> tuple[ResNet, Tensor]:
     assert all(isinstance(m, unit) for m in model.modules() if isinstance(m, ResidualUnit))
     randomise(model)
     return model.eval(), torch.randn(2, options.get("in_channels", 3), side, side)
-
-
-@torch.no_grad()
-def randomise(model: nn.Module) -> None:
-    """Give every BatchNorm statistics and weights, and every bias a value, that a mix-up would show."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.uniform_(0.5, 1.0)
-            module.bias.normal_(0, 0.2)
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.8, 1.6)
-        elif isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-            module.bias.normal_(0, 0.5)
-
-
-def fresh_on_meta(name: str, **options: object) -> ResNet:
-    with torch.device("meta"):
-        return create_model(name, **options)
-
-
-on_meta = functools.cache(fresh_on_meta)
-"""For tests that only look."""
-
-
-def num_parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def relative_difference(actual: Tensor, expected: Tensor) -> float:
-    return ((actual - expected).abs().max() / expected.abs().max()).item()
-
-
-def assert_relatively_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    assert actual.shape == expected.shape
-    assert expected.isfinite().all()
-    assert expected.float().std() > 0
-    assert relative_difference(actual.float(), expected.float()) < tolerance
-
-
-# ---- parameters ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        # the authors' files
-        ("se_resnet50", 28_088_024),
-        ("se_resnet101", 49_326_872),
-        ("se_resnet152", 66_821_848),
-        ("se_resnext50_32x4d", 27_559_896),
-        ("se_resnext101_32x4d", 48_955_416),
-        # timm's senet154 and legacy_senet154
-        ("senet154", 115_088_984),
-        # torchvision's networks
-        ("resnet18", 11_689_512),
-        ("resnet34", 21_797_672),
-        ("resnet50", 25_557_032),
-        ("resnet101", 44_549_160),
-        ("resnet152", 60_192_808),
-        ("resnext50_32x4d", 25_028_904),
-    ],
-)
-def test_parameters(name, count):
-    assert num_parameters(on_meta(name)) == count
-
-
-@pytest.mark.parametrize(
-    ("name", "millions"),
-    # He et al., arXiv:1512.03385, Table 6, and arXiv:1603.05027, section 5
-    [
-        ("cifar_resnet20", 0.27),
-        ("cifar_resnet32", 0.46),
-        ("cifar_resnet44", 0.66),
-        ("cifar_resnet56", 0.85),
-        ("cifar_resnet110", 1.7),
-        ("cifar_preact_resnet110", 1.7),
-        ("cifar_preact_resnet164", 1.7),
-    ],
-)
-def test_cifar_parameters(name, millions):
-    decimals = len(str(millions).split(".")[1])
-    assert round(num_parameters(on_meta(name)) / 1e6, decimals) == millions
-
-
-def assert_printed_as(count: int, millions: float, slack: float = 0.0) -> None:
-    """The ablations' tables print what the model files hold: BatchNorm's moving mean and variance are counted too."""
-    batchnorm_channels = 64 + sum(n * 6 * p + 4 * p for n, p in zip((3, 4, 6, 3), (64, 128, 256, 512), strict=True))
-    printed = round((count + 2 * batchnorm_channels) / 1e6, 1)
-    assert abs(printed - millions) < slack + 0.05
-
-
-@pytest.mark.parametrize(
-    ("reduction", "millions"), [(2, 45.7), (4, 35.7), (8, 30.7), (16, 28.1), (32, 26.9), (None, 25.6)]
-)
-def test_table_10_ratios(reduction, millions):
-    count, added = 25_557_032, 0
-    if reduction is None:
-        model = on_meta("resnet50")
-    else:
-        model = on_meta("se_resnet50", se=SEOptions(reduction=reduction, bias=False))
-        added = 2 * (3 * 256**2 + 4 * 512**2 + 6 * 1024**2 + 3 * 2048**2) // reduction
-    assert num_parameters(model) == count + added
-    assert_printed_as(count + added, millions, slack=0.1 if reduction == 8 else 0.0)  # 30.64, printed 30.7
-
-
-@pytest.mark.parametrize(
-    ("stages", "count", "millions"),
-    [
-        # 25,557,032 and N C^2 / 8: 3 * 256^2 / 8, 4 * 512^2 / 8, 6 * 1024^2 / 8
-        ((2,), 25_581_608, 25.6),
-        ((3,), 25_688_104, 25.7),
-        ((4,), 26_343_464, 26.4),
-        (None, 28_071_976, 28.1),
-    ],
-)
-def test_table_13_stages(stages, count, millions):
-    assert num_parameters(on_meta("se_resnet50", se=SEOptions(bias=False, stages=stages))) == count
-    assert_printed_as(count, millions)
-
-
-def test_table_15_behind_the_3x3():
-    count = num_parameters(on_meta("se_resnet50", se=SEOptions(bias=False, placement="3x3")))
-    assert count == 25_557_032 + (3 * 64**2 + 4 * 128**2 + 6 * 256**2 + 3 * 512**2) // 8
-    assert_printed_as(count, 25.8)
-
-
-def test_table_16_no_squeeze():
-    model = on_meta("se_resnet50", se=SEOptions(bias=False, squeeze="none"))
-    assert_printed_as(num_parameters(model), 28.1)
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_added_parameters_have_a_closed_form(name):
-    twin = name.replace("cifar_", "cifar_se_") if name.startswith("cifar_") else f"se_{name}"
-    plain = num_parameters(on_meta(name))
-    added = num_parameters(on_meta(twin, se=NO_BIAS)) - plain
-    assert added == sum(n * c * c for n, c in zip(*STAGES[name], strict=True)) * 2 / 16
-    added_with_biases = num_parameters(on_meta(twin)) - plain
-    assert added_with_biases - added == sum(n * (c + c // 16) for n, c in zip(*STAGES[name], strict=True))
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_units_of_each_stage(name):
-    layers, widths = STAGES[name]
-    model = on_meta(name)
-    stages = [model.get_submodule(stage) for stage in model.stage_names]
-    assert tuple(len(stage) for stage in stages) == layers
-    assert tuple(stage[-1].out_channels for stage in stages) == widths
-    assert model.num_features == widths[-1]
-
-
-def test_hidden_widths_of_table_1():
-    model = on_meta("se_resnet50")
-    widths = [tuple(model.get_submodule(f"layer{i}")[0].se.fc1.weight.shape[:2]) for i in (1, 2, 3, 4)]
-    assert widths == [(16, 256), (32, 512), (64, 1024), (128, 2048)]
 
 
 # ---- structure -------------------------------------------------------------------------------------------------------
@@ -333,7 +157,7 @@ def test_senet154():
         for unit in stage:
             assert unit.conv1.out_channels == entry
             assert (unit.conv2.in_channels, unit.conv2.out_channels, unit.conv2.groups) == (entry, width, 64)
-            assert unit.conv3.out_channels == IMAGENET_WIDTHS[i]
+            assert unit.conv3.out_channels == 256 * 2**i
             assert unit.se.fc1.bias is not None
         kernel = 1 if i == 0 else 3
         assert stage[0].downsample[0].kernel_size == (kernel, kernel)
@@ -567,101 +391,3 @@ def test_onnx_runtime():
 def test_bad_arguments(name, arguments, message):
     with pytest.raises(SenetError, match=message):
         on_meta(name, **arguments)
-
-
-# ---- others' networks ------------------------------------------------------------------------------------------------
-
-
-def on_cpu_with_random_weights(build) -> nn.Module:
-    """A network in evaluation mode with weights of our own, without the cost of its own initialisation."""
-    with torch.device("meta"):
-        model = build()
-    model.to_empty(device="cpu")
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                module.weight.normal_(0, math.sqrt(2 / module.weight[0].numel()))
-    randomise(model)
-    return model.eval()
-
-
-def loaded(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    """The meta network with exactly these tensors."""
-    model.load_state_dict(state, strict=True, assign=True)
-    return model.eval()
-
-
-@torch.no_grad()
-def assert_same_outputs(ours: nn.Module, theirs: nn.Module, side: int) -> None:
-    x = torch.randn(2, 3, side, side)
-    assert_relatively_close(ours(x), theirs(x), 1e-5)
-
-
-AS_IN_TORCHVISION = {"stride_on": "3x3", "stem_pool": "pad"}
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "reference"),
-    [
-        ("se_resnet50", AS_IN_TORCHVISION, lambda: timm.create_model("seresnet50", pretrained=False)),
-        ("resnet18", {"stem_pool": "pad"}, torchvision.models.resnet18),
-        ("resnet50", AS_IN_TORCHVISION, torchvision.models.resnet50),
-        ("resnext50_32x4d", AS_IN_TORCHVISION, torchvision.models.resnext50_32x4d),
-    ],
-)
-def test_equals_the_network_with_the_same_keys(name, options, reference):
-    torch.manual_seed(0)
-    theirs = on_cpu_with_random_weights(reference)
-    ours = fresh_on_meta(name, **options)
-    assert set(ours.state_dict()) == set(theirs.state_dict())
-    ours = loaded(ours, theirs.state_dict())
-    for side in (64, 75):
-        assert_same_outputs(ours, theirs, side)
-
-
-def from_legacy(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the keys of timm's legacy networks, which are those of the authors' first PyTorch port."""
-    deep = "layer0.conv3.weight" in state
-    convolutions = {"conv1": "conv1.0", "conv2": "conv1.3", "conv3": "conv1.6"}
-    stem = convolutions | {"bn1": "conv1.1", "bn2": "conv1.4", "bn3": "bn1"}
-    renamed = {}
-    for key, tensor in state.items():
-        if key.startswith("layer0."):
-            module, leaf = key.removeprefix("layer0.").split(".")
-            key = f"{stem[module] if deep else module}.{leaf}"
-        renamed[key.replace("last_linear", "fc").replace("se_module", "se")] = tensor
-    return renamed
-
-
-@pytest.mark.parametrize(
-    ("name", "legacy"),
-    [
-        ("se_resnet50", "legacy_seresnet50"),
-        ("se_resnext50_32x4d", "legacy_seresnext50_32x4d"),
-        ("senet154", "legacy_senet154"),
-    ],
-)
-def test_equals_the_release_as_timm_has_it(name, legacy):
-    torch.manual_seed(0)
-    theirs = on_cpu_with_random_weights(lambda: timm.create_model(legacy, pretrained=False))
-    ours = loaded(fresh_on_meta(name), from_legacy(theirs.state_dict()))
-    for side in (64, 75):
-        assert_same_outputs(ours, theirs, side)
-
-
-def test_senet154_has_the_keys_and_shapes_of_timms():
-    with torch.device("meta"):
-        theirs = timm.create_model("senet154", pretrained=False)
-    shapes = {key: tensor.shape for key, tensor in theirs.state_dict().items()}
-    assert {key: tensor.shape for key, tensor in on_meta("senet154").state_dict().items()} == shapes
-
-
-@pytest.mark.parametrize("options", [{}, {"stride_on": "3x3"}, {"stem_pool": "pad"}])
-def test_stride_and_pooling_matter(options):
-    """The comparisons above can fail: with the wrong stride or pooling the same weights give other outputs."""
-    torch.manual_seed(0)
-    theirs = on_cpu_with_random_weights(lambda: timm.create_model("seresnet50", pretrained=False))
-    ours = loaded(fresh_on_meta("se_resnet50", **options), theirs.state_dict())
-    x = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        assert relative_difference(ours(x), theirs(x)) > 1e-2

@@ -111,8 +111,6 @@ class ResidualUnit(nn.Module):
 class BasicUnit(ResidualUnit):
     """Two 3x3 convolutions. Source: He et al., arXiv:1512.03385, Figure 5 left."""
 
-    expansion = 1
-
     def __init__(
         self,
         in_channels: int,
@@ -125,6 +123,11 @@ class BasicUnit(ResidualUnit):
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = conv3x3(planes, planes)
         self.bn2 = nn.BatchNorm2d(planes)
+
+    @property
+    def last_bn(self) -> nn.BatchNorm2d:
+        """The BatchNorm that ends the branch."""
+        return self.bn2
 
     def branch(self, x: Tensor) -> Tensor:
         """3x3, 3x3; each with BatchNorm, ReLU between."""
@@ -175,6 +178,11 @@ class BottleneckUnit(ResidualUnit):
         self.conv3 = conv1x1(width, out_channels)
         self.bn3 = nn.BatchNorm2d(out_channels)
 
+    @property
+    def last_bn(self) -> nn.BatchNorm2d:
+        """The BatchNorm that ends the branch."""
+        return self.bn3
+
     def branch(self, x: Tensor) -> Tensor:
         """1x1, 3x3, 1x1; each with BatchNorm, ReLU between."""
         x = F.relu(self.bn1(self.conv1(x)))
@@ -207,8 +215,6 @@ class PreActivationUnit(ResidualUnit):
 
 class PreActivationBasicUnit(PreActivationUnit):
     """Two 3x3 convolutions, pre-activated."""
-
-    expansion = 1
 
     def __init__(
         self,

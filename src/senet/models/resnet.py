@@ -121,8 +121,7 @@ class ResNet(Network):
                 )
             for module in self.modules():
                 if isinstance(module, BasicUnit | BottleneckUnit):
-                    last = module.bn3 if isinstance(module, BottleneckUnit) else module.bn2
-                    nn.init.zeros_(last.weight)
+                    nn.init.zeros_(module.last_bn.weight)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> the last feature map, (N, num_features, h, w)."""
@@ -246,15 +245,21 @@ def cifar_resnet(
         dropout: see `ResNet`.
         zero_init_last: see `ResNet`.
 
+    Raises:
+        SenetError: a depth that no such network has.
+
     Source: He et al., arXiv:1512.03385, section 4.2; arXiv:1603.05027, section 5.
     """
     check_choice("stride_on", stride_on, get_args(StrideOn))
+    per_unit = 9 if bottleneck else 6
+    if depth < 2 + per_unit or (depth - 2) % per_unit:
+        raise SenetError(f"depth is {depth}; expected {per_unit}n + 2")
     unit: BuildUnit = PreActivationBasicUnit if pre_activation else BasicUnit
     if bottleneck:
         unit = partial(PreActivationBottleneckUnit, stride_on=stride_on)
     return ResNet(
         unit,
-        ((depth - 2) // (9 if bottleneck else 6),) * 3,
+        ((depth - 2) // per_unit,) * 3,
         (16, 32, 64),
         stem=conv3x3(in_channels, 16),
         stem_channels=16,
