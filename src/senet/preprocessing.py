@@ -57,6 +57,10 @@ class Preprocessing:
         """Return the transforms that bring a PIL image to the right number of channels."""
         return [v2.Grayscale(1)] if self.in_channels == 1 else [v2.RGB()]
 
+    def geometry(self) -> list[nn.Module]:
+        """Return the transforms from a PIL image of any size to one of the network's size and channels."""
+        return [*self.colour(), v2.Resize(self.resize), v2.CenterCrop(self.image_size)]
+
     def normalise(self) -> list[nn.Module]:
         """Return the transforms from a PIL image to a normalised float tensor (C, H, W)."""
         return [
@@ -67,7 +71,7 @@ class Preprocessing:
 
     def build(self) -> v2.Compose:
         """Return the transform: PIL image -> float32 tensor (C, image_size, image_size)."""
-        return v2.Compose([*self.colour(), v2.Resize(self.resize), v2.CenterCrop(self.image_size), *self.normalise()])
+        return v2.Compose([*self.geometry(), *self.normalise()])
 
 
 IMAGENET = Preprocessing(

@@ -185,6 +185,15 @@ def test_decode_resizes_and_crops():
     assert grey[0, 0, 2, 2].item() == pytest.approx(0.587 * 100 + 0.114 * 200, abs=1)
 
 
+def test_decode_refuses_what_does_not_fit(monkeypatch):
+    monkeypatch.setattr("senet.data.memory.physical_memory", lambda: 3 * 6 * 6 * 10 - 1)
+    split = ImageSplit(source="big", size=10, class_names=("a",), read_image=lambda i: (Image.new("RGB", (6, 6)), 0))
+    with pytest.raises(SenetError, match=r"big takes .* set data.in_memory to False"):
+        decode(split, RGB)
+    monkeypatch.setattr("senet.data.memory.physical_memory", lambda: 3 * 6 * 6 * 10)
+    assert decode(split, RGB)[0].shape == (10, 3, 6, 6)
+
+
 def test_decode_names_what_cannot_be_read():
     def read(index):
         raise OSError("truncated")

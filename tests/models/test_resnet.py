@@ -222,7 +222,7 @@ def test_zero_init_last_touches_one_norm_a_unit():
 @pytest.mark.parametrize("bottleneck", [False, True])
 def test_zero_init_last_is_refused_without_a_last_norm(bottleneck):
     with pytest.raises(SenetError, match="zero_init_last"):
-        cifar_resnet(11, pre_activation=True, bottleneck=bottleneck, zero_init_last=True)
+        cifar_resnet(20, pre_activation=True, bottleneck=bottleneck, zero_init_last=True)
     with pytest.raises(SenetError, match="zero_init_last"):
         create_model("cifar_preact_resnet110", zero_init_last=True)
 

@@ -1,5 +1,7 @@
 """Data that fits in memory: decoded once, augmented in batches on the device."""
 
+import math
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +15,16 @@ from torchvision.transforms import v2
 from senet.data.config import Augmentation
 from senet.data.datasets import ImageSplit
 from senet.data.order import BatchOrder, seed_of
+from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
+
+
+def physical_memory() -> float:
+    """Return this machine's memory in bytes; infinity where the system does not tell."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError):
+        return math.inf
 
 
 def decode(split: ImageSplit, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
@@ -21,22 +32,24 @@ def decode(split: ImageSplit, preprocessing: Preprocessing) -> tuple[Tensor, Ten
 
     Returns:
         images (N, C, H, W) in uint8, labels (N,) in int64.
+
+    Raises:
+        SenetError: the images do not fit in this machine's memory, or one cannot be read.
     """
-    geometry = v2.Compose(
-        [
-            *preprocessing.colour(),
-            v2.Resize(preprocessing.resize),
-            v2.CenterCrop(preprocessing.image_size),
-            v2.PILToTensor(),
-        ]
-    )
     size = preprocessing.image_size
+    needed = len(split) * preprocessing.in_channels * size**2
+    if needed > physical_memory():
+        raise SenetError(
+            f"{split.source} takes {needed / 2**30:,.0f} GiB decoded, more than this machine has; "
+            "set data.in_memory to False and leave out padding and cutout"
+        )
+    to_pixels = v2.Compose([*preprocessing.geometry(), v2.PILToTensor()])
     images = torch.empty(len(split), preprocessing.in_channels, size, size, dtype=torch.uint8)
     labels = torch.empty(len(split), dtype=torch.int64)
 
     def decode_one(i: int) -> None:
         image, labels[i] = split[i]
-        images[i] = geometry(image)
+        images[i] = to_pixels(image)
 
     with ThreadPoolExecutor() as pool:
         decoded = pool.map(decode_one, range(len(split)))

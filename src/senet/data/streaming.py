@@ -43,10 +43,10 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
     Source: arXiv:1709.01507v4, section 5.1 (crop, flip) and the authors' release (rotation, pixel jitter).
     """
     size = preprocessing.image_size
-    steps: list[torch.nn.Module] = preprocessing.colour()
     if augmentation.crop_scale is None:
-        steps += [v2.Resize(preprocessing.resize), v2.CenterCrop(size)]
+        steps = preprocessing.geometry()
     else:
+        steps = preprocessing.colour()
         steps.append(v2.RandomResizedCrop(size, scale=augmentation.crop_scale, ratio=augmentation.crop_ratio))
     if augmentation.flip:
         steps.append(v2.RandomHorizontalFlip())
