@@ -206,3 +206,10 @@ def test_load_model_takes_folders_and_names(saved: Path, packaged: Path):
         with pytest.raises(SenetError) as caught:
             load_model(source)
         assert_one_sentence(caught, source, said)
+
+
+def test_the_files_have_the_usual_permissions(tmp_path):
+    save_pretrained(create_model("cifar_se_resnet20"), tmp_path / "model")
+    (tmp_path / "usual").touch()
+    modes = {file.stat().st_mode for file in [*(tmp_path / "model").iterdir(), tmp_path / "usual"]}
+    assert len(modes) == 1

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from senet.block import SEOptions
@@ -57,7 +57,8 @@ def save_pretrained(model: nn.Module, folder: str | Path, metrics: Mapping[str, 
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     with written_beside(folder / WEIGHTS_FILE) as path:
-        save_file(state, path, metadata={"format": "pt"})
+        # Not safetensors' save_file, whose files only their owner can read.
+        path.write_bytes(save(state, metadata={"format": "pt"}))
     write_json(folder / CONFIG_FILE, description)
 
 
