@@ -10,8 +10,6 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -23,6 +21,7 @@ from senet.data.streaming import StreamingLoader
 from senet.errors import SenetError
 from senet.models.folder import CONFIG_FILE, load_model
 from senet.preprocessing import Preprocessing
+from senet.progress import tracked
 
 Crops = Literal["center", "ten"]
 
@@ -207,13 +206,7 @@ def evaluate(
     model.to(target).to(memory_format=torch.channels_last)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        batched = track(
-            loader.batches(0),
-            f"Evaluating on {images.source}",
-            len(loader),
-            console=Console(stderr=True),
-            transient=True,
-        )
+        batched = tracked(loader.batches(0), f"Evaluating on {images.source}", len(loader))
         for pixels, labels in batched:
             yield (pixels.squeeze(1) if views.count == 1 else pixels), labels
 

@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -17,6 +15,7 @@ from senet.data.datasets import ImageSplit
 from senet.data.order import BatchOrder, seed_of
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
+from senet.progress import tracked
 
 
 def physical_memory() -> float:
@@ -53,8 +52,7 @@ def decode(split: ImageSplit, preprocessing: Preprocessing) -> tuple[Tensor, Ten
 
     with ThreadPoolExecutor() as pool:
         decoded = pool.map(decode_one, range(len(split)))
-        console = Console(stderr=True)
-        for _ in track(decoded, f"Decoding {split.source}", len(split), console=console, transient=True):
+        for _ in tracked(decoded, f"Decoding {split.source}", len(split)):
             pass
     return images, labels
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from senet.costs import cost
 from senet.models.registry import create_model, list_models, model_card
+from senet.progress import tracked
 
 
 def model_rows(pattern: str = "*") -> list[dict[str, Any]]:
@@ -20,7 +20,7 @@ def model_rows(pattern: str = "*") -> list[dict[str, Any]]:
     """
     rows = []
     names = list_models(pattern)
-    for name in track(names, "Counting", transient=True, disable=len(names) < 3, console=Console(stderr=True)):
+    for name in tracked(names, "Counting", len(names)):
         card = model_card(name)
         with torch.device("meta"):
             counted = cost(create_model(name))

@@ -73,7 +73,7 @@ class Reporter:
         self.console.print(
             f"{self.folder.name}: epoch {row['epoch']:.0f}/{self.num_epochs}  train loss {row['train_loss']:.4f}  "
             f"loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %  {row['images_per_s']:,.0f} images/s  "
-            f"about {left / 60:.0f} min left"
+            f"about {f'{left / 60:.0f} min' if left >= 120 else f'{left:.0f} s'} left"
         )
         if self.writer is not None:
             for name, value in row.items():
