@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 
 import pytest
@@ -213,7 +213,25 @@ def in_child(function, *args, **options):
     return process.exitcode
 
 
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the process that is killed is a fork of this one")
+def forks(test):
+    """Run a test that forks in a pytest of its own: once autograd has started threads, its process cannot be forked."""
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="the process that is killed is a fork of this one")
+    @wraps(test)
+    def alone(*args, **options):
+        if "SENET_TEST_ALONE" in os.environ:
+            return test(*args, **options)
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"{__file__}::{test.__name__}"],
+            env={**environment, "SENET_TEST_ALONE": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return None
+
+    return alone
 
 
 @forks
