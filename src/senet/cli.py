@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -23,8 +23,6 @@ from senet.errors import SenetError
 from senet.evaluation import Crops, evaluate, run_data
 from senet.models.folder import PACKAGED_DEFAULT, load_model
 from senet.training.config import TrainConfig
-
-Command = TypeVar("Command")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,10 @@ import math
 import random
 import signal
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -217,7 +219,7 @@ class Trainer:
             images, targets = self.mixup(images, labels)
             smoothing = 0.0  # Mixup has smoothed the targets
         with nullcontext() if update else self.accelerator.no_sync(self.wrapped):
-            loss = F.cross_entropy(self.logits(images), targets, label_smoothing=smoothing)
+            loss = F.cross_entropy(self.logits(self.forward, images), targets, label_smoothing=smoothing)
             self.scaler.scale(loss / window).backward()
         if update:
             if self.config.optimizer.clip_norm is not None:
@@ -230,11 +232,11 @@ class Trainer:
                 self.ema.update(self.model)
         return loss.detach()
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Call the network in the configured precision; float32 logits."""
+    def logits(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """Call a network in the configured precision; float32 logits."""
         dtype = DTYPES[self.config.compute.precision]
         with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
-            logits: Tensor = self.forward(images)
+            logits = network(images)
         return logits.float()
 
     def read_losses(self, losses: list[Tensor], batch: int, lr: float) -> None:
@@ -273,14 +275,7 @@ class Trainer:
         if self.accelerator.num_processes > 1:  # each has seen other images: evaluate what the main process keeps
             for buffer in kept.buffers():
                 broadcast(buffer)
-        dtype = DTYPES[self.config.compute.precision]
-
-        def forward(images: Tensor) -> Tensor:
-            with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
-                logits: Tensor = kept(images)
-            return logits
-
-        result = score(kept, batches, forward=forward, reduce=self.sum_over_processes)
+        result = score(kept, batches, forward=partial(self.logits, kept), reduce=self.sum_over_processes)
         self.schedule.end_epoch(result.loss)
         num_batches, num_processes = len(data.train), self.accelerator.num_processes
         loss_sum = torch.tensor(position.loss_sum, device=self.accelerator.device)
