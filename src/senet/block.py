@@ -46,6 +46,8 @@ class SEBlock(nn.Module):
         squeeze: "avg" or "max" pools over H and W; "none" keeps every position (the paper's NoSqueeze).
         gate: the non-linearity that closes the excitation.
         bias: whether the two layers have biases: the released networks do, the paper's ablations do not.
+        factor: constant factor of the gate. 2 lets a gate that starts at one half start as the identity, where no layer
+            in front of the block can be doubled instead; other values than 1 are stored in the state dict.
 
     Raises:
         SenetError: an argument out of its range.
@@ -63,6 +65,7 @@ class SEBlock(nn.Module):
         squeeze: Squeeze = "avg",
         gate: Gate = "sigmoid",
         bias: bool = True,
+        factor: float = 1.0,
     ) -> None:
         super().__init__()
         if channels < 1:
@@ -77,7 +80,13 @@ class SEBlock(nn.Module):
         self.gate_function: Gate = gate
         self.fc1 = nn.Conv2d(channels, self.hidden_channels, 1, bias=bias)
         self.fc2 = nn.Conv2d(self.hidden_channels, channels, 1, bias=bias)
+        self.factor: Tensor | None
+        self.set_factor(factor)
         self.reset_parameters()
+
+    def set_factor(self, factor: float) -> None:
+        """Set the constant factor of the gate; a buffer, kept only where it is not 1."""
+        self.register_buffer("factor", None if factor == 1 else torch.tensor(float(factor)))
 
     def reset_parameters(self) -> None:
         """Initialise with He's method over the fan-in: the fan-out of `fc1` may be a single unit."""
@@ -105,7 +114,8 @@ class SEBlock(nn.Module):
             z = x.mean((2, 3), keepdim=True)
         elif self.squeeze == "max":
             z = x.amax((2, 3), keepdim=True)
-        return GATES[self.gate_function](self.fc2(F.relu(self.fc1(z))))
+        gate = GATES[self.gate_function](self.fc2(F.relu(self.fc1(z))))
+        return gate if self.factor is None else gate * self.factor.to(gate.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale every channel of `x` (N, C, H, W) by its gate; the shape and dtype stay."""
@@ -125,6 +135,7 @@ class SEOptions:
         squeeze: see `SEBlock`.
         gate: see `SEBlock`.
         bias: see `SEBlock`.
+        factor: see `SEBlock`.
         placement: "standard" (end of the residual branch), "pre" (start of the branch), "post" (after the sum and its
             ReLU), "identity" (on the shortcut) or "3x3" (behind the branch's 3x3 convolution and its BatchNorm).
         stages: the stages that get blocks, numbered as in the paper, where stage 1 is the stem and 2 the first
@@ -137,6 +148,7 @@ class SEOptions:
     squeeze: Squeeze = "avg"
     gate: Gate = "sigmoid"
     bias: bool = True
+    factor: float = 1.0
     placement: Placement = "standard"
     stages: tuple[int, ...] | None = None
 
@@ -148,7 +160,7 @@ class SEOptions:
 
     def block(self, channels: int) -> SEBlock:
         """Build one block for `channels` channels."""
-        return SEBlock(channels, self.reduction, self.squeeze, self.gate, self.bias)
+        return SEBlock(channels, self.reduction, self.squeeze, self.gate, self.bias, self.factor)
 
     def in_stage(self, stage: int) -> Callable[[int], SEBlock] | None:
         """Return the builder of blocks for `stage`, or None where that stage has none."""

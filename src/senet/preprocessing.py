@@ -1,13 +1,16 @@
 """How a network wants its images: size, crop and normalisation."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 from torchvision.transforms import v2
 
+from senet.block import check_choice
 from senet.errors import SenetError
+
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,16 +22,19 @@ class Preprocessing:
         resize: length the shorter side is scaled to before the centre crop, in pixels; at least `image_size`.
         mean: per channel, for values in [0, 1]; its length is the number of channels (1 means greyscale).
         std: per channel, likewise.
+        interpolation: of the resize, always antialiased.
     """
 
     image_size: int
     resize: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
+        check_choice("interpolation", self.interpolation, get_args(Interpolation))
         if not 1 <= self.image_size <= self.resize:
             raise SenetError(
                 f"image_size is {self.image_size} and resize {self.resize}; expected 1 <= image_size <= resize"
@@ -46,12 +52,7 @@ class Preprocessing:
         if in_channels == self.in_channels:
             return self
         mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
-        return Preprocessing(
-            image_size=self.image_size,
-            resize=self.resize,
-            mean=(mean,) * in_channels,
-            std=(std,) * in_channels,
-        )
+        return replace(self, mean=(mean,) * in_channels, std=(std,) * in_channels)
 
     def colour(self) -> list[nn.Module]:
         """Return the transforms that bring a PIL image to the right number of channels."""
@@ -59,7 +60,11 @@ class Preprocessing:
 
     def geometry(self) -> list[nn.Module]:
         """Return the transforms from a PIL image of any size to one of the network's size and channels."""
-        return [*self.colour(), v2.Resize(self.resize), v2.CenterCrop(self.image_size)]
+        return [
+            *self.colour(),
+            v2.Resize(self.resize, v2.InterpolationMode(self.interpolation)),
+            v2.CenterCrop(self.image_size),
+        ]
 
     def normalise(self) -> list[nn.Module]:
         """Return the transforms from a PIL image to a normalised float tensor (C, H, W)."""

@@ -130,7 +130,7 @@ def test_added_parameters_have_a_closed_form(name):
 def test_units_of_each_stage(name):
     layers, widths = STAGES[name]
     model = on_meta(name)
-    stages = [model.get_submodule(stage) for stage in model.stage_names]
+    stages = [model.get_submodule(stage) for stage in model.trunk if stage.startswith("layer")]
     assert tuple(len(stage) for stage in stages) == layers
     assert tuple(stage[-1].out_channels for stage in stages) == widths
     assert model.num_features == widths[-1]

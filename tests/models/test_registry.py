@@ -204,6 +204,7 @@ def test_json_names_every_setting():
             "squeeze": "avg",
             "gate": "sigmoid",
             "bias": True,
+            "factor": 1.0,
             "placement": "standard",
             "stages": [5],
         },

@@ -17,7 +17,7 @@ from senet.data.config import Augmentation
 from senet.errors import SenetError
 from senet.evaluation import score
 from senet.files import read_jsonl
-from senet.models.cards import Network
+from senet.models.network import Network
 from senet.models.folder import from_pretrained
 from senet.recipes.digits import digits
 from senet.training import loop, schedule

@@ -1,27 +1,12 @@
-"""What a network is: its card, and the configuration it was built from."""
+"""What a network is: its card, and the configuration it is built from."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
-
 from senet.block import SEOptions
+from senet.models.network import Network
 from senet.preprocessing import Preprocessing
-
-
-class Network(nn.Module):
-    """A network that knows what it is; the base class of all of ours.
-
-    Attributes:
-        config: what it was built from, and can be built from again.
-        preprocessing: how it wants its images.
-        class_names: of its outputs; None until it is trained or loaded.
-    """
-
-    config: "ModelConfig"
-    preprocessing: Preprocessing
-    class_names: tuple[str, ...] | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from torch import nn
 from senet.block import SEOptions
 from senet.errors import SenetError
 from senet.files import write_json, written_beside
-from senet.models.cards import ModelConfig, Network
+from senet.models.cards import ModelConfig
+from senet.models.network import Network
 from senet.models.registry import build, config_from_dict, config_to_dict, model_card
 from senet.models.weights import load_state_dict, load_weights, read_state_dict
 from senet.preprocessing import Preprocessing

@@ -11,7 +11,8 @@ from typing import Any
 from senet.block import SEOptions
 from senet.errors import SenetError
 from senet.models import networks
-from senet.models.cards import Card, ModelConfig, Network
+from senet.models.cards import Card, ModelConfig
+from senet.models.network import Network
 
 CARDS: Mapping[str, Card] = MappingProxyType({card.name: card for card in networks.CARDS})
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.block import Placement
+from senet.models.network import BuildSE, SEUnit
 
 StrideOn = Literal["1x1", "3x3"]
-BuildSE = Callable[[int], nn.Module]
 BuildShortcut = Callable[[int, int, int], nn.Module]
 """(in_channels, out_channels, stride) -> the module on the identity branch where its shape changes."""
 
@@ -67,7 +67,7 @@ class Wiring:
     placement: Placement = "standard"
 
 
-class ResidualUnit(nn.Module):
+class ResidualUnit(SEUnit):
     """`relu(branch(x) + shortcut(x))`, with SE before, inside, behind or beside the branch.
 
     Subclasses say what the branch is. `channels_3x3` is the width of the branch's 3x3 convolution, which SE follows in
@@ -97,6 +97,26 @@ class ResidualUnit(nn.Module):
         """Apply SE if this is its place in the unit."""
         return x if self.se is None or placement != self.placement else self.se(x)
 
+    def affine_before_se(self) -> tuple[nn.Module, ...]:
+        """Return the layer in front of SE inside the branch or on a projection; see `SEUnit`."""
+        if self.placement == "standard":
+            return (self.last_affine,)
+        if self.placement == "3x3":
+            return (self.affine_3x3,)
+        if self.placement == "identity" and self.downsample is not None:
+            return tuple(m for m in self.downsample.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d))[-1:]
+        return ()
+
+    @property
+    def last_affine(self) -> nn.Module:
+        """The layer that ends the branch."""
+        raise NotImplementedError
+
+    @property
+    def affine_3x3(self) -> nn.Module:
+        """The layer that SE follows in the "3x3" placement."""
+        raise NotImplementedError
+
     def branch(self, x: Tensor) -> Tensor:
         """Compute the non-identity branch."""
         raise NotImplementedError
@@ -125,9 +145,14 @@ class BasicUnit(ResidualUnit):
         self.bn2 = nn.BatchNorm2d(planes)
 
     @property
-    def last_bn(self) -> nn.BatchNorm2d:
+    def last_affine(self) -> nn.Module:
         """The BatchNorm that ends the branch."""
         return self.bn2
+
+    @property
+    def affine_3x3(self) -> nn.Module:
+        """The BatchNorm behind the branch's 3x3 convolution."""
+        return self.bn1
 
     def branch(self, x: Tensor) -> Tensor:
         """3x3, 3x3; each with BatchNorm, ReLU between."""
@@ -179,9 +204,14 @@ class BottleneckUnit(ResidualUnit):
         self.bn3 = nn.BatchNorm2d(out_channels)
 
     @property
-    def last_bn(self) -> nn.BatchNorm2d:
+    def last_affine(self) -> nn.Module:
         """The BatchNorm that ends the branch."""
         return self.bn3
+
+    @property
+    def affine_3x3(self) -> nn.Module:
+        """The BatchNorm behind the branch's 3x3 convolution."""
+        return self.bn2
 
     def branch(self, x: Tensor) -> Tensor:
         """1x1, 3x3, 1x1; each with BatchNorm, ReLU between."""
@@ -229,6 +259,16 @@ class PreActivationBasicUnit(PreActivationUnit):
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv2 = conv3x3(planes, planes)
 
+    @property
+    def last_affine(self) -> nn.Module:
+        """The convolution that ends the branch."""
+        return self.conv2
+
+    @property
+    def affine_3x3(self) -> nn.Module:
+        """The branch's 3x3 convolution that SE may follow."""
+        return self.conv1
+
     def convolutions(self, x: Tensor) -> Tensor:
         """3x3, BatchNorm, ReLU, 3x3."""
         x = self.recalibrate(self.conv1(x), "3x3")
@@ -258,6 +298,16 @@ class PreActivationBottleneckUnit(PreActivationUnit):
         self.conv2 = conv3x3(planes, planes, stride_3x3)
         self.bn3 = nn.BatchNorm2d(planes)
         self.conv3 = conv1x1(planes, planes * self.expansion)
+
+    @property
+    def last_affine(self) -> nn.Module:
+        """The convolution that ends the branch."""
+        return self.conv3
+
+    @property
+    def affine_3x3(self) -> nn.Module:
+        """The branch's 3x3 convolution that SE may follow."""
+        return self.conv2
 
     def convolutions(self, x: Tensor) -> Tensor:
         """1x1, 3x3, 1x1, with BatchNorm and ReLU between."""

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal, get_args
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from senet.block import SEBlock, SEOptions, check_choice
+from senet.block import SEOptions, check_choice
 from senet.errors import SenetError
-from senet.models.cards import Network
+from senet.models.network import Network, build_classifier, check_se, initialise
 from senet.models.residual import (
     BasicUnit,
     BottleneckUnit,
@@ -71,12 +70,9 @@ class ResNet(Network):
         dropout: float = 0.0,
         zero_init_last: bool = False,
     ) -> None:
-        super().__init__()
-        if not 0 <= dropout <= 1:
-            raise SenetError(f"dropout is {dropout}; expected 0 to 1")
+        super().__init__(num_classes=num_classes, dropout=dropout)
         stages = range(2, 2 + len(layers))
-        if se is not None and se.stages is not None and (not se.stages or not set(se.stages) <= set(stages)):
-            raise SenetError(f"stages is {se.stages}; expected a choice of {tuple(stages)} (stage 1 is the stem)")
+        check_se(se, stages)
         self.conv1 = stem
         self.maxpool: nn.Module = {
             "ceil": nn.MaxPool2d(3, 2, ceil_mode=True),
@@ -84,8 +80,9 @@ class ResNet(Network):
             None: nn.Identity(),
         }[stem_pool]
         channels = stem_channels
-        self.stage_names = tuple(f"layer{i + 1}" for i in range(len(layers)))
-        for i, (name, stage) in enumerate(zip(self.stage_names, stages, strict=True)):
+        names = tuple(f"layer{i + 1}" for i in range(len(layers)))
+        outputs = []
+        for i, (name, stage) in enumerate(zip(names, stages, strict=True)):
             wiring = Wiring(
                 build_shortcut=build_shortcut(stage),
                 build_se=None if se is None else se.in_stage(stage),
@@ -97,50 +94,35 @@ class ResNet(Network):
                 units.append(unit(channels, planes[i], stride, wiring))
                 channels = units[-1].out_channels
             self.add_module(name, nn.Sequential(*units))
-        self.pre_activation = isinstance(units[-1], PreActivationUnit)
-        self.bn1 = nn.BatchNorm2d(channels if self.pre_activation else stem_channels)
-        self.num_features = channels
-        self.num_classes = num_classes
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(channels, num_classes) if num_classes > 0 else nn.Identity()
-        self.initialise(zero_init_last)
+            outputs.append(channels)
+        pre_activation = isinstance(units[-1], PreActivationUnit)
+        self.bn1 = nn.BatchNorm2d(channels if pre_activation else stem_channels)
+        self.act1 = nn.ReLU()
+        self.fc = build_classifier(channels, num_classes)
 
-    def initialise(self, zero_init_last: bool = False) -> None:
-        """Initialise convolutions with He's method and the linear layer with N(0, 0.01); SE blocks do it themselves."""
-        inside_se = {id(m) for block in self.modules() if isinstance(block, SEBlock) for m in block.modules()}
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and id(module) not in inside_se:
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if isinstance(self.fc, nn.Linear):
-            nn.init.normal_(self.fc.weight, std=0.01)
-            nn.init.zeros_(self.fc.bias)
+        stride = 1 if stem_pool is None else 4
+        levels = [(name, outputs[i], stride * 2**i) for i, name in enumerate(names)]
+        if pre_activation:
+            self.trunk = ("conv1", "maxpool", *names, "bn1", "act1")
+            levels[-1] = ("act1", *levels[-1][1:])
+        else:
+            self.trunk = ("conv1", "bn1", "act1", "maxpool", *names)
+        if stem_pool is not None:
+            levels.insert(0, ("act1", stem_channels, 2))
+        self.set_levels(*levels)
+        initialise(self)
         if zero_init_last:
-            if self.pre_activation:
-                raise SenetError(
-                    "zero_init_last is True; a pre-activation branch does not end in a BatchNorm, leave it out"
-                )
-            for module in self.modules():
-                if isinstance(module, BasicUnit | BottleneckUnit):
-                    nn.init.zeros_(module.last_bn.weight)
+            self.zero_init_last()
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> the last feature map, (N, num_features, h, w)."""
-        x = self.conv1(x)
-        if not self.pre_activation:
-            x = F.relu(self.bn1(x))
-        x = self.maxpool(x)
-        for name in self.stage_names:
-            x = self.get_submodule(name)(x)
-        return F.relu(self.bn1(x)) if self.pre_activation else x
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        """(N, num_features, h, w) -> logits (N, num_classes)."""
-        logits: Tensor = self.fc(self.dropout(x.mean((2, 3))))
-        return logits
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> logits (N, num_classes)."""
-        return self.forward_head(self.forward_features(x))
+    def zero_init_last(self) -> None:
+        """Set the last BatchNorm of every branch to zero."""
+        for module in self.modules():
+            if isinstance(module, ResidualUnit):
+                if not isinstance(module.last_affine, nn.BatchNorm2d):
+                    raise SenetError(
+                        "zero_init_last is True; a pre-activation branch does not end in a BatchNorm, leave it out"
+                    )
+                nn.init.zeros_(module.last_affine.weight)
 
 
 def deep_stem(in_channels: int) -> nn.Module:

@@ -1,0 +1,275 @@
+"""What all of our networks share: a chain of modules, a head, and the protocol that timm's tools expect."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from senet.block import Placement, SEBlock, SEOptions
+from senet.errors import SenetError
+from senet.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from senet.models.cards import ModelConfig
+
+BuildSE = Callable[[int], nn.Module]
+"""channels -> SE."""
+
+
+class SEUnit(nn.Module):
+    """A unit of a network that may hold an SE block, `se`."""
+
+    se: nn.Module | None
+
+    def affine_before_se(self) -> tuple[nn.Module, ...]:
+        """Return the layers (BatchNorm or convolution) whose outputs reach SE through homogeneous functions alone.
+
+        Doubling the weights and biases of all of them doubles the input of SE and nothing else, exactly. Empty where
+        there are no such layers.
+        """
+        raise NotImplementedError
+
+
+class Network(nn.Module):
+    """A chain of modules, global average pooling and one linear layer; the base class of all of ours.
+
+    Subclasses build the modules and name them: `trunk` lists those that run one after another, `levels` those of the
+    trunk whose outputs make the feature pyramid. The methods and attributes that timm's scripts, loaders and feature
+    extractors look for are here.
+
+    Args:
+        num_classes: of the linear layer; 0 leaves it out.
+        dropout: before the linear layer.
+
+    Attributes:
+        config: what it was built from, and can be built from again.
+        preprocessing: how it wants its images.
+        class_names: of its outputs; None until it is trained or loaded.
+        num_features: channels of the last feature map.
+        feature_info: num_chs, reduction (the stride) and module of each level of the pyramid, as in timm.
+
+    Raises:
+        SenetError: a dropout out of its range.
+    """
+
+    config: "ModelConfig"
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None
+    trunk: tuple[str, ...]
+    num_features: int
+    feature_info: list[dict[str, Any]]
+    classifier_name = "fc"
+
+    def __init__(self, *, num_classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= dropout <= 1:
+            raise SenetError(f"dropout is {dropout}; expected 0 to 1")
+        self.num_classes = num_classes
+        self.dropout = nn.Dropout(dropout)
+        self.global_pool = "avg"
+        self.grad_checkpointing = False
+
+    def set_levels(self, *levels: tuple[str, int, int]) -> None:
+        """Set `feature_info` and `num_features` from (module, channels, stride) of each level up to the last map."""
+        self.feature_info = [{"num_chs": c, "reduction": stride, "module": name} for name, c, stride in levels]
+        self.num_features = levels[-1][1]
+
+    # ---- computation -------------------------------------------------------------------------------------------------
+
+    def run_module(self, name: str, x: Tensor) -> Tensor:
+        """Apply one module of the trunk, recomputing it in the backward pass if gradients are checkpointed."""
+        module = self.get_submodule(name)
+        if self.grad_checkpointing and self.training and any(True for _ in module.parameters()):
+            return cast(Tensor, checkpoint(module, x, use_reentrant=False))
+        return cast(Tensor, module(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> the last feature map, (N, num_features, h, w)."""
+        for name in self.trunk:
+            x = self.run_module(name, x)
+        return x
+
+    def pool(self, x: Tensor) -> Tensor:
+        """(N, num_features, h, w) -> (N, head_hidden_size), what the classifier sees."""
+        return x.mean((2, 3))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(N, num_features, h, w) -> logits (N, num_classes), or what the classifier would see."""
+        if self.global_pool == "avg":
+            x = self.dropout(self.pool(x))
+        return x if pre_logits else cast(Tensor, self.get_classifier()(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> logits (N, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Compute the feature pyramid.
+
+        Args:
+            x: (N, in_channels, H, W).
+            indices: which levels of `feature_info`; a number means that many of the last, None all.
+            norm: no effect; for timm's callers.
+            stop_early: compute nothing behind the last level that is wanted.
+            output_fmt: "NCHW".
+            intermediates_only: leave the last feature map out of the result.
+
+        Returns:
+            The maps of the levels, or the last feature map and them.
+
+        Raises:
+            SenetError: a level that does not exist, or another format.
+        """
+        if output_fmt != "NCHW":
+            raise SenetError(f"output_fmt is {output_fmt!r}; expected 'NCHW'")
+        wanted = [self.feature_info[i]["module"] for i in self.level_indices(indices)]
+        found: dict[str, Tensor] = {}
+        for name in self.trunk:
+            if stop_early and len(found) == len(set(wanted)):
+                break
+            x = self.run_module(name, x)
+            if name in wanted:
+                found[name] = x
+        maps = [found[name] for name in wanted]
+        return maps if intermediates_only else (x, maps)
+
+    def level_indices(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Return indices from the front for those that `forward_intermediates` takes."""
+        number = len(self.feature_info)
+        if indices is None or isinstance(indices, int):
+            last = number if indices is None else indices
+            indices = range(number - last, number)
+        if not indices or not all(-number <= i < number for i in indices):
+            raise SenetError(f"indices is {indices}; expected some of the {number} levels of feature_info")
+        return [i % number for i in indices]
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove what the pyramid's levels `indices` do not need; return them counted from the front."""
+        chosen = self.level_indices(indices)
+        last = max(self.trunk.index(self.feature_info[i]["module"]) for i in chosen)
+        for name in self.trunk[last + 1 :]:
+            self.set_submodule(name, nn.Identity())
+        self.trunk = self.trunk[: last + 1]
+        if prune_head:
+            self.reset_classifier(0, "")
+        return chosen
+
+    # ---- the rest of timm's protocol ---------------------------------------------------------------------------------
+
+    @property
+    def default_cfg(self) -> dict[str, Any]:
+        """The description of input, preprocessing and classifier that timm's `resolve_data_config` reads."""
+        wants = self.preprocessing
+        return {
+            "architecture": self.config.name,
+            "num_classes": self.num_classes,
+            "input_size": (wants.in_channels, wants.image_size, wants.image_size),
+            "crop_pct": wants.image_size / wants.resize,
+            "interpolation": wants.interpolation,
+            "mean": wants.mean,
+            "std": wants.std,
+            "classifier": self.classifier_name,
+        }
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """The same as `default_cfg`."""
+        return self.default_cfg
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Number of features that the classifier sees."""
+        return self.num_features
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last linear layer; an identity if there is none."""
+        return self.get_submodule(self.classifier_name)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a new one, initialised at random.
+
+        Args:
+            num_classes: 0 for none.
+            global_pool: "avg"; "" to return the feature map itself, which takes num_classes 0; None for no change.
+
+        Raises:
+            SenetError: an argument out of its range.
+        """
+        pool = self.global_pool if global_pool is None else global_pool
+        if num_classes < 0 or pool not in ("avg", "") or (pool == "" and num_classes):
+            raise SenetError(
+                f"num_classes is {num_classes} and global_pool {pool!r}; "
+                "expected at least 0 and 'avg', or 0 and '' (no pooling)"
+            )
+        old = next(self.parameters())
+        classifier = build_classifier(self.head_hidden_size, num_classes).to(old.device, old.dtype)
+        self.set_submodule(self.classifier_name, classifier)
+        self.num_classes, self.global_pool = num_classes, pool
+        if hasattr(self, "config"):
+            self.config = replace(self.config, num_classes=num_classes)
+        self.class_names = None
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute the modules of the trunk again in the backward pass instead of keeping their activations."""
+        self.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return the patterns by which timm groups parameters, for learning rates that decay with depth."""
+        names = [name.replace(".", r"\.") for name in self.trunk]
+        return {"stem": rf"^{names[0]}\.", "blocks": [(rf"^{name}\.", (i,)) for i, name in enumerate(names[1:])]}
+
+
+def build_classifier(in_features: int, num_classes: int) -> nn.Module:
+    """Build the last linear layer, N(0, 0.01) and zero biases; an identity for no classes."""
+    if num_classes == 0:
+        return nn.Identity()
+    linear = nn.Linear(in_features, num_classes)
+    nn.init.normal_(linear.weight, std=0.01)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def initialise(model: nn.Module) -> None:
+    """Initialise convolutions with He's method, linear layers with N(0, 0.01); SE blocks do it themselves."""
+    inside_se = {id(m) for block in model.modules() if isinstance(block, SEBlock) for m in block.modules()}
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and id(module) not in inside_se:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)
+
+
+def check_se(
+    se: SEOptions | None, stages: Sequence[int], placements: Sequence[Placement] = get_args(Placement)
+) -> None:
+    """Raise a SenetError if SE is asked for in a stage or a place that the network does not have.
+
+    Args:
+        se: the options; None for a plain network.
+        stages: the network's stages that have units.
+        placements: the places in a unit.
+    """
+    if se is None:
+        return
+    if se.stages is not None and (not se.stages or not set(se.stages) <= set(stages)):
+        stem = "" if 1 in stages else " (stage 1 is the stem)"
+        raise SenetError(f"stages is {se.stages}; expected a choice of {tuple(stages)}{stem}")
+    if se.placement not in placements:
+        raise SenetError(
+            f"placement is {se.placement!r}; this network has SE at {' or '.join(map(repr, placements))} only"
+        )
