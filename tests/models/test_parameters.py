@@ -24,6 +24,7 @@ STAGES = {
     "cifar_resnet110": ((18, 18, 18), (16, 32, 64)),
     "cifar_preact_resnet110": ((18, 18, 18), (16, 32, 64)),
     "cifar_preact_resnet164": ((18, 18, 18), (64, 128, 256)),
+    "cifar_wrn16_8": ((2, 2, 2), (128, 256, 512)),
 }
 
 
@@ -53,7 +54,7 @@ def test_parameters(name, count):
 
 @pytest.mark.parametrize(
     ("name", "millions"),
-    # He et al., arXiv:1512.03385, Table 6, and arXiv:1603.05027, section 5
+    # He et al., arXiv:1512.03385, Table 6, and arXiv:1603.05027, section 5; arXiv:1605.07146, Table 5
     [
         ("cifar_resnet20", 0.27),
         ("cifar_resnet32", 0.46),
@@ -62,6 +63,7 @@ def test_parameters(name, count):
         ("cifar_resnet110", 1.7),
         ("cifar_preact_resnet110", 1.7),
         ("cifar_preact_resnet164", 1.7),
+        ("cifar_wrn16_8", 11.0),
     ],
 )
 def test_cifar_parameters(name, millions):

@@ -87,10 +87,22 @@ def test_every_option_of_every_card_reaches_the_network():
     values = {
         "stride_on": ("1x1", "3x3"),
         "stem_pool": ("ceil", "pad"),
+        "relu_last": (False, True),
+        "activation": ("relu", "relu6"),
+        "shortcut": ("pad", "projection"),
+        "shake_forward": ("shake", "even"),
+        "shake_backward": ("shake", "even"),
         "dropout": (0.1, 0.6),
         "zero_init_last": (True,),
     }
-    for name in ("resnet18", "se_resnet50", "cifar_resnet20", "cifar_preact_resnet164"):
+    for name in (
+        "resnet18",
+        "se_resnet50",
+        "mobilenet_v1",
+        "cifar_resnet20",
+        "cifar_preact_resnet164",
+        "cifar_shake_shake26_2x96d",
+    ):
         for option in model_card(name).options:
             networks = []
             for value in values[option]:

@@ -7,20 +7,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from networks import assert_relatively_close, fresh_on_meta, on_meta, randomise
+from networks import assert_relatively_close, fresh_on_meta, num_parameters, on_meta, randomise
 from senet.block import SEBlock, SEOptions
 from senet.errors import SenetError
-from senet.models.registry import create_model, list_models
+from senet.models.registry import create_model, list_models, model_card
 from senet.models.residual import (
     BasicUnit,
     BottleneckUnit,
+    PadShortcut,
     PreActivationBasicUnit,
     PreActivationBottleneckUnit,
     ResidualUnit,
 )
-from senet.models.resnet import ResNet, cifar_resnet, imagenet_resnet
+from senet.models.resnet import ResNet, cifar_resnet, imagenet_resnet, wide_resnet
 
 NO_BIAS = SEOptions(bias=False)
+BUILDERS = (imagenet_resnet, cifar_resnet, wide_resnet)
+RESNETS = [name for name in list_models() if getattr(model_card(name).build, "func", None) in BUILDERS]
 
 # For each kind of unit a network of one unit a stage, the ImageNet ones cut after two stages, and its images' side.
 SMALL = {
@@ -42,6 +45,8 @@ SMALL = {
         BottleneckUnit,
     ),
     "pre-activation basic": (lambda **kw: cifar_resnet(8, pre_activation=True, **kw), 32, PreActivationBasicUnit),
+    "wide": (lambda **kw: wide_resnet(10, 2, **kw), 32, PreActivationBasicUnit),
+    "basic with projection": (lambda **kw: cifar_resnet(8, shortcut="projection", **kw), 32, BasicUnit),
     "pre-activation bottleneck": (
         lambda **kw: cifar_resnet(11, pre_activation=True, bottleneck=True, **kw),
         32,
@@ -74,7 +79,7 @@ def test_se_sits_in_the_chosen_stages_only(stages):
         assert all(isinstance(unit.se, SEBlock) for unit in model.get_submodule(f"layer{stage - 1}"))
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", RESNETS)
 def test_number_of_se_blocks(name):
     model = on_meta(name)
     units = [m for m in model.modules() if isinstance(m, ResidualUnit)]
@@ -165,6 +170,47 @@ def test_senet154():
     assert model.dropout.p == 0.2
 
 
+def test_wide_resnet():
+    """WRN-16-8 by the tables of its paper: widths, projections wherever the shape changes, 11.0 M parameters."""
+    model = on_meta("cifar_wrn16_8")
+    count, channels = 27 * 16, 16
+    for stage, width in ((model.layer1, 128), (model.layer2, 256), (model.layer3, 512)):
+        stride = 1 if width == 128 else 2
+        first, second = stage
+        shapes = [tuple(m.weight.shape) for m in (first.downsample, first.conv1, first.conv2, second.conv1)]
+        assert shapes == [(width, channels, 1, 1), (width, channels, 3, 3), *[(width, width, 3, 3)] * 2]
+        assert first.downsample.stride == first.conv1.stride == (stride, stride)
+        assert first.bn1.num_features == channels
+        assert second.downsample is None
+        count += channels * width + 9 * channels * width + 3 * 9 * width**2 + 2 * channels + 3 * 2 * width
+        channels = width
+    count += 2 * 512 + 512 * 10 + 10
+    assert num_parameters(model) == count
+    assert round(count / 1e6, 1) == 11.0
+    added = num_parameters(on_meta("cifar_se_wrn16_8")) - count
+    assert added == sum(2 * (2 * c * c // 16 + c + c // 16) for c in (128, 256, 512))
+    assert sum(isinstance(m, nn.Conv2d) for m in model.modules()) == 16
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet20", "cifar_se_resnet56"])
+def test_shortcut(name):
+    """Option B: 1x1 convolution and BatchNorm where the width doubles, under the keys of senet.pytorch."""
+    padded = on_meta(name)
+    projected = on_meta(name, shortcut="projection")
+    new = set(projected.state_dict()) - set(padded.state_dict())
+    leaves = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    assert new == {
+        f"layer{stage}.0.downsample.{key}"
+        for stage in (2, 3)
+        for key in ("0.weight", *(f"1.{leaf}" for leaf in leaves))
+    }
+    assert num_parameters(projected) - num_parameters(padded) == 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+    for stage in (2, 3):
+        assert isinstance(padded.get_submodule(f"layer{stage}")[0].downsample, PadShortcut)
+        assert projected.get_submodule(f"layer{stage}")[0].downsample[0].stride == (2, 2)
+    assert set(on_meta(name, shortcut="pad").state_dict()) == set(padded.state_dict())
+
+
 def test_dropout_is_senet154s_alone():
     for name in ("resnet18", "se_resnet50", "se_resnext101_32x4d", "cifar_se_resnet20", "cifar_preact_resnet164"):
         assert on_meta(name).dropout.p == 0
@@ -253,7 +299,7 @@ def test_he_initialisation():
 # ---- behaviour -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", RESNETS)
 def test_forward(name):
     torch.manual_seed(0)
     model = create_model(name, num_classes=7)
@@ -273,6 +319,31 @@ def test_every_parameter_gets_a_finite_gradient(kind):
         assert parameter.grad.isfinite().all(), key
         if ".se." not in key:  # where the hidden layer has one unit, its ReLU may be shut
             assert torch.count_nonzero(parameter.grad) > 0, key
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("placement", ["standard", "3x3", "identity"])
+def test_doubling_in_front_of_se(kind, placement):
+    model, x = small(kind, se=SEOptions(placement=placement))
+    doubled = 0
+    for unit in (m for m in model.modules() if isinstance(m, ResidualUnit)):
+        seen = []
+        handle = unit.se.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(inputs[0]))
+        model(x)
+        weights = [p for layer in unit.affine_before_se() for p in layer.parameters()]
+        for weight in weights:
+            weight *= 2
+        model(x)
+        for weight in weights:
+            weight /= 2
+        handle.remove()
+        assert seen[0].abs().max() > 0
+        assert torch.equal(seen[1], 2 * seen[0] if weights else seen[0])
+        doubled += bool(weights)
+    shortcuts = [m.downsample for m in model.modules() if isinstance(m, ResidualUnit)]
+    with_weights = [m for m in shortcuts if m is not None and not isinstance(m, PadShortcut)]
+    assert doubled == len(with_weights if placement == "identity" else shortcuts)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -384,6 +455,10 @@ def test_onnx_runtime():
         ("se_resnet50", {"se": SEOptions(stages=(5, 6))}, r"stages is \(5, 6\)"),
         ("se_resnet50", {"se": SEOptions(stages=())}, r"stages is \(\)"),
         ("cifar_se_resnet20", {"se": SEOptions(stages=(5,))}, r"expected a choice of \(2, 3, 4\)"),
+        ("cifar_resnet20", {"shortcut": "crop"}, "shortcut is 'crop'; expected one of pad, projection"),
+        ("cifar_preact_resnet110", {"shortcut": "pad"}, "has no option 'shortcut'"),
+        ("cifar_wrn16_8", {"shortcut": "projection"}, "has no option 'shortcut'"),
+        ("cifar_se_wrn16_8", {"se": SEOptions(stages=(5,))}, r"expected a choice of \(2, 3, 4\)"),
         ("resnet50", {"dropout": 1.5}, "dropout is 1.5"),
         ("resnet50", {"dropout": -0.1}, "dropout is -0.1"),
     ],
@@ -391,3 +466,26 @@ def test_onnx_runtime():
 def test_bad_arguments(name, arguments, message):
     with pytest.raises(SenetError, match=message):
         on_meta(name, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: cifar_resnet(8, pre_activation=True, shortcut="projection"),
+            "shortcut is 'projection'; expected 'pad'",
+        ),
+        (
+            lambda: cifar_resnet(11, pre_activation=True, bottleneck=True, shortcut="projection"),
+            "shortcut is 'projection'; expected 'pad'",
+        ),
+        (lambda: cifar_resnet(16), r"depth is 16; expected 6n \+ 2"),
+        (lambda: cifar_resnet(2), r"depth is 2; expected 6n \+ 2"),
+        (lambda: wide_resnet(20, 8), r"depth is 20; expected 6n \+ 4"),
+        (lambda: wide_resnet(4, 8), r"depth is 4; expected 6n \+ 4"),
+        (lambda: wide_resnet(16, 0), "widen is 0; expected at least 1"),
+    ],
+)
+def test_bad_arguments_of_the_builders(build, message):
+    with pytest.raises(SenetError, match=message):
+        build()

@@ -16,9 +16,10 @@ class PaperFigures:
     Args:
         multiply_adds: in millions, at the card's input size.
         parameters: in millions.
-        top1_error: % on one crop; on CIFAR the error on CIFAR-10.
+        top1_error: % on one crop, on the data that the card's number of classes is of: ImageNet, CIFAR-10 or CIFAR-100.
         top5_error: % on one crop.
         source: the table.
+        cost_note: why our multiply-adds or parameters differ from the paper's, where they do.
     """
 
     multiply_adds: float | None = None
@@ -26,6 +27,7 @@ class PaperFigures:
     top1_error: float | None = None
     top5_error: float | None = None
     source: str | None = None
+    cost_note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,15 @@
 from functools import partial
 
 from senet.models.cards import Card, PaperFigures, twins
-from senet.models.resnet import cifar_resnet, imagenet_resnet
+from senet.models.mobilenet import MobileNetV1
+from senet.models.resnet import cifar_resnet, imagenet_resnet, wide_resnet
+from senet.models.shake import shake_resnet, shake_resnext
+from senet.models.shufflenet import ShuffleNetV1
 from senet.preprocessing import CIFAR, IMAGENET
 
 BOTTLENECK_OPTIONS = ("stride_on", "stem_pool", "dropout", "zero_init_last")
-BASIC_OPTIONS = ("stem_pool", "dropout", "zero_init_last")
+SHAKE_OPTIONS = ("shake_forward", "shake_backward", "dropout")
+BASIC_OPTIONS = ("stem_pool", "relu_last", "dropout", "zero_init_last")
 
 
 def table2(multiply_adds: float, top1: float, top5: float, parameters: float | None = None) -> PaperFigures:
@@ -21,6 +25,18 @@ def table2(multiply_adds: float, top1: float, top5: float, parameters: float | N
     )
 
 
+def table3(multiply_adds: float, top1: float, top5: float, parameters: float, cost_note: str = "") -> PaperFigures:
+    """Return a row of Table 3; multiply-adds and parameters in millions."""
+    return PaperFigures(
+        multiply_adds=multiply_adds,
+        parameters=parameters,
+        top1_error=top1,
+        top5_error=top5,
+        source="Table 3",
+        cost_note=cost_note,
+    )
+
+
 def table4(top1_error: float) -> PaperFigures:
     """Return a row of Table 4, CIFAR-10."""
     return PaperFigures(top1_error=top1_error, source="Table 4")
@@ -29,6 +45,8 @@ def table4(top1_error: float) -> PaperFigures:
 RESNET = "arXiv:1512.03385"
 RESNEXT = "arXiv:1611.05431"
 PRE_ACTIVATION = "arXiv:1603.05027"
+SHUFFLENET_BUDGET = "140 is the budget of all 1x ShuffleNets; arXiv:1707.01083, Table 1, counts 137 for g=3"
+SHAKE_SHAKE = "arXiv:1705.07485"
 
 imagenet = partial(twins, preprocessing=IMAGENET, num_classes=1000)
 cifar = partial(twins, preprocessing=CIFAR, num_classes=10, prefix="cifar_")
@@ -104,6 +122,22 @@ CARDS: tuple[Card, ...] = (
         options=BOTTLENECK_OPTIONS,
         paper=PaperFigures(top1_error=18.68, top5_error=4.47, source="Table 8"),
     ),
+    *imagenet(
+        "mobilenet_v1",
+        MobileNetV1,
+        source="arXiv:1704.04861",
+        options=("activation", "dropout"),
+        plain_paper=table3(569, 28.4, 9.4, 4.2),
+        se_paper=table3(572, 25.3, 7.7, 4.7),
+    ),
+    *imagenet(
+        "shufflenet_v1_g3",
+        ShuffleNetV1,
+        source="arXiv:1707.01083",
+        options=("dropout",),
+        plain_paper=table3(140, 32.6, 12.5, 1.8, SHUFFLENET_BUDGET),
+        se_paper=table3(142, 31.0, 11.1, 2.4, f"{SHUFFLENET_BUDGET}; the 2 that SE adds are with its pooling"),
+    ),
     *(
         card
         for depth in (20, 32, 44, 56, 110)
@@ -111,7 +145,7 @@ CARDS: tuple[Card, ...] = (
             f"resnet{depth}",
             partial(cifar_resnet, depth),
             source=RESNET,
-            options=("dropout", "zero_init_last"),
+            options=("shortcut", "dropout", "zero_init_last"),
         )
     ),
     *cifar(
@@ -129,5 +163,30 @@ CARDS: tuple[Card, ...] = (
         options=("stride_on", "dropout"),
         plain_paper=table4(5.46),
         se_paper=table4(4.39),
+    ),
+    *cifar(
+        "wrn16_8",
+        partial(wide_resnet, 16, 8),
+        source="arXiv:1605.07146",
+        options=("dropout",),
+        plain_paper=table4(4.27),
+        se_paper=table4(3.88),
+    ),
+    *cifar(
+        "shake_shake26_2x96d",
+        partial(shake_resnet, 26, 96),
+        source=SHAKE_SHAKE,
+        options=SHAKE_OPTIONS,
+        plain_paper=table4(2.56),
+        se_paper=table4(2.12),
+    ),
+    *cifar(
+        "shake_even29_2x4x64d",
+        partial(shake_resnext, 29, 4, 64),
+        source=SHAKE_SHAKE,
+        options=SHAKE_OPTIONS,
+        num_classes=100,
+        plain_paper=PaperFigures(top1_error=15.85, source="Table 5"),
+        se_paper=PaperFigures(top1_error=15.41, source="Table 5"),
     ),
 )

@@ -129,20 +129,25 @@ class ResidualUnit(SEUnit):
 
 
 class BasicUnit(ResidualUnit):
-    """Two 3x3 convolutions. Source: He et al., arXiv:1512.03385, Figure 5 left."""
+    """Two 3x3 convolutions.
 
-    def __init__(
-        self,
-        in_channels: int,
-        planes: int,
-        stride: int,
-        wiring: Wiring,
-    ) -> None:
+    Args:
+        in_channels: of the input.
+        planes: channels of the output.
+        stride: of the unit.
+        wiring: shortcut and SE.
+        relu_last: end the branch with a ReLU behind its last BatchNorm, as timm's legacy_seresnet18 and 34 do.
+
+    Source: He et al., arXiv:1512.03385, Figure 5 left; timm, models/senet.py (relu_last).
+    """
+
+    def __init__(self, in_channels: int, planes: int, stride: int, wiring: Wiring, *, relu_last: bool = False) -> None:
         super().__init__(in_channels, planes, stride, wiring, channels_3x3=planes)
         self.conv1 = conv3x3(in_channels, planes, stride)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = conv3x3(planes, planes)
         self.bn2 = nn.BatchNorm2d(planes)
+        self.act2 = nn.ReLU() if relu_last else nn.Identity()
 
     @property
     def last_affine(self) -> nn.Module:
@@ -157,7 +162,7 @@ class BasicUnit(ResidualUnit):
     def branch(self, x: Tensor) -> Tensor:
         """3x3, 3x3; each with BatchNorm, ReLU between."""
         x = F.relu(self.recalibrate(self.bn1(self.conv1(x)), "3x3"))
-        out: Tensor = self.bn2(self.conv2(x))
+        out: Tensor = self.act2(self.bn2(self.conv2(x)))
         return out
 
 

@@ -1,4 +1,4 @@
-"""ResNet, ResNeXt and SENet-154, and the CIFAR ResNets with and without pre-activation: one class, SE passed in."""
+"""ResNet, ResNeXt and SENet-154, and the CIFAR ResNets, pre-activated and wide too: one class, SE passed in."""
 
 from collections.abc import Callable
 from functools import partial
@@ -26,6 +26,7 @@ from senet.models.residual import (
 )
 
 StemPool = Literal["ceil", "pad"]
+Shortcut = Literal["pad", "projection"]
 BuildUnit = Callable[[int, int, int, Wiring], ResidualUnit]
 """(in_channels, planes, stride, wiring) -> unit."""
 
@@ -152,6 +153,7 @@ def imagenet_resnet(
     se: SEOptions | None = None,
     stride_on: StrideOn = "1x1",
     stem_pool: StemPool = "ceil",
+    relu_last: bool = False,
     dropout: float = 0.0,
     zero_init_last: bool = False,
 ) -> ResNet:
@@ -171,12 +173,13 @@ def imagenet_resnet(
         stride_on: which convolution of a bottleneck carries the stride: "1x1" in the paper's ResNets, "3x3" in its
             ResNeXts and in torchvision.
         stem_pool: see `ResNet`; "pad" in torchvision.
+        relu_last: see `BasicUnit`; for units of two convolutions.
         dropout: see `ResNet`.
         zero_init_last: see `ResNet`.
     """
     check_choice("stride_on", stride_on, get_args(StrideOn))
     check_choice("stem_pool", stem_pool, get_args(StemPool))
-    unit: BuildUnit = BasicUnit
+    unit: BuildUnit = partial(BasicUnit, relu_last=relu_last)
     if bottleneck:
         unit = partial(
             BottleneckUnit,
@@ -200,6 +203,14 @@ def imagenet_resnet(
     )
 
 
+def three_stages(depth: int, per_unit: int, extra: int) -> tuple[int, int, int]:
+    """Return the number of units of each stage; raise a SenetError unless `depth` is `per_unit` * n + `extra`."""
+    units, rest = divmod(depth - extra, per_unit)
+    if units < 1 or rest:
+        raise SenetError(f"depth is {depth}; expected {per_unit}n + {extra}")
+    return units, units, units
+
+
 def cifar_resnet(
     depth: int,
     *,
@@ -209,12 +220,13 @@ def cifar_resnet(
     in_channels: int = 3,
     se: SEOptions | None = None,
     stride_on: StrideOn = "1x1",
+    shortcut: Shortcut = "pad",
     dropout: float = 0.0,
     zero_init_last: bool = False,
 ) -> ResNet:
     """Build a three-stage network of 16, 32 and 64 planes for images of about 32 pixels.
 
-    Basic units change shape with the shortcut that has no parameters, bottleneck units with a projection.
+    Bottleneck units change shape with a bare 1x1 projection.
 
     Args:
         depth: number of weighted layers, 6n + 2 with basic and 9n + 2 with bottleneck units.
@@ -224,31 +236,79 @@ def cifar_resnet(
         in_channels: channels of the images.
         se: see `ResNet`.
         stride_on: see `imagenet_resnet`.
+        shortcut: where basic units change shape, "pad" (option A of the paper, no parameters) or, without
+            pre-activation, "projection" (option B, 1x1 convolution and BatchNorm).
         dropout: see `ResNet`.
         zero_init_last: see `ResNet`.
 
     Raises:
-        SenetError: a depth that no such network has.
+        SenetError: a depth that no such network has, or an option out of its range or without effect here.
 
     Source: He et al., arXiv:1512.03385, section 4.2; arXiv:1603.05027, section 5.
     """
     check_choice("stride_on", stride_on, get_args(StrideOn))
-    per_unit = 9 if bottleneck else 6
-    if depth < 2 + per_unit or (depth - 2) % per_unit:
-        raise SenetError(f"depth is {depth}; expected {per_unit}n + 2")
+    check_choice("shortcut", shortcut, get_args(Shortcut))
+    if shortcut == "projection" and (pre_activation or bottleneck):
+        raise SenetError(
+            "shortcut is 'projection'; expected 'pad', for only basic units without pre-activation have a choice"
+        )
     unit: BuildUnit = PreActivationBasicUnit if pre_activation else BasicUnit
+    build_shortcut: BuildShortcut = projection if shortcut == "projection" else PadShortcut
     if bottleneck:
         unit = partial(PreActivationBottleneckUnit, stride_on=stride_on)
+        build_shortcut = bare_projection
     return ResNet(
         unit,
-        ((depth - 2) // per_unit,) * 3,
+        three_stages(depth, 9 if bottleneck else 6, 2),
         (16, 32, 64),
         stem=conv3x3(in_channels, 16),
         stem_channels=16,
         stem_pool=None,
-        build_shortcut=lambda stage: bare_projection if bottleneck else PadShortcut,
+        build_shortcut=lambda stage: build_shortcut,
         num_classes=num_classes,
         se=se,
         dropout=dropout,
         zero_init_last=zero_init_last,
+    )
+
+
+def wide_resnet(
+    depth: int,
+    widen: int,
+    *,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    se: SEOptions | None = None,
+    dropout: float = 0.0,
+) -> ResNet:
+    """Build a three-stage network of 16, 32 and 64 times `widen` planes for images of about 32 pixels.
+
+    Its pre-activated basic units change shape with a bare 1x1 projection, and have no dropout inside.
+
+    Args:
+        depth: number of convolutions, 6n + 4: the stem, two in a unit, and the three projections.
+        widen: the widening factor.
+        num_classes: see `ResNet`.
+        in_channels: channels of the images.
+        se: see `ResNet`.
+        dropout: see `ResNet`.
+
+    Raises:
+        SenetError: a depth that no such network has, or a widening factor below 1.
+
+    Source: Zagoruyko and Komodakis, arXiv:1605.07146, Table 1.
+    """
+    if widen < 1:
+        raise SenetError(f"widen is {widen}; expected at least 1")
+    return ResNet(
+        PreActivationBasicUnit,
+        three_stages(depth, 6, 4),
+        (16 * widen, 32 * widen, 64 * widen),
+        stem=conv3x3(in_channels, 16),
+        stem_channels=16,
+        stem_pool=None,
+        build_shortcut=lambda stage: bare_projection,
+        num_classes=num_classes,
+        se=se,
+        dropout=dropout,
     )
