@@ -1,6 +1,7 @@
 """What several test files do with networks: build, randomise and compare them."""
 
 import functools
+import math
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,19 @@ def randomise(model: nn.Module) -> None:
             module.running_var.uniform_(0.8, 1.6)
         elif isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             module.bias.normal_(0, 0.5)
+
+
+def on_cpu_with_random_weights(build) -> nn.Module:
+    """A network in evaluation mode with weights of our own, without the cost of its own initialisation."""
+    with torch.device("meta"):
+        model = build()
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.weight.normal_(0, math.sqrt(2 / module.weight[0].numel()))
+    randomise(model)
+    return model.eval()
 
 
 def fresh_on_meta(name: str, **options: object) -> ResNet:

@@ -19,7 +19,8 @@ from senet.data.datasets import ImageSplit, open_split
 from senet.data.order import BatchOrder
 from senet.data.streaming import StreamingLoader
 from senet.errors import SenetError
-from senet.models.folder import CONFIG_FILE, load_model
+from senet.models.checkpoints import CONFIG_FILE
+from senet.models.folder import load_model
 from senet.preprocessing import Preprocessing
 from senet.progress import tracked
 

@@ -11,7 +11,8 @@ from senet.block import SEOptions
 from senet.errors import SenetError
 from senet.models import folder as folders
 from senet.models.cards import ModelConfig
-from senet.models.folder import find_model_folder, from_pretrained, load_model, save_pretrained
+from senet.models.checkpoints import find_model_folder
+from senet.models.folder import from_pretrained, load_model, save_pretrained
 from senet.models.registry import create_model
 from senet.preprocessing import CIFAR, Preprocessing
 
@@ -130,7 +131,7 @@ def test_a_folder_whose_files_do_not_belong_together_is_refused(saved: Path):
     (saved / "config.json").write_text(json.dumps(description))
     with pytest.raises(SenetError) as caught:
         from_pretrained(saved)
-    assert_one_sentence(caught, saved, "fc.weight is (3, 64) there", "(4, 64) in the model")
+    assert_one_sentence(caught, saved, "has 3 classes, the model 4")
 
 
 def test_incomplete_absent_and_foreign_folders_are_refused(saved: Path):
@@ -165,14 +166,23 @@ def test_create_model_takes_folders_files_and_tags(saved: Path, packaged: Path, 
     assert create_model(NAME, weights="cifar10").preprocessing == CIFAR
 
 
+def test_create_model_takes_what_is_asked_for_over_what_is_stored(saved: Path):
+    stored = from_pretrained(saved)
+    model = create_model(NAME, num_classes=5, in_channels=1, weights=saved, dropout=0.5, se=SEOptions(reduction=8))
+    assert model.config == ModelConfig(
+        name=NAME, num_classes=5, in_channels=1, se=SEOptions(reduction=8), options={"dropout": 0.5}
+    )
+    assert torch.equal(model.layer3[2].conv2.weight, stored.layer3[2].conv2.weight)
+    assert not torch.equal(model.layer1[0].se.fc1.weight[:1], model.layer1[0].se.fc1.weight[1:])
+
+
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
-        ({"num_classes": 5}, "holds cifar_se_resnet20 with 3 classes"),
-        ({"in_channels": 1}, "not cifar_se_resnet20 with 3 and 1"),
-        ({"name": "cifar_se_resnet32"}, "not cifar_se_resnet32"),
-        ({"se": SEOptions(reduction=8)}, "leave them out"),
-        ({"dropout": 0.5}, "leave them out"),
+        ({"name": "cifar_se_resnet32"}, "holds cifar_se_resnet20, not cifar_se_resnet32: create cifar_se_resnet20"),
+        ({"name": "cifar_resnet20"}, "holds cifar_se_resnet20, not cifar_resnet20"),
+        ({"se": SEOptions(reduction=32, gate="tanh")}, "se.gate='sigmoid'"),
+        ({"shortcut": "projection"}, "shortcut='pad'"),
     ],
 )
 def test_create_model_refuses_a_folder_of_another_network(saved: Path, wanted, said):
@@ -191,8 +201,8 @@ def test_create_model_refuses_unknown_tags_and_files_that_do_not_fit(packaged: P
 
     file = packaged / NAME / "cifar10" / "model.safetensors"
     with pytest.raises(SenetError) as caught:
-        create_model(NAME, num_classes=7, weights=file)
-    assert_one_sentence(caught, file, "fc.weight is (10, 64) there", "(7, 64) in the model")
+        create_model("se_resnet50", weights=file)
+    assert_one_sentence(caught, file, "holds cifar_se_resnet20, not se_resnet50")
 
 
 def test_load_model_takes_folders_and_names(saved: Path, packaged: Path):

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from senet.errors import SenetError
+from senet.models.checkpoints import read_state
 from senet.models.registry import create_model
-from senet.models.weights import load_weights, read_state_dict
+from senet.models.weights import load_weights
 
 NAME = "cifar_se_resnet20"
 
@@ -54,7 +55,7 @@ def test_a_pytorch_file_loads_bare_or_wrapped(tmp_path: Path, suffix, wrap):
 def test_a_safetensors_file_loads(tmp_path: Path):
     source = network()
     save_file(source.state_dict(), tmp_path / "weights.safetensors")
-    assert_same_tensors(read_state_dict(tmp_path / "weights.safetensors"), source.state_dict())
+    assert_same_tensors(read_state(tmp_path / "weights.safetensors")[0], source.state_dict())
 
 
 def test_weights_of_another_architecture_name_the_first_difference(tmp_path: Path):
@@ -70,7 +71,10 @@ def test_weights_of_another_architecture_name_the_first_difference(tmp_path: Pat
     assert_refused(path, "1 missing (fc.bias, ...) and 1 unexpected (head.bias, ...) keys")
 
     torch.save({**state, "fc.weight": torch.zeros(100, 64)}, path)
-    assert_refused(path, "fc.weight is (100, 64) there", "(10, 64) in the model")
+    assert_refused(path, "has 100 classes, the model 10")
+
+    torch.save({**state, "bn1.weight": torch.zeros(3)}, path)
+    assert_refused(path, "bn1.weight is (3,) there", "(16,) in the model")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -125,4 +129,4 @@ def test_text_and_absent_files_are_refused(tmp_path: Path):
         assert_refused(path, "there is no weights file")
         path.write_text("<html>not found</html>")
         assert_refused(path)
-    assert_refused(tmp_path, "there is no weights file")
+    assert_refused(tmp_path, "is neither a model folder")

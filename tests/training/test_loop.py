@@ -17,8 +17,8 @@ from senet.data.config import Augmentation
 from senet.errors import SenetError
 from senet.evaluation import score
 from senet.files import read_jsonl
-from senet.models.network import Network
 from senet.models.folder import from_pretrained
+from senet.models.network import Network
 from senet.recipes.digits import digits
 from senet.training import loop, schedule
 from senet.training.config import ComputeConfig, OptimizerConfig, RegularisationConfig, ScheduleConfig

@@ -1,12 +1,16 @@
 """Every network by name."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from torch import nn
 
 from senet.block import SEOptions
 from senet.errors import SenetError
@@ -54,8 +58,10 @@ def create_model(
         num_classes: None for the number of the network's own data set (or of the weights); 0 leaves the classifier out.
         in_channels: channels of the images.
         se: SE options, for networks with SE; None for the paper's.
-        weights: a tag of the weights in the package, such as "cifar10"; a model folder; or a file (.safetensors, .pt,
-            .pth). None initialises at random.
+        weights: a tag of the weights in the package, such as "cifar10"; or a file, a model folder or a hub id as
+            `load_weights` takes them: then options and SE options that are left out are those of the weights, another
+            `num_classes` starts the classifier anew, and another `in_channels` converts the first convolution, as in
+            timm. None initialises at random.
         **options: further arguments that the card lists, such as `stride_on`, `stem_pool`, `dropout`, `zero_init_last`.
 
     Returns:
@@ -79,9 +85,10 @@ def create_model(
     if weights is None:
         return build(config)
 
-    from senet.models.folder import create_from_weights  # the folder reader builds networks with this module
+    from senet.models.folder import find_weights  # the readers build networks with this module
+    from senet.models.weights import create_from_weights
 
-    return create_from_weights(config, weights)
+    return create_from_weights(config, find_weights(name, weights), se=se, convert_input=in_channels != 3)
 
 
 def build(config: ModelConfig) -> Network:
@@ -108,7 +115,29 @@ def build(config: ModelConfig) -> Network:
     model.config = replace(config, num_classes=num_classes)
     model.preprocessing = card.preprocessing.with_channels(config.in_channels)
     model.class_names = None
+    model.register_state_dict_post_hook(describe_state)  # type: ignore[no-untyped-call]
     return model
+
+
+def option_value(config: ModelConfig, option: str) -> Any:
+    """Return the value of an option of a network: the configuration's, or the builder's default."""
+    return config.options.get(option, signature(model_card(config.name).build).parameters[option].default)
+
+
+def describe(model: Network) -> dict[str, Any]:
+    """Return what config.json says of a network: architecture, preprocessing, classes."""
+    return {
+        "format": "senet/1",
+        "model": config_to_dict(model.config),
+        "preprocessing": asdict(model.preprocessing),
+        "class_names": None if model.class_names is None else list(model.class_names),
+    }
+
+
+def describe_state(model: nn.Module, state: Any, prefix: str, metadata: dict[str, Any]) -> None:
+    """Note in a state dict's metadata what network it is of: its keys alone could be torchvision's as well."""
+    if isinstance(model, Network):
+        metadata["senet"] = json.dumps(describe(model))
 
 
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from torch import nn
 
 from senet.errors import SenetError
 from senet.files import read_jsonl, write_json, written_beside
-from senet.models.folder import CONFIG_FILE, WEIGHTS_FILE, save_pretrained
+from senet.models.checkpoints import CONFIG_FILE, WEIGHTS_FILE
+from senet.models.folder import save_pretrained
 from senet.training.config import TrainConfig
 
 STATE_FILE = "training_state.pt"

@@ -1,0 +1,268 @@
+"""Reading weights, and what is known of where they come from, from a file, a model folder or the hub."""
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from senet.block import SEOptions
+from senet.errors import SenetError
+from senet.models.caffe import read_caffemodel, to_state_dict
+from senet.models.cards import Card, ModelConfig
+from senet.models.hub import fetch_model_folder, is_hub_id
+from senet.models.layouts import CAFFE, SENET, Layout, State, recognise
+from senet.models.registry import CARDS, config_from_dict, option_value
+from senet.preprocessing import Preprocessing
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+TIMM_WEIGHTS_FILE = "pytorch_model.bin"
+DESCRIPTION_KEY = "senet"
+"""In the metadata of a safetensors file or a state dict: the JSON text that config.json has too."""
+WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes that DistributedDataParallel and torch.compile put in front of every key."""
+CLASSIFIERS = ("fc", "classifier", "classifier.6", "classif")
+"""What our networks call their last layer."""
+NOT_OF_THE_WEIGHTS = ("dropout", "zero_init_last", "shake_forward", "shake_backward")
+"""Options with which the same weights compute the same outputs in evaluation mode."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Weights and what is known of them.
+
+    Args:
+        source: the file, folder or hub id, for messages.
+        raw: the tensors under the names that the source gives them.
+        layout: whose names and shapes these are.
+        config: what the network was built from, if it is one of ours.
+        architecture: timm's name of the network, if it is stated.
+        preprocessing: how the network wants its images, if it is stated.
+        class_names: of the outputs, if they are stated.
+    """
+
+    source: str
+    raw: State
+    layout: Layout
+    config: ModelConfig | None = None
+    architecture: str | None = None
+    preprocessing: Preprocessing | None = None
+    class_names: tuple[str, ...] | None = None
+
+    @property
+    def state(self) -> State:
+        """The tensors with our keys and shapes."""
+        return self.layout.convert(self.raw)
+
+    @property
+    def name(self) -> str | None:
+        """Our name of the network that the weights are stated to be of."""
+        if self.config is not None:
+            return self.config.name
+        return None if self.architecture is None else name_of_timm(self.architecture)
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes of the weights; None if they have no classifier."""
+        if self.config is not None:
+            return self.config.num_classes
+        state = self.state
+        rows = (state[f"{name}.weight"].shape[0] for name in CLASSIFIERS if f"{name}.weight" in state)
+        return next(rows, None)
+
+    def with_layout(self, layout: Layout) -> "Checkpoint":
+        """Return the same weights, to be read in another layout."""
+        return replace(self, layout=layout)
+
+    def options(self, card: Card) -> Mapping[str, Any]:
+        """Return the options with which a network computes what the weights were made for."""
+        if self.config is None:
+            return self.layout.options(card)
+        names = [name for name in card.options if name not in NOT_OF_THE_WEIGHTS]
+        return {name: option_value(self.config, name) for name in names}
+
+    def se_options(self) -> SEOptions:
+        """Return the SE options that fit the weights: those they were made with, or what their shapes say."""
+        if self.config is not None:
+            return self.config.se
+        state = self.state
+        shapes = [state[key].shape[:2] for key in state if key.endswith(".se.fc1.weight")]
+        if not shapes:
+            return SEOptions()
+        ratios = range(1, max(channels for _, channels in shapes) + 1)
+        exact = (r for r in ratios if all(max(1, channels // r) == hidden for hidden, channels in shapes))
+        enough = max(1, min(channels // hidden for hidden, channels in shapes))
+        bias = any(key.endswith(".se.fc1.bias") for key in state)
+        return SEOptions(reduction=next(exact, enough), bias=bias)
+
+    def check_network(self, card: Card) -> None:
+        """Raise a SenetError if the weights are stated to be of another network than `card`'s or its plain twin."""
+        stated = None if self.config is None else self.config.name
+        if (self.architecture or stated) and self.name not in (card.name, card.name.replace("se_", "", 1)):
+            remedy = "none of ours" if self.name is None else f"create {self.name}"
+            raise SenetError(f"{self.source} holds {self.architecture or stated}, not {card.name}: {remedy}")
+
+
+def name_of_timm(architecture: str) -> str | None:
+    """Return our name of one of timm's networks; None if it is not in the paper."""
+    name = re.sub(r"^(legacy|tv|gluon)_|_v1b$", "", architecture)
+    name = {"mobilenetv1_100": "mobilenet_v1"}.get(name, name)
+    name = re.sub(r"^seres", "se_res", name)
+    return name if name in CARDS else None
+
+
+def read_checkpoint(source: str | Path) -> Checkpoint:
+    """Read weights from a file, a model or run folder, or the hub; nothing in them is executed.
+
+    Args:
+        source: a path, or a hub id ("owner/name", "hf-hub:owner/name", with "@revision" if need be).
+
+    Raises:
+        SenetError: it is absent, cannot be reached, truncated, or holds no weights.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return read_folder(find_model_folder(path), str(source))
+    if path.is_file() or not is_hub_id(str(source)):
+        return read_file(path)
+    return read_folder(fetch_model_folder(str(source)), str(source))
+
+
+def find_model_folder(source: str | Path) -> Path:
+    """Return the model folder in `source`: itself, or the best/ (else last/) of a run folder.
+
+    Raises:
+        SenetError: there is none.
+    """
+    source = Path(source)
+    for folder in (source, source / "best", source / "last"):
+        has_weights = any((folder / name).is_file() for name in (WEIGHTS_FILE, TIMM_WEIGHTS_FILE))
+        if has_weights and (folder / CONFIG_FILE).is_file():
+            return folder
+    if not source.exists():
+        raise SenetError(f"there is no folder {source}")
+    raise SenetError(
+        f"{source} is neither a model folder ({WEIGHTS_FILE} and {CONFIG_FILE}) nor a run folder (best/, last/)"
+    )
+
+
+def read_folder(folder: Path, source: str) -> Checkpoint:
+    """Read a model folder of ours or of timm's: config.json and the weights beside it."""
+    described = read_description(folder / CONFIG_FILE)
+    file = folder / WEIGHTS_FILE
+    state, _ = read_state(file if file.is_file() else folder / TIMM_WEIGHTS_FILE)
+    layout = SENET if "config" in described else recognise(state)
+    return Checkpoint(source=source, raw=state, layout=layout, **described)
+
+
+def read_file(path: Path) -> Checkpoint:
+    """Read a file of weights; one that `save_pretrained` or the state dict of our networks wrote describes itself."""
+    if path.suffix == ".caffemodel":
+        blobs = read_caffemodel(path)
+        try:
+            return Checkpoint(source=str(path), raw=to_state_dict(blobs), layout=CAFFE)
+        except SenetError as error:
+            raise SenetError(f"{path}: {error}") from error
+    state, text = read_state(path)
+    if text is None:
+        return Checkpoint(source=str(path), raw=state, layout=recognise(state))
+    try:
+        return Checkpoint(source=str(path), raw=state, layout=SENET, **parse_description(json.loads(text)))
+    except (ValueError, KeyError, TypeError) as error:
+        raise SenetError(f"{path} has a description that is not senet's ({error})") from error
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Read a config.json: what `Checkpoint` takes of it.
+
+    Raises:
+        SenetError: it is neither what `save_pretrained` nor what timm writes.
+    """
+    try:
+        return parse_description(json.loads(path.read_text()))
+    except SenetError as error:
+        raise SenetError(f"{path}: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SenetError(f"{path} is not a senet model configuration ({error})") from error
+
+
+def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `Checkpoint` takes of the values of a config.json."""
+    if "model" not in values and "architecture" in values:
+        return {"architecture": values["architecture"], "preprocessing": of_timm(values.get("pretrained_cfg", values))}
+    names = values["class_names"]
+    return {
+        "config": config_from_dict(values["model"]),
+        "preprocessing": Preprocessing(**values["preprocessing"]),
+        "class_names": None if names is None else tuple(names),
+    }
+
+
+def of_timm(config: Mapping[str, Any]) -> Preprocessing:
+    """Return the preprocessing that timm's pretrained_cfg describes."""
+    size = int(config["input_size"][-1])
+    return Preprocessing(
+        image_size=size,
+        resize=int(size / config.get("crop_pct", 0.875)),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config.get("interpolation", "bilinear"),
+    )
+
+
+def read_state(path: Path) -> tuple[State, str | None]:
+    """Read a state dict from a .safetensors or PyTorch file, on the CPU, executing nothing.
+
+    A checkpoint that holds the state dict under "state_dict" or "model" is unwrapped, and so are the keys of a model
+    inside DistributedDataParallel or torch.compile.
+
+    Returns:
+        The tensors, and the description of the network if the file has one of ours.
+
+    Raises:
+        SenetError: the file is absent, truncated, not a state dict, or a pickle that would execute code.
+    """
+    if not path.is_file():
+        raise SenetError(f"there is no weights file {path}")
+    state, text = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    for wrapper in WRAPPERS * 2:  # either may be inside the other
+        if state and all(key.startswith(wrapper) for key in state):
+            state = {key.removeprefix(wrapper): tensor for key, tensor in state.items()}
+    return state, text
+
+
+def read_safetensors(path: Path) -> tuple[State, str | None]:
+    """Read a .safetensors file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, (file.metadata() or {}).get(DESCRIPTION_KEY)  # noqa: SIM118
+    except SafetensorError as error:
+        raise SenetError(f"{path} is truncated or not a safetensors file ({error}); get it again") from error
+
+
+def read_pickle(path: Path) -> tuple[State, str | None]:
+    """Read a file that torch.save wrote."""
+    try:
+        state: Any = torch.load(path, "cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise SenetError(
+            f"{path} is refused: it is no weights file, or a pickle that may execute code; "
+            "save its state_dict() as .safetensors"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise SenetError(f"{path} is truncated or not a PyTorch file; get it again") from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise SenetError(f"{path} does not hold a state dict (names to tensors)")
+    metadata = getattr(state, "_metadata", {})
+    described = (metadata.get(prefix, {}).get(DESCRIPTION_KEY) for prefix in ("", *(w[:-1] for w in WRAPPERS)))
+    return dict(state), next((text for text in described if text), None)

@@ -1,0 +1,204 @@
+"""Making a state dict fit a network: exactly where that is possible, by name where it is asked for."""
+
+import torch
+from torch import nn
+
+from senet.block import SEBlock
+from senet.errors import SenetError
+from senet.models.layouts import State
+from senet.models.network import Network, SEUnit
+
+
+def fit_classifier(state: State, model: Network, source: str, start_anew: bool) -> list[str]:
+    """Drop the classifier of the weights, or replace it by the model's own, where their classes differ in number.
+
+    Args:
+        state: our keys; changed in place.
+        model: the network.
+        source: for messages.
+        start_anew: whether the model's own may take its place.
+
+    Returns:
+        What was done.
+
+    Raises:
+        SenetError: the numbers of classes differ, and `start_anew` is False.
+    """
+    weight, bias = (f"{model.classifier_name}.{leaf}" for leaf in ("weight", "bias"))
+    theirs = state[weight].shape[0] if weight in state else 0
+    if theirs == model.num_classes:
+        return []
+    if model.num_classes == 0:
+        del state[weight], state[bias]
+        return [f"the classifier of {theirs} classes is left out"]
+    if not start_anew:
+        remedy = f", or create the model with num_classes={theirs}"
+        raise SenetError(
+            f"{source} has {theirs or 'no'} classes, the model {model.num_classes}; "
+            f"pass adapt=('classifier',) to keep the model's own classifier{remedy}"
+        )
+    own = model.state_dict()
+    state[weight], state[bias] = own[weight], own[bias]
+    return [f"the classifier of {model.num_classes} classes starts anew"]
+
+
+def fit_input(state: State, model: Network, source: str, convert: bool) -> list[str]:
+    """Convert the first convolution to the model's number of input channels.
+
+    One channel gets the sum of the weights, more are repeated and scaled to keep the sum, as in timm.
+
+    Args:
+        state: our keys; changed in place.
+        model: the network.
+        source: for messages.
+        convert: whether this is wanted.
+
+    Returns:
+        What was done.
+
+    Raises:
+        SenetError: the numbers of channels differ, and `convert` is False.
+    """
+    first = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    key, channels = f"{first}.weight", model.config.in_channels
+    if key not in state or state[key].dim() != 4 or state[key].shape[1] == channels:
+        return []
+    weight = state[key]
+    theirs = weight.shape[1]
+    if not convert:
+        raise SenetError(
+            f"{source} is for images of {theirs} channels, the model for {channels}; "
+            f"pass adapt=('input',) to convert it, or create the model with in_channels={theirs}"
+        )
+    if channels == 1:
+        state[key] = weight.sum(1, keepdim=True)
+    else:
+        repeated = weight.repeat(1, -(-channels // theirs), 1, 1)[:, :channels]
+        state[key] = repeated * (theirs / channels)
+    return [f"the first convolution is converted from {theirs} to {channels} channels"]
+
+
+def fit_se(state: State, model: Network, source: str) -> tuple[list[str], float]:
+    """Fit the SE layers to the model's blocks: zero biases where there were none, hidden units added that do nothing.
+
+    Args:
+        state: our keys; changed in place.
+        model: the network.
+        source: for messages.
+
+    Returns:
+        What was done, and the factor that the model's gates must have.
+
+    Raises:
+        SenetError: the SE blocks cannot be fitted; the sentence says which option would match.
+    """
+    blocks = {name: module for name, module in model.named_modules() if isinstance(module, SEBlock)}
+    factors = [state.pop(key).item() for key in list(state) if key.endswith(".se.factor")]
+    theirs = {key.rpartition(".fc1.")[0] for key in state if key.endswith(".se.fc1.weight")}
+    if not blocks:
+        if theirs:
+            raise SenetError(f"{source} has SE blocks, {model.config.name} has none; create the network with SE")
+        return [], 1.0
+    if not theirs:
+        return start_as_identity(state, model, source)
+    if theirs != set(blocks):
+        differing = sorted(theirs.symmetric_difference(blocks))
+        raise SenetError(
+            f"{source} has {len(theirs)} SE blocks, the model {len(blocks)} ({differing[0]}, ...); "
+            "create it with the SEOptions.stages of the weights"
+        )
+    done = fit_biases(state, blocks, source) + fit_hidden_widths(state, blocks, source)
+    return done, factors[0] if factors else 1.0
+
+
+def fit_biases(state: State, blocks: dict[str, SEBlock], source: str) -> list[str]:
+    """Add zero biases to SE layers that have none."""
+    added = 0
+    for name, block in blocks.items():
+        for fc in ("fc1", "fc2"):
+            key, weight = f"{name}.{fc}.bias", state.get(f"{name}.{fc}.weight")
+            if block.fc1.bias is None and key in state:
+                raise SenetError(
+                    f"{source} has biases in its SE layers, the model has none; create it with SEOptions(bias=True)"
+                )
+            if block.fc1.bias is not None and key not in state and weight is not None:
+                state[key] = weight.new_zeros(weight.shape[0])
+                added += 1
+    return [f"{added} SE layers without biases get zero biases"] if added else []
+
+
+def fit_hidden_widths(state: State, blocks: dict[str, SEBlock], source: str) -> list[str]:
+    """Add hidden units where the weights have fewer than the model: its own, with no weight behind them."""
+    widths = {}
+    for name, block in blocks.items():
+        widths[name], channels = state[f"{name}.fc1.weight"].shape[:2]
+        if channels != block.channels:
+            raise SenetError(
+                f"{source} has SE on {channels} channels at {name}, the model on {block.channels}; "
+                "create it with the SEOptions.placement of the weights"
+            )
+    too_wide = [name for name, block in blocks.items() if widths[name] > block.hidden_channels]
+    if too_wide:
+        name = too_wide[0]
+        ratio = max(1, min(block.channels // widths[name] for name, block in blocks.items()))
+        raise SenetError(
+            f"{source} has {widths[name]} hidden units in {name}, the model {blocks[name].hidden_channels}; "
+            f"create it with SEOptions(reduction={ratio})"
+        )
+    narrow = {name: block for name, block in blocks.items() if widths[name] < block.hidden_channels}
+    for name, block in narrow.items():
+        added = {key: tensor.to(state[f"{name}.fc1.weight"]) for key, tensor in block.state_dict().items()}
+        width = widths[name]
+        state[f"{name}.fc1.weight"] = torch.cat((state[f"{name}.fc1.weight"], added["fc1.weight"][width:]))
+        if "fc1.bias" in added:
+            state[f"{name}.fc1.bias"] = torch.cat((state[f"{name}.fc1.bias"], added["fc1.bias"][width:]))
+        without_effect = added["fc2.weight"][:, width:].zero_()
+        state[f"{name}.fc2.weight"] = torch.cat((state[f"{name}.fc2.weight"], without_effect), 1)
+    return [f"{len(narrow)} SE blocks get hidden units with no effect"] if narrow else []
+
+
+def start_as_identity(state: State, model: Network, source: str) -> tuple[list[str], float]:
+    """Add SE layers to the weights of a plain network so that its outputs stay what they are, bit for bit.
+
+    The last layer of every block becomes zero. A sigmoid gate is then one half, exactly, and the affine layers in front
+    of it are doubled; a network where that is not possible everywhere gets gates with a factor of 2 instead. A ReLU
+    gate becomes one by its bias.
+
+    Args:
+        state: our keys; changed in place.
+        model: the network.
+        source: for messages.
+
+    Returns:
+        What was done, and the factor that the model's gates must have.
+
+    Raises:
+        SenetError: no weights make this gate the identity.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    units = [module for module in model.modules() if isinstance(module, SEUnit) and isinstance(module.se, SEBlock)]
+    blocks = {names[unit.se]: unit.se for unit in units if isinstance(unit.se, SEBlock)}
+    options = model.config.se
+    one_by_bias = options.gate == "relu" and options.bias
+    if not one_by_bias and options.gate not in ("sigmoid", "hard_sigmoid"):
+        raise SenetError(
+            f"{source} is of a plain network, and a {options.gate} gate{'' if options.bias else ' without biases'} "
+            "cannot start as the identity; create the model with another SEOptions.gate"
+        )
+    for name, block in blocks.items():
+        own = {key: tensor.detach().clone() for key, tensor in block.state_dict().items() if key != "factor"}
+        own["fc2.weight"].zero_()
+        if "fc2.bias" in own:
+            own["fc2.bias"].fill_(1.0 if one_by_bias else 0.0)
+        state.update({f"{name}.{key}": tensor for key, tensor in own.items()})
+    done = [f"{len(blocks)} SE blocks start as the identity"]
+    if one_by_bias:
+        return done, 1.0
+    affine = [unit.affine_before_se() for unit in units]
+    if not all(affine):
+        return done, 2.0
+    for module in (module for layers in affine for module in layers):
+        for key in (f"{names[module]}.{leaf}" for leaf in ("weight", "bias")):
+            if key in state:
+                state[key] = state[key] * 2
+    return done, 1.0
