@@ -7,6 +7,8 @@ costs no more than what is used of it.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from wrapt import register_post_import_hook
+
 if TYPE_CHECKING:
     from senet.block import SEBlock as SEBlock
     from senet.block import SEOptions as SEOptions
@@ -18,10 +20,12 @@ if TYPE_CHECKING:
     from senet.evaluation import evaluate as evaluate
     from senet.models.cards import ModelConfig as ModelConfig
     from senet.models.folder import from_pretrained as from_pretrained
+    from senet.models.folder import push_to_hub as push_to_hub
     from senet.models.folder import save_pretrained as save_pretrained
     from senet.models.registry import create_model as create_model
     from senet.models.registry import list_models as list_models
     from senet.models.registry import model_card as model_card
+    from senet.models.weights import LoadReport as LoadReport
     from senet.models.weights import load_weights as load_weights
     from senet.prediction import predict as predict
     from senet.preprocessing import Preprocessing as Preprocessing
@@ -38,15 +42,17 @@ _HOMES = {
     "senet.errors": ("SenetError",),
     "senet.evaluation": ("Evaluation", "evaluate"),
     "senet.models.cards": ("ModelConfig",),
-    "senet.models.folder": ("from_pretrained", "save_pretrained"),
+    "senet.models.folder": ("from_pretrained", "push_to_hub", "save_pretrained"),
     "senet.models.registry": ("create_model", "list_models", "model_card"),
-    "senet.models.weights": ("load_weights",),
+    "senet.models.weights": ("LoadReport", "load_weights"),
     "senet.prediction": ("predict",),
     "senet.preprocessing": ("Preprocessing", "transform"),
     "senet.training.config": ("TrainConfig",),
     "senet.training.loop": ("train",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+register_post_import_hook("senet.models.timm_registry:register", "timm")
 
 __all__ = sorted(_HOME_OF)  # one table says what is public
 

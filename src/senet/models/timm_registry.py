@@ -1,0 +1,81 @@
+"""Our networks in timm's registry: after `import senet`, `timm.create_model("se_resnet50")` builds ours.
+
+`senet/__init__.py` has `register` called when timm is imported, so that neither import waits for the other. Names that
+timm has itself (resnet50, senet154, ...) stay timm's.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from senet.errors import SenetError
+from senet.models.folder import packaged_weights
+from senet.models.registry import create_model, list_models
+
+
+def find_pretrained(name: str, cfg: Mapping[str, Any]) -> str:
+    """Return the weights that timm means by `pretrained=True`: those of its hub id or folder, or the package's.
+
+    Raises:
+        SenetError: there are none.
+    """
+    stated = cfg.get("hf_hub_id") if cfg.get("source") == "hf-hub" else cfg.get("file")
+    tags = packaged_weights(name)
+    if stated is None and not tags:
+        raise SenetError(f"pretrained is True, but {name} has no weights in the package; name a hub id or a folder")
+    return str(stated or tags[0])
+
+
+def entrypoint(name: str) -> Callable[..., nn.Module]:
+    """Return the function that timm calls to build one of our networks."""
+
+    def build(
+        pretrained: bool = False,
+        pretrained_cfg: Any = None,
+        pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+        cache_dir: str | None = None,
+        num_classes: int | None = None,
+        in_chans: int = 3,
+        drop_rate: float | None = None,
+        global_pool: str | None = None,
+        features_only: bool = False,
+        out_indices: int | Sequence[int] | None = None,
+        **options: Any,
+    ) -> nn.Module:
+        stated = pretrained_cfg if isinstance(pretrained_cfg, Mapping) else getattr(pretrained_cfg, "__dict__", {})
+        cfg = {**stated, **(pretrained_cfg_overlay or {})}
+        if num_classes is None and not pretrained:
+            num_classes = cfg.get("num_classes")
+        if drop_rate is not None:
+            options["dropout"] = drop_rate
+        model = create_model(
+            name, num_classes, in_chans, weights=find_pretrained(name, cfg) if pretrained else None, **options
+        )
+        if global_pool is not None:
+            model.reset_classifier(model.num_classes, global_pool)
+        if not features_only:
+            return model.train()
+
+        from timm.models._features import FeatureGetterNet
+
+        pyramid: nn.Module = FeatureGetterNet(model, out_indices=model.level_indices(out_indices))
+        return pyramid
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"Build senet's {name}; see `senet.create_model`."
+    return build
+
+
+def register(timm: ModuleType) -> None:
+    """Register the networks whose names timm does not have.
+
+    Args:
+        timm: the module, just imported.
+    """
+    from timm.models import is_model, register_model
+
+    for name in list_models():
+        if not is_model(name):
+            register_model(entrypoint(name))
