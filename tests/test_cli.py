@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import load_file
 
 from senet.cli import COMMANDS, main, one_sentence
 from senet.data.datasets import open_split
+from senet.models.folder import from_pretrained
 from senet.recipes import RECIPES
 from senet.recipes.digits import digits
 
@@ -185,3 +187,49 @@ ASCII_BOX = """\
 )
 def test_one_sentence_of_a_box(box: str, sentence: str) -> None:
     assert one_sentence(box) == sentence
+
+
+def test_convert_makes_a_model_folder_of_anybodys_weights(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet18().eval()
+    torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
+    folder = tmp_path / "models" / "resnet18"
+    assert main(["convert", "resnet18", str(tmp_path / "resnet18.pth"), str(folder)]) == 0
+    assert f"{folder} holds resnet18 with 1000 classes (layout torchvision)" in capsys.readouterr().out
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(from_pretrained(folder)(x), theirs(x))
+
+    fresh = tmp_path / "fresh"
+    argv = ["convert", "se_resnet18", str(folder), str(fresh), "--num-classes", "7", "--in-channels", "1"]
+    assert main(argv) == 0
+    model = from_pretrained(fresh)
+    assert (model.num_classes, model.config.in_channels, model.config.name) == (7, 1, "se_resnet18")
+
+    assert main(["convert", "resnet18", str(tmp_path / "resnet18.pth"), str(tmp_path / "s"), "--layout", "senet"]) == 0
+    assert not torch.allclose(from_pretrained(tmp_path / "s")(x), theirs(x))
+
+
+def test_convert_refuses_in_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file, out = tmp_path / "weights.pth", tmp_path / "out"
+    file.write_text("<html>not found</html>")
+    assert_refused(capsys, ["convert", "resnet18", str(file), str(out)], str(file), "refused")
+    assert_refused(capsys, ["convert", "resnet19", str(file), str(out)], "no network is called 'resnet19'")
+    assert_refused(capsys, ["convert", "resnet18", str(tmp_path / "no.pth"), str(out)], "no.pth")
+    torch.save(torchvision.models.resnet18().state_dict(), file)
+    assert_refused(capsys, ["convert", "resnet34", str(file), str(out)], "of another architecture", "missing")
+    assert_refused(capsys, ["convert", "resnet18", str(file), str(out), "--layout", "keras"], "layout is 'keras'")
+    assert not out.exists()
+    assert_refused(capsys, ["convert", "resnet18", str(file), str(tmp_path)], "exists already")
+
+
+def test_models_paper(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "se_resnet50", "--paper"]) == 0
+    printed = capsys.readouterr().out
+    assert "28,088,024" in printed
+    assert "Table 16" in printed
+    assert "resnext" not in printed
+    assert main(["models", "se_resnet50", "--paper", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["printed"]["name"] for row in rows} == {"se_resnet50"}
+    assert_refused(capsys, ["models", "cifar_*", "--paper"], "gives no costs of networks that match 'cifar_*'")

@@ -1,4 +1,4 @@
-"""The command line: `senet demo | train | evaluate | predict | models`."""
+"""The command line: `senet demo | train | evaluate | predict | models | convert`."""
 
 import contextlib
 import inspect
@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -40,8 +41,8 @@ class TrainCommand:
 class EvaluateCommand:
     """Measure top-1 and top-5 accuracy, on one crop or averaged over many.
 
-    RUN_OR_MODEL is a run folder, a model folder, or the name of a network with weights in the package. The data are
-    those of the run, unless you name others.
+    RUN_OR_MODEL is a run folder, a model folder, a hub id, or the name of a network with weights in the package. The
+    data are those of the run, unless you name others.
 
     Examples:
         senet evaluate runs/digits
@@ -69,8 +70,8 @@ class EvaluateCommand:
 class PredictCommand:
     """Say what is in pictures: the likeliest classes with their probabilities.
 
-    RUN_OR_MODEL is a run folder, a model folder, or the name of a network with weights in the package; without it, the
-    CIFAR-10 network of the package answers.
+    RUN_OR_MODEL is a run folder, a model folder, a hub id, or the name of a network with weights in the package;
+    without it, the CIFAR-10 network of the package answers.
 
     Examples:
         senet predict photo.jpg
@@ -92,12 +93,42 @@ class ModelsCommand:
     Examples:
         senet models
         senet models 'se_res*' --json
+        senet models --paper
     """
 
     pattern: Positional[str] = "*"
     """a shell pattern"""
+    paper: bool = False
+    """only what the paper and its release give figures of, each with the cause of a difference"""
     json: bool = False
     """print JSON instead of a table"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertCommand:
+    """Turn weights from anywhere into a model folder, which `evaluate`, `predict` and `from_pretrained` read.
+
+    SOURCE is a file (.safetensors, .pt, .pth, .bin, .pkl, .caffemodel), a folder or a hub id. The layout is recognised:
+    ours, timm's, torchvision's, mmpretrain's, moskomule's, the authors' Caffe.
+
+    Examples:
+        senet convert se_resnet50 SE-ResNet-50.caffemodel models/se_resnet50
+        senet convert se_resnet50 timm/seresnet50.ra2_in1k models/se_resnet50
+        senet convert se_resnet50 resnet50.pth models/start --num-classes 10
+    """
+
+    name: Positional[str]
+    """the network, see `senet models`"""
+    source: Positional[str]
+    """the weights"""
+    output: Positional[Path]
+    """the model folder to write; it must not exist yet"""
+    num_classes: int | None = None
+    """classes of a new classifier; None keeps that of the weights"""
+    in_channels: int = 3
+    """channels of the images; another number than the weights' converts the first convolution"""
+    layout: str | None = None
+    """overrules the layout that the keys say, see `senet.load_weights`"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,13 +236,15 @@ def run_evaluate(argv: Sequence[str]) -> None:
 
 def run_predict(argv: Sequence[str]) -> None:
     """Say what is in pictures."""
+    from senet.models.hub import is_hub_id
     from senet.models.registry import CARDS
     from senet.prediction import predict
 
     command = parse(PredictCommand, argv, "senet predict")
     inputs = command.inputs
     model, images = PACKAGED_DEFAULT, inputs
-    if inputs and (Path(inputs[0]).is_dir() or inputs[0] in CARDS):
+    on_hub = len(inputs) > 1 and not Path(inputs[0]).exists() and is_hub_id(inputs[0])
+    if inputs and (Path(inputs[0]).is_dir() or inputs[0] in CARDS or on_hub):
         model, images = inputs[0], inputs[1:]
     if not images:
         raise SenetError("no image is given; `senet predict --help` explains all arguments")
@@ -232,6 +265,9 @@ def run_models(argv: Sequence[str]) -> None:
     from senet.models.table import model_rows, print_models
 
     command = parse(ModelsCommand, argv, "senet models")
+    if command.paper:
+        print_paper(command)
+        return
     rows = model_rows(command.pattern)
     if not rows:
         raise SenetError(f"no network matches {command.pattern!r}; `senet models` lists them all")
@@ -239,6 +275,44 @@ def run_models(argv: Sequence[str]) -> None:
         print(json.dumps(rows))
     else:
         print_models(rows)
+
+
+def run_convert(argv: Sequence[str]) -> None:
+    """Turn weights from anywhere into a model folder."""
+    from senet.models.cards import ModelConfig
+    from senet.models.folder import find_weights, save_pretrained
+    from senet.models.layouts import find_layout
+    from senet.models.registry import model_card
+    from senet.models.weights import create_from_weights
+
+    command = parse(ConvertCommand, argv, "senet convert")
+    model_card(command.name)
+    if command.output.exists():
+        raise SenetError(f"{command.output} exists already; name another folder")
+    config = ModelConfig(name=command.name, num_classes=command.num_classes, in_channels=command.in_channels)
+    checkpoint = find_weights(command.name, command.source)
+    if command.layout is not None:
+        checkpoint = checkpoint.with_layout(find_layout(command.layout))
+    model = create_from_weights(config, checkpoint, se=None, convert_input=command.in_channels != 3)
+    save_pretrained(model, command.output)
+    print(f"{command.output} holds {command.name} with {model.num_classes} classes (layout {checkpoint.layout.name})")
+
+
+def print_paper(command: ModelsCommand) -> None:
+    """Print the comparison with the paper's parameters and multiply-adds."""
+    from senet.models.paper_costs import LEGEND, compare_costs, paper_table
+
+    rows = [row for row in compare_costs() if fnmatchcase(row.printed.name, command.pattern)]
+    if not rows:
+        raise SenetError(f"the paper gives no costs of networks that match {command.pattern!r}; leave the pattern out")
+    if command.json:
+        print(json.dumps([asdict(row) | {"agrees": row.agrees, "counting": row.counting} for row in rows]))
+        return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=180)
+    console.print(paper_table(rows))
+    console.print(LEGEND, soft_wrap=True)
 
 
 def run_demo(argv: Sequence[str]) -> None:
@@ -256,6 +330,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = MappingProxyType(
         "evaluate": run_evaluate,
         "predict": run_predict,
         "models": run_models,
+        "convert": run_convert,
     }
 )
 
