@@ -3,9 +3,12 @@
 import dataclasses
 
 import pytest
+import torch
 
 from senet.block import SEOptions
+from senet.costs import cost
 from senet.models.paper_costs import CostComparison, PrintedCost, cells, compare_costs, paper_table
+from senet.models.registry import create_model
 
 # Rows per table of the paper that print parameters or multiply-adds of a network.
 ROWS = {"Table 2": 16, "Table 3": 4, "release": 5, "Table 10": 6, "Table 13": 4, "Table 15": 1, "Table 16": 1}
@@ -78,7 +81,7 @@ def test_rounding(parameters, printed, statistics, counting):
 
 
 @pytest.mark.parametrize(
-    ("multiply_adds", "agrees"), [(99_000_000, True), (101_000_000, True), (98_900_000, False), (101_100_000, False)]
+    ("multiply_adds", "agrees"), [(99_010_000, True), (100_990_000, True), (98_900_000, False), (101_100_000, False)]
 )
 def test_one_percent(multiply_adds, agrees):
     row = comparison(1, None, multiply_adds, "100")
@@ -102,3 +105,13 @@ def test_cells_and_table(comparisons):
     wrong = dataclasses.replace(row, parameters=29_000_000, moving_statistics=0)
     assert cells(wrong)[4] == "no"
     assert paper_table(comparisons).row_count == len(comparisons)
+
+
+@pytest.mark.parametrize(("name", "printed"), [("inception_resnet_v2", 11.75), ("se_inception_resnet_v2", 11.76)])
+def test_the_cause_of_inception_resnets_difference(name, printed):
+    """Two pixels less, and the maps lose a row at each reduction: that is the paper's count."""
+    with torch.device("meta"):
+        model = create_model(name)
+    for side in (297, 298):
+        assert cost(model, side).multiply_adds / 1e9 == pytest.approx(printed, rel=0.002)
+    assert cost(model, 299).multiply_adds / 1e9 == pytest.approx(13.16, abs=0.01)

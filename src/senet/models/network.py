@@ -1,11 +1,14 @@
 """What all of our networks share: a chain of modules, a head, and the protocol that timm's tools expect."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from senet.block import Placement, SEBlock, SEOptions
 from senet.errors import SenetError
@@ -82,7 +85,9 @@ class Network(nn.Module):
         """Apply one module of the trunk, recomputing it in the backward pass if gradients are checkpointed."""
         module = self.get_submodule(name)
         if self.grad_checkpointing and self.training and any(True for _ in module.parameters()):
-            return cast(Tensor, checkpoint(module, x, use_reentrant=False))
+            # The compiler cannot trace a context of ours; compiled, the statistics move twice, as in timm.
+            contexts = noop_context_fn if torch.compiler.is_compiling() else partial(recompute_contexts, module)
+            return cast(Tensor, checkpoint(module, x, use_reentrant=False, context_fn=contexts))
         return cast(Tensor, module(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -189,6 +194,11 @@ class Network(nn.Module):
         return self.default_cfg
 
     @property
+    def in_chans(self) -> int:
+        """Number of input channels, by timm's name."""
+        return self.config.in_channels
+
+    @property
     def head_hidden_size(self) -> int:
         """Number of features that the classifier sees."""
         return self.num_features
@@ -229,6 +239,24 @@ class Network(nn.Module):
         """Return the patterns by which timm groups parameters, for learning rates that decay with depth."""
         names = [name.replace(".", r"\.") for name in self.trunk]
         return {"stem": rf"^{names[0]}\.", "blocks": [(rf"^{name}\.", (i,)) for i, name in enumerate(names[1:])]}
+
+
+def recompute_contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return the contexts of the first and the second computation of a module, for `checkpoint`."""
+    return nullcontext(), frozen_statistics(module)
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Keep BatchNorm's moving statistics as they are."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def build_classifier(in_features: int, num_classes: int) -> nn.Module:

@@ -1,12 +1,16 @@
 """The cards of the residual networks: variants as short entries, with the paper's figures."""
 
+from dataclasses import replace
 from functools import partial
 
+from senet.models.bn_inception import BNInception
 from senet.models.cards import Card, PaperFigures, twins
+from senet.models.inception_resnet import InceptionResNetV2
 from senet.models.mobilenet import MobileNetV1
 from senet.models.resnet import cifar_resnet, imagenet_resnet, wide_resnet
 from senet.models.shake import shake_resnet, shake_resnext
 from senet.models.shufflenet import ShuffleNetV1
+from senet.models.vgg import VGG16
 from senet.preprocessing import CIFAR, IMAGENET
 
 BOTTLENECK_OPTIONS = ("stride_on", "stem_pool", "dropout", "zero_init_last")
@@ -14,7 +18,9 @@ SHAKE_OPTIONS = ("shake_forward", "shake_backward", "dropout")
 BASIC_OPTIONS = ("stem_pool", "relu_last", "dropout", "zero_init_last")
 
 
-def table2(multiply_adds: float, top1: float, top5: float, parameters: float | None = None) -> PaperFigures:
+def table2(
+    multiply_adds: float, top1: float, top5: float, parameters: float | None = None, cost_note: str = ""
+) -> PaperFigures:
     """Return a row of Table 2; multiply-adds in billions, parameters in millions."""
     return PaperFigures(
         multiply_adds=1000 * multiply_adds,
@@ -22,6 +28,7 @@ def table2(multiply_adds: float, top1: float, top5: float, parameters: float | N
         top1_error=top1,
         top5_error=top5,
         source="Table 2",
+        cost_note=cost_note,
     )
 
 
@@ -45,6 +52,10 @@ def table4(top1_error: float) -> PaperFigures:
 RESNET = "arXiv:1512.03385"
 RESNEXT = "arXiv:1611.05431"
 PRE_ACTIVATION = "arXiv:1603.05027"
+INCEPTION_299 = (
+    "the paper's figure is this network's at 297 or 298 pixels (11,732), whose maps have 34, 16 and 7 pixels a side; "
+    "at 299, where it is evaluated, they have 35, 17 and 8"
+)
 SHUFFLENET_BUDGET = "140 is the budget of all 1x ShuffleNets; arXiv:1707.01083, Table 1, counts 137 for g=3"
 SHAKE_SHAKE = "arXiv:1705.07485"
 
@@ -121,6 +132,31 @@ CARDS: tuple[Card, ...] = (
         num_classes=1000,
         options=BOTTLENECK_OPTIONS,
         paper=PaperFigures(top1_error=18.68, top5_error=4.47, source="Table 8"),
+    ),
+    *imagenet(
+        "vgg16_bn",
+        VGG16,
+        source="arXiv:1409.1556",
+        options=("dropout",),
+        plain_paper=table2(15.47, 27.02, 8.81),
+        se_paper=table2(15.48, 25.22, 7.70),
+    ),
+    *imagenet(
+        "bn_inception",
+        BNInception,
+        source="arXiv:1502.03167",
+        options=("dropout",),
+        plain_paper=table2(2.03, 25.38, 7.89),
+        se_paper=table2(2.04, 24.23, 7.14),
+    ),
+    *imagenet(
+        "inception_resnet_v2",
+        InceptionResNetV2,
+        source="arXiv:1602.07261",
+        preprocessing=replace(IMAGENET, image_size=299, resize=352),
+        options=("dropout",),
+        plain_paper=table2(11.75, 20.37, 5.21, cost_note=INCEPTION_299),
+        se_paper=table2(11.76, 19.80, 4.79, cost_note=INCEPTION_299),
     ),
     *imagenet(
         "mobilenet_v1",
