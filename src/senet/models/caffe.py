@@ -209,8 +209,8 @@ def to_vector(name: str, tensor: Tensor, length: int) -> Tensor:
 def batch_norm(name: str, statistics: Blobs, affine: Blobs, channels: int) -> dict[str, Tensor]:
     """Return our BatchNorm's tensors from those of Caffe's BatchNorm and Scale behind the convolution `name`."""
     factor = to_vector(f"{name}/bn", statistics[2], 1)
-    scale = torch.where(factor == 0, 0, factor.reciprocal())  # what Caffe multiplies by
-    mean, variance = (to_vector(f"{name}/bn", tensor, channels) * scale for tensor in statistics[:2])
+    sums = (to_vector(f"{name}/bn", tensor, channels) for tensor in statistics[:2])
+    mean, variance = (torch.where(factor == 0, 0, total / factor) for total in sums)  # Caffe takes 0 / 0 as 0
     weight, bias = (to_vector(f"{name}/bn/scale", tensor, channels) for tensor in affine)
     return {
         "weight": weight,

@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -250,7 +251,8 @@ def read_safetensors(path: Path) -> tuple[State, str | None]:
 def read_pickle(path: Path) -> tuple[State, str | None]:
     """Read a file that torch.save wrote."""
     try:
-        state: Any = torch.load(path, "cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # a plain record, in what timm's train.py saves
+            state: Any = torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SenetError(
             f"{path} is refused: it is no weights file, or a pickle that may execute code; "
