@@ -3,6 +3,10 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
+from senet.recipes.paper import PAPER_ROWS
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -15,8 +19,24 @@ def generator() -> ModuleType:
     return module
 
 
-def test_the_page_of_networks_is_what_the_registry_says() -> None:
-    assert (DOCS / "networks.md").read_text() == generator().page(), "run `make docs`"
+@pytest.mark.parametrize("name", ["networks.md", "recipes.md"])
+def test_written_pages_are_current(name: str) -> None:
+    pages = generator().PAGES
+    assert set(pages) == {"networks.md", "recipes.md"}
+    assert (DOCS / name).read_text() == pages[name](), "run `make docs`"
+
+
+def test_the_page_of_recipes_has_every_row_and_no_result_that_is_not_there() -> None:
+    text = (DOCS / "recipes.md").read_text()
+    tables = re.findall(r"^## Table (\d+)$", text, re.MULTILINE)
+    assert list(map(int, tables)) == [2, 3, 4, 5, 6, 9, *range(10, 17)]
+    rows = [re.split(r" ?\| ?", line)[1:-1] for line in text.splitlines() if "senet train" in line and line[0] == "|"]
+    assert [row[0] for row in rows] == [row.label for row in PAPER_ROWS]
+    assert [row[3] for row in rows] == [f"`{row.command()}`" for row in PAPER_ROWS]
+    assert all((cells[2] == "not yet run") == (row.result is None) for cells, row in zip(rows, PAPER_ROWS, strict=True))
+    assert rows[1][:3] == ["SE-ResNet-50", "23.29 / 6.62", "not yet run"]
+    assert ["SE-MobileNet", "25.3 / 7.7", "not yet run"] in [row[:3] for row in rows]
+    assert ["WRN-16-8", "4.27", "not yet run"] in [row[:3] for row in rows]
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -2,10 +2,12 @@
 
 import inspect
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
+from senet.data.config import Augmentation
 from senet.errors import SenetError
 from senet.models.registry import build
 from senet.preprocessing import CIFAR
@@ -91,6 +93,76 @@ def test_senet154_is_trained_as_in_the_appendix():
     assert (config.model.name, config.optimizer.lr) == ("senet154", 1.0)
     assert config.regularisation.label_smoothing == 0.1
     assert config.regularisation.freeze_bn_epochs > 0
+
+
+def test_inception_resnet_is_trained_on_crops_of_299():
+    config, base = get_recipe("imagenet_inception_resnet"), get_recipe("imagenet")
+    assert total_batch("imagenet_inception_resnet") == 1024
+    assert (config.data.preprocessing.image_size, config.data.preprocessing.resize) == (299, 352)
+    assert config.data.augmentation == base.data.augmentation
+    assert (config.optimizer, config.schedule, config.epochs) == (base.optimizer, base.schedule, base.epochs)
+
+
+def test_mobile_networks_are_trained_on_plateaus_with_less_regularisation():
+    config = get_recipe("imagenet_mobile")
+    assert total_batch("imagenet_mobile") == 256
+    assert (config.optimizer.lr, config.optimizer.momentum, config.optimizer.weight_decay) == (0.1, 0.9, 4e-5)
+    assert (config.schedule.name, config.schedule.factor, config.epochs) == ("plateau", 0.1, 400)
+    assert config.data.augmentation.crop_scale[0] > get_recipe("imagenet").data.augmentation.crop_scale[0]
+    assert config.data.augmentation.flip
+    assert config.regularisation.label_smoothing == 0
+
+
+def test_senet154_at_320_differs_in_the_crop_alone():
+    config, base = get_recipe("imagenet_senet154_320"), get_recipe("imagenet_senet154")
+    assert config.data.preprocessing.image_size == 320
+    assert config.data.preprocessing.resize == round(320 * 256 / 224)
+    assert total_batch("imagenet_senet154_320") == 2048
+    assert replace(config, data=base.data) == base
+    assert replace(config.data, preprocessing=base.data.preprocessing) == base.data
+
+
+def test_places365_is_trained_as_imagenet():
+    config, base = get_recipe("places365"), get_recipe("imagenet")
+    assert total_batch("places365") == 1024
+    assert config.model.name == "se_resnet152"
+    assert replace(config, model=base.model, data=replace(config.data, dataset="imagenet")) == base
+    assert config.data.dataset == "places365"
+
+
+@pytest.mark.parametrize("name", ["cifar10_wrn", "cifar100_wrn"])
+def test_wide_resnets_are_trained_as_by_their_authors(name):
+    config = get_recipe(name)
+    assert config.model.name == "cifar_se_wrn16_8"
+    optimizer, schedule = config.optimizer, config.schedule
+    assert (optimizer.lr, optimizer.momentum, optimizer.nesterov, optimizer.weight_decay) == (0.1, 0.9, True, 5e-4)
+    assert (schedule.name, schedule.milestones, schedule.factor) == ("step", (60, 120, 160), 0.2)
+    assert (config.epochs, total_batch(name), schedule.warmup_epochs) == (200, 128, 0)
+    assert_cifar(name.removesuffix("_wrn"), config, cutout=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "lr", "weight_decay", "batch", "cutout"),
+    [
+        ("cifar10_shake", "cifar_se_shake_shake26_2x96d", 0.2, 1e-4, 128, 16),
+        ("cifar100_shake", "cifar_se_shake_even29_2x4x64d", 0.025, 5e-4, 32, 8),
+    ],
+)
+def test_shake_networks_are_trained_as_by_their_authors(name, network, lr, weight_decay, batch, cutout):
+    config = get_recipe(name)
+    assert config.model.name == network
+    optimizer, schedule = config.optimizer, config.schedule
+    assert (optimizer.lr, optimizer.momentum, optimizer.nesterov) == (lr, 0.9, True)
+    assert optimizer.weight_decay == weight_decay
+    assert (schedule.name, schedule.warmup_epochs, config.epochs) == ("cosine", 0, 1800)
+    assert (total_batch(name), config.batch_size) == (batch, batch // 2)
+    assert_cifar(name.removesuffix("_shake"), config, cutout=cutout)
+
+
+def assert_cifar(dataset, config, cutout):
+    assert config.data.dataset == dataset
+    assert (config.data.preprocessing == CIFAR) == (dataset == "cifar10")
+    assert config.data.augmentation == Augmentation(flip=True, padding=4, cutout=cutout)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])

@@ -87,6 +87,7 @@ IMAGENET = Preprocessing(
     std=(1 / 255, 1 / 255, 1 / 255),
 )
 CIFAR = Preprocessing(image_size=32, resize=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+CIFAR100 = Preprocessing(image_size=32, resize=32, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
 
 
 def transform(model: nn.Module) -> v2.Compose:

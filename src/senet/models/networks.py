@@ -11,7 +11,7 @@ from senet.models.resnet import cifar_resnet, imagenet_resnet, wide_resnet
 from senet.models.shake import shake_resnet, shake_resnext
 from senet.models.shufflenet import ShuffleNetV1
 from senet.models.vgg import VGG16
-from senet.preprocessing import CIFAR, IMAGENET
+from senet.preprocessing import CIFAR, CIFAR100, IMAGENET
 
 BOTTLENECK_OPTIONS = ("stride_on", "stem_pool", "dropout", "zero_init_last")
 SHAKE_OPTIONS = ("shake_forward", "shake_backward", "dropout")
@@ -221,6 +221,7 @@ CARDS: tuple[Card, ...] = (
         partial(shake_resnext, 29, 4, 64),
         source=SHAKE_SHAKE,
         options=SHAKE_OPTIONS,
+        preprocessing=CIFAR100,
         num_classes=100,
         plain_paper=PaperFigures(top1_error=15.85, source="Table 5"),
         se_paper=PaperFigures(top1_error=15.41, source="Table 5"),

@@ -1,15 +1,33 @@
 """Recipes: functions that return a complete configuration, one per protocol.
 
-Each docstring names its source, the command, what it costs and what to expect.
+Each docstring names its source, the command, what it costs and what to expect. `senet.recipes.paper` has the command of
+every row of the paper's tables.
 """
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from senet.errors import SenetError
-from senet.recipes.cifar import cifar10, cifar10_short, cifar100
+from senet.recipes.cifar import (
+    cifar10,
+    cifar10_shake,
+    cifar10_short,
+    cifar10_wrn,
+    cifar100,
+    cifar100_shake,
+    cifar100_wrn,
+)
 from senet.recipes.digits import digits
-from senet.recipes.imagenet import imagenet, imagenet_ablation, imagenet_release, imagenet_senet154
+from senet.recipes.imagenet import (
+    imagenet,
+    imagenet_ablation,
+    imagenet_inception_resnet,
+    imagenet_mobile,
+    imagenet_release,
+    imagenet_senet154,
+    imagenet_senet154_320,
+)
+from senet.recipes.places import places365
 from senet.training.config import TrainConfig
 
 RECIPES: Mapping[str, Callable[[], TrainConfig]] = MappingProxyType(
@@ -17,11 +35,19 @@ RECIPES: Mapping[str, Callable[[], TrainConfig]] = MappingProxyType(
         "digits": digits,
         "cifar10": cifar10,
         "cifar100": cifar100,
+        "cifar10_wrn": cifar10_wrn,
+        "cifar100_wrn": cifar100_wrn,
+        "cifar10_shake": cifar10_shake,
+        "cifar100_shake": cifar100_shake,
         "cifar10_short": cifar10_short,
         "imagenet": imagenet,
         "imagenet_release": imagenet_release,
+        "imagenet_inception_resnet": imagenet_inception_resnet,
+        "imagenet_mobile": imagenet_mobile,
         "imagenet_ablation": imagenet_ablation,
         "imagenet_senet154": imagenet_senet154,
+        "imagenet_senet154_320": imagenet_senet154_320,
+        "places365": places365,
     }
 )
 
