@@ -151,7 +151,14 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     Raises:
         TypeError: a field that does not exist.
     """
-    se = dict(values.get("se", {}))
-    if se.get("stages") is not None:
-        se["stages"] = tuple(se["stages"])
-    return ModelConfig(**{**values, "se": SEOptions(**se)})
+    return ModelConfig(**{**values, "se": se_from_dict(values.get("se", {}))})
+
+
+def se_from_dict(values: Mapping[str, Any]) -> SEOptions:
+    """Return the SE options of plain values.
+
+    Raises:
+        TypeError: an option that does not exist.
+    """
+    stages = values.get("stages")
+    return SEOptions(**{**values, "stages": None if stages is None else tuple(stages)})

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from senet.errors import SenetError
 from senet.models.folder import packaged_weights
-from senet.models.registry import create_model, list_models
+from senet.models.registry import create_model, list_models, se_from_dict
 
 
 def find_pretrained(name: str, cfg: Mapping[str, Any]) -> str:
@@ -42,6 +43,8 @@ def entrypoint(name: str) -> Callable[..., nn.Module]:
         global_pool: str | None = None,
         features_only: bool = False,
         out_indices: int | Sequence[int] | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
         **options: Any,
     ) -> nn.Module:
         stated = pretrained_cfg if isinstance(pretrained_cfg, Mapping) else getattr(pretrained_cfg, "__dict__", {})
@@ -50,11 +53,13 @@ def entrypoint(name: str) -> Callable[..., nn.Module]:
             num_classes = cfg.get("num_classes")
         if drop_rate is not None:
             options["dropout"] = drop_rate
+        if isinstance(options.get("se"), Mapping):  # timm's command line knows plain values only
+            options["se"] = se_from_dict(options["se"])
         model = create_model(
             name, num_classes, in_chans, weights=find_pretrained(name, cfg) if pretrained else None, **options
-        )
+        ).to(device, dtype)
         if global_pool is not None:
-            model.reset_classifier(model.num_classes, global_pool)
+            model.reset_classifier(model.num_classes, "avg" if global_pool == "fast" else global_pool)
         if not features_only:
             return model.train()
 
