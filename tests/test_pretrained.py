@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 import senet
-from senet import SenetError
 from senet.cli import main
 from senet.models.folder import PACKAGED, PACKAGED_DEFAULT, packaged_weights
 from senet.preprocessing import CIFAR
@@ -40,8 +39,9 @@ def test_cifar_se_resnet20() -> None:
     assert model.class_names == CIFAR10_CLASSES
     assert model.preprocessing == CIFAR
     assert json.loads((PACKAGED / "cifar_se_resnet20/cifar10/config.json").read_text())["metrics"]["top1"] >= 87.0
-    with pytest.raises(SenetError, match="not cifar_se_resnet20 with 100"):
-        senet.create_model("cifar_se_resnet20", num_classes=100, weights="cifar10")
+    anew = senet.create_model("cifar_se_resnet20", num_classes=100, weights="cifar10")
+    assert anew.class_names is None
+    assert torch.equal(anew.layer3[2].conv2.weight, model.layer3[2].conv2.weight)
 
 
 def test_a_photograph_of_any_size_is_classified_without_naming_a_model(

@@ -52,7 +52,7 @@ class LinearNetwork(Network):
     """No BatchNorm, nothing random in the forward pass: what a step does can be worked out."""
 
     def __init__(self, config):
-        super().__init__()
+        super().__init__(num_classes=10)
         self.config = replace(config, num_classes=10)
         self.fc = nn.Linear(64, 10)
         with torch.no_grad():

@@ -55,8 +55,9 @@ def save_pretrained(model: nn.Module, folder: str | Path, metrics: Mapping[str, 
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     with written_beside(folder / WEIGHTS_FILE) as path:
-        # Not safetensors' save_file, whose files only their owner can read.
-        path.write_bytes(save(state, metadata={"format": "pt", DESCRIPTION_KEY: json.dumps(described)}))
+        # Not safetensors' save_file, whose files only their owner can read. One entry of metadata: more come out in any
+        # order, and the same weights should give the same file.
+        path.write_bytes(save(state, metadata={DESCRIPTION_KEY: json.dumps(described)}))
     write_json(folder / CONFIG_FILE, description)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, noop_context_fn
+from torch.utils.checkpoint import checkpoint
 
 from senet.block import Placement, SEBlock, SEOptions
 from senet.errors import SenetError
@@ -85,8 +85,9 @@ class Network(nn.Module):
         """Apply one module of the trunk, recomputing it in the backward pass if gradients are checkpointed."""
         module = self.get_submodule(name)
         if self.grad_checkpointing and self.training and any(True for _ in module.parameters()):
-            # The compiler cannot trace a context of ours; compiled, the statistics move twice, as in timm.
-            contexts = noop_context_fn if torch.compiler.is_compiling() else partial(recompute_contexts, module)
+            if torch.compiler.is_compiling():  # it traces no contexts: the statistics move twice, as in timm
+                return cast(Tensor, checkpoint(module, x, use_reentrant=False))
+            contexts = partial(recompute_contexts, module)
             return cast(Tensor, checkpoint(module, x, use_reentrant=False, context_fn=contexts))
         return cast(Tensor, module(x))
 
@@ -224,8 +225,9 @@ class Network(nn.Module):
                 "expected at least 0 and 'avg', or 0 and '' (no pooling)"
             )
         old = next(self.parameters())
-        classifier = build_classifier(self.head_hidden_size, num_classes).to(old.device, old.dtype)
-        self.set_submodule(self.classifier_name, classifier)
+        classifier = build_classifier(self.head_hidden_size, num_classes)
+        initialise(classifier)
+        self.set_submodule(self.classifier_name, classifier.to(old.device, old.dtype))
         self.num_classes, self.global_pool = num_classes, pool
         if hasattr(self, "config"):
             self.config = replace(self.config, num_classes=num_classes)
@@ -248,25 +250,25 @@ def recompute_contexts(module: nn.Module) -> tuple[AbstractContextManager[None],
 
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Keep BatchNorm's moving statistics as they are."""
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    """Keep BatchNorm's moving statistics and counts as they are."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    tracked = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    counts = [count.clone() for count in tracked]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for count, before in zip(tracked, counts, strict=True):
+            count.copy_(before)
 
 
 def build_classifier(in_features: int, num_classes: int) -> nn.Module:
-    """Build the last linear layer, N(0, 0.01) and zero biases; an identity for no classes."""
-    if num_classes == 0:
-        return nn.Identity()
-    linear = nn.Linear(in_features, num_classes)
-    nn.init.normal_(linear.weight, std=0.01)
-    nn.init.zeros_(linear.bias)
-    return linear
+    """Build the last linear layer; an identity for no classes."""
+    return nn.Linear(in_features, num_classes) if num_classes else nn.Identity()
 
 
 def initialise(model: nn.Module) -> None:
