@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from networks import fresh_on_meta, num_parameters, on_meta, randomise
+from networks import fresh_on_meta, num_parameters, on_cpu_with_random_weights, on_meta, randomise
 from senet.block import SEBlock, SEOptions
 from senet.errors import SenetError
 from senet.models.bn_inception import CeilMaxPool, InceptionModule
@@ -50,6 +50,16 @@ def test_strides_and_pooling():
     assert all(m.eps == 1e-5 for m in model.modules() if isinstance(m, nn.BatchNorm2d))
 
 
+def test_parameters_of_a_peer():
+    """Cadene's bninception has 11,295,240 (osmr/imgclsmob), the biases of its convolutions among them."""
+    model = on_meta("bn_inception")
+    biases = sum(m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d))
+    assert biases == 10_016  # 320 in the stem, 1568, 4896 and 3232 in the stages
+    assert num_parameters(model) == 11_295_240 - biases
+    se = sum(2 * channels * hidden + hidden + channels for channels, hidden in SE_WIDTHS.values())
+    assert num_parameters(on_meta("se_bn_inception")) == 11_285_224 + se
+
+
 def test_parameters_of_the_release():
     """46 MB of float32 are 11.9 million numbers (README of hujie-frank/SENet)."""
     model = on_meta("se_bn_inception")
@@ -90,6 +100,31 @@ def test_the_module_by_its_formula(kind):
     torch.testing.assert_close(module(x), u * module.se.gate(u))
     assert (module.se.gate(u) - 0.5).abs().max() > 0.01
     assert len(module.affine_before_se()) == (0 if kind == "reduction" else 4)
+
+
+@torch.no_grad()
+def test_doubling_in_front_of_se():
+    """Of every module: twice the BatchNorms that end its branches is exactly twice what SE sees."""
+    torch.manual_seed(0)
+    model = on_cpu_with_random_weights(lambda: create_model("se_bn_inception", num_classes=0))
+    nothing = []
+    for name, unit in model.named_modules():
+        if not isinstance(unit, InceptionModule):
+            continue
+        x = torch.randn(2, unit.conv3x3_reduce.conv.in_channels, 6, 5)
+        seen = []
+        unit.se.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(inputs[0]))
+        unit(x)
+        for layer in unit.affine_before_se():
+            layer.weight *= 2
+            layer.bias *= 2
+        unit(x)
+        assert seen[0].abs().max() > 0
+        if unit.affine_before_se():
+            assert torch.equal(seen[1], 2 * seen[0])
+        else:
+            nothing.append(name)
+    assert nothing == ["inception_3c", "inception_4e"]  # their last branch is a bare pooling
 
 
 @pytest.mark.parametrize("side", [4, 5, 14, 15, 28, 29])

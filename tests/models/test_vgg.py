@@ -1,12 +1,15 @@
 """VGG-16: torchvision's network key for key, with SE behind every non-linearity."""
 
+import copy
+
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from networks import fresh_on_meta, num_parameters, on_meta, randomise
+from networks import fresh_on_meta, num_parameters, on_cpu_with_random_weights, on_meta, randomise
 from senet.block import SEBlock, SEOptions
 from senet.errors import SenetError
 from senet.models.registry import create_model
@@ -22,6 +25,13 @@ def test_the_keys_and_shapes_are_torchvisions():
     assert {key: tensor.shape for key, tensor in ours.items()} == {key: t.shape for key, t in theirs.items()}
     with_se = on_meta("se_vgg16_bn").state_dict()
     assert {key for key in with_se if ".se." not in key} == set(theirs)
+
+
+def test_the_levels_of_the_pyramid_are_timms():
+    with torch.device("meta"):
+        theirs = timm.create_model("vgg16_bn", pretrained=False).feature_info
+    keys = ("num_chs", "reduction", "module")
+    assert on_meta("vgg16_bn").feature_info == [{key: level[key] for key in keys} for level in theirs]
 
 
 def test_parameters_by_hand():
@@ -52,13 +62,47 @@ def test_stages(stage, indices):
 def test_the_unit_by_its_formula():
     torch.manual_seed(0)
     norm, se = nn.BatchNorm2d(8).double(), SEBlock(8, 4).double()
-    unit = RecalibratedReLU(norm, se)
+    unit = RecalibratedReLU(nn.Sequential(norm), 0, se)
     x = torch.randn(2, 8, 5, 6, dtype=torch.float64)
     z = x.clamp(min=0)
     hidden = (z.mean((2, 3)) @ se.fc1.weight.flatten(1).T + se.fc1.bias).clamp(min=0)
     gate = 1 / (1 + torch.exp(-(hidden @ se.fc2.weight.flatten(1).T + se.fc2.bias)))
     torch.testing.assert_close(unit(x), z * gate[:, :, None, None])
-    assert "norm" not in dict(unit.named_modules())
+    assert [name for name, _ in unit.named_children()] == ["se"]
+    assert unit.affine_before_se() == (norm,)
+
+
+@torch.no_grad()
+def test_doubling_in_front_of_se():
+    """Of every unit: twice the BatchNorm is exactly twice what SE sees, through the ReLU between."""
+    torch.manual_seed(0)
+    features = on_cpu_with_random_weights(lambda: create_model("se_vgg16_bn").features)
+    units = [m for m in features if isinstance(m, RecalibratedReLU)]
+    assert len(units) == 13
+    x = torch.randn(1, 3, 32, 32)
+    for unit in units:
+        seen = []
+        handle = unit.se.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(inputs[0]))
+        features(x)
+        (norm,) = unit.affine_before_se()
+        for weight in (norm.weight, norm.bias):
+            weight *= 2
+        features(x)
+        for weight in (norm.weight, norm.bias):
+            weight /= 2
+        handle.remove()
+        assert seen[0].abs().max() > 0
+        assert torch.equal(seen[1], 2 * seen[0])
+
+
+def test_the_norm_in_front_is_the_networks_own_after_copies_and_conversions():
+    original = fresh_on_meta("se_vgg16_bn")
+    for model in (copy.deepcopy(original), nn.SyncBatchNorm.convert_sync_batchnorm(original)):
+        for i, unit in enumerate(model.features):
+            if isinstance(unit, RecalibratedReLU):
+                (norm,) = unit.affine_before_se()
+                assert norm is model.features[i - 1]
+    assert isinstance(norm, nn.SyncBatchNorm)
 
 
 @torch.no_grad()

@@ -53,8 +53,8 @@ RESNET = "arXiv:1512.03385"
 RESNEXT = "arXiv:1611.05431"
 PRE_ACTIVATION = "arXiv:1603.05027"
 INCEPTION_299 = (
-    "the paper's figure is this network's at 297 or 298 pixels (11,732), whose maps have 34, 16 and 7 pixels a side; "
-    "at 299, where it is evaluated, they have 35, 17 and 8"
+    "cause unknown, the release has no file of it: at 299 pixels the network counts 13,156 however its pooling rounds; "
+    "5, 20 and 5 blocks would count 11,756, and 297 pixels 11,732, where pooling rounds down, as Caffe's does not"
 )
 SHUFFLENET_BUDGET = "140 is the budget of all 1x ShuffleNets; arXiv:1707.01083, Table 1, counts 137 for g=3"
 SHAKE_SHAKE = "arXiv:1705.07485"

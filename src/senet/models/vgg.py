@@ -16,20 +16,24 @@ class RecalibratedReLU(SEUnit):
     """A ReLU and SE behind it, in the place of a plain ReLU.
 
     Args:
-        norm: the BatchNorm in front, which stays where it is.
+        chain: the network's layers, where this unit follows a BatchNorm.
+        norm_index: of that BatchNorm in `chain`.
         se: SE for its channels.
 
     Source: arXiv:1709.01507v4, section 3.3.
     """
 
-    def __init__(self, norm: nn.BatchNorm2d, se: nn.Module) -> None:
+    def __init__(self, chain: nn.Sequential, norm_index: int, se: nn.Module) -> None:
         super().__init__()
-        self.norm_before = (norm,)  # in a tuple: it is a module of the network's, not of this unit's
+        # A place, not the module: SyncBatchNorm's conversion puts another one there. In a tuple, for the chain must not
+        # become a child of this unit.
+        self.norm_place = (chain, norm_index)
         self.se: nn.Module = se
 
     def affine_before_se(self) -> tuple[nn.Module, ...]:
         """Return the BatchNorm in front of the ReLU; see `SEUnit`."""
-        return self.norm_before
+        chain, index = self.norm_place
+        return (chain[index],)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
@@ -73,10 +77,12 @@ class VGG16(Network):
         for stage, (width, num_convolutions) in enumerate(STAGES, start=1):
             build_se = None if se is None else se.in_stage(stage)
             for _ in range(num_convolutions):
-                norm = nn.BatchNorm2d(width)
                 self.features.append(nn.Conv2d(channels, width, 3, padding=1))
-                self.features.append(norm)
-                self.features.append(nn.ReLU() if build_se is None else RecalibratedReLU(norm, build_se(width)))
+                self.features.append(nn.BatchNorm2d(width))
+                norm_index = len(self.features) - 1
+                self.features.append(
+                    nn.ReLU() if build_se is None else RecalibratedReLU(self.features, norm_index, build_se(width))
+                )
                 channels = width
             levels.append((f"features.{len(self.features) - 1}", channels, 2 ** (stage - 1)))
             self.features.append(nn.MaxPool2d(2, 2))
