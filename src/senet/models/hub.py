@@ -4,13 +4,13 @@ import re
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is httpx's or httpx2's, by the version
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
-    LocalTokenNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -47,14 +47,8 @@ def fetch_model_folder(source: str) -> Path:
     repo, revision = match["repo"], match["revision"]
     try:
         config = hf_hub_download(repo, "config.json", revision=revision)
-        for name in WEIGHTS:
-            try:
-                hf_hub_download(repo, name, revision=revision)
-                return Path(config).parent
-            except EntryNotFoundError as error:
-                if isinstance(error, LocalEntryNotFoundError):
-                    raise
-        raise SenetError(f"{source} on the hub holds neither {' nor '.join(WEIGHTS)}; name another model")
+        commit = Path(config).parent.name  # the folder of the cache is called so; a branch may move in between
+        return fetch_weights(repo, commit, source).parent
     except GatedRepoError as error:
         raise SenetError(f"{source} on the hub is gated; ask for access there and run `hf auth login`") from error
     except RepositoryNotFoundError as error:
@@ -71,10 +65,21 @@ def fetch_model_folder(source: str) -> Path:
         ) from error
     except EntryNotFoundError as error:
         raise SenetError(f"{source} on the hub has no config.json; name the repository of a model") from error
-    except (HFValidationError, HfHubHTTPError, OSError) as error:
-        raise SenetError(
-            f"{source} could not be fetched from the hub ({first_line(error)}); try again later"
-        ) from error
+    except (HFValidationError, HTTPError, OSError) as error:
+        raise SenetError(f"{source} could not be fetched from the hub ({said(error)}); {remedy(error)}") from error
+
+
+def fetch_weights(repo: str, commit: str, source: str) -> Path:
+    """Download the weights of a commit, or find them in the local cache; what the hub cannot say, the cache may."""
+    unreachable = None
+    for name in WEIGHTS:
+        try:
+            return Path(hf_hub_download(repo, name, revision=commit))
+        except LocalEntryNotFoundError as error:
+            unreachable = error
+        except EntryNotFoundError:
+            continue
+    raise unreachable or SenetError(f"{source} on the hub holds neither {' nor '.join(WEIGHTS)}; name another model")
 
 
 def upload_model_folder(folder: Path, repo: str, *, private: bool, token: str | None) -> str:
@@ -87,13 +92,20 @@ def upload_model_folder(folder: Path, repo: str, *, private: bool, token: str | 
     try:
         url = api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder)
-    except LocalTokenNotFoundError as error:
-        raise SenetError("the hub wants a token to upload; run `hf auth login` or pass token") from error
-    except (HFValidationError, HfHubHTTPError, OSError) as error:
-        raise SenetError(f"{repo} could not be uploaded to the hub ({first_line(error)})") from error
+    except (HFValidationError, HTTPError, OSError) as error:
+        raise SenetError(f"{repo} could not be uploaded to the hub ({said(error)}); {remedy(error)}") from error
     return str(url)
 
 
-def first_line(error: Exception) -> str:
+def said(error: Exception) -> str:
     """Return the first line of an error's message, or its kind if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def remedy(error: Exception) -> str:
+    """Return what to do about a request that failed."""
+    if isinstance(error, HFValidationError):
+        return "an id is owner/name"
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        return "run `hf auth login` with a token that may do this"
+    return "check the connection and try again later"

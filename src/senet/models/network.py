@@ -1,5 +1,6 @@
 """What all of our networks share: a chain of modules, a head, and the protocol that timm's tools expect."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -152,19 +153,21 @@ class Network(nn.Module):
     def level_indices(self, indices: int | Sequence[int] | None) -> list[int]:
         """Return indices from the front for those that `forward_intermediates` takes."""
         number = len(self.feature_info)
-        if indices is None or isinstance(indices, int):
-            last = number if indices is None else indices
-            indices = range(number - last, number)
-        if not indices or not all(-number <= i < number for i in indices):
+        last = number if indices is None else indices
+        chosen = range(number - last, number) if isinstance(last, int) else last
+        in_reach = 1 <= last <= number if isinstance(last, int) else all(-number <= i < number for i in last)
+        if not chosen or not in_reach:
             raise SenetError(f"indices is {indices}; expected some of the {number} levels of feature_info")
-        return [i % number for i in indices]
+        return [i % number for i in chosen]
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove what the pyramid's levels `indices` do not need; return them counted from the front."""
         chosen = self.level_indices(indices)
-        last = max(self.trunk.index(self.feature_info[i]["module"]) for i in chosen)
+        self.feature_info = self.feature_info[: max(chosen) + 1]
+        self.num_features = self.feature_info[-1]["num_chs"]
+        last = self.trunk.index(self.feature_info[-1]["module"])
         for name in self.trunk[last + 1 :]:
             self.set_submodule(name, nn.Identity())
         self.trunk = self.trunk[: last + 1]
@@ -272,11 +275,16 @@ def build_classifier(in_features: int, num_classes: int) -> nn.Module:
 
 
 def initialise(model: nn.Module) -> None:
-    """Initialise convolutions with He's method, linear layers with N(0, 0.01); SE blocks do it themselves."""
+    """Initialise convolutions with He's method over the fan-out, linear layers with N(0, 0.01).
+
+    The fan-out is that of a group: over all channels, what depthwise convolutions put out would fade from layer to
+    layer. SE blocks initialise themselves.
+    """
     inside_se = {id(m) for block in model.modules() if isinstance(block, SEBlock) for m in block.modules()}
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and id(module) not in inside_se:
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            fan_out = module.out_channels * math.prod(module.kernel_size) // module.groups
+            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):

@@ -12,8 +12,27 @@ import torch
 from torch import nn
 
 from senet.errors import SenetError
-from senet.models.folder import packaged_weights
-from senet.models.registry import create_model, list_models, se_from_dict
+from senet.models.cards import Card
+from senet.models.folder import PACKAGED, packaged_weights
+from senet.models.registry import CARDS, create_model, se_from_dict
+
+default_cfgs: dict[str, dict[str, Any]] = {}
+"""What timm shall know of a network before it is built; `timm.models.register_model` looks for it under this name."""
+
+
+def describe_card(card: Card) -> dict[str, Any]:
+    """Return the values of timm's PretrainedCfg for a network with its own number of classes."""
+    wants = card.preprocessing
+    tags = packaged_weights(card.name)
+    return {
+        "file": str(PACKAGED / card.name / tags[0]) if tags else None,
+        "num_classes": card.num_classes,
+        "input_size": (wants.in_channels, wants.image_size, wants.image_size),
+        "crop_pct": wants.image_size / wants.resize,
+        "interpolation": wants.interpolation,
+        "mean": wants.mean,
+        "std": wants.std,
+    }
 
 
 def find_pretrained(name: str, cfg: Mapping[str, Any]) -> str:
@@ -29,6 +48,23 @@ def find_pretrained(name: str, cfg: Mapping[str, Any]) -> str:
     return str(stated or tags[0])
 
 
+def read_cfg(name: str, stated: Any, overlay: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the values of what timm takes as `pretrained_cfg`: a mapping, its own record, or a tag of the package.
+
+    Raises:
+        SenetError: the package has no such tag.
+    """
+    if isinstance(stated, str):
+        tags = packaged_weights(name)
+        if stated not in tags:
+            raise SenetError(
+                f"{name} has no weights {stated!r} in the package; its tags are {', '.join(tags) or 'none'}"
+            )
+        stated = {"file": str(PACKAGED / name / stated)}
+    values = stated if isinstance(stated, Mapping) else vars(stated) if stated else {}
+    return {**values, **(overlay or {})}
+
+
 def entrypoint(name: str) -> Callable[..., nn.Module]:
     """Return the function that timm calls to build one of our networks."""
 
@@ -36,9 +72,9 @@ def entrypoint(name: str) -> Callable[..., nn.Module]:
         pretrained: bool = False,
         pretrained_cfg: Any = None,
         pretrained_cfg_overlay: Mapping[str, Any] | None = None,
-        cache_dir: str | None = None,
+        cache_dir: Any = None,
         num_classes: int | None = None,
-        in_chans: int = 3,
+        in_chans: int | None = None,
         drop_rate: float | None = None,
         global_pool: str | None = None,
         features_only: bool = False,
@@ -47,10 +83,13 @@ def entrypoint(name: str) -> Callable[..., nn.Module]:
         dtype: torch.dtype | None = None,
         **options: Any,
     ) -> nn.Module:
-        stated = pretrained_cfg if isinstance(pretrained_cfg, Mapping) else getattr(pretrained_cfg, "__dict__", {})
-        cfg = {**stated, **(pretrained_cfg_overlay or {})}
+        cfg = read_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
+        if pretrained and cache_dir is not None:
+            raise SenetError(f"cache_dir is {str(cache_dir)!r}, which senet does not take; set HF_HUB_CACHE instead")
         if num_classes is None and not pretrained:
             num_classes = cfg.get("num_classes")
+        if in_chans is None:
+            in_chans = cfg.get("input_size", (3,))[0]
         if drop_rate is not None:
             options["dropout"] = drop_rate
         if isinstance(options.get("se"), Mapping):  # timm's command line knows plain values only
@@ -81,6 +120,7 @@ def register(timm: ModuleType) -> None:
     """
     from timm.models import is_model, register_model
 
-    for name in list_models():
+    for name, card in CARDS.items():
         if not is_model(name):
+            default_cfgs[name] = describe_card(card)
             register_model(entrypoint(name))
