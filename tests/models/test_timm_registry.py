@@ -313,3 +313,25 @@ def test_training_with_the_tools_of_timm(pictures: Path, tmp_path: Path) -> None
     ours = senet.create_model(NAME, num_classes=2)
     senet.load_weights(ours, tmp_path / "run" / "model_best.pth.tar")
     assert top1(ours, validation) == 100
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stem_pool", ["ceil", "pad"])
+def test_what_timm_saves_of_ours_is_read_as_ours(tmp_path, stem_pool):
+    """Their keys could be timm's own seresnet18, which computes something else."""
+    options = {"stem_pool": stem_pool, "se": {"reduction": 8, "gate": "hard_sigmoid", "stages": [3, 4]}}
+    model = timm.create_model("se_resnet18", num_classes=7, in_chans=1, drop_rate=0.1, **options)
+    randomise(model)
+    timm.models.save_for_hf(model, tmp_path)
+    again = senet.from_pretrained(tmp_path)
+    x = torch.randn(2, 1, 75, 75)
+    assert torch.equal(again(x), model.eval()(x))
+    assert again.config.se == model.config.se
+    assert again.preprocessing == model.preprocessing
+
+
+def test_arguments_that_cannot_be_read_back_are_refused(tmp_path):
+    model = timm.create_model("cifar_se_resnet20")
+    timm.models.save_for_hf(model, tmp_path, model_args={"depth": 20})
+    with pytest.raises(senet.SenetError, match="model_args has 'depth', which cifar_se_resnet20 does not take"):
+        senet.from_pretrained(tmp_path)

@@ -19,7 +19,7 @@ from senet.models.caffe import read_caffemodel, to_state_dict
 from senet.models.cards import Card, ModelConfig
 from senet.models.hub import fetch_model_folder, is_hub_id
 from senet.models.layouts import CAFFE, SENET, Layout, State, recognise
-from senet.models.registry import CARDS, config_from_dict, option_value
+from senet.models.registry import CARDS, config_from_dict, model_card, option_value, se_from_dict
 from senet.preprocessing import Preprocessing
 
 WEIGHTS_FILE = "model.safetensors"
@@ -29,6 +29,11 @@ DESCRIPTION_KEY = "senet"
 """In the metadata of a safetensors file or a state dict: the JSON text that config.json has too."""
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that DistributedDataParallel and torch.compile put in front of every key."""
+NAMES_IN_TIMM = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x4d"),
+    *("senet154", "vgg16_bn", "inception_resnet_v2"),
+)
+"""Names of networks that timm has too: a config.json of timm's means its own."""
 CLASSIFIERS = ("fc", "classifier", "classifier.6", "classif")
 """What our networks call their last layer."""
 NOT_OF_THE_WEIGHTS = ("dropout", "zero_init_last", "shake_forward", "shake_backward")
@@ -197,13 +202,41 @@ def read_description(path: Path) -> dict[str, Any]:
 def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `Checkpoint` takes of the values of a config.json."""
     if "model" not in values and "architecture" in values:
-        return {"architecture": values["architecture"], "preprocessing": of_timm(values.get("pretrained_cfg", values))}
+        preprocessing = of_timm(values.get("pretrained_cfg", values))
+        if values["architecture"] in CARDS and values["architecture"] not in NAMES_IN_TIMM:
+            return {"config": config_of_timm(values), "preprocessing": preprocessing}
+        return {"architecture": values["architecture"], "preprocessing": preprocessing}
     names = values["class_names"]
     return {
         "config": config_from_dict(values["model"]),
         "preprocessing": Preprocessing(**values["preprocessing"]),
         "class_names": None if names is None else tuple(names),
     }
+
+
+def config_of_timm(values: Mapping[str, Any]) -> ModelConfig:
+    """Return the configuration of one of our networks that timm's functions have saved.
+
+    Raises:
+        SenetError: an argument of the network that cannot be read back.
+    """
+    name, arguments = values["architecture"], dict(values.get("model_args", {}))
+    se = arguments.pop("se", {})
+    for told_elsewhere in ("num_classes", "global_pool"):
+        arguments.pop(told_elsewhere, None)
+    in_channels = arguments.pop("in_chans", values.get("pretrained_cfg", values)["input_size"][0])
+    dropout = arguments.pop("drop_rate", None)
+    options = arguments if dropout is None else arguments | {"dropout": dropout}
+    for option in options:
+        if option not in model_card(name).options:
+            raise SenetError(f"model_args has {option!r}, which {name} does not take; save it by senet.save_pretrained")
+    return ModelConfig(
+        name=name,
+        num_classes=values["num_classes"],
+        in_channels=in_channels,
+        se=se if isinstance(se, SEOptions) else se_from_dict(se),
+        options=options,
+    )
 
 
 def of_timm(config: Mapping[str, Any]) -> Preprocessing:
