@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from senet.models.registry import model_card as model_card
     from senet.models.weights import LoadReport as LoadReport
     from senet.models.weights import load_weights as load_weights
+    from senet.optimization import optimize as optimize
     from senet.prediction import predict as predict
     from senet.preprocessing import Preprocessing as Preprocessing
     from senet.preprocessing import transform as transform
@@ -45,6 +46,7 @@ _HOMES = {
     "senet.models.folder": ("from_pretrained", "push_to_hub", "save_pretrained"),
     "senet.models.registry": ("create_model", "list_models", "model_card"),
     "senet.models.weights": ("LoadReport", "load_weights"),
+    "senet.optimization": ("optimize",),
     "senet.prediction": ("predict",),
     "senet.preprocessing": ("Preprocessing", "transform"),
     "senet.training.config": ("TrainConfig",),

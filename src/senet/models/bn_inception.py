@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.block import SEOptions
+from senet.fused import Fusible
 from senet.models.network import BuildSE, Network, SEUnit, build_classifier, check_se, initialise
 
 MODULES: tuple[tuple[str, int, int, int, int, int, int], ...] = (
@@ -25,7 +26,7 @@ Source: hujie-frank/SENet, models/SE-BN-Inception.prototxt.
 """
 
 
-class ConvUnit(nn.Module):
+class ConvUnit(Fusible):
     """A convolution without bias, BatchNorm and ReLU.
 
     Args:
@@ -54,7 +55,7 @@ class ConvUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, h, w)."""
-        return F.relu(self.bn(self.conv(x)))
+        return self.tail(self.conv(x), self.bn)
 
 
 class CeilMaxPool(nn.MaxPool2d):
@@ -132,7 +133,7 @@ class InceptionModule(SEUnit):
             pooled if self.pool_proj is None else self.pool_proj(pooled),
         )
         u = torch.cat([branch for branch in branches if branch is not None], 1)
-        return u if self.se is None else self.se(u)
+        return u if self.se is None else self.tail(u, se=self.se, relu=False)
 
 
 class BNInception(Network):

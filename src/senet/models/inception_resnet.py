@@ -70,7 +70,7 @@ class InceptionResidual(Concatenation, SEUnit):
         """(N, channels, H, W) -> the same."""
         u = self.conv2d(self.concatenate(x))
         if self.se is not None:
-            u = self.se(u)
+            u = self.tail(u, se=self.se, relu=False)
         out: Tensor = u * self.scale + x
         return F.relu(out) if self.relu else out
 

@@ -46,9 +46,9 @@ class SeparableUnit(SEUnit):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride)."""
-        x = self.act(self.bn1(self.conv_dw(x)))
-        x = self.act(self.bn2(self.conv_pw(x)))
-        return x if self.se is None else self.se(x)
+        x = self.chain((self.bn1, self.act), self.conv_dw(x))
+        x = self.chain((self.bn2, self.act), self.conv_pw(x))
+        return x if self.se is None else self.tail(x, se=self.se, relu=False)
 
 
 class MobileNetV1(Network):

@@ -1,7 +1,7 @@
 """What all of our networks share: a chain of modules, a head, and the protocol that timm's tools expect."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from senet.block import Placement, SEBlock, SEOptions
 from senet.errors import SenetError
+from senet.fused import Fusible, is_norm_and_relu
 from senet.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ BuildSE = Callable[[int], nn.Module]
 """channels -> SE."""
 
 
-class SEUnit(nn.Module):
+class SEUnit(Fusible):
     """A unit of a network that may hold an SE block, `se`."""
 
     se: nn.Module | None
@@ -36,7 +38,7 @@ class SEUnit(nn.Module):
         raise NotImplementedError
 
 
-class Network(nn.Module):
+class Network(Fusible):
     """A chain of modules, global average pooling and one linear layer; the base class of all of ours.
 
     Subclasses build the modules and name them: `trunk` lists those that run one after another, `levels` those of the
@@ -94,9 +96,25 @@ class Network(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> the last feature map, (N, num_features, h, w)."""
-        for name in self.trunk:
-            x = self.run_module(name, x)
+        for _, x in self.run_trunk(x):
+            pass
         return x
+
+    def run_trunk(self, x: Tensor, wanted: Collection[str] = ()) -> Iterator[tuple[str, Tensor]]:
+        """Run the trunk; yield the name and the output of each module, those of `wanted` among them.
+
+        BatchNorm and a ReLU behind it run as one, so that the former may have no output of its own.
+        """
+        i = 0
+        while i < len(self.trunk):
+            name, following = self.trunk[i], self.trunk[i + 1 : i + 2]
+            pair = [self.get_submodule(n) for n in (name, *following)]
+            if name not in wanted and not self.grad_checkpointing and is_norm_and_relu(pair):
+                i, name, x = i + 1, following[0], self.tail(x, pair[0])
+            else:
+                x = self.run_module(name, x)
+            yield name, x
+            i += 1
 
     def pool(self, x: Tensor) -> Tensor:
         """(N, num_features, h, w) -> (N, head_hidden_size), what the classifier sees."""
@@ -141,12 +159,11 @@ class Network(nn.Module):
             raise SenetError(f"output_fmt is {output_fmt!r}; expected 'NCHW'")
         wanted = [self.feature_info[i]["module"] for i in self.level_indices(indices)]
         found: dict[str, Tensor] = {}
-        for name in self.trunk:
-            if stop_early and len(found) == len(set(wanted)):
-                break
-            x = self.run_module(name, x)
+        for name, x in self.run_trunk(x, wanted):  # noqa: B020  # the last map goes on
             if name in wanted:
                 found[name] = x
+            if stop_early and len(found) == len(set(wanted)):
+                break
         maps = [found[name] for name in wanted]
         return maps if intermediates_only else (x, maps)
 
@@ -254,7 +271,7 @@ def recompute_contexts(module: nn.Module) -> tuple[AbstractContextManager[None],
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Keep BatchNorm's moving statistics and counts as they are."""
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     tracked = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
     counts = [count.clone() for count in tracked]

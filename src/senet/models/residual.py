@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.block import Placement
+from senet.fused import Chain, watched
 from senet.models.network import BuildSE, SEUnit
 
 StrideOn = Literal["1x1", "3x3"]
@@ -44,7 +45,7 @@ class PadShortcut(nn.Module):
 def projection(in_channels: int, out_channels: int, stride: int, kernel_size: int = 1) -> nn.Module:
     """Build the projection shortcut: a strided convolution and its BatchNorm."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+    return Chain(conv, nn.BatchNorm2d(out_channels))
 
 
 def bare_projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -93,9 +94,14 @@ class ResidualUnit(SEUnit):
         se_channels = {"pre": in_channels, "3x3": channels_3x3}.get(wiring.placement, out_channels)
         self.se = None if wiring.build_se is None else wiring.build_se(se_channels)
 
+    def se_at(self, placement: Placement) -> nn.Module | None:
+        """Return SE if this is its place in the unit."""
+        return self.se if placement == self.placement else None
+
     def recalibrate(self, x: Tensor, placement: Placement) -> Tensor:
         """Apply SE if this is its place in the unit."""
-        return x if self.se is None or placement != self.placement else self.se(x)
+        se = self.se_at(placement)
+        return x if se is None else self.tail(x, se=se, relu=False)
 
     def affine_before_se(self) -> tuple[nn.Module, ...]:
         """Return the layer in front of SE inside the branch or on a projection; see `SEUnit`."""
@@ -117,15 +123,23 @@ class ResidualUnit(SEUnit):
         """The layer that SE follows in the "3x3" placement."""
         raise NotImplementedError
 
-    def branch(self, x: Tensor) -> Tensor:
-        """Compute the non-identity branch."""
+    def branch(self, x: Tensor) -> tuple[Tensor, nn.Module | None]:
+        """Return the non-identity branch up to its last BatchNorm, and that; None if it has been applied."""
         raise NotImplementedError
+
+    def shortcut(self, x: Tensor) -> tuple[Tensor, nn.Module | None]:
+        """Return the identity branch up to its last BatchNorm, and that; None if there is none."""
+        if isinstance(self.downsample, Chain) and self.se_at("identity") is None and not watched((self.downsample,)):
+            *layers, norm = self.downsample
+            return self.chain(layers, x), norm
+        return self.recalibrate(x if self.downsample is None else self.downsample(x), "identity"), None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride)."""
-        shortcut = self.recalibrate(x if self.downsample is None else self.downsample(x), "identity")
-        out = self.recalibrate(self.branch(self.recalibrate(x, "pre")), "standard")
-        return self.recalibrate(F.relu(out + shortcut), "post")
+        shortcut, shortcut_norm = self.shortcut(x)
+        u, norm = self.branch(self.recalibrate(x, "pre"))
+        out = self.tail(u, norm, self.se_at("standard"), shortcut, shortcut_norm=shortcut_norm)
+        return self.recalibrate(out, "post")
 
 
 class BasicUnit(ResidualUnit):
@@ -159,11 +173,10 @@ class BasicUnit(ResidualUnit):
         """The BatchNorm behind the branch's 3x3 convolution."""
         return self.bn1
 
-    def branch(self, x: Tensor) -> Tensor:
+    def branch(self, x: Tensor) -> tuple[Tensor, nn.Module | None]:
         """3x3, 3x3; each with BatchNorm, ReLU between."""
-        x = F.relu(self.recalibrate(self.bn1(self.conv1(x)), "3x3"))
-        out: Tensor = self.act2(self.bn2(self.conv2(x)))
-        return out
+        u = self.conv2(self.tail(self.conv1(x), self.bn1, self.se_at("3x3")))
+        return (u, self.bn2) if isinstance(self.act2, nn.Identity) else (self.chain((self.bn2, self.act2), u), None)
 
 
 class BottleneckUnit(ResidualUnit):
@@ -218,12 +231,11 @@ class BottleneckUnit(ResidualUnit):
         """The BatchNorm behind the branch's 3x3 convolution."""
         return self.bn2
 
-    def branch(self, x: Tensor) -> Tensor:
+    def branch(self, x: Tensor) -> tuple[Tensor, nn.Module | None]:
         """1x1, 3x3, 1x1; each with BatchNorm, ReLU between."""
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.recalibrate(self.bn2(self.conv2(x)), "3x3"))
-        out: Tensor = self.bn3(self.conv3(x))
-        return out
+        x = self.tail(self.conv1(x), self.bn1)
+        x = self.tail(self.conv2(x), self.bn2, self.se_at("3x3"))
+        return self.conv3(x), self.bn3
 
 
 class PreActivationUnit(ResidualUnit):
@@ -242,10 +254,10 @@ class PreActivationUnit(ResidualUnit):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride)."""
-        activated = F.relu(self.bn1(self.recalibrate(x, "pre")))
+        activated = self.tail(self.recalibrate(x, "pre"), self.bn1)
         shortcut = self.recalibrate(x if self.downsample is None else self.downsample(activated), "identity")
-        out = self.recalibrate(self.convolutions(activated), "standard")
-        return self.recalibrate(out + shortcut, "post")
+        out = self.tail(self.convolutions(activated), None, self.se_at("standard"), shortcut, relu=False)
+        return self.recalibrate(out, "post")
 
 
 class PreActivationBasicUnit(PreActivationUnit):
@@ -277,7 +289,7 @@ class PreActivationBasicUnit(PreActivationUnit):
     def convolutions(self, x: Tensor) -> Tensor:
         """3x3, BatchNorm, ReLU, 3x3."""
         x = self.recalibrate(self.conv1(x), "3x3")
-        out: Tensor = self.conv2(F.relu(self.bn2(x)))
+        out: Tensor = self.conv2(self.tail(x, self.bn2))
         return out
 
 
@@ -316,6 +328,6 @@ class PreActivationBottleneckUnit(PreActivationUnit):
 
     def convolutions(self, x: Tensor) -> Tensor:
         """1x1, 3x3, 1x1, with BatchNorm and ReLU between."""
-        x = self.conv2(F.relu(self.bn2(self.conv1(x))))
-        out: Tensor = self.conv3(F.relu(self.bn3(self.recalibrate(x, "3x3"))))
+        x = self.conv2(self.tail(self.conv1(x), self.bn2))
+        out: Tensor = self.conv3(self.tail(self.recalibrate(x, "3x3"), self.bn3))
         return out

@@ -8,6 +8,7 @@ from torch import nn
 
 from senet.block import SEOptions, check_choice
 from senet.errors import SenetError
+from senet.fused import Chain
 from senet.models.network import Network, build_classifier, check_se, initialise
 from senet.models.residual import (
     BasicUnit,
@@ -128,7 +129,7 @@ class ResNet(Network):
 
 def deep_stem(in_channels: int) -> nn.Module:
     """Build SENet-154's stem: three 3x3 convolutions of 64 (stride 2), 64 and 128 channels."""
-    return nn.Sequential(
+    return Chain(
         conv3x3(in_channels, 64, 2),
         nn.BatchNorm2d(64),
         nn.ReLU(),

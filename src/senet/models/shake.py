@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.block import SEOptions, check_choice
+from senet.fused import Chain
 from senet.models.network import BuildSE, Network, SEUnit, build_classifier, check_se, initialise
 from senet.models.residual import conv1x1, conv3x3, projection
 from senet.models.resnet import three_stages
@@ -103,7 +104,7 @@ class ShiftedShortcut(nn.Module):
 
 def basic_branch(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
     """Build 3x3, BatchNorm, ReLU, 3x3, BatchNorm."""
-    return nn.Sequential(
+    return Chain(
         OrderedDict(
             conv1=conv3x3(in_channels, out_channels, stride),
             bn1=nn.BatchNorm2d(out_channels),
@@ -116,7 +117,7 @@ def basic_branch(in_channels: int, out_channels: int, stride: int) -> nn.Sequent
 
 def bottleneck_branch(in_channels: int, width: int, out_channels: int, stride: int, groups: int) -> nn.Sequential:
     """Build 1x1, grouped 3x3 and 1x1 convolution, each with BatchNorm, and ReLU between."""
-    return nn.Sequential(
+    return Chain(
         OrderedDict(
             conv1=conv1x1(in_channels, width),
             bn1=nn.BatchNorm2d(width),
@@ -174,8 +175,7 @@ class ShakeUnit(SEUnit):
         entry = F.relu(x) if self.pre_activation else x
         shortcut = x if self.downsample is None else self.downsample(entry)
         u = self.shake(self.branch1(entry), self.branch2(entry))
-        out: Tensor = shortcut + (u if self.se is None else self.se(u))
-        return out if self.pre_activation else F.relu(out)
+        return self.tail(u, None, self.se, shortcut, relu=not self.pre_activation)
 
 
 BuildUnit = Callable[[int, int, int, BuildSE | None], ShakeUnit]

@@ -51,13 +51,12 @@ class ShuffleUnit(SEUnit):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride)."""
-        u = F.channel_shuffle(F.relu(self.bn1(self.conv1(x))), GROUPS)
-        u = self.bn3(self.conv3(self.bn2(self.conv2(u))))
-        if self.se is not None:
-            u = self.se(u)
+        u = F.channel_shuffle(self.tail(self.conv1(x), self.bn1), GROUPS)
+        u = self.conv3(self.tail(self.conv2(u), self.bn2, relu=False))
         if self.stride == 1:
-            return F.relu(x + u)
-        return F.relu(torch.cat((F.avg_pool2d(x, 3, 2, padding=1), u), 1))
+            return self.tail(u, self.bn3, self.se, x)
+        pooled = F.relu(F.avg_pool2d(x, 3, 2, padding=1))
+        return torch.cat((pooled, self.tail(u, self.bn3, self.se)), 1)
 
 
 class ShuffleNetV1(Network):

@@ -37,8 +37,7 @@ class RecalibratedReLU(SEUnit):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        out: Tensor = self.se(F.relu(x))
-        return out
+        return self.tail(F.relu(x), se=self.se, relu=False)
 
 
 class VGG16(Network):

@@ -1,0 +1,238 @@
+"""The passes compiled for the CPU: `passes.cpp`, built by the machine's C++ compiler when it is first needed."""
+
+import ctypes
+import hashlib
+import os
+import shlex
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from senet.ops.passes import Affine, BatchStatistics, Branches, Slope, accumulator
+
+SOURCE = Path(__file__).with_name("passes.cpp")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
+TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16", torch.float16: "half"}
+
+
+class Shape(ctypes.Structure):
+    """`Shape` in passes.cpp."""
+
+    _fields_ = (
+        ("n", ctypes.c_int64),
+        ("c", ctypes.c_int64),
+        ("m", ctypes.c_int64),
+        ("channels_last", ctypes.c_bool),
+        ("threads", ctypes.c_int),
+    )
+
+
+class Vectors(ctypes.Structure):
+    """`Affine` and `Slope` in passes.cpp."""
+
+    _fields_ = (
+        ("first", ctypes.c_void_p),
+        ("second", ctypes.c_void_p),
+        ("third", ctypes.c_void_p),
+        ("stride", ctypes.c_int64),
+    )
+
+
+DATA, INT, SHAPE, VECTORS = ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(Shape), ctypes.POINTER(Vectors)
+SIGNATURES = {  # of the functions in passes.cpp
+    "senet_moments": (SHAPE, *(DATA,) * 3),
+    "senet_statistics": (SHAPE, *(DATA,) * 5),
+    "senet_apply": (SHAPE, INT, INT, DATA, VECTORS, DATA, VECTORS, DATA),
+    "senet_sums": (SHAPE, INT, INT, *(DATA,) * 3, VECTORS, DATA, VECTORS, *(DATA,) * 4),
+    "senet_gate_gradient": (SHAPE, INT, DATA, VECTORS, *(DATA,) * 3),
+    "senet_channel_sums": (SHAPE, *(DATA,) * 8),
+    "senet_gradients": (SHAPE, INT, INT, DATA, DATA, VECTORS, VECTORS, DATA, VECTORS, VECTORS, DATA),
+}
+
+
+class CompilerError(RuntimeError):
+    """There is no working C++ compiler."""
+
+
+def cache_folder() -> Path:
+    """Return where compiled files are kept: SENET_CACHE, or the user's cache folder."""
+    chosen = os.environ.get("SENET_CACHE")
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "senet"
+
+
+def run_compiler(*arguments: str) -> str:
+    """Run the compiler, CXX or the first of g++, clang++ and c++ that works; return what it prints."""
+    chosen = os.environ.get("CXX")
+    complaint = "no C++ compiler was found"
+    for command in [shlex.split(chosen)] if chosen else [["g++"], ["clang++"], ["c++"]]:
+        try:
+            return subprocess.run([*command, *arguments], capture_output=True, text=True, check=True).stdout
+        except FileNotFoundError:
+            continue
+        except subprocess.CalledProcessError as error:
+            complaint = f"{command[0]} failed: {(error.stderr.strip() or 'no message').splitlines()[0]}"
+    raise CompilerError(complaint)
+
+
+@cache
+def library(dtype: torch.dtype) -> ctypes.CDLL:
+    """Return the functions for feature maps of `dtype`, compiled for this processor by this compiler.
+
+    Compiling takes about four seconds for each type; the result is kept in `cache_folder`.
+
+    Raises:
+        CompilerError: there is no working C++ compiler.
+    """
+    target = run_compiler("-march=native", "-dM", "-E", "-x", "c++", os.devnull)  # the compiler's version, the CPU's abilities
+    name = TYPES[dtype]
+    key = hashlib.sha256("\n".join((SOURCE.read_text(), *FLAGS, target)).encode()).hexdigest()[:16]
+    try:
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"passes_{name}_{key}.so"
+        if not path.exists():
+            compile_to(path, name)
+    except OSError:  # a home that cannot be written to: compile for this process alone
+        path = Path(tempfile.mkdtemp(prefix="senet_")) / f"passes_{name}.so"
+        compile_to(path, name)
+    functions = ctypes.CDLL(str(path))
+    for function, types in SIGNATURES.items():
+        getattr(functions, function).argtypes = types
+        getattr(functions, function).restype = None
+    return functions
+
+
+def compile_to(path: Path, name: str) -> None:
+    """Compile the passes for the C++ type `name`; the file appears whole or not at all."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".so", delete=False) as file:
+        unfinished = Path(file.name)
+    arguments = (*FLAGS, f"-DSENET_TYPE={name}", str(SOURCE), "-o", str(unfinished))
+    try:
+        try:
+            run_compiler("-fopenmp", *arguments)
+        except CompilerError:  # Apple's compiler has no OpenMP
+            run_compiler("-Wno-unknown-pragmas", *arguments)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+class CompiledPasses:
+    """The steps in C++; feature maps must be dense and of one memory format, vectors and matrices contiguous."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.library = library(dtype)
+
+    def moments(self, u: Tensor, second: bool) -> tuple[Tensor, Tensor | None]:
+        """See `Passes`."""
+        m_NC = u.new_empty(u.shape[:2], dtype=accumulator(u.dtype))
+        q_NC = torch.empty_like(m_NC) if second else None
+        self.library.senet_moments(shape_of(u), address(u), address(m_NC), address(q_NC))
+        return m_NC, q_NC
+
+    def statistics(self, m_NC: Tensor, q_NC: Tensor, positions: int) -> BatchStatistics:
+        """See `Passes`."""
+        found = BatchStatistics(*(m_NC.new_empty(m_NC.shape[1]) for _ in range(3)))
+        self.library.senet_statistics(matrix(m_NC, positions), address(m_NC), address(q_NC), *map(address, found))
+        return found
+
+    def apply(self, branches: Branches) -> Tensor:
+        """See `Passes`."""
+        u, (a, b) = branches.u, affines(branches)
+        y = torch.empty_like(u)
+        maps = (address(u), a, address(branches.shortcut), b, address(y))
+        self.library.senet_apply(shape_of(u), kind_of(branches), branches.relu, *maps)
+        return y
+
+    def sums(
+        self, dy: Tensor, y: Tensor | None, branches: Branches
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """See `Passes`."""
+        u, (a, b), kind = branches.u, affines(branches), kind_of(branches)
+        A_NC, B_NC = (u.new_empty(u.shape[:2], dtype=accumulator(u.dtype)) for _ in range(2))
+        W_NC = torch.empty_like(A_NC) if kind == AFFINE else None
+        g = None if kind == NONE else torch.empty_like(u)
+        maps = (address(dy), address(y), address(u), a, address(branches.shortcut), b)
+        outputs = (address(A_NC), address(B_NC), address(W_NC), address(g))
+        self.library.senet_sums(shape_of(u), kind, branches.relu, *maps, *outputs)
+        return A_NC, B_NC, W_NC, g
+
+    def gate_gradient(self, gate: str, value_NC: Tensor, affine: Affine, A_NC: Tensor, B_NC: Tensor) -> Tensor:
+        """See `Passes`."""
+        dlogit_NC = torch.empty_like(value_NC)
+        inputs = (GATE_NUMBERS.index(gate), address(value_NC), vectors(affine), address(A_NC), address(B_NC))
+        self.library.senet_gate_gradient(matrix(value_NC), *inputs, address(dlogit_NC))
+        return dlogit_NC
+
+    def channel_sums(
+        self, A_NC: Tensor, B_NC: Tensor, through_gate: tuple[Tensor, Tensor, Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """See `Passes`."""
+        dscale_C, dshift_C = (A_NC.new_empty(A_NC.shape[1]) for _ in range(2))
+        inputs = map(address, (A_NC, B_NC, *(through_gate or (None,) * 4)))
+        self.library.senet_channel_sums(matrix(A_NC), *inputs, address(dscale_C), address(dshift_C))
+        return dscale_C, dshift_C
+
+    def gradients(
+        self, g: Tensor, branches: Branches, slope: Slope, shortcut_slope: Slope | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `Passes`."""
+        u, (a, b), kind = branches.u, affines(branches), kind_of(branches)
+        du = torch.empty_like(u)
+        maps = (address(g), address(u), a, vectors(slope))
+        of_shortcut = (address(branches.shortcut), b, vectors(shortcut_slope or slope))
+        self.library.senet_gradients(shape_of(u), kind, branches.relu, *maps, *of_shortcut, address(du))
+        return du, None if kind == NONE else g
+
+
+# ---- arguments -------------------------------------------------------------------------------------------------------
+
+NONE, PLAIN, AFFINE = range(3)
+GATE_NUMBERS = ("sigmoid", "tanh", "relu", "hard_sigmoid")
+
+
+def kind_of(branches: Branches) -> int:
+    """Return the number in passes.cpp of what is added to the branch."""
+    if branches.shortcut is None:
+        return NONE
+    return PLAIN if branches.shortcut_affine is None else AFFINE
+
+
+def affines(branches: Branches) -> tuple[Vectors, Vectors]:
+    """Return the arguments for the affine functions of both branches."""
+    own = vectors(branches.affine)
+    return own, own if branches.shortcut_affine is None else vectors(branches.shortcut_affine)
+
+
+@cache
+def shape(n: int, c: int, m: int, channels_last: bool, threads: int) -> Shape:
+    """Return the argument that describes a feature map."""
+    return Shape(n, c, m, channels_last, threads)
+
+
+def matrix(x: Tensor, positions: int = 1) -> Shape:
+    """Return the argument that describes images of `positions` positions by an (N, C) matrix."""
+    return shape(*x.shape, positions, True, torch.get_num_threads())
+
+
+def shape_of(u: Tensor) -> Shape:
+    """Return the argument that describes a dense feature map."""
+    n, c, h, w = u.shape
+    last = u.is_contiguous(memory_format=torch.channels_last)
+    return shape(n, c, h * w, last, torch.get_num_threads())
+
+
+def address(x: Tensor | None) -> int | None:
+    """Return where a tensor's data is."""
+    return None if x is None else x.data_ptr()
+
+
+def vectors(of: Affine | Slope) -> Vectors:
+    """Return the argument for an affine function or its slope."""
+    last = of[2]
+    return Vectors(*(x.data_ptr() for x in of), last.shape[1] if last.dim() == 2 else 0)

@@ -1,0 +1,224 @@
+"""The steps of the residual tail in plain PyTorch: what every implementation of them computes.
+
+Shapes: N images, C channels, M = H * W positions. Feature maps are (N, C, H, W) in any memory format; the suffixes _C
+and _NC name the shapes of vectors and matrices over channels, which are float32, or float64 where the map is.
+
+Every value is centred before it is multiplied, so that large means with small variances lose nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GATES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": F.relu, "hard_sigmoid": F.hardsigmoid}
+)
+GATE_SLOPES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {
+        "sigmoid": lambda value: value * (1 - value),
+        "tanh": lambda value: 1 - value.square(),
+        "relu": lambda value: (value > 0).to(value.dtype),
+        "hard_sigmoid": lambda value: ((value > 0) & (value < 1)).to(value.dtype) / 6,
+    }
+)
+"""The slope of each gate from its value."""
+
+
+class Affine(NamedTuple):
+    """`(x - centre) * scale + shift`: scale and shift both of a channel, or both of an image and channel."""
+
+    centre_C: Tensor
+    scale: Tensor
+    shift: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply it to a feature map, in the precision of its vectors."""
+        return (x.to(self.scale.dtype) - over_map(self.centre_C)) * over_map(self.scale) + over_map(self.shift)
+
+
+class Slope(NamedTuple):
+    """The gradient behind an `Affine` whose statistics may depend on x: `g * P + (x - centre) * Q + R`."""
+
+    P: Tensor
+    Q_C: Tensor
+    R: Tensor
+
+
+@dataclass(frozen=True)
+class Branches:
+    """What is summed and rectified: `relu(affine(u) + shortcut_affine(shortcut))`.
+
+    Args:
+        u: the residual branch in front of its last BatchNorm, (N, C, H, W).
+        affine: what BatchNorm, and SE behind it, do to `u`.
+        relu: whether a ReLU closes.
+        shortcut: as `u`; None for none.
+        shortcut_affine: what the shortcut's own BatchNorm does, of a channel; None for none.
+    """
+
+    u: Tensor
+    affine: Affine
+    relu: bool
+    shortcut: Tensor | None = None
+    shortcut_affine: Affine | None = None
+
+
+class BatchStatistics(NamedTuple):
+    """Mean, variance and unbiased variance of each channel over images and positions."""
+
+    mean_C: Tensor
+    var_C: Tensor
+    unbiased_C: Tensor
+
+
+class Passes(Protocol):
+    """An implementation of the steps: four passes over the feature map, and what lies between them."""
+
+    def moments(self, u: Tensor, second: bool) -> tuple[Tensor, Tensor | None]:
+        """Return mean and, if `second`, centred second moment over positions: (N, C) each."""
+
+    def statistics(self, m_NC: Tensor, q_NC: Tensor, positions: int) -> BatchStatistics:
+        """Combine the moments of the images, each over `positions` positions."""
+
+    def apply(self, branches: Branches) -> Tensor:
+        """Return y, like `branches.u`."""
+
+    def sums(
+        self, dy: Tensor, y: Tensor | None, branches: Branches
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Return the (N, C) sums over positions of g, g * (u - centre) and g * (shortcut - its centre), and g.
+
+        Args:
+            dy: the gradient of y; g is `dy` where y is positive, or everywhere if there is no ReLU.
+            y: the output, whose sign is used; None without a ReLU or without a shortcut, where u has the sign.
+            branches: what y was computed from. Without a shortcut g is not returned, without an affine function of it
+                the third sum is not.
+        """
+
+    def gate_gradient(self, gate: str, value_NC: Tensor, affine: Affine, A_NC: Tensor, B_NC: Tensor) -> Tensor:
+        """Return the gradient of the gate's argument.
+
+        Args:
+            gate: a key of `GATES`.
+            value_NC: its value, before a constant factor.
+            affine: the affine function in front of the gate.
+            A_NC: the first sum of `sums`.
+            B_NC: the second.
+        """
+
+    def channel_sums(
+        self, A_NC: Tensor, B_NC: Tensor, through_gate: tuple[Tensor, Tensor, Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gradients of the scale and of the shift of the affine function in front of the gate, (C,) each.
+
+        Args:
+            A_NC: the first sum of `sums`.
+            B_NC: the second.
+            through_gate: the gate, the gradient of the squeeze, the mean of u and its centre; None without a gate.
+        """
+
+    def gradients(
+        self, g: Tensor, branches: Branches, slope: Slope, shortcut_slope: Slope | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the gradients of u and of the shortcut.
+
+        Args:
+            g: what `sums` returned, which may be overwritten; dy without a shortcut.
+            branches: as in `sums`.
+            slope: of u.
+            shortcut_slope: of the shortcut, if it has an affine function.
+        """
+
+
+def over_map(vector: Tensor) -> Tensor:
+    """View (C,) or (N, C) so that it broadcasts over (N, C, H, W)."""
+    return vector.reshape(*(vector.shape if vector.dim() == 2 else (1, -1)), 1, 1)
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which values of `dtype` are summed."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def centred(x: Tensor, affine: Affine) -> Tensor:
+    """Return the feature map x less the centre, in the precision of the vectors."""
+    return x.to(affine.scale.dtype) - over_map(affine.centre_C)
+
+
+class PlainPasses:
+    """The steps in plain PyTorch."""
+
+    def moments(self, u: Tensor, second: bool) -> tuple[Tensor, Tensor | None]:
+        """See `Passes`."""
+        x = u.to(accumulator(u.dtype))
+        mean_NC = x.mean((2, 3))
+        return mean_NC, (x - over_map(mean_NC)).square().mean((2, 3)) if second else None
+
+    def statistics(self, m_NC: Tensor, q_NC: Tensor, positions: int) -> BatchStatistics:
+        """See `Passes`."""
+        count = len(m_NC) * positions
+        mean_C = m_NC.mean(0)
+        var_C = (q_NC + (m_NC - mean_C).square()).mean(0)
+        return BatchStatistics(mean_C, var_C, var_C * (count / max(count - 1, 1)))
+
+    def apply(self, branches: Branches) -> Tensor:
+        """See `Passes`."""
+        y = branches.affine(branches.u)
+        if branches.shortcut is not None:
+            affine = branches.shortcut_affine
+            y = y + (branches.shortcut.to(y.dtype) if affine is None else affine(branches.shortcut))
+        return (y.relu() if branches.relu else y).to(branches.u.dtype)
+
+    def sums(
+        self, dy: Tensor, y: Tensor | None, branches: Branches
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """See `Passes`."""
+        g = self._masked(dy, y, branches)
+        A_NC, B_NC = g.sum((2, 3)), (g * centred(branches.u, branches.affine)).sum((2, 3))
+        if branches.shortcut is None:
+            return A_NC, B_NC, None, None
+        affine = branches.shortcut_affine
+        W_NC = None if affine is None else (g * centred(branches.shortcut, affine)).sum((2, 3))
+        return A_NC, B_NC, W_NC, g.to(dy.dtype)
+
+    def gate_gradient(self, gate: str, value_NC: Tensor, affine: Affine, A_NC: Tensor, B_NC: Tensor) -> Tensor:
+        """See `Passes`."""
+        return (affine.scale * B_NC + affine.shift * A_NC) * GATE_SLOPES[gate](value_NC)
+
+    def channel_sums(
+        self, A_NC: Tensor, B_NC: Tensor, through_gate: tuple[Tensor, Tensor, Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """See `Passes`."""
+        if through_gate is None:
+            return B_NC.sum(0), A_NC.sum(0)
+        gate_NC, dz_NC, m_NC, centre_C = through_gate
+        return (gate_NC * B_NC + dz_NC * (m_NC - centre_C)).sum(0), (gate_NC * A_NC + dz_NC).sum(0)
+
+    def gradients(
+        self, g: Tensor, branches: Branches, slope: Slope, shortcut_slope: Slope | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `Passes`."""
+        shortcut, affine = branches.shortcut, branches.shortcut_affine
+        if shortcut is None:
+            return self._gradient(self._masked(g, None, branches), branches.u, branches.affine, slope), None
+        du = self._gradient(g, branches.u, branches.affine, slope)
+        if affine is None or shortcut_slope is None:
+            return du, g
+        return du, self._gradient(g, shortcut, affine, shortcut_slope)
+
+    @staticmethod
+    def _masked(dy: Tensor, y: Tensor | None, branches: Branches) -> Tensor:
+        g = dy.to(accumulator(dy.dtype))
+        if not branches.relu:
+            return g
+        return torch.where((branches.affine(branches.u) if y is None else y) > 0, g, torch.zeros_like(g))
+
+    @staticmethod
+    def _gradient(g: Tensor, x: Tensor, affine: Affine, slope: Slope) -> Tensor:
+        g = g.to(affine.scale.dtype)
+        return (g * over_map(slope.P) + centred(x, affine) * over_map(slope.Q_C) + over_map(slope.R)).to(x.dtype)

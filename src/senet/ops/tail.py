@@ -1,0 +1,161 @@
+"""The end of a residual branch as one operator: BatchNorm, squeeze, excitation, scale, sum and ReLU.
+
+Two passes over the feature map forward and two backward. BatchNorm's statistics are those of the images' means and
+centred second moments, and the means are what SE squeezes; everything between the passes is (N, C)-sized.
+
+Shapes: N images, C channels, M = H * W positions, K hidden units of the excitation.
+  u, shortcut, y (N, C, H, W): the branch's last convolution, what is added to it, the result
+  m_NC, q_NC: mean and centred second moment of u for each image and channel
+  mean_C, var_C: BatchNorm's, over images and positions
+  z_NC, hidden_NK, logit_NC, gate_NC: the squeeze and the steps of the excitation
+
+Source: arXiv:1709.01507v4, equations 2-4 and Figure 3; Ioffe and Szegedy, arXiv:1502.03167 (BatchNorm).
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from senet.errors import SenetError
+from senet.ops.operator import layout_of
+from senet.ops.passes import GATES, BatchStatistics, accumulator
+
+
+class Norm(NamedTuple):
+    """BatchNorm's parameters and statistics.
+
+    Args:
+        weight: (C,); None for one.
+        bias: (C,); None for zero.
+        mean: (C,), the statistics to normalise with; None takes the batch's.
+        var: (C,), as `mean`.
+        eps: added to the variance.
+        group: name of the process group whose batches count as one (SyncBatchNorm); None for this process alone.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+    mean: Tensor | None = None
+    var: Tensor | None = None
+    eps: float = 1e-5
+    group: str | None = None
+
+
+class Excitation(NamedTuple):
+    """The two layers between the squeeze and the scale.
+
+    Args:
+        fc1: (K, C).
+        fc2: (C, K).
+        bias1: (K,); None for no biases.
+        bias2: (C,); None for no biases.
+        gate: a key of `GATES`.
+        factor: constant factor of the gate, no dimensions; None for one.
+    """
+
+    fc1: Tensor
+    fc2: Tensor
+    bias1: Tensor | None = None
+    bias2: Tensor | None = None
+    gate: str = "sigmoid"
+    factor: Tensor | None = None
+
+
+class Tail(NamedTuple):
+    """What `residual_tail` returns: y, and the batch's statistics where a BatchNorm has taken them."""
+
+    y: Tensor
+    statistics: BatchStatistics | None
+    shortcut_statistics: BatchStatistics | None
+
+
+def residual_tail(
+    u: Tensor,
+    norm: Norm | None = None,
+    excitation: Excitation | None = None,
+    shortcut: Tensor | None = None,
+    shortcut_norm: Norm | None = None,
+    relu: bool = True,
+) -> Tail:
+    """Compute `relu(gate * norm(u) + shortcut_norm(shortcut))`, any part of which may be left out.
+
+    It saves for the backward pass u and y (the next layer's input), vectors over channels, and the shortcut where it
+    has a norm. Gradients of gradients are not offered.
+
+    Args:
+        u: (N, C, H, W), float32, bfloat16, float16 or float64; channels-last is fastest.
+        norm: BatchNorm behind u.
+        excitation: SE behind the norm; its squeeze is the mean.
+        shortcut: like u.
+        shortcut_norm: BatchNorm behind the shortcut.
+        relu: close with a ReLU.
+
+    Raises:
+        SenetError: a shape, type or device that does not fit.
+
+    >>> u = torch.randn(2, 64, 7, 7)
+    >>> residual_tail(u, Norm(torch.ones(64), torch.zeros(64)), shortcut=u).y.shape
+    torch.Size([2, 64, 7, 7])
+    """
+    check(u, norm, excitation, shortcut, shortcut_norm)
+    layout = layout_of(u)
+    u = u.contiguous(memory_format=layout)
+    shortcut = None if shortcut is None else shortcut.contiguous(memory_format=layout)
+    se = (None,) * 5 + ("",)
+    if excitation is not None:
+        se = (excitation.fc1, excitation.fc2, excitation.bias1, excitation.bias2, excitation.factor, excitation.gate)
+    y, *statistics = torch.ops.senet.residual_tail(u, *flat(norm, u), *se, shortcut, *flat(shortcut_norm, u), relu)[:7]
+    return Tail(
+        y,
+        BatchStatistics(*statistics[:3]) if norm is not None and norm.mean is None else None,
+        BatchStatistics(*statistics[3:]) if shortcut_norm is not None and shortcut_norm.mean is None else None,
+    )
+
+
+def flat(norm: Norm | None, u: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, float, str]:
+    """Return the arguments of the operator for a norm."""
+    if norm is None:
+        return None, None, None, None, 0.0, ""
+    weight = u.new_ones(u.shape[1], dtype=accumulator(u.dtype)) if norm.weight is None else norm.weight
+    bias = torch.zeros_like(weight) if norm.bias is None else norm.bias
+    return weight, bias, norm.mean, norm.var, norm.eps, norm.group or ""
+
+
+def check(
+    u: Tensor, norm: Norm | None, excitation: Excitation | None, shortcut: Tensor | None, shortcut_norm: Norm | None
+) -> None:
+    """Raise a SenetError for arguments that do not fit each other."""
+    if u.dim() != 4 or not u.is_floating_point():
+        raise SenetError(f"u is {u.dtype} of shape {tuple(u.shape)}; expected floating point (N, C, H, W)")
+    channels = u.shape[1]
+    if shortcut is not None and (shortcut.shape, shortcut.dtype) != (u.shape, u.dtype):
+        raise SenetError(
+            f"shortcut is {shortcut.dtype} of shape {tuple(shortcut.shape)}; "
+            f"expected {u.dtype} of shape {tuple(u.shape)}, as u"
+        )
+    if shortcut_norm is not None and shortcut is None:
+        raise SenetError("shortcut_norm has no effect without a shortcut; leave it out")
+    expected: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {}
+    for name, one in (("norm", norm), ("shortcut_norm", shortcut_norm)):
+        if one is not None:
+            if (one.mean is None) != (one.var is None):
+                raise SenetError(f"{name} has one of mean and var; expected both or neither")
+            expected |= {f"{name}.{field}": (getattr(one, field), (channels,)) for field in Norm._fields[:4]}
+            if one.mean is None and u.shape[0] * u.shape[2] * u.shape[3] == 1 and one.group is None:
+                raise SenetError(f"u is {tuple(u.shape)}; the statistics of a batch need more than one value a channel")
+    if excitation is not None:
+        if excitation.gate not in GATES:
+            raise SenetError(f"excitation.gate is {excitation.gate!r}; expected one of {', '.join(GATES)}")
+        hidden = len(excitation.fc1)
+        shapes = ((hidden, channels), (hidden,), (channels, hidden), (channels,))
+        values = (excitation.fc1, excitation.bias1, excitation.fc2, excitation.bias2)
+        names = ("fc1", "bias1", "fc2", "bias2")
+        expected |= {f"excitation.{n}": (v, shape) for n, v, shape in zip(names, values, shapes, strict=True)}
+    for name, (value, shape) in expected.items():
+        if value is not None and value.shape != shape:
+            raise SenetError(f"{name} is of shape {tuple(value.shape)}; expected {shape}")
+        if value is not None and value.device != u.device:
+            raise SenetError(f"{name} is on {value.device}; expected {u.device}, where u is")
+
+

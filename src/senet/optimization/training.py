@@ -1,0 +1,38 @@
+"""Training with the fused operator, for our networks and for those of timm and torchvision."""
+
+from torch import nn
+
+from senet.errors import SenetError
+from senet.fused import Fusible, is_norm_and_relu, set_fused
+from senet.optimization.blocks import FUSED
+
+
+def optimize_for_training(model: nn.Module, *, fused: bool = True) -> nn.Module:
+    """Run BatchNorm, SE, sum and ReLU of every block it knows as one operator, or go back to single layers.
+
+    The model changes in place: no parameter, buffer or key of the state dict does.
+
+    Args:
+        model: one of ours, or a ResNet, ResNeXt or SENet of timm or torchvision.
+        fused: False undoes it.
+
+    Returns:
+        The model.
+
+    Raises:
+        SenetError: no block of the model is known.
+    """
+    if fused:
+        for module in model.modules():
+            if type(module) in FUSED and (type(module) is not nn.Sequential or has_pairs(module)):
+                module.__class__ = FUSED[type(module)]
+    if not set_fused(model, fused):
+        known = ", ".join(sorted(f"{c.__module__}.{c.__name__}" for c in FUSED if c is not nn.Sequential))
+        raise SenetError(f"{type(model).__name__} has no block that can run fused; known are ours and {known}")
+    return model
+
+
+def has_pairs(sequence: nn.Sequential) -> bool:
+    """Whether a BatchNorm has a ReLU behind it."""
+    layers = list(sequence)
+    return any(is_norm_and_relu(layers[i : i + 2]) for i in range(len(layers)))
