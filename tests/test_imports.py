@@ -15,9 +15,11 @@ PACKAGE = Path(senet.__file__).parent
 # A module imports from its own layer and from those above it in this table.
 LAYERS = (
     {"errors", "files", "progress"},
+    {"ops"},
     {"block"},
-    {"preprocessing"},
+    {"fused", "preprocessing"},
     {"models", "costs"},
+    {"optimization"},
     {"data", "evaluation", "prediction", "training"},
     {"recipes"},
     {"demo", "cli", "__main__"},

@@ -90,9 +90,7 @@ def is_norm_and_relu(modules: Sequence[nn.Module]) -> bool:
 
 def watched(modules: Iterable[nn.Module]) -> bool:
     """Whether somebody has put hooks on a module, which only a call of the module itself runs."""
-    return any(
-        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules
-    )
+    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules)
 
 
 def fused_tail(
@@ -131,7 +129,8 @@ def excitation_of(se: nn.Module) -> Excitation | None:
     """Return what the operator needs of an SE block, ours or timm's; None if it cannot express it."""
     if watched(se.modules()):
         return None
-    gate, factor = None, None
+    gate: str | None = None
+    factor = None
     if type(se) is SEBlock and se.squeeze == "avg":
         gate, factor = se.gate_function, se.factor
     elif (type(se).__module__, type(se).__name__) == ("timm.layers.squeeze_excite", "SEModule"):

@@ -96,9 +96,10 @@ class Network(Fusible):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> the last feature map, (N, num_features, h, w)."""
-        for _, x in self.run_trunk(x):
+        features = x
+        for _, features in self.run_trunk(x):  # noqa: B007  # the last
             pass
-        return x
+        return features
 
     def run_trunk(self, x: Tensor, wanted: Collection[str] = ()) -> Iterator[tuple[str, Tensor]]:
         """Run the trunk; yield the name and the output of each module, those of `wanted` among them.
@@ -159,13 +160,13 @@ class Network(Fusible):
             raise SenetError(f"output_fmt is {output_fmt!r}; expected 'NCHW'")
         wanted = [self.feature_info[i]["module"] for i in self.level_indices(indices)]
         found: dict[str, Tensor] = {}
-        for name, x in self.run_trunk(x, wanted):  # noqa: B020  # the last map goes on
+        for name, features in self.run_trunk(x, wanted):
             if name in wanted:
-                found[name] = x
+                found[name] = features
             if stop_early and len(found) == len(set(wanted)):
                 break
         maps = [found[name] for name in wanted]
-        return maps if intermediates_only else (x, maps)
+        return maps if intermediates_only else (features, maps)
 
     def level_indices(self, indices: int | Sequence[int] | None) -> list[int]:
         """Return indices from the front for those that `forward_intermediates` takes."""

@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -88,7 +87,9 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     Raises:
         CompilerError: there is no working C++ compiler.
     """
-    target = run_compiler("-march=native", "-dM", "-E", "-x", "c++", os.devnull)  # the compiler's version, the CPU's abilities
+    target = run_compiler(
+        "-march=native", "-dM", "-E", "-x", "c++", os.devnull
+    )  # the compiler's version, the CPU's abilities
     name = TYPES[dtype]
     key = hashlib.sha256("\n".join((SOURCE.read_text(), *FLAGS, target)).encode()).hexdigest()[:16]
     try:

@@ -7,7 +7,8 @@ comes as fc1, fc2, bias1, bias2, factor and the gate's name, empty for none.
 Names of shapes: N images, C channels, K hidden units of the excitation; see `tail.py` for the rest.
 """
 
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -82,7 +83,7 @@ def forward(
     s_group: str,
     relu: bool,
 ) -> Ten:
-    """Return y, the three statistics of the batch for each norm, m_NC, hidden_NK and value_NC; empty for what is not."""
+    """Return y, the three statistics of the batch for each norm, m_NC, hidden_NK, value_NC; empty for what is not."""
     passes = passes_for(u.device.type, u.dtype)
     dtype, positions = accumulator(u.dtype), u.shape[2] * u.shape[3]
     nothing = partial(u.new_empty, 0, dtype=dtype)  # outputs may not share memory, not even none
@@ -102,7 +103,9 @@ def forward(
     if fc1 is not None and fc2 is not None and m_NC is not None:
         z_NC = torch.addcmul(affine.shift, m_NC - affine.centre_C, affine.scale)
         hidden_NK = F.linear(z_NC, in_type(fc1, dtype), None if bias1 is None else in_type(bias1, dtype)).relu_()
-        value_NC = GATES[gate](F.linear(hidden_NK, in_type(fc2, dtype), None if bias2 is None else in_type(bias2, dtype)))
+        value_NC = GATES[gate](
+            F.linear(hidden_NK, in_type(fc2, dtype), None if bias2 is None else in_type(bias2, dtype))
+        )
         affine = gated(affine, value_NC if factor is None else value_NC * factor)
 
     s_affine = None
@@ -144,6 +147,7 @@ def forward_shapes(
     s_group: str,
     relu: bool,
 ) -> Ten:
+    """Return tensors of the shapes that `forward` returns."""
     n, c = u.shape[:2]
     new = partial(u.new_empty, dtype=accumulator(u.dtype))
     statistics = [new(c if weight is not None and mean is None else 0) for _ in range(3)]
@@ -285,6 +289,7 @@ def backward_shapes(
     s_of_batch: bool,
     relu: bool,
 ) -> Ten:
+    """Return tensors of the shapes that `backward` returns."""
     c = u.shape[1]
     k = 0 if fc1 is None else fc1.shape[0]
     new = partial(u.new_empty, dtype=accumulator(u.dtype))
@@ -313,14 +318,14 @@ class ResidualTail(torch.autograd.Function):
         ctx.options = (eps, group, gate, s_eps, s_group, relu)
         norm = [*norm[:2], mean_C, var_C] if ctx.of_batch else norm
         s_norm = [*s_norm[:2], s_mean_C, s_var_C] if ctx.s_of_batch else s_norm
-        steps = [None, None, None] if fc1 is None else steps
         y = output[0] if relu and ctx.has_shortcut else None
         shortcut = None if s_norm[0] is None else shortcut
-        ctx.save_for_backward(u, y, *norm, fc1, fc2, factor, *steps, shortcut, *s_norm)
+        of_se = (None, None, None) if fc1 is None else steps
+        ctx.save_for_backward(u, y, *norm, fc1, fc2, factor, *of_se, shortcut, *s_norm)
         return output
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Any, ...]:
         """Return the gradients of the inputs; the statistics have none."""
         u, y, *saved = ctx.saved_tensors
@@ -340,12 +345,23 @@ class ResidualTail(torch.autograd.Function):
         )
 
 
+def without_autocast(function: Callable[..., Ten]) -> Callable[..., Ten]:
+    """Return the function with autocast off: it chooses its own precision."""
+
+    @wraps(function)
+    def run(first: Tensor, *rest: Any) -> Ten:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *rest)
+
+    return run
+
+
 # Registered one by one: what `torch.library.custom_op` adds costs 0.2 ms a call with so many arguments, as much as the
 # whole operator on a small feature map.
 LIBRARY = torch.library.Library("senet", "FRAGMENT")
 for function, shapes in ((forward, forward_shapes), (backward, backward_shapes)):
     name = "residual_tail" if function is forward else "residual_tail_backward"
     LIBRARY.define(name + torch.library.infer_schema(function, mutates_args=()))
-    LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+    LIBRARY.impl(name, without_autocast(function), "CompositeExplicitAutograd")
     torch.library.register_fake(f"senet::{name}", shapes, lib=LIBRARY)
 LIBRARY.impl("residual_tail", ResidualTail.apply, "Autograd")

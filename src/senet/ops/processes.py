@@ -2,6 +2,7 @@
 
 import torch
 import torch.distributed as dist
+import torch.distributed.distributed_c10d as c10d
 from torch import Tensor
 
 from senet.ops.passes import BatchStatistics
@@ -9,7 +10,7 @@ from senet.ops.passes import BatchStatistics
 
 def gather(x: Tensor, group: str) -> Tensor:
     """(L,) of every process -> (processes, L)."""
-    members = dist.distributed_c10d._resolve_process_group(group)
+    members = c10d._resolve_process_group(group)  # type: ignore[attr-defined, arg-type]
     parts = [torch.empty_like(x) for _ in range(members.size())]
     dist.all_gather(parts, x, group=members)
     return torch.stack(parts)

@@ -12,7 +12,7 @@ Shapes: N images, C channels, M = H * W positions, K hidden units of the excitat
 Source: arXiv:1709.01507v4, equations 2-4 and Figure 3; Ioffe and Szegedy, arXiv:1502.03167 (BatchNorm).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -102,10 +102,9 @@ def residual_tail(
     layout = layout_of(u)
     u = u.contiguous(memory_format=layout)
     shortcut = None if shortcut is None else shortcut.contiguous(memory_format=layout)
-    se = (None,) * 5 + ("",)
-    if excitation is not None:
-        se = (excitation.fc1, excitation.fc2, excitation.bias1, excitation.bias2, excitation.factor, excitation.gate)
-    y, *statistics = torch.ops.senet.residual_tail(u, *flat(norm, u), *se, shortcut, *flat(shortcut_norm, u), relu)[:7]
+    y, *statistics = torch.ops.senet.residual_tail(
+        u, *flat(norm, u), *flat_excitation(excitation), shortcut, *flat(shortcut_norm, u), relu
+    )[:7]
     return Tail(
         y,
         BatchStatistics(*statistics[:3]) if norm is not None and norm.mean is None else None,
@@ -120,6 +119,13 @@ def flat(norm: Norm | None, u: Tensor) -> tuple[Tensor | None, Tensor | None, Te
     weight = u.new_ones(u.shape[1], dtype=accumulator(u.dtype)) if norm.weight is None else norm.weight
     bias = torch.zeros_like(weight) if norm.bias is None else norm.bias
     return weight, bias, norm.mean, norm.var, norm.eps, norm.group or ""
+
+
+def flat_excitation(
+    se: Excitation | None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, str]:
+    """Return the arguments of the operator for an excitation."""
+    return (None, None, None, None, None, "") if se is None else (*se[:4], se.factor, se.gate)
 
 
 def check(
@@ -157,5 +163,3 @@ def check(
             raise SenetError(f"{name} is of shape {tuple(value.shape)}; expected {shape}")
         if value is not None and value.device != u.device:
             raise SenetError(f"{name} is on {value.device}; expected {u.device}, where u is")
-
-

@@ -3,7 +3,7 @@
 from torch import nn
 
 from senet.errors import SenetError
-from senet.fused import Fusible, is_norm_and_relu, set_fused
+from senet.fused import is_norm_and_relu, set_fused
 from senet.optimization.blocks import FUSED
 
 

@@ -26,6 +26,7 @@ from senet.data.loading import Loaders, load_data
 from senet.data.order import seed_of
 from senet.errors import SenetError
 from senet.evaluation import score
+from senet.fused import set_fused
 from senet.models.registry import build
 from senet.training.config import ComputeConfig, TrainConfig
 from senet.training.interrupt import TrainingInterrupted, caught_signals
@@ -129,6 +130,7 @@ class Trainer:
         model = build(replace(config.model, num_classes=num_classes))
         model.preprocessing = config.data.preprocessing
         model.class_names = data.class_names
+        set_fused(model, compute.fused)
         self.model = model.to(accelerator.device).to(memory_format=self.format)
         self.ema = ModelEmaV3(self.model, regularisation.ema_decay) if regularisation.ema_decay else None
         self.optimizer = build_optimizer(config.optimizer, self.model)
