@@ -17,12 +17,15 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 from tyro.conf import Positional
 
 from senet.data.config import DataConfig
 from senet.errors import SenetError
 from senet.evaluation import Crops, evaluate, run_data
 from senet.models.folder import PACKAGED_DEFAULT, load_model
+from senet.optimization import optimize
+from senet.optimization.inference import Backend, Precision
 from senet.training.config import TrainConfig
 
 
@@ -62,6 +65,8 @@ class EvaluateCommand:
     """images at once"""
     bf16: bool = False
     """compute in bfloat16"""
+    optimize: Backend | None = None
+    """rewrite the network for inference and compute it with this backend, see `senet.optimize`"""
     json: bool = False
     """print JSON instead of a sentence"""
 
@@ -214,8 +219,12 @@ def run_evaluate(argv: Sequence[str]) -> None:
         parse(EvaluateCommand, ["--help"], prog, unknown)
     if not argv or argv[0].startswith("-"):
         raise SenetError("RUN_OR_MODEL is missing; `senet evaluate --help` explains all arguments")
-    model, data = load_model(argv[0]), run_data(argv[0])
+    model: nn.Module = load_model(argv[0])
+    data = run_data(argv[0])
     command = parse(EvaluateCommand, argv[1:], prog, EvaluateCommand(data=data) if data else unknown)
+    if command.optimize is not None:
+        precision: Precision = "bf16" if command.bf16 else "fp32"
+        model = optimize(model, for_="inference", backend=command.optimize, precision=precision)
     result = evaluate(
         model,
         command.data,
@@ -223,7 +232,7 @@ def run_evaluate(argv: Sequence[str]) -> None:
         scales=command.scales,
         crops=command.crops,
         batch_size=command.batch_size,
-        bf16=command.bf16,
+        bf16=command.bf16 and command.optimize is None,
     )
     if command.json:
         print(json.dumps(asdict(result)))

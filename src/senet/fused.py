@@ -89,8 +89,9 @@ def is_norm_and_relu(modules: Sequence[nn.Module]) -> bool:
 
 
 def watched(modules: Iterable[nn.Module]) -> bool:
-    """Whether somebody has put hooks on a module, which only a call of the module itself runs."""
-    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules)
+    """Whether a module has hooks or a `forward` of its own, which only a call of the module itself runs."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any("forward" in m.__dict__ or any(m.__dict__[kind] for kind in kinds) for m in modules)
 
 
 def fused_tail(
@@ -103,7 +104,7 @@ def fused_tail(
 ) -> Tensor | None:
     """Compute `Fusible.tail` with the operator; None where it has no equal for the layers or the machine."""
     norms = [m for m in (norm, shortcut_norm) if m is not None]
-    if any(type(m) not in (nn.BatchNorm2d, nn.SyncBatchNorm) for m in norms) or watched(norms):
+    if u.numel() == 0 or any(type(m) not in (nn.BatchNorm2d, nn.SyncBatchNorm) for m in norms) or watched(norms):
         return None
     excitation = None if se is None else excitation_of(se)
     if (se is not None and excitation is None) or not has_fused_passes(u.device.type, u.dtype):
@@ -139,7 +140,7 @@ def excitation_of(se: nn.Module) -> Excitation | None:
     elif (type(se).__module__, type(se).__name__) == ("timm.models.senet", "SEModule"):
         gate = "sigmoid"
     fc1, fc2 = (getattr(se, name, None) for name in ("fc1", "fc2"))
-    if gate is None or not isinstance(fc1, nn.Conv2d) or not isinstance(fc2, nn.Conv2d):
+    if gate is None or type(fc1) is not nn.Conv2d or type(fc2) is not nn.Conv2d:
         return None
     return Excitation(fc1.weight.flatten(1), fc2.weight.flatten(1), fc1.bias, fc2.bias, gate=gate, factor=factor)
 
@@ -149,7 +150,7 @@ def norm_of(norm: nn.Module) -> Norm:
     norm = cast(nn.BatchNorm2d, norm)
     of_batch = norm.training or norm.running_mean is None or norm.running_var is None
     group = ""
-    if of_batch and isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized():
+    if norm.training and isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized():
         members = norm.process_group or dist.group.WORLD
         group = members.group_name if members is not None and members.size() > 1 else ""
     mean, var = (None, None) if of_batch else (norm.running_mean, norm.running_var)

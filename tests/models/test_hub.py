@@ -81,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
             etag = f'"{hashlib.sha1(content).hexdigest()}"'
             self.answer(200, {"ETag": etag, "X-Repo-Commit": commit_of(folder)}, content)
 
-    do_GET = do_HEAD  # noqa: N815
+    do_GET = do_HEAD
 
     def do_POST(self) -> None:
         self.server.requested.append(f"POST {self.path}")

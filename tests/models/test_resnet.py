@@ -249,7 +249,6 @@ def branch_of(unit, x):
     return u if norm is None else norm(u)
 
 
-
 @pytest.mark.parametrize(("kind", "options"), [("basic", {}), ("bottleneck", {}), ("senet", {})])
 @pytest.mark.parametrize("placement", ["standard", "pre", "3x3"])
 def test_zero_init_last(kind, options, placement):

@@ -129,7 +129,7 @@ class ResidualUnit(SEUnit):
 
     def shortcut(self, x: Tensor) -> tuple[Tensor, nn.Module | None]:
         """Return the identity branch up to its last BatchNorm, and that; None if there is none."""
-        if isinstance(self.downsample, Chain) and self.se_at("identity") is None and not watched((self.downsample,)):
+        if type(self.downsample) is Chain and self.se_at("identity") is None and not watched((self.downsample,)):
             *layers, norm = self.downsample
             return self.chain(layers, x), norm
         return self.recalibrate(x if self.downsample is None else self.downsample(x), "identity"), None

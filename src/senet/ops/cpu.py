@@ -54,24 +54,28 @@ SIGNATURES = {  # of the functions in passes.cpp
 }
 
 
-class CompilerError(RuntimeError):
+class CompilerError(Exception):
     """There is no working C++ compiler."""
 
 
 def cache_folder() -> Path:
     """Return where compiled files are kept: SENET_CACHE, or the user's cache folder."""
-    chosen = os.environ.get("SENET_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "senet"
+    own, users = os.environ.get("SENET_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else Path(users or "~/.cache").expanduser() / "senet"
 
 
 def run_compiler(*arguments: str) -> str:
     """Run the compiler, CXX or the first of g++, clang++ and c++ that works; return what it prints."""
     chosen = os.environ.get("CXX")
-    complaint = "no C++ compiler was found"
-    for command in [shlex.split(chosen)] if chosen else [["g++"], ["clang++"], ["c++"]]:
+    complaint = f"CXX is {chosen!r}, which is no program" if chosen else "no C++ compiler was found"
+    try:
+        commands = [shlex.split(chosen)] if chosen else [["g++"], ["clang++"], ["c++"]]
+    except ValueError:  # a quotation without an end
+        commands = []
+    for command in commands:
         try:
             return subprocess.run([*command, *arguments], capture_output=True, text=True, check=True).stdout
-        except FileNotFoundError:
+        except OSError:
             continue
         except subprocess.CalledProcessError as error:
             complaint = f"{command[0]} failed: {(error.stderr.strip() or 'no message').splitlines()[0]}"
@@ -87,25 +91,35 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     Raises:
         CompilerError: there is no working C++ compiler.
     """
-    target = run_compiler(
-        "-march=native", "-dM", "-E", "-x", "c++", os.devnull
-    )  # the compiler's version, the CPU's abilities
+    # What the compiler says of itself and of the processor: its version, the processor's instructions.
+    target = run_compiler("-march=native", "-dM", "-E", "-x", "c++", os.devnull)
     name = TYPES[dtype]
     key = hashlib.sha256("\n".join((SOURCE.read_text(), *FLAGS, target)).encode()).hexdigest()[:16]
     try:
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"passes_{name}_{key}.so"
-        if not path.exists():
+        path = cache_folder() / f"passes_{name}_{key}.so"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        functions = load(path) if path.exists() else None
+        if functions is None:
             compile_to(path, name)
-    except OSError:  # a home that cannot be written to: compile for this process alone
+            functions = load(path)
+    except (OSError, RuntimeError):  # no home, or one that cannot be written to
+        functions = None
+    if functions is None:
         path = Path(tempfile.mkdtemp(prefix="senet_")) / f"passes_{name}.so"
         compile_to(path, name)
-    functions = ctypes.CDLL(str(path))
+        functions = ctypes.CDLL(str(path))
     for function, types in SIGNATURES.items():
         getattr(functions, function).argtypes = types
         getattr(functions, function).restype = None
     return functions
+
+
+def load(path: Path) -> ctypes.CDLL | None:
+    """Load a compiled file; None if it is damaged."""
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        return None
 
 
 def compile_to(path: Path, name: str) -> None:
@@ -118,6 +132,7 @@ def compile_to(path: Path, name: str) -> None:
             run_compiler("-fopenmp", *arguments)
         except CompilerError:  # Apple's compiler has no OpenMP
             run_compiler("-Wno-unknown-pragmas", *arguments)
+        unfinished.chmod(0o755)  # a cache may be shared
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

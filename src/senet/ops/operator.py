@@ -9,6 +9,7 @@ Names of shapes: N images, C channels, K hidden units of the excitation; see `ta
 
 from collections.abc import Callable
 from functools import partial, wraps
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -97,9 +98,10 @@ def forward(
         if group:
             statistics = merged_statistics(statistics, len(u) * positions, group)
         mean, var = statistics.mean_C, statistics.var_C
-    affine = identity(u)
     if weight is not None and bias is not None and mean is not None and var is not None:
         affine = Fixed(weight, bias, mean, var, eps).affine(u)
+    else:
+        affine = identity(u)
     if fc1 is not None and fc2 is not None and m_NC is not None:
         z_NC = torch.addcmul(affine.shift, m_NC - affine.centre_C, affine.scale)
         hidden_NK = F.linear(z_NC, in_type(fc1, dtype), None if bias1 is None else in_type(bias1, dtype)).relu_()
@@ -326,8 +328,10 @@ class ResidualTail(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, dy: Tensor | None, *_: Tensor) -> tuple[Any, ...]:
         """Return the gradients of the inputs; the statistics have none."""
+        if dy is None:
+            return (None,) * NUM_INPUTS
         u, y, *saved = ctx.saved_tensors
         norm, (fc1, fc2, factor), steps, shortcut, s_norm = saved[:4], saved[4:7], saved[7:10], saved[10], saved[11:]
         eps, group, gate, s_eps, s_group, relu = ctx.options
@@ -350,11 +354,15 @@ def without_autocast(function: Callable[..., Ten]) -> Callable[..., Ten]:
 
     @wraps(function)
     def run(first: Tensor, *rest: Any) -> Ten:
+        if not torch.is_autocast_enabled(first.device.type):
+            return function(first, *rest)
         with torch.autocast(first.device.type, enabled=False):
             return function(first, *rest)
 
     return run
 
+
+NUM_INPUTS = len(signature(forward).parameters)
 
 # Registered one by one: what `torch.library.custom_op` adds costs 0.2 ms a call with so many arguments, as much as the
 # whole operator on a small feature map.

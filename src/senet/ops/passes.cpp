@@ -118,15 +118,21 @@ void moments(const Shape& s, const T* u, acc_of<T>* mean, acc_of<T>* q) {
     for_each_tile(s, t, false, [&](Index n, Index first, Index lines) {
       for (Index c = first; c < first + lines; ++c) {
         const T* x = u + (n * s.c + c) * s.m;
-        acc sum = 0, squares = 0;
+        acc sum = 0, rest = 0, squares = 0;
 #pragma omp simd reduction(+ : sum)
         for (Index i = 0; i < s.m; ++i) sum += load(x[i]);
         const acc centre = sum / acc(s.m);
         mean[n * s.c + c] = centre;
         if (!q) continue;
-#pragma omp simd reduction(+ : squares)
-        for (Index i = 0; i < s.m; ++i) squares += (load(x[i]) - centre) * (load(x[i]) - centre);
-        q[n * s.c + c] = squares / acc(s.m);
+#pragma omp simd reduction(+ : rest, squares)
+        for (Index i = 0; i < s.m; ++i) {
+          const acc d = load(x[i]) - centre;
+          rest += d;
+          squares += d * d;
+        }
+        rest /= acc(s.m);  // what rounding left of the mean
+        mean[n * s.c + c] = centre + rest;
+        q[n * s.c + c] = squares / acc(s.m) - rest * rest;
       }
     });
     return;
@@ -142,12 +148,20 @@ void moments(const Shape& s, const T* u, acc_of<T>* mean, acc_of<T>* q) {
     for (Index c = 0; c < s.c; ++c) centre[c] /= acc(rows);
     if (!q) return;
     acc* __restrict square = squares.data() + (n * t.tiles + first / t.rows) * s.c;
+    std::vector<acc> rests(s.c);  // what rounding left of the mean
+    acc* __restrict rest = rests.data();
     std::fill_n(square, s.c, acc(0));
     for (Index r = 0; r < rows; ++r)
       for (Index c = 0; c < s.c; ++c) {
         const acc d = load(x[r * s.c + c]) - centre[c];
+        rest[c] += d;
         square[c] += d * d;
       }
+    for (Index c = 0; c < s.c; ++c) {
+      rest[c] /= acc(rows);
+      centre[c] += rest[c];
+      square[c] -= acc(rows) * rest[c] * rest[c];
+    }
   });
 #pragma omp parallel for num_threads(s.threads_for(s.n * t.tiles * s.c)) schedule(static)
   for (Index n = 0; n < s.n; ++n) {

@@ -184,7 +184,7 @@ class PlainPasses:
             return A_NC, B_NC, None, None
         affine = branches.shortcut_affine
         W_NC = None if affine is None else (g * centred(branches.shortcut, affine)).sum((2, 3))
-        return A_NC, B_NC, W_NC, g.to(dy.dtype)
+        return A_NC, B_NC, W_NC, g.to(dy.dtype, copy=True)
 
     def gate_gradient(self, gate: str, value_NC: Tensor, affine: Affine, A_NC: Tensor, B_NC: Tensor) -> Tensor:
         """See `Passes`."""

@@ -21,6 +21,8 @@ from senet.errors import SenetError
 from senet.ops.operator import layout_of
 from senet.ops.passes import GATES, BatchStatistics, accumulator
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
 
 class Norm(NamedTuple):
     """BatchNorm's parameters and statistics.
@@ -132,13 +134,17 @@ def check(
     u: Tensor, norm: Norm | None, excitation: Excitation | None, shortcut: Tensor | None, shortcut_norm: Norm | None
 ) -> None:
     """Raise a SenetError for arguments that do not fit each other."""
-    if u.dim() != 4 or not u.is_floating_point():
-        raise SenetError(f"u is {u.dtype} of shape {tuple(u.shape)}; expected floating point (N, C, H, W)")
-    channels = u.shape[1]
-    if shortcut is not None and (shortcut.shape, shortcut.dtype) != (u.shape, u.dtype):
+    if u.dim() != 4 or u.dtype not in DTYPES:
         raise SenetError(
-            f"shortcut is {shortcut.dtype} of shape {tuple(shortcut.shape)}; "
-            f"expected {u.dtype} of shape {tuple(u.shape)}, as u"
+            f"u is {u.dtype} of shape {tuple(u.shape)}; expected (N, C, H, W) of {', '.join(map(str, DTYPES))}"
+        )
+    if u.numel() == 0:
+        raise SenetError(f"u is empty, of shape {tuple(u.shape)}; expected at least one image, channel and position")
+    channels = u.shape[1]
+    if shortcut is not None and (shortcut.shape, shortcut.dtype, shortcut.device) != (u.shape, u.dtype, u.device):
+        raise SenetError(
+            f"shortcut is {shortcut.dtype} of shape {tuple(shortcut.shape)} on {shortcut.device}; "
+            f"expected {u.dtype} of shape {tuple(u.shape)} on {u.device}, as u"
         )
     if shortcut_norm is not None and shortcut is None:
         raise SenetError("shortcut_norm has no effect without a shortcut; leave it out")
@@ -154,9 +160,9 @@ def check(
         if excitation.gate not in GATES:
             raise SenetError(f"excitation.gate is {excitation.gate!r}; expected one of {', '.join(GATES)}")
         hidden = len(excitation.fc1)
-        shapes = ((hidden, channels), (hidden,), (channels, hidden), (channels,))
-        values = (excitation.fc1, excitation.bias1, excitation.fc2, excitation.bias2)
-        names = ("fc1", "bias1", "fc2", "bias2")
+        shapes = ((hidden, channels), (hidden,), (channels, hidden), (channels,), ())
+        names = ("fc1", "bias1", "fc2", "bias2", "factor")
+        values = (getattr(excitation, name) for name in names)
         expected |= {f"excitation.{n}": (v, shape) for n, v, shape in zip(names, values, shapes, strict=True)}
     for name, (value, shape) in expected.items():
         if value is not None and value.shape != shape:

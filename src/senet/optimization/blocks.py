@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import cast
 
-from timm.models import resnet, senet
+from timm.models import checkpoint_seq, resnet, senet
 from torch import Tensor, nn
 from torchvision.models import resnet as torchvision_resnet
 
@@ -19,7 +19,11 @@ from senet.fused import Chain, Fusible, watched
 
 def present(*modules: nn.Module | None) -> list[nn.Module]:
     """Leave out what does nothing."""
-    return [m for m in modules if m is not None and type(m) is not nn.Identity]
+    return [m for m in modules if m is not None and (type(m) is not nn.Identity or watched((m,)))]
+
+
+class FusedSequential(Chain):
+    """A sequence of somebody else's network."""
 
 
 class FusedBlock(Fusible):
@@ -32,10 +36,11 @@ class FusedBlock(Fusible):
     ) -> Tensor:
         """Compute `act(drop(se(norm(u))) + shortcut(x))`."""
         shortcut, shortcut_norm = x, None
-        if type(self.downsample) in (nn.Sequential, Chain) and not watched((self.downsample,)):
-            *layers, last = cast(nn.Sequential, self.downsample)
-            shortcut_norm = last if isinstance(last, nn.BatchNorm2d | nn.SyncBatchNorm) else None
-            shortcut = self.chain(layers if shortcut_norm is not None else [*layers, last], x)
+        if type(self.downsample) in (nn.Sequential, FusedSequential) and not watched((self.downsample,)):
+            layers = list(self.downsample)
+            if layers and isinstance(layers[-1], nn.BatchNorm2d | nn.SyncBatchNorm):
+                shortcut_norm = layers.pop()
+            shortcut = self.chain(layers, x)
         elif self.downsample is not None:
             shortcut = self.downsample(x)
         if drop is not None:
@@ -115,8 +120,23 @@ class FusedTorchvisionBottleneck(FusedBlock, torchvision_resnet.Bottleneck):
         return self.close(x, self.conv3(u), self.bn3, None, self.relu, None)
 
 
+class FusedTimmResNet(Fusible, resnet.ResNet):
+    """timm's ResNet with a fused stem."""
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, in_chans, H, W) -> the last feature map."""
+        x = self.maxpool(self.chain((self.bn1, self.act1), self.conv1(x)))
+        stages = [self.layer1, self.layer2, self.layer3, self.layer4]
+        if self.grad_checkpointing:
+            return checkpoint_seq(stages, x, flatten=True)
+        for stage in stages:
+            x = stage(x)
+        return x
+
+
 FUSED: Mapping[type[nn.Module], type[Fusible]] = MappingProxyType(
     {
+        resnet.ResNet: FusedTimmResNet,
         resnet.BasicBlock: FusedTimmBasicBlock,
         resnet.Bottleneck: FusedTimmBottleneck,
         senet.SEBottleneck: FusedSEBottleneck,
@@ -125,7 +145,8 @@ FUSED: Mapping[type[nn.Module], type[Fusible]] = MappingProxyType(
         senet.SEResNetBlock: FusedSEResNetBlock,
         torchvision_resnet.BasicBlock: FusedTorchvisionBasicBlock,
         torchvision_resnet.Bottleneck: FusedTorchvisionBottleneck,
-        nn.Sequential: Chain,
+        nn.Sequential: FusedSequential,
     }
 )
+PLAIN: Mapping[type[nn.Module], type[nn.Module]] = MappingProxyType({fused: plain for plain, fused in FUSED.items()})
 """The fused class for each class of blocks; for sequences that hold a BatchNorm with a ReLU behind it."""

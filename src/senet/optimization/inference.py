@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import Any, Literal, cast, get_args
 
 import torch
+import torch._inductor.config
 from torch import Tensor, fx, nn
 
 from senet.block import check_choice
@@ -29,12 +30,12 @@ class InferenceModel(nn.Module):
         micro_batch: largest number of images computed at once; None for no limit.
 
     Attributes:
-        graph: the rewritten network, a torch.fx.GraphModule in the precision's type.
+        network: the rewritten network, a torch.fx.GraphModule in the precision's type.
     """
 
     def __init__(self, graph: fx.GraphModule, backend: Backend, precision: Precision, micro_batch: int | None) -> None:
         super().__init__()
-        self.graph = graph
+        self.network = graph
         self.backend, self.precision, self.micro_batch = backend, precision, micro_batch
         self.run: Callable[[Tensor], Tensor] = self.runner()
         self.eval()
@@ -42,22 +43,20 @@ class InferenceModel(nn.Module):
     def runner(self) -> Callable[[Tensor], Tensor]:
         """Return what computes a micro-batch; it compiles for each new shape."""
         if self.backend == "openvino":
-            return OpenVINORunner(self.graph, self.precision)
-        self.graph.to(memory_format=torch.channels_last)
+            return OpenVINORunner(self.network, self.precision)
+        self.network.to(memory_format=torch.channels_last)
         if self.backend == "inductor":
-            return cast(
-                Callable[[Tensor], Tensor], torch.compile(self.graph, dynamic=False, options={"freezing": True})
-            )
-        return self.graph
+            return InductorRunner(self.network)
+        return self.network
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> what the model returned."""
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         if tracing or torch.compiler.is_exporting():
-            return cast(Tensor, self.graph(x))
+            return cast(Tensor, self.network(x))
         with torch.no_grad():
-            if self.backend != "openvino":
-                x = x.to(next(self.graph.parameters()).dtype).contiguous(memory_format=torch.channels_last)
+            layout = torch.contiguous_format if self.backend == "openvino" else torch.channels_last
+            x = x.to(next(self.network.parameters()).dtype).contiguous(memory_format=layout)
             parts = [x] if self.micro_batch is None else x.split(self.micro_batch)
             done = [self.run(part) for part in parts]
             return (done[0] if len(done) == 1 else torch.cat(done)).float()
@@ -78,6 +77,28 @@ class InferenceModel(nn.Module):
         self.run = self.runner()
 
 
+class InductorRunner:
+    """Computes a graph with torch.compile, its weights frozen, compiled for each shape that comes.
+
+    Args:
+        graph: the network.
+    """
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self.compiled = torch.compile(graph, dynamic=False)
+        self.seen: set[tuple[int, ...]] = set()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Compute one micro-batch."""
+        if tuple(x.shape) in self.seen:
+            return cast(Tensor, self.compiled(x))
+        # As an option of torch.compile it does not reach the tracer, and the network runs a third slower (torch 2.15).
+        with torch._inductor.config.patch(freezing=True):
+            done = cast(Tensor, self.compiled(x))
+        self.seen.add(tuple(x.shape))
+        return done
+
+
 class OpenVINORunner:
     """Computes a graph with OpenVINO on the CPU, compiled for each shape that comes.
 
@@ -89,24 +110,22 @@ class OpenVINORunner:
     def __init__(self, graph: fx.GraphModule, precision: Precision) -> None:
         if not find_spec("openvino"):
             raise SenetError("backend is 'openvino', which is not installed: pip install openvino")
-        self.graph, self.precision = graph, precision
+        self.network, self.precision = graph, precision
         self.compiled: dict[tuple[int, ...], Any] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute one micro-batch."""
         if tuple(x.shape) not in self.compiled:
             self.compiled[tuple(x.shape)] = self.compile(x)
-        outputs = self.compiled[tuple(x.shape)](x.contiguous().float().numpy())
+        outputs = self.compiled[tuple(x.shape)](x.numpy())
         return torch.from_numpy(outputs[0].copy())
 
     def compile(self, x: Tensor) -> Any:
         """Compile for the shape of x."""
         import openvino
 
-        model = openvino.convert_model(
-            self.graph, example_input=torch.zeros_like(x, memory_format=torch.contiguous_format)
-        )
-        model.reshape(list(x.shape))
+        exported = torch.export.export(self.network, (torch.zeros_like(x),))
+        model = openvino.convert_model(exported)
         settings = {
             "INFERENCE_PRECISION_HINT": "f32" if self.precision == "fp32" else "bf16",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -129,8 +148,8 @@ def optimize_for_inference(
         backend: "inductor" (torch.compile with frozen weights), "openvino" (the fastest on Intel and AMD processors; an
             optional dependency) or "eager" (no compiler).
         precision: "fp32", or "bf16" for speed at about two digits.
-        micro_batch: largest number of images computed at once: with four, the maps of a block stay in the cache of most
-            processors, which makes large batches faster there. None for no limit.
+        micro_batch: largest number of images computed at once. None for four on the CPU, where the maps of a block then
+            stay in the cache between its layers, and for no limit elsewhere.
 
     Returns:
         A module with the same outputs, to rounding; it compiles at the first batch of each shape.
@@ -147,6 +166,8 @@ def optimize_for_inference(
         raise SenetError(
             f"backend is 'openvino', but the model is on {device}; move it to the CPU or choose 'inductor'"
         )
+    if micro_batch is None and device == "cpu":
+        micro_batch = 4
     graph = rewrite(model)
     if precision == "bf16" and backend != "openvino":
         graph = graph.to(torch.bfloat16)

@@ -1,10 +1,12 @@
 """Training with the fused operator, for our networks and for those of timm and torchvision."""
 
+from typing import cast
+
 from torch import nn
 
 from senet.errors import SenetError
-from senet.fused import is_norm_and_relu, set_fused
-from senet.optimization.blocks import FUSED
+from senet.fused import Fusible, is_norm_and_relu, set_fused
+from senet.optimization.blocks import FUSED, PLAIN
 
 
 def optimize_for_training(model: nn.Module, *, fused: bool = True) -> nn.Module:
@@ -22,11 +24,19 @@ def optimize_for_training(model: nn.Module, *, fused: bool = True) -> nn.Module:
     Raises:
         SenetError: no block of the model is known.
     """
-    if fused:
-        for module in model.modules():
-            if type(module) in FUSED and (type(module) is not nn.Sequential or has_pairs(module)):
+    if not isinstance(fused, bool):
+        raise SenetError(f"fused is {fused!r}; expected True or False")
+    found = set_fused(model, fused)
+    for module in model.modules():
+        if type(module) in FUSED and (type(module) is not nn.Sequential or has_pairs(module)):
+            found += 1
+            if fused:
                 module.__class__ = FUSED[type(module)]
-    if not set_fused(model, fused):
+                cast(Fusible, module).fused = True
+        elif type(module) in PLAIN and not fused:
+            del cast(Fusible, module).fused
+            module.__class__ = PLAIN[type(module)]
+    if not found:
         known = ", ".join(sorted(f"{c.__module__}.{c.__name__}" for c in FUSED if c is not nn.Sequential))
         raise SenetError(f"{type(model).__name__} has no block that can run fused; known are ours and {known}")
     return model

@@ -1,0 +1,243 @@
+"""Rewriting for inference: the same outputs from fewer layers, in every backend and in what is exported."""
+
+import copy
+import io
+import pickle
+
+import onnxruntime
+import openvino
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import senet
+from networks import assert_relatively_close, randomise
+from senet.block import SEBlock
+from senet.optimization.inference import InferenceModel
+from senet.optimization.rewriting import EarlyGate, rewrite
+
+FLOAT32 = 1e-5
+BFLOAT16 = 0.05
+
+
+def network(name):
+    """A network with sane statistics in evaluation mode, and three images for it."""
+    torch.manual_seed(0)
+    create = timm.create_model if name.startswith("timm_") else senet.create_model
+    model = create(name.removeprefix("timm_"), num_classes=10)
+    randomise(model)
+    side = 32 if "cifar" in name else 64
+    return model.eval(), torch.randn(3, 3, side, side)
+
+
+def number_of(kind, model):
+    return sum(isinstance(module, kind) for module in model.modules())
+
+
+@torch.no_grad()
+def logits(model, x):
+    return model(x)
+
+
+# name, SE blocks whose squeeze moves, BatchNorms that stay
+NETWORKS = (
+    ("se_resnet18", 0, 0),
+    ("se_resnet50", 16, 0),
+    ("resnet50", 0, 0),
+    ("se_resnext50_32x4d", 16, 0),
+    ("senet154", 50, 0),
+    ("cifar_se_resnet20", 0, 0),
+    ("cifar_se_preact_resnet164", 54, 55),
+    ("se_mobilenet_v1", 0, 0),
+    ("se_vgg16_bn", 0, 0),
+    ("se_bn_inception", 0, 0),
+    ("timm_seresnet50", 16, 0),
+    ("timm_seresnext26t_32x4d", 8, 0),
+    ("timm_legacy_seresnet18", 0, 0),
+    ("timm_legacy_seresnext26_32x4d", 8, 0),
+    ("timm_legacy_senet154", 50, 0),
+)
+
+
+@pytest.mark.parametrize(("name", "early", "norms"), NETWORKS, ids=[name for name, *_ in NETWORKS])
+def test_the_rewritten_network_has_the_same_outputs(name, early, norms):
+    model, x = network(name)
+    before = copy.deepcopy(model.state_dict())
+    optimised = senet.optimize(model, for_="inference", backend="eager")
+    assert_relatively_close(optimised(x), logits(model, x), FLOAT32)
+    assert (number_of(EarlyGate, optimised), number_of(nn.BatchNorm2d, optimised)) == (early, norms)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "tanh", "relu", "hard_sigmoid"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_the_early_gate_is_the_gate(gate, bias, factor):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(12, 20, 1, bias=bias)
+    se = SEBlock(20, 4, gate=gate, bias=bias, factor=factor)
+    nn.init.normal_(se.fc2.weight)
+    graph = rewrite(nn.Sequential(conv, se))
+    assert number_of(EarlyGate, graph) == 1
+    x = torch.randn(2, 12, 5, 7)
+    assert_relatively_close(logits(graph, x), logits(nn.Sequential(conv, se), x), FLOAT32)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.Conv2d(8, 16, 1, stride=2),
+        nn.Conv2d(8, 16, 1, groups=2),
+        nn.Conv2d(8, 16, 1, padding=1),
+        nn.Conv2d(16, 8, 1),
+    ],
+    ids=["3x3", "strided", "grouped", "padded", "narrowing"],
+)
+def test_the_squeeze_stays_where_moving_is_wrong_or_dearer(conv):
+    model = nn.Sequential(conv, SEBlock(conv.out_channels, 4)).eval()
+    x = torch.randn(2, conv.in_channels, 6, 6)
+    graph = rewrite(model)
+    assert number_of(EarlyGate, graph) == 0
+    assert_relatively_close(logits(graph, x), logits(model, x), FLOAT32)
+
+
+class Shared(nn.Module):
+    """What must not be folded: a convolution read twice, one called twice, a norm without statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (nn.Conv2d(4, 4, 1) for _ in range(3))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4, track_running_stats=i != 2) for i in range(3))
+
+    def forward(self, x):
+        x = self.first(x)
+        x = x + self.norms[0](x)
+        x = self.second(self.norms[1](self.second(x)))
+        return self.norms[2](self.third(x))
+
+
+def test_what_cannot_be_folded_is_left():
+    torch.manual_seed(0)
+    model = Shared()
+    for norm in model.norms[:2]:
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    x = torch.randn(2, 4, 6, 6)
+    graph = rewrite(model.eval())
+    assert number_of(nn.BatchNorm2d, graph) == 3
+    assert_relatively_close(logits(graph, x), logits(model, x), FLOAT32)
+
+
+def test_folding_keeps_small_variances():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)).eval()
+    model[1].running_var.fill_(1e-9)
+    model[1].running_mean.fill_(100.0)
+    x = torch.randn(2, 4, 6, 6, dtype=torch.float64)
+    expected = logits(copy.deepcopy(model).double(), x)
+    assert_relatively_close(logits(rewrite(model), x.float()), expected.float(), FLOAT32)
+
+
+@pytest.mark.parametrize("name", ["se_resnet50", "timm_seresnet50", "cifar_se_resnet20"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", FLOAT32), ("bf16", BFLOAT16)])
+def test_openvino(name, precision, tolerance):
+    model, x = network(name)
+    optimised = senet.optimize(model, for_="inference", backend="openvino", precision=precision, micro_batch=2)
+    assert_relatively_close(optimised(x), logits(model, x), tolerance)
+    assert optimised(x).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", FLOAT32), ("bf16", BFLOAT16)])
+def test_inductor(precision, tolerance):
+    torch._dynamo.reset()
+    model, x = network("cifar_se_resnet20")
+    optimised = senet.optimize(model, for_="inference", precision=precision, micro_batch=2)
+    assert_relatively_close(optimised(x), logits(model, x), tolerance)  # a part of two images, one of one
+    assert_relatively_close(optimised(x), logits(model, x), tolerance)  # what is compiled, again
+
+
+def test_micro_batches_are_put_together_in_order():
+    model, _ = network("cifar_se_resnet20")
+    x = torch.randn(11, 3, 32, 32)
+    whole = senet.optimize(model, for_="inference", backend="eager", micro_batch=100)(x)
+    for micro_batch in (1, 3, 11, None):
+        parts = senet.optimize(model, for_="inference", backend="eager", micro_batch=micro_batch)(x)
+        assert_relatively_close(parts, whole, FLOAT32)
+
+
+def test_exports_see_the_rewritten_graph():
+    model, x = network("se_resnet50")
+    expected = logits(model, x)
+    optimised = senet.optimize(model, for_="inference", backend="eager")
+    program = torch.export.export(optimised, (x,))
+    assert_relatively_close(program.module()(x), expected, FLOAT32)
+    assert not any("batch_norm" in str(node.target) for node in program.graph.nodes)
+    file = io.BytesIO()
+    torch.onnx.export(program, (x,), file, dynamo=True, optimize=False, verbose=False)
+    session = onnxruntime.InferenceSession(file.getvalue())
+    (answer,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert_relatively_close(torch.from_numpy(answer), expected, FLOAT32)
+    compiled = openvino.Core().compile_model(openvino.convert_model(program), "CPU")
+    answer = compiled(x.numpy())[0]
+    assert_relatively_close(torch.from_numpy(answer.copy()), expected, 0.05)  # in the precision that OpenVINO chooses
+
+
+def test_copies_and_pickles():
+    model, x = network("cifar_se_resnet20")
+    optimised = senet.optimize(model, for_="inference", backend="eager")
+    for again in (copy.deepcopy(optimised), pickle.loads(pickle.dumps(optimised))):
+        assert isinstance(again, InferenceModel)
+        assert torch.equal(again(x), optimised(x))
+
+
+def test_what_a_model_says_of_itself_is_kept():
+    model = senet.create_model("cifar_se_resnet20", weights="cifar10")
+    optimised = senet.optimize(model, for_="inference", backend="eager")
+    assert optimised.class_names == model.class_names
+    assert optimised.preprocessing == model.preprocessing
+
+
+def test_a_fused_network_can_be_rewritten():
+    model, x = network("se_resnet18")
+    expected = logits(model, x)
+    senet.optimize(model, for_="training")
+    optimised = senet.optimize(model, for_="inference", backend="eager")
+    assert_relatively_close(optimised(x), expected, FLOAT32)
+    assert all(unit.fused for unit in model.layer1)  # the original stays what it was
+
+
+class Untraceable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return self.conv(x) if x.sum() > 0 else F.relu(x)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"for_": "inference", "backend": "tensorrt"}, "backend is 'tensorrt'; expected one of"),
+        ({"for_": "inference", "precision": "int8"}, "precision is 'int8'; expected one of"),
+        ({"for_": "inference", "micro_batch": 0}, "micro_batch is 0; expected at least 1"),
+        ({"for_": "inference", "fused": True}, "'fused'; expected one of backend, precision, micro_batch"),
+        ({"for_": "training", "backend": "eager"}, "'backend'; expected one of fused"),
+        ({"for_": "speed"}, "for_ is 'speed'; expected one of training, inference"),
+        ({"for_": "inference", "backend": "eager"}, "Untraceable cannot be rewritten, for torch.fx cannot trace it"),
+        ({"for_": "training"}, "Untraceable has no block that can run fused"),
+    ],
+)
+def test_bad_input_is_one_sentence(options, message):
+    with pytest.raises(senet.SenetError, match=message) as raised:
+        senet.optimize(Untraceable(), **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_it_cannot_be_trained():
+    optimised = senet.optimize(network("cifar_se_resnet20")[0], for_="inference", backend="eager")
+    with pytest.raises(senet.SenetError, match="train the model that it was made from"):
+        optimised.train()
