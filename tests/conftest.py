@@ -1,9 +1,14 @@
 """Fixtures that several test files share."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():  # Triton reads it once, when it is first imported
+    os.environ["TRITON_INTERPRET"] = "1"
 
 import senet
 from senet.recipes import get_recipe
