@@ -1,4 +1,7 @@
-"""Write docs/networks.md (every network's costs) and docs/recipes.md (every row of the paper's tables).
+"""Write the pages of tables.
+
+docs/networks.md: every network's costs; docs/recipes.md: every row of the paper's tables; docs/speed.md and a table of
+README.md: what the benchmarks measured.
 
 Command: make docs
 """
@@ -9,6 +12,7 @@ from pathlib import Path
 from senet.models.paper_costs import HEADINGS, LEGEND, cells, compare_costs
 from senet.models.table import model_rows, scaled
 from senet.recipes.paper import PAPER_ROWS, Errors, PaperRow
+from speed import readme_table, speed_page
 
 NETWORKS_HEAD = """\
 # Networks
@@ -108,12 +112,27 @@ def recipes_page() -> str:
     return RECIPES_HEAD + "".join(paper_table(t, [row for row in PAPER_ROWS if row.table == t]) for t in tables)
 
 
-PAGES: dict[str, Callable[[], str]] = {"networks.md": networks_page, "recipes.md": recipes_page}
-"""The text of each file of this folder that is written, not edited."""
+README = Path(__file__).parent.parent / "README.md"
+START, END = "<!-- speed: written by make docs -->\n", "<!-- end of speed -->\n"
+
+
+def readme() -> str:
+    """Return README.md with its table of speed."""
+    before, rest = README.read_text().split(START)
+    return before + START + readme_table() + END + rest.split(END)[1]
+
+
+DOCS = Path(__file__).parent
+PAGES: dict[Path, Callable[[], str]] = {
+    DOCS / "networks.md": networks_page,
+    DOCS / "recipes.md": recipes_page,
+    DOCS / "speed.md": speed_page,
+    README: readme,
+}
+"""The text of each file that is written, not edited."""
 
 
 if __name__ == "__main__":
-    for name, page in PAGES.items():
-        path = Path(__file__).parent / name
+    for path, page in PAGES.items():
         path.write_text(page())
         print(f"Wrote {path}")

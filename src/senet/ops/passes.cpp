@@ -80,7 +80,8 @@ struct Tiling {
 template <class T>
 Tiling tiling(const Shape& s) {
   constexpr Index cache_bytes = 128 * 1024;
-  const Index rows = std::clamp<Index>(cache_bytes / (s.width() * Index(sizeof(T))), 1, s.lines());
+  const Index most = std::clamp<Index>(cache_bytes / (s.width() * Index(sizeof(T))), 1, s.lines());
+  const Index tiles = (s.lines() + most - 1) / most, rows = (s.lines() + tiles - 1) / tiles;
   return {rows, (s.lines() + rows - 1) / rows};
 }
 
@@ -106,6 +107,20 @@ void use_large_pages(void* data, Index bytes) {
 #else
   (void)data, (void)bytes;
 #endif
+}
+
+// Calls f(first line, constant of how many) for the lines of a tile: four at a time where they are so long that sums over
+// lines leave the first-level cache, for each sum is then read and written once in four.
+template <int v>
+struct constant {
+  static constexpr int value = v;
+};
+template <class F>
+inline void for_each_four(const Shape& s, Index lines, F f) {
+  Index r = 0;
+  if (s.width() >= 1024)
+    for (; r + 4 <= lines; r += 4) f(r, constant<4>{});
+  for (; r < lines; ++r) f(r, constant<1>{});
 }
 
 // ---- moments: mean[n, c] and centred second moment q[n, c] -----------------------------------------------------------
@@ -143,20 +158,35 @@ void moments(const Shape& s, const T* u, acc_of<T>* mean, acc_of<T>* q) {
     const T* __restrict x = u + (n * s.m + first) * s.c;
     acc* __restrict centre = means.data() + (n * t.tiles + first / t.rows) * s.c;
     std::fill_n(centre, s.c, acc(0));
-    for (Index r = 0; r < rows; ++r)
-      for (Index c = 0; c < s.c; ++c) centre[c] += load(x[r * s.c + c]);
+    for_each_four(s, rows, [&](Index r, auto count) {
+      const T* __restrict line = x + r * s.c;
+#pragma omp simd
+      for (Index c = 0; c < s.c; ++c) {
+        acc sum = centre[c];
+        for (int k = 0; k < count.value; ++k) sum += load(line[k * s.c + c]);
+        centre[c] = sum;
+      }
+    });
     for (Index c = 0; c < s.c; ++c) centre[c] /= acc(rows);
     if (!q) return;
     acc* __restrict square = squares.data() + (n * t.tiles + first / t.rows) * s.c;
     std::vector<acc> rests(s.c);  // what rounding left of the mean
     acc* __restrict rest = rests.data();
     std::fill_n(square, s.c, acc(0));
-    for (Index r = 0; r < rows; ++r)
+    for_each_four(s, rows, [&](Index r, auto count) {
+      const T* __restrict line = x + r * s.c;
+#pragma omp simd
       for (Index c = 0; c < s.c; ++c) {
-        const acc d = load(x[r * s.c + c]) - centre[c];
-        rest[c] += d;
-        square[c] += d * d;
+        acc sum = rest[c], sum_of_squares = square[c];
+        for (int k = 0; k < count.value; ++k) {
+          const acc d = load(line[k * s.c + c]) - centre[c];
+          sum += d;
+          sum_of_squares += d * d;
+        }
+        rest[c] = sum;
+        square[c] = sum_of_squares;
       }
+    });
     for (Index c = 0; c < s.c; ++c) {
       rest[c] /= acc(rows);
       centre[c] += rest[c];
@@ -269,12 +299,12 @@ void sums(const Shape& s, const T* dy, const T* y, const T* u, const Affine<acc_
   for_each_tile(s, t, false, [&](Index n, Index first, Index lines) {
     acc* __restrict pa = partial.data() + parts * (n * t.tiles + first / t.rows) * s.c;
     acc *__restrict pb = pa + s.c, *__restrict pw = pb + s.c;
-    for_each_line(s, n, first, lines, [&](Index channel, Index offset) {
+    const auto lines_at = [&](Index row, Index channel, auto count) {
       const Line<acc> line = at(a, n, channel), other = at(kind == kAffine ? b : a, n, channel);
+      const Index offset = (n * s.lines() + row) * s.width(), width = s.width();
       const T *__restrict dout = dy + offset, *__restrict out = y + offset;
       const T *__restrict x = u + offset, *__restrict w = shortcut + offset;
       T* __restrict kept = g + offset;
-      const Index width = s.width();
       const auto gradient = [&](Index i, Index c) {
         const bool passes = !relu || (kind == kNone ? affine(line, c, load(x[i])) : load(out[i])) > 0;
         const acc value = passes ? load(dout[i]) : acc(0);
@@ -283,11 +313,18 @@ void sums(const Shape& s, const T* dy, const T* y, const T* u, const Affine<acc_
       };
       if (last) {
 #pragma omp simd
-        for (Index i = 0; i < width; ++i) {
-          const acc value = gradient(i, i);
-          pa[i] += value;
-          pb[i] += value * (load(x[i]) - line.first[i]);
-          if (kind == kAffine) pw[i] += value * (load(w[i]) - other.first[i]);
+        for (Index c = 0; c < width; ++c) {
+          acc sa = pa[c], sb = pb[c], sw = kind == kAffine ? pw[c] : acc(0);
+          for (int k = 0; k < count.value; ++k) {
+            const Index i = k * width + c;
+            const acc value = gradient(i, c);
+            sa += value;
+            sb += value * (load(x[i]) - line.first[c]);
+            if (kind == kAffine) sw += value * (load(w[i]) - other.first[c]);
+          }
+          pa[c] = sa;
+          pb[c] = sb;
+          if (kind == kAffine) pw[c] = sw;
         }
       } else {
         acc sa = 0, sb = 0, sw = 0;
@@ -302,7 +339,11 @@ void sums(const Shape& s, const T* dy, const T* y, const T* u, const Affine<acc_
         B[n * s.c + channel] = sb;
         if (kind == kAffine) W[n * s.c + channel] = sw;
       }
-    });
+    };
+    if (last)
+      for_each_four(s, lines, [&](Index r, auto count) { lines_at(first + r, 0, count); });
+    else
+      for (Index r = first; r < first + lines; ++r) lines_at(r, r, constant<1>{});
   });
   if (!last) return;
 #pragma omp parallel for num_threads(s.threads_for(s.n * t.tiles * s.c)) schedule(static)
@@ -360,10 +401,6 @@ inline acc gate_slope(int gate, acc value) {
 using Value = SENET_TYPE;
 using acc = acc_of<Value>;
 
-template <int value>
-struct constant {
-  static constexpr int v = value;
-};
 template <class F>
 void with_flag(int flag, F f) {
   if (flag)
@@ -406,7 +443,7 @@ void senet_apply(const Shape* s, int kind, int relu, const Value* u, const Affin
                  const Affine<acc>* b, Value* y) {
   use_large_pages(y, s->n * s->c * s->m * sizeof(Value));
   with_case(*s, kind, relu, [&](auto k, auto r, auto last) {
-    apply<Value, Shortcut(k.v), bool(r.v), bool(last.v)>(*s, u, *a, shortcut, *b, y);
+    apply<Value, Shortcut(k.value), bool(r.value), bool(last.value)>(*s, u, *a, shortcut, *b, y);
   });
 }
 
@@ -414,7 +451,7 @@ void senet_sums(const Shape* s, int kind, int relu, const Value* dy, const Value
                 const Affine<acc>* a, const Value* shortcut, const Affine<acc>* b, acc* A, acc* B, acc* W, Value* g) {
   use_large_pages(g, g ? s->n * s->c * s->m * sizeof(Value) : 0);
   with_case(*s, kind, relu, [&](auto k, auto r, auto last) {
-    sums<Value, Shortcut(k.v), bool(r.v), bool(last.v)>(*s, dy, y, u, *a, shortcut, *b, A, B, W, g);
+    sums<Value, Shortcut(k.value), bool(r.value), bool(last.value)>(*s, dy, y, u, *a, shortcut, *b, A, B, W, g);
   });
 }
 
@@ -444,7 +481,7 @@ void senet_gradients(const Shape* s, int kind, int relu, Value* g, const Value* 
                      Value* du) {
   use_large_pages(du, s->n * s->c * s->m * sizeof(Value));
   with_case(*s, kind, relu, [&](auto k, auto r, auto last) {
-    gradients<Value, Shortcut(k.v), bool(r.v), bool(last.v)>(*s, g, u, *a, *du_of, shortcut, *b, *dw_of, du);
+    gradients<Value, Shortcut(k.value), bool(r.value), bool(last.value)>(*s, g, u, *a, *du_of, shortcut, *b, *dw_of, du);
   });
 }
 }

@@ -1,0 +1,215 @@
+"""ResNet-50 without and with SE at inference: latency of one image, throughput of a batch, beside every runtime.
+
+Networks: timm's resnet50 (plain) and seresnet50 (SE), the same images, evaluation mode. Runtimes:
+eager: PyTorch, channels-last; compiled: torch.compile with frozen weights; ONNX Runtime; OpenVINO: each on the
+    network as it is, the whole batch at once;
+senet inductor, senet openvino: `senet.optimize(model, for_="inference", backend=...)`;
+senet in ONNX Runtime: the network that senet.optimize has rewritten, exported to ONNX.
+bfloat16: the network or the runtime in bfloat16; ONNX Runtime computes in float32 only on the CPU and is left out.
+
+On CUDA the runtimes are eager, compiled and senet inductor. Also: how far outputs are from eager float32, and how the
+times grow with batch, resolution and depth.
+
+Command: python benchmarks/inference.py [--device cuda --batch-sizes 1 16 256]
+Cost: half an hour on two CPU cores.
+Results: benchmarks/results/inference.json, or inference_cuda.json.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, cast
+
+import timm
+import torch
+import tyro
+from torch import Tensor, nn
+
+import senet
+from report import DTYPES, RESULTS, Device, Precision, bounds, milliseconds, time_in_turn, write_results
+
+Run = Callable[[], Tensor]
+NETWORKS = {"plain": "resnet50", "SE": "seresnet50"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What is measured.
+
+    Args:
+        device: cpu or cuda.
+        batch_sizes: images.
+        image_size: pixels.
+        precisions: fp32, bf16.
+        rounds: of all contestants in turn.
+        growth: also other batches, resolutions and depths.
+    """
+
+    device: Device = "cpu"
+    batch_sizes: tuple[int, ...] = (1, 16)
+    image_size: int = 224
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    rounds: int = 11
+    growth: bool = True
+
+
+def network(name: str) -> nn.Module:
+    """Build a network with random weights, and random statistics such as training leaves."""
+    torch.manual_seed(0)
+    model: nn.Module = timm.create_model(name)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+            nn.init.normal_(module.bias, 0, 0.1)
+            module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr]
+    return model.eval()
+
+
+@torch.no_grad()
+def eager(model: nn.Module, x: Tensor, precision: Precision) -> Run:
+    """Run PyTorch, layer by layer."""
+    run = network_like(model, x, precision)
+    x = x.to(DTYPES[precision])
+    return lambda: cast(Tensor, run(x))
+
+
+def network_like(model: nn.Module, x: Tensor, precision: Precision) -> nn.Module:
+    """Copy a network to the device of x and a precision, channels-last."""
+    like = copy.deepcopy(model)
+    return like.to(x.device, DTYPES[precision], memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def compiled(model: nn.Module, x: Tensor, precision: Precision) -> Run:
+    """torch.compile with frozen weights; it compiles at the first call, here."""
+    torch._dynamo.reset()
+    run, x = torch.compile(network_like(model, x, precision)), x.to(DTYPES[precision])
+    with torch._inductor.config.patch(freezing=True):
+        run(x)
+    return lambda: run(x)
+
+
+def onnx_runtime(model: nn.Module, x: Tensor, precision: Precision) -> Run:
+    """ONNX Runtime on the exported network, with as many threads as PyTorch."""
+    import onnxruntime
+
+    exported = torch.onnx.export(model, (x,), dynamo=True, optimize=False, verbose=False)
+    assert exported is not None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(
+        exported.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    name, values = session.get_inputs()[0].name, x.contiguous().numpy()
+    return lambda: torch.from_numpy(session.run(None, {name: values})[0])
+
+
+def openvino(model: nn.Module, x: Tensor, precision: Precision) -> Run:
+    """OpenVINO on the exported network, with as many threads as PyTorch."""
+    import openvino as ov
+
+    x = x.contiguous()
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    run = ov.Core().compile_model(ov.convert_model(torch.export.export(model, (x,))), "CPU", settings)
+    return lambda: torch.from_numpy(run(x.numpy())[0])
+
+
+def optimised(backend: str, model: nn.Module, x: Tensor, precision: Precision) -> Run:
+    """`senet.optimize`, as a user calls it."""
+    run = senet.optimize(model.to(x.device), for_="inference", backend=backend, precision=precision)
+    return lambda: cast(Tensor, run(x))
+
+
+def optimised_in_onnx_runtime(model: nn.Module, x: Tensor, precision: Precision) -> Run:
+    """ONNX Runtime on the network that `senet.optimize` has rewritten."""
+    return onnx_runtime(senet.optimize(model, for_="inference", backend="eager"), x, precision)
+
+
+RUNTIMES: dict[str, Callable[[nn.Module, Tensor, Precision], Run]] = {
+    "eager": eager,
+    "compiled": compiled,
+    "ONNX Runtime": onnx_runtime,
+    "OpenVINO": openvino,
+    "senet in ONNX Runtime": optimised_in_onnx_runtime,
+    "senet inductor": partial(optimised, "inductor"),
+    "senet openvino": partial(optimised, "openvino"),
+}
+ON_CUDA = ("eager", "compiled", "senet inductor")
+
+
+def build(
+    names: dict[str, str], runtimes: tuple[str, ...], precision: Precision, batch: int, side: int, device: Device
+) -> tuple[dict[str, Run], dict[str, float]]:
+    """Return the contestants, and how far the outputs of each are from eager float32, relative to the largest."""
+    x = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
+    x = x.to(device, memory_format=torch.channels_last)
+    runs, differences = {}, {}
+    for kind, name in names.items():
+        model = network(name)
+        exact = eager(model, x, "fp32")()
+        for runtime in runtimes:
+            run = torch.no_grad()(RUNTIMES[runtime](network(name), x, precision))
+            difference = (run().float() - exact).abs().max() / exact.abs().max()
+            runs[f"{kind}, {runtime}"] = run
+            differences[f"{kind}, {runtime}"] = float(f"{difference.item():.2g}")
+    return runs, differences
+
+
+def measure(
+    names: dict[str, str], runtimes: tuple[str, ...], precision: Precision, batch: int, side: int, arguments: Arguments
+) -> dict[str, Any]:
+    """Time contestants in turn."""
+    with torch.no_grad():
+        runs, differences = build(names, runtimes, precision, batch, side, arguments.device)
+        seconds = time_in_turn(runs, arguments.rounds, max(1, 8 // batch), arguments.device)
+    medians = {name: round(sorted(s)[len(s) // 2] * 1e3, 2) for name, s in seconds.items()}
+    print(batch, side, precision, medians, flush=True)
+    return {
+        "batch": batch,
+        "side": side,
+        "precision": precision,
+        "milliseconds": milliseconds(seconds),
+        "differences": differences,
+    }
+
+
+def main(arguments: Arguments) -> None:
+    """Measure latency and throughput, then growth."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    on_cuda = arguments.device == "cuda"
+    found = []
+    for precision in arguments.precisions:
+        runtimes = tuple(r for r in RUNTIMES if not (on_cuda and r not in ON_CUDA))
+        if precision == "bf16":
+            runtimes = tuple(r for r in runtimes if "ONNX" not in r)
+        for batch in arguments.batch_sizes:
+            found.append(measure(NETWORKS, runtimes, precision, batch, arguments.image_size, arguments))
+    growth = []
+    if arguments.growth:
+        peer, best = ("compiled", "senet inductor") if on_cuda else ("OpenVINO", "senet openvino")
+        side = arguments.image_size
+        settings = [(50, batch, side) for batch in (1, 4, 16, 64)] + [(50, 1, side * 5 // 7), (50, 1, side * 10 // 7)]
+        for depth, batch, pixels in (*settings, (101, 1, side), (152, 1, side)):
+            names = {"plain": f"resnet{depth}", "SE": f"seresnet{depth}"}
+            growth.append(
+                {"depth": depth, **measure(names, (peer, best), arguments.precisions[0], batch, pixels, arguments)}
+            )
+    results = {
+        "settings": asdict(arguments),
+        "bounds": bounds(arguments.device),
+        "gflop_per_image": 2 * senet.cost(timm.create_model("resnet50"), arguments.image_size).multiply_adds / 1e9,
+        "latency": found,
+        "growth": growth,
+    }
+    packages = ("torch", "timm", "onnxruntime", "openvino", "triton")
+    write_results(RESULTS / f"inference{'_cuda' if on_cuda else ''}.json", results, packages)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))

@@ -1,0 +1,197 @@
+"""A training step of ResNet-50 without and with SE.
+
+What does SE cost, and does our operator make it free?
+
+Contestants, all channels-last, the same batch, cross-entropy, SGD with momentum, one step each in turn:
+timm resnet50 (the plain network, to which everything is compared), torchvision resnet50, timm seresnet50;
+senet se_resnet50, unfused: our network of the same layers, one by one; senet se_resnet50: with the fused operator;
+timm ..., optimised: timm's networks after `senet.optimize(model, for_="training")`;
+..., compiled: once more with torch.compile.
+
+Also: the highest memory in use during two steps, each contestant in a process of its own, and how the times grow with
+batch, resolution and depth. Beside the times the least in which the convolutions' multiplications can be done at the
+speed of a matrix product.
+
+Command: python benchmarks/training_step.py [--device cuda --batch-size 256 --precisions bf16]
+Cost: half an hour on two CPU cores, and 10 GB of memory.
+Results: benchmarks/results/training_step.json, or training_step_cuda.json.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, cast
+
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+import tyro
+from torch import nn
+
+import senet
+from report import (
+    DTYPES,
+    RESULTS,
+    Device,
+    Precision,
+    bounds,
+    in_own_process,
+    milliseconds,
+    peak_memory,
+    time_in_turn,
+    write_results,
+)
+
+PLAIN, SE, OURS = "timm resnet50", "timm seresnet50", "senet se_resnet50"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What is measured.
+
+    Args:
+        device: cpu or cuda.
+        batch_size: images.
+        image_size: pixels.
+        precisions: fp32, and bf16 for autocast.
+        rounds: of all contestants in turn.
+        compiled: also the contestants with torch.compile.
+        memory: also the highest memory in use.
+        growth: also other batches, resolutions and depths.
+        memory_of: only print the highest memory in use, in MB, of this contestant in the first precision.
+    """
+
+    device: Device = "cpu"
+    batch_size: int = 16
+    image_size: int = 224
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    rounds: int = 9
+    compiled: bool = True
+    memory: bool = True
+    growth: bool = True
+    memory_of: str | None = None
+
+
+def ours(name: str, fused: bool) -> nn.Module:
+    """Our network with the layers of timm's of the same depth."""
+    model = senet.create_model(name, stride_on="3x3", stem_pool="pad")
+    return senet.optimize(model, for_="training", fused=fused)
+
+
+def optimised(name: str) -> nn.Module:
+    """Timm's network with its blocks fused."""
+    return senet.optimize(timm.create_model(name), for_="training")
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    PLAIN: partial(timm.create_model, "resnet50"),
+    "torchvision resnet50": torchvision.models.resnet50,
+    SE: partial(timm.create_model, "seresnet50"),
+    "senet se_resnet50, unfused": partial(ours, "se_resnet50", fused=False),
+    OURS: partial(ours, "se_resnet50", fused=True),
+    "timm seresnet50, optimised": partial(optimised, "seresnet50"),
+    "timm resnet50, optimised": partial(optimised, "resnet50"),
+    "senet resnet50": partial(ours, "resnet50", fused=True),
+}
+COMPILED = (PLAIN, SE, OURS)
+
+
+class Step:
+    """A training step of one network; calling it does one."""
+
+    def __init__(
+        self, model: nn.Module, precision: Precision, device: Device, batch: int, side: int, compiled: bool = False
+    ) -> None:
+        self.model = model.train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.run = cast(nn.Module, torch.compile(self.model)) if compiled else self.model
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(batch, 3, side, side, generator=generator)
+        self.images = images.to(device, memory_format=torch.channels_last)
+        self.labels = torch.randint(0, 1000, (batch,), generator=generator).to(device)
+        self.autocast = partial(torch.autocast, device, DTYPES[precision], enabled=precision != "fp32")
+
+    def __call__(self) -> None:
+        """Forward, backward, update."""
+        with self.autocast():
+            loss = F.cross_entropy(self.run(self.images), self.labels)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def measure(contestants: dict[str, Step], rounds: int, device: Device, **setting: Any) -> dict[str, Any]:
+    """Time steps in turn."""
+    seconds = time_in_turn(contestants, rounds, device=device)
+    print(setting, {name: round(sorted(s)[len(s) // 2] * 1e3) for name, s in seconds.items()}, flush=True)
+    return {**setting, "milliseconds": milliseconds(seconds)}
+
+
+def grow(arguments: Arguments) -> list[dict[str, Any]]:
+    """Time the plain network, timm's SE network and ours at other batches, resolutions and depths."""
+    batch, side = arguments.batch_size, arguments.image_size
+    settings = [(50, batch // 4, side), (50, batch, side), (50, batch * 2, side)]
+    settings += [(50, batch, side * 5 // 7), (50, batch, side * 9 // 7), (101, batch, side), (152, batch, side)]
+    found = []
+    for depth, images, pixels in settings:
+        networks: dict[str, Callable[[], nn.Module]] = {
+            "plain": partial(timm.create_model, f"resnet{depth}"),
+            "SE": partial(timm.create_model, f"seresnet{depth}"),
+            "senet": partial(ours, f"se_resnet{depth}", fused=True),
+        }
+        precision = arguments.precisions[0]
+        contestants = {name: Step(new(), precision, arguments.device, images, pixels) for name, new in networks.items()}
+        rounds = max(3, arguments.rounds // 2)
+        setting = {"depth": depth, "batch": images, "side": pixels, "precision": precision}
+        found.append(measure(contestants, rounds, arguments.device, **setting))
+    return found
+
+
+def two_steps(step: Step) -> None:
+    """Do one step, and one in which the optimizer's state is there from the start."""
+    step()
+    step()
+
+
+def main(arguments: Arguments) -> None:
+    """Measure times, memory, growth."""
+    device, batch, side = arguments.device, arguments.batch_size, arguments.image_size
+    if arguments.memory_of is not None:
+        step = Step(NETWORKS[arguments.memory_of](), arguments.precisions[0], device, batch, side)
+        print(peak_memory(partial(two_steps, step), device))
+        return
+    found: list[dict[str, Any]] = []
+    for precision in arguments.precisions:
+        contestants = {name: Step(new(), precision, device, batch, side) for name, new in NETWORKS.items()}
+        if arguments.compiled:
+            torch._dynamo.reset()
+            for name in COMPILED:
+                contestants[f"{name}, compiled"] = Step(NETWORKS[name](), precision, device, batch, side, True)
+        setting = {"batch": batch, "side": side, "precision": precision}
+        found.append(measure(contestants, arguments.rounds, device, **setting))
+        del contestants
+    memory = {}
+    if arguments.memory:
+        options = ("--device", device, "--batch-size", str(batch), "--image-size", str(side))
+        for precision in arguments.precisions:
+            memory[precision] = {
+                name: in_own_process(__file__, *options, "--precisions", precision, "--memory-of", name)
+                for name in (PLAIN, SE, OURS, "senet se_resnet50, unfused")
+            }
+            print(precision, memory[precision], flush=True)
+    cost = senet.cost(timm.create_model("resnet50"), side).multiply_adds
+    results = {
+        "settings": asdict(arguments),
+        "bounds": bounds(device),
+        "gflop": 3 * 2 * cost * batch / 1e9,
+        "steps": found,
+        "peak_mb": memory,
+        "growth": grow(arguments) if arguments.growth else [],
+    }
+    suffix = "_cuda" if device == "cuda" else ""
+    write_results(RESULTS / f"training_step{suffix}.json", results, ("torch", "torchvision", "timm", "triton"))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
