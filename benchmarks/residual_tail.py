@@ -6,17 +6,21 @@ plain, SE: PyTorch's layers one by one, without and with an SE block; once more 
 senet: `senet.ops.residual_tail`, with SE; "senet, no SE" is the same operator for the plain block.
 
 Beside them the least time in which the operator's reads and writes can be done, 11 times the feature map, at the
-bandwidth of a copy; and how the times grow with batch and resolution.
+bandwidth of a copy; where the operator's time goes; and how the times grow with batch and resolution.
 
 Command: python benchmarks/residual_tail.py [--device cuda --batch-size 256]
 Cost: five minutes on two CPU cores; needs a C++ compiler.
 Results: benchmarks/results/residual_tail.json, or residual_tail_cuda.json.
 """
 
+import statistics
+import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, get_args
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +30,9 @@ from torch import Tensor, nn
 from report import DTYPES, RESULTS, Device, Precision, bounds, milliseconds, time_in_turn, write_results
 from senet import SEBlock
 from senet.fused import Fusible
+from senet.ops import operator
+from senet.ops.backends import passes_for
+from senet.ops.passes import Passes
 
 STAGES = ((256, 56), (512, 28), (1024, 14), (2048, 7))
 """Channels and side of the last feature map of a block in each stage."""
@@ -122,6 +129,41 @@ def saved_bytes(tail: Callable[[Tensor, Tensor], Tensor], u: Tensor, shortcut: T
     return sum(seen.values())
 
 
+class Watched:
+    """The passes, with the seconds that each took."""
+
+    def __init__(self, passes: Passes) -> None:
+        self.passes = passes
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+
+    def __getattr__(self, name: str) -> Any:
+        def run(*args: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            done = getattr(self.passes, name)(*args, **options)
+            self.seconds[name].append(time.perf_counter() - start)
+            return done
+
+        return run
+
+
+def parts(shape: tuple[int, int, int], precision: Precision, rounds: int) -> dict[str, float]:
+    """Return the milliseconds of the four passes, of the excitation's six matrix products, and of all, on the CPU."""
+    batch, channels, _ = shape
+    contestants, _ = steps(shape, precision, "cpu", compiled=False)
+    watched = Watched(passes_for("cpu", DTYPES[precision]))
+    with patch.object(operator, "passes_for", lambda *_: watched):
+        total = time_in_turn({"senet": contestants["senet"]}, rounds)["senet"]
+    z, h = torch.randn(batch, channels), torch.randn(batch, max(1, channels // 16))
+    fc = torch.randn(h.shape[1], channels)
+
+    def excitation() -> None:
+        F.linear(z, fc), F.linear(h, fc.T), z @ fc.T, h @ fc, h.T @ z, z.T @ h
+
+    seconds = {name: watched.seconds[name][1:] for name in ("moments", "apply", "sums", "gradients")}
+    seconds |= {"excitation": time_in_turn({"": excitation}, rounds)[""], "all": total}
+    return {name: float(f"{statistics.median(times) * 1e3:.4g}") for name, times in seconds.items()}
+
+
 def measure(shape: tuple[int, int, int], precision: Precision, arguments: Arguments, compiled: bool) -> dict[str, Any]:
     """Time all contestants at one shape."""
     contestants, kept = steps(shape, precision, arguments.device, compiled)
@@ -148,6 +190,11 @@ def main(arguments: Arguments) -> None:
         for precision in get_args(Precision)
         for stage in STAGES
     ]
+    if arguments.device == "cpu":
+        for one in stages:
+            shape = (arguments.batch_size, one["channels"], one["side"])
+            one["parts"] = parts(shape, one["precision"], arguments.rounds)
+            print(shape, one["precision"], one["parts"], flush=True)
     growth = []
     if arguments.growth:
         shapes = [(batch, 512, 28) for batch in (1, 4, 16, 64)] + [(16, 256, side) for side in (7, 14, 28, 56, 112)]

@@ -152,6 +152,10 @@ OPERATOR_HEAD = """
 BatchNorm, SE, sum and ReLU, forward and backward, in milliseconds. `least` is the time of a copy of the bytes that the
 operator has to read and write; `kept` is what is saved for the backward pass beside its input, in MB.
 """
+PARTS = """
+Where its time goes, in milliseconds: the four passes, the six small matrix products of the excitation (alone), and the
+rest, which is PyTorch's and Python's way from step to step.
+"""
 INFERENCE_HEAD = """
 ## Inference
 
@@ -177,6 +181,15 @@ def operator_section(result: Result) -> str:
                 shape = f"{precision}, {one['batch']} x {one['channels']} x {one['side']} x {one['side']}"
                 rows.append((shape, *times, number(least), *kept))
         text += table(headings, rows)
+    if "parts" in result["stages"][0]:
+        text += PARTS
+        names = (*KERNELS, "excitation", "all")
+        rows = []
+        for one in result["stages"]:
+            shape = f"{one['precision']}, {one['batch']} x {one['channels']} x {one['side']} x {one['side']}"
+            rest = one["parts"]["all"] - sum(one["parts"][name] for name in names[:-1])
+            rows.append((shape, *(number(one["parts"][name]) for name in names), number(rest)))
+        text += table(("shape", *names, "rest"), rows)
     text += "\nHow it grows (float32):\n"
     rows = []
     for one in result["growth"]:

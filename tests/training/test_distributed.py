@@ -13,7 +13,7 @@ from senet.files import read_jsonl
 NUM_EVAL = 37  # two batches of 32 in all; of the last, one process gets 3 images and the other 2
 
 DRIVER = """
-import json, os, signal, sys
+import atexit, json, os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from senet.training.interrupt import TrainingInterrupted
 
 torch.set_num_threads(1)
 folder, num_eval, rank = Path(sys.argv[1]), int(sys.argv[2]), int(os.environ["RANK"])
+# What is registered first runs last.
+atexit.register(lambda: (folder / f"joined{rank}").write_text(str(torch.distributed.is_initialized())))
 open_split, score, backward = loading.open_split, loop.score, loop.Trainer.backward
 loading.open_split = lambda data, split: replace(open_split(data, split), size=128 if split == "train" else num_eval)
 counts, trainers, signals = [], [], {}
@@ -90,6 +92,7 @@ def test_two_processes_train_one_network_stop_together_and_go_on(tmp_path: Path)
     assert code == 0, log.read_text()
 
     for rank in range(2):
+        assert (tmp_path / f"joined{rank}").read_text() == "False"
         counts, said = json.loads((tmp_path / f"told{rank}.json").read_text())
         assert counts == [NUM_EVAL] * 4  # every image once in both epochs of both runs
         assert len(said) == 2

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import atexit
 import math
 import random
 import signal
@@ -13,6 +14,7 @@ from typing import NoReturn
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -60,10 +62,24 @@ def seed_everything(*parts: int) -> None:
     torch.manual_seed(seed)
 
 
+def in_process_group() -> bool:
+    """Whether this process trains with others."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def leave_process_group() -> None:
+    """Part from the other processes; else threads that still listen to them may abort this one as it exits."""
+    if in_process_group():
+        dist.destroy_process_group()
+
+
 def build_accelerator(compute: ComputeConfig) -> Accelerator:
     """Find the devices and, under torchrun or `accelerate launch`, the other processes."""
     AcceleratorState._reset_state()  # a process may train several times, on different devices
+    found = in_process_group()
     accelerator = Accelerator(cpu=compute.cpu)
+    if in_process_group() and not found:
+        atexit.register(leave_process_group)
     if compute.precision == "fp16" and accelerator.device.type == "cpu":
         raise SenetError("compute.precision is 'fp16', which needs a GPU; use bf16 or fp32 on the CPU")
     return accelerator
