@@ -40,6 +40,11 @@ class Unit(Fusible):
         return self.tail(u, self.norm, self.se, shortcut, shortcut_norm=shortcut_norm)
 
 
+@pytest.fixture(autouse=True)
+def _fuse_small_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "LEAST_VALUES", 0)
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The feature maps that the operator has been called with."""
@@ -204,6 +209,17 @@ INEXPRESSIBLE = {
 def test_layers_without_an_equal_run_as_they_are(kind, calls):
     assert_fusing_changes_nothing(prepared(INEXPRESSIBLE[kind]()), random_map(), random_map())
     assert not calls
+
+
+def test_small_maps_without_se_are_not_worth_it(calls, monkeypatch):
+    monkeypatch.setattr(fused, "LEAST_VALUES", random_map().numel() + 1)
+    for se, expected in ((None, 0), (SEBlock(C, 2), 2)):  # in training and in evaluation
+        unit = prepared(Unit(nn.BatchNorm2d(C), se))
+        assert_fusing_changes_nothing(unit, random_map(), random_map())
+        assert len(calls) == expected
+    monkeypatch.setattr(fused, "LEAST_VALUES", random_map().numel())
+    assert_fusing_changes_nothing(prepared(Unit(nn.BatchNorm2d(C), None)), random_map(), random_map())
+    assert len(calls) == 4
 
 
 def test_shortcuts_without_an_equal(calls):

@@ -14,6 +14,9 @@ from senet.ops import Excitation, Norm, residual_tail
 from senet.ops.backends import has_fused_passes
 from senet.ops.passes import BatchStatistics
 
+LEAST_VALUES = 3_000_000
+"""Of a feature map on the CPU without SE: below, the operator's way through Python costs more than it saves."""
+
 
 class Fusible(nn.Module):
     """A module whose BatchNorm, SE, sum and ReLU may run as one operator.
@@ -102,9 +105,12 @@ def fused_tail(
     shortcut_norm: nn.Module | None,
     relu: bool,
 ) -> Tensor | None:
-    """Compute `Fusible.tail` with the operator; None where it has no equal for the layers or the machine."""
+    """Compute `Fusible.tail` with the operator; None where it has no equal for the layers, or is not worth it."""
     norms = [m for m in (norm, shortcut_norm) if m is not None]
     if u.numel() == 0 or any(type(m) not in (nn.BatchNorm2d, nn.SyncBatchNorm) for m in norms) or watched(norms):
+        return None
+    synchronised = any(type(m) is nn.SyncBatchNorm for m in norms)
+    if se is None and not synchronised and not u.is_cuda and u.numel() < LEAST_VALUES:
         return None
     excitation = None if se is None else excitation_of(se)
     if (se is not None and excitation is None) or not has_fused_passes(u.device.type, u.dtype):

@@ -229,3 +229,15 @@ def test_a_damaged_file_in_the_cache(shared_cache: Path, tmp_path: Path):
     for compiled in shared_cache.iterdir():
         (tmp_path / compiled.name).touch()
     assert said_by(start(torch.bfloat16, SENET_CACHE=tmp_path)) == ["CompiledPasses", "True"]
+
+
+@every_layout
+def test_moments_where_the_first_position_is_far_away(layout: torch.memory_format) -> None:
+    """Values are taken relative to it, so that its distance from the others could cancel their digits."""
+    torch.manual_seed(0)
+    u = torch.randn(2, 64, 48, 48).to(memory_format=layout)
+    u[:, :, 0, 0] = 1e4
+    mean_NC, q_NC = CompiledPasses(u.dtype).moments(u, True)
+    exact_mean_NC, exact_q_NC = PlainPasses().moments(u.double(), True)
+    assert ((mean_NC - exact_mean_NC).abs() / exact_q_NC.sqrt()).max() < 1e-4
+    assert ((q_NC - exact_q_NC).abs() / exact_q_NC).max() < 1e-4

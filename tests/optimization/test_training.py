@@ -150,6 +150,11 @@ def assert_optimising_changes_nothing(model: nn.Module, x: Tensor, tolerance: fl
         assert torch.equal(model(x), plain(x))
 
 
+@pytest.fixture(autouse=True)
+def _fuse_small_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "LEAST_VALUES", 0)
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The feature maps that the operator has been called with."""

@@ -12,9 +12,6 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -99,45 +96,6 @@ void for_each_tile(const Shape& s, const Tiling& t, bool backwards, F f) {
   }
 }
 
-// Writes a line of a new feature map. Where the map is too large to be found in the cache again, the line goes past the
-// cache: otherwise memory is first read to be overwritten, and what the cache holds makes way.
-template <class T>
-class Writer {
- public:
-  Writer(const Shape& s, T* map) : map(map), past_cache(streams && s.n * s.c * s.m * Index(sizeof(T)) > cache_bytes) {}
-
-  // Calls f(where to write, first index, number) for pieces of the line at `offset`.
-  template <class F>
-  void line(Index offset, Index width, F f) const {
-    if (!past_cache) return f(map + offset, 0, width);
-    alignas(64) T piece[length];
-    for (Index first = 0; first < width; first += length) {
-      const Index count = std::min(length, width - first);
-      f(piece, first, count);
-      copy(map + offset + first, piece, count * Index(sizeof(T)));
-    }
-  }
-
- private:
-  static constexpr Index cache_bytes = 24 << 20, length = 1024;
-#if defined(__SSE2__)
-  static constexpr bool streams = true;
-  static void copy(T* to, const T* from, Index bytes) {
-    if (reinterpret_cast<std::uintptr_t>(to) % 16 || bytes % 16) {
-      std::memcpy(to, from, bytes);
-      return;
-    }
-    for (Index i = 0; i < bytes / 16; ++i)
-      _mm_stream_si128(reinterpret_cast<__m128i*>(to) + i, _mm_load_si128(reinterpret_cast<const __m128i*>(from) + i));
-  }
-#else
-  static constexpr bool streams = false;
-  static void copy(T* to, const T* from, Index bytes) { std::memcpy(to, from, bytes); }
-#endif
-  T* map;
-  bool past_cache;
-};
-
 // A new feature map costs more in page faults than in arithmetic: 31 of the 42 ms of a pass over three maps of 51 MB.
 // With large pages there are 512 times fewer.
 void use_large_pages(void* data, Index bytes) {
@@ -195,20 +153,22 @@ void moments(const Shape& s, const T* u, acc_of<T>* mean, acc_of<T>* q) {
     return;
   }
   // The mean and the centred moment of each tile, then of the tiles (Chan et al., 1979): nothing cancels. Within a tile
-  // values are taken relative to its first line. That is one of the values, whose distance from the mean is at most
-  // sqrt(rows) standard deviations, so that the correction below loses log2(rows) bits at worst.
+  // values are taken relative to its first line, or once more to the mean where that line was far from the others.
   std::vector<acc> means(s.n * t.tiles * s.c), squares(q ? s.n * t.tiles * s.c : 0);
   for_each_tile(s, t, false, [&](Index n, Index first, Index rows) {
     const T* __restrict x = u + (n * s.m + first) * s.c;
     acc* __restrict centre = means.data() + (n * t.tiles + first / t.rows) * s.c;
     acc* __restrict square = q ? squares.data() + (n * t.tiles + first / t.rows) * s.c : nullptr;
-    for_each_four(s, rows, [&](Index r, auto count) {
+    std::vector<acc> origins(s.c);
+    acc* __restrict origin = origins.data();
+    for (Index c = 0; c < s.c; ++c) origin[c] = load(x[c]);
+    const auto sum_tile = [&](Index r, auto count) {
       const T* __restrict line = x + r * s.c;
       if (!q) {
 #pragma omp simd
         for (Index c = 0; c < s.c; ++c) {
           acc sum = centre[c];
-          for (int k = 0; k < count.value; ++k) sum += load(line[k * s.c + c]) - load(x[c]);
+          for (int k = 0; k < count.value; ++k) sum += load(line[k * s.c + c]) - origin[c];
           centre[c] = sum;
         }
         return;
@@ -217,17 +177,29 @@ void moments(const Shape& s, const T* u, acc_of<T>* mean, acc_of<T>* q) {
       for (Index c = 0; c < s.c; ++c) {
         acc sum = centre[c], sum_of_squares = square[c];
         for (int k = 0; k < count.value; ++k) {
-          const acc d = load(line[k * s.c + c]) - load(x[c]);
+          const acc d = load(line[k * s.c + c]) - origin[c];
           sum += d;
           sum_of_squares += d * d;
         }
         centre[c] = sum;
         square[c] = sum_of_squares;
       }
-    });
+    };
+    for_each_four(s, rows, sum_tile);
+    bool far = false;
+    for (Index c = 0; q && c < s.c; ++c) {
+      const acc of_mean = centre[c] * centre[c] / acc(rows);
+      far |= of_mean > 16 * (square[c] - of_mean);  // more than four deviations
+    }
+    if (far) {
+      for (Index c = 0; c < s.c; ++c) origin[c] += centre[c] / acc(rows);
+      std::fill_n(centre, s.c, acc(0));
+      std::fill_n(square, s.c, acc(0));
+      for_each_four(s, rows, sum_tile);
+    }
     for (Index c = 0; c < s.c; ++c) {
       const acc d = centre[c] / acc(rows);
-      centre[c] = load(x[c]) + d;
+      centre[c] = origin[c] + d;
       if (q) square[c] -= acc(rows) * d * d;
     }
   });
@@ -306,21 +278,20 @@ template <class T, Shortcut kind, bool relu, bool last>
 void apply(const Shape& s, const T* u, const Affine<acc_of<T>>& a, const T* shortcut, const Affine<acc_of<T>>& b,
            T* y) {
   using acc = acc_of<T>;
-  const Writer<T> writer(s, y);
   for_each_tile(s, tiling<T>(s), true, [&](Index n, Index first, Index lines) {
     for_each_line(s, n, first, lines, [&](Index channel, Index offset) {
       const Line<acc> line = at(a, n, channel), other = at(kind == kAffine ? b : a, n, channel);
       const T *__restrict x = u + offset, *__restrict w = shortcut + offset;
-      writer.line(offset, s.width(), [&](T* __restrict out, Index start, Index count) {
+      T* __restrict out = y + offset;
+      const Index width = s.width();
 #pragma omp simd
-        for (Index j = 0; j < count; ++j) {
-          const Index i = start + j, c = last ? i : 0;
-          acc value = affine(line, c, load(x[i]));
-          if (kind == kPlain) value += load(w[i]);
-          if (kind == kAffine) value += affine(other, c, load(w[i]));
-          store(out[j], relu && value < 0 ? acc(0) : value);  // a NaN stays
-        }
-      });
+      for (Index i = 0; i < width; ++i) {
+        const Index c = last ? i : 0;
+        acc value = affine(line, c, load(x[i]));
+        if (kind == kPlain) value += load(w[i]);
+        if (kind == kAffine) value += affine(other, c, load(w[i]));
+        store(out[i], relu && value < 0 ? acc(0) : value);  // a NaN stays
+      }
     });
   });
 }
@@ -345,8 +316,8 @@ void sums(const Shape& s, const T* dy, const T* y, const T* u, const Affine<acc_
       const T *__restrict x = u + offset, *__restrict w = shortcut + offset;
       T* __restrict kept = g + offset;
       const auto gradient = [&](Index i, Index c) {
-        const bool passes = !relu || (kind == kNone ? affine(line, c, load(x[i])) : load(out[i])) > 0;
-        const acc value = passes ? load(dout[i]) : acc(0);
+        const acc of_y = load(dout[i]);
+        const acc value = !relu || (kind == kNone ? affine(line, c, load(x[i])) : load(out[i])) > 0 ? of_y : acc(0);
         if (kind != kNone) store(kept[i], value);
         return value;
       };
@@ -405,23 +376,21 @@ template <class T, Shortcut kind, bool relu, bool last>
 void gradients(const Shape& s, T* g, const T* u, const Affine<acc_of<T>>& a, const Slope<acc_of<T>>& du_of,
                const T* shortcut, const Affine<acc_of<T>>& b, const Slope<acc_of<T>>& dw_of, T* du) {
   using acc = acc_of<T>;
-  const Writer<T> writer(s, du);
   for_each_tile(s, tiling<T>(s), true, [&](Index n, Index first, Index lines) {
     for_each_line(s, n, first, lines, [&](Index channel, Index offset) {
       const Line<acc> line = at(a, n, channel), other = at(kind == kAffine ? b : a, n, channel);
       const Line<acc> du_line = at(du_of, n, channel), dw_line = at(kind == kAffine ? dw_of : du_of, n, channel);
       const T *__restrict x = u + offset, *__restrict w = shortcut + offset;
-      T* __restrict dout = g + offset;
-      writer.line(offset, s.width(), [&](T* __restrict dx, Index start, Index count) {
+      T *__restrict dout = g + offset, *__restrict dx = du + offset;
+      const Index width = s.width();
 #pragma omp simd
-        for (Index j = 0; j < count; ++j) {
-          const Index i = start + j, c = last ? i : 0;
-          const bool passes = !relu || kind != kNone || affine(line, c, load(x[i])) > 0;
-          const acc value = passes ? load(dout[i]) : acc(0);
-          store(dx[j], slope(du_line, c, value, load(x[i]) - line.first[c]));
-          if (kind == kAffine) store(dout[i], slope(dw_line, c, value, load(w[i]) - other.first[c]));
-        }
-      });
+      for (Index i = 0; i < width; ++i) {
+        const Index c = last ? i : 0;
+        const acc of_y = load(dout[i]);  // loaded whether used or not, which vectors need
+        const acc value = !relu || kind != kNone || affine(line, c, load(x[i])) > 0 ? of_y : acc(0);
+        store(dx[i], slope(du_line, c, value, load(x[i]) - line.first[c]));
+        if (kind == kAffine) store(dout[i], slope(dw_line, c, value, load(w[i]) - other.first[c]));
+      }
     });
   });
 }
