@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 import senet
 from report import DTYPES, RESULTS, Device, Precision, bounds, milliseconds, time_in_turn, write_results
+from senet.optimization.inference import openvino_core
 
 Run = Callable[[], Tensor]
 NETWORKS = {"plain": "resnet50", "SE": "seresnet50"}
@@ -116,7 +117,7 @@ def openvino(model: nn.Module, x: Tensor, precision: Precision) -> Run:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
-    run = ov.Core().compile_model(ov.convert_model(torch.export.export(model, (x,))), "CPU", settings)
+    run = openvino_core().compile_model(ov.convert_model(torch.export.export(model, (x,))), "CPU", settings)
     return lambda: torch.from_numpy(run(x.numpy())[0])
 
 

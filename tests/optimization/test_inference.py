@@ -3,6 +3,8 @@
 import copy
 import io
 import pickle
+import subprocess
+import sys
 
 import onnxruntime
 import openvino
@@ -148,6 +150,26 @@ def test_openvino(name, precision, tolerance):
     optimised = senet.optimize(model, for_="inference", backend="openvino", precision=precision, micro_batch=2)
     assert_relatively_close(optimised(x), logits(model, x), tolerance)
     assert optimised(x).dtype == torch.float32
+
+
+SIGNALLED = """
+import gc, signal, subprocess, sys
+import torch, senet
+signal.signal(signal.SIGCHLD, lambda *_: None)
+for _ in range(2):
+    model = senet.optimize(senet.create_model("cifar_se_resnet20").eval(), for_="inference", backend="openvino")
+    for batch in (1, 2):
+        model(torch.randn(batch, 3, 32, 32))
+    del model
+    gc.collect()
+subprocess.run([sys.executable, "-c", ""])
+"""
+
+
+def test_signals_after_openvino_do_no_harm():
+    """In a process that has used several models and let them go, as one that loads data with workers gets them."""
+    done = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", FLOAT32), ("bf16", BFLOAT16)])

@@ -1,6 +1,7 @@
 """Inference with the rewritten graph, compiled by PyTorch or OpenVINO."""
 
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal, cast, get_args
 
@@ -99,6 +100,18 @@ class InductorRunner:
         return done
 
 
+@cache
+def openvino_core() -> Any:
+    """Return the one that serves the whole process.
+
+    Each brings a stack for signal handlers and takes it away when it goes, to whichever it found before. Of two that go
+    in the order in which they came, the second leaves a stack that is gone, and the next signal ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVINORunner:
     """Computes a graph with OpenVINO on the CPU, compiled for each shape that comes.
 
@@ -131,7 +144,7 @@ class OpenVINORunner:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }
-        return openvino.Core().compile_model(model, "CPU", settings)
+        return openvino_core().compile_model(model, "CPU", settings)
 
 
 def optimize_for_inference(
