@@ -290,6 +290,8 @@ def speed_page() -> str:
         if result is not None:
             text += section(result).replace("\n## ", "\n## On a GPU: ") + "\n" + provenance(name, result)
     text += NO_GPU if kernels is None else kernels_section(kernels)
+    if not goals:
+        return HEAD + "\nNot measured yet: `make bench` does.\n" + text
     heading = "\n## Goals\n\nWhat we set out to reach on two CPU cores, as a multiple of the other's time or memory.\n"
     return HEAD + heading + table(("", "at most", "measured", "reached"), goals) + text
 
@@ -298,7 +300,7 @@ def readme_table() -> str:
     """Return the lines of the README between the markers."""
     training, inference = read("training_step"), read("inference")
     if training is None or inference is None:
-        return ""
+        return "\nNot measured yet: `make bench` does.\n\n"
     rows = []
     for one in training["steps"]:
         times = one["milliseconds"]
