@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench bench-gpu docs clean
 
 demo: $(INSTALLED)  ## train a plain network and its SE twin on digits, side by side (about a minute)
 	$(BIN)/senet demo
@@ -17,8 +17,11 @@ lint: $(INSTALLED)  ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(INSTALLED)  ## run the benchmarks; results go to benchmarks/results
-	for script in $$(grep -l __main__ benchmarks/*.py); do $(BIN)/python $$script || exit 1; done
+bench: $(INSTALLED)  ## run the benchmarks on the CPU, an hour; results go to benchmarks/results
+	for script in $$(grep -l __main__ benchmarks/*.py | grep -v gpu.py); do $(BIN)/python $$script || exit 1; done
+
+bench-gpu: $(INSTALLED)  ## check and time everything on a GPU
+	$(BIN)/python benchmarks/gpu.py
 
 docs: $(INSTALLED)  ## regenerate the tables in docs/ and build the API reference in site/
 	$(BIN)/python docs/generate.py

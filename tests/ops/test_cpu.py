@@ -56,14 +56,18 @@ def assert_same_step(step: str, dtype: torch.dtype, *arguments: object) -> None:
     expected = getattr(PlainPasses(), step)(*in_double(arguments))
     found = getattr(CompiledPasses(dtype), step)(*arguments)
     assert isinstance(found, Tensor) == isinstance(expected, Tensor)
-    pairs = [(found, expected)] if isinstance(found, Tensor) else zip(found, expected, strict=True)
-    for actual, exact in pairs:
+    for actual, exact in zip(flat(found), flat(expected), strict=True):
         assert (actual is None) == (exact is None)
         if actual is not None:
             if actual.dim() == 4:
                 assert actual.dtype == dtype
                 assert actual.is_contiguous() or actual.is_contiguous(memory_format=torch.channels_last)
             assert_close(actual, exact, TOLERANCES[dtype])
+
+
+def flat(x: object) -> list[Tensor | None]:
+    """The tensors of nested tuples."""
+    return [part for parts in x for part in flat(parts)] if isinstance(x, tuple) else [x]
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -107,14 +111,21 @@ def test_passes_over_the_map(dtype, shape, layout, of_images, relu):
 
 
 @every_dtype
-def test_steps_between_the_passes(dtype):
-    acc, shape = accumulator(dtype), (5, 37)
-    value, A, B, gate, dz, m = (torch.randn(shape).to(acc) for _ in range(6))
-    affine = random_affine((5, 37, 1, 1), acc, False)
-    for name, function in GATES.items():
-        assert_same_step("gate_gradient", dtype, name, function(3 * value), affine, A, B)
-    assert_same_step("channel_sums", dtype, A, B, None)
-    assert_same_step("channel_sums", dtype, A, B, (gate, dz, m, affine.centre_C))
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize(("images", "channels", "hidden"), [(1, 5, 1), (5, 37, 3), (8, 64, 4), (7, 1030, 65)])
+def test_excitation(dtype, gate, biases, images, channels, hidden):
+    torch.manual_seed(0)
+    acc = accumulator(dtype)
+    fc1, fc2 = (torch.randn(size, dtype=acc) / size[1] ** 0.5 for size in ((hidden, channels), (channels, hidden)))
+    bias1, bias2 = (torch.randn(size, dtype=acc) if biases else None for size in (hidden, channels))
+    A, B, m = (torch.randn(images, channels, dtype=acc) for _ in range(3))
+    affine = random_affine((images, channels, 1, 1), acc, False)
+    for factor in (None, torch.tensor(2.5, dtype=acc)):
+        se = Excitation(fc1, fc2, bias1, bias2, gate, factor)
+        done = CompiledPasses(dtype).excite(m, affine, se)
+        assert_same_step("excite", dtype, m, affine, se)
+        assert_same_step("excite_gradients", dtype, A, B, m, affine, se, done)
 
 
 @every_dtype

@@ -1,5 +1,6 @@
 """Operators that make SE free: the residual tail, forward and backward in two passes each."""
 
-from senet.ops.tail import Excitation, Norm, Tail, residual_tail
+from senet.ops.passes import Excitation
+from senet.ops.tail import Norm, Tail, residual_tail
 
 __all__ = ["Excitation", "Norm", "Tail", "residual_tail"]

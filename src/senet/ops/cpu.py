@@ -12,7 +12,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from senet.ops.passes import Affine, BatchStatistics, Branches, Slope, accumulator
+from senet.ops.passes import (
+    Affine,
+    BatchStatistics,
+    Branches,
+    Excitation,
+    ExcitationGradients,
+    Excited,
+    Slope,
+    accumulator,
+)
 
 SOURCE = Path(__file__).with_name("passes.cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
@@ -48,8 +57,8 @@ SIGNATURES = {  # of the functions in passes.cpp
     "senet_statistics": (SHAPE, *(DATA,) * 5),
     "senet_apply": (SHAPE, INT, INT, DATA, VECTORS, DATA, VECTORS, DATA),
     "senet_sums": (SHAPE, INT, INT, *(DATA,) * 3, VECTORS, DATA, VECTORS, *(DATA,) * 4),
-    "senet_gate_gradient": (SHAPE, INT, DATA, VECTORS, *(DATA,) * 3),
-    "senet_channel_sums": (SHAPE, *(DATA,) * 8),
+    "senet_excite": (SHAPE, INT, INT, DATA, VECTORS, *(DATA,) * 9),
+    "senet_excite_gradients": (SHAPE, INT, INT, *(DATA,) * 3, VECTORS, *(DATA,) * 12),
     "senet_gradients": (SHAPE, INT, INT, DATA, DATA, VECTORS, VECTORS, DATA, VECTORS, VECTORS, DATA),
 }
 
@@ -178,21 +187,29 @@ class CompiledPasses:
         self.library.senet_sums(shape_of(u), kind, branches.relu, *maps, *outputs)
         return A_NC, B_NC, W_NC, g
 
-    def gate_gradient(self, gate: str, value_NC: Tensor, affine: Affine, A_NC: Tensor, B_NC: Tensor) -> Tensor:
+    def excite(self, m_NC: Tensor, affine: Affine, se: Excitation) -> Excited:
         """See `Passes`."""
-        dlogit_NC = torch.empty_like(value_NC)
-        inputs = (GATE_NUMBERS.index(gate), address(value_NC), vectors(affine), address(A_NC), address(B_NC))
-        self.library.senet_gate_gradient(matrix(value_NC), *inputs, address(dlogit_NC))
-        return dlogit_NC
+        hidden_NK = m_NC.new_empty(len(m_NC), len(se.fc1))
+        value_NC, scale_NC, shift_NC = (torch.empty_like(m_NC) for _ in range(3))
+        inputs = map(address, (se.fc1, se.bias1, se.fc2, se.bias2, se.factor))
+        outputs = map(address, (hidden_NK, value_NC, scale_NC, shift_NC))
+        kind = (hidden_NK.shape[1], GATE_NUMBERS.index(se.gate))
+        self.library.senet_excite(matrix(m_NC), *kind, address(m_NC), vectors(affine), *inputs, *outputs)
+        return Excited(hidden_NK, value_NC, Affine(affine.centre_C, scale_NC, shift_NC))
 
-    def channel_sums(
-        self, A_NC: Tensor, B_NC: Tensor, through_gate: tuple[Tensor, Tensor, Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
+    def excite_gradients(
+        self, A_NC: Tensor, B_NC: Tensor, m_NC: Tensor, affine: Affine, se: Excitation, done: Excited
+    ) -> ExcitationGradients:
         """See `Passes`."""
-        dscale_C, dshift_C = (A_NC.new_empty(A_NC.shape[1]) for _ in range(2))
-        inputs = map(address, (A_NC, B_NC, *(through_gate or (None,) * 4)))
-        self.library.senet_channel_sums(matrix(A_NC), *inputs, address(dscale_C), address(dshift_C))
-        return dscale_C, dshift_C
+        hidden, channels = se.fc1.shape
+        dbias1, *of_channels = (m_NC.new_empty(size) for size in (hidden, channels, channels, channels))
+        dfc1, dfc2, dz_NC = (torch.empty_like(x) for x in (se.fc1, se.fc2, m_NC))
+        found = ExcitationGradients(dfc1, dfc2, dbias1, of_channels[0], dz_NC, *of_channels[1:])
+        inputs = map(address, (se.fc1, se.fc2, se.factor, done.hidden_NK, done.value_NC))
+        kind = (hidden, GATE_NUMBERS.index(se.gate))
+        sums = map(address, (A_NC, B_NC, m_NC))
+        self.library.senet_excite_gradients(matrix(m_NC), *kind, *sums, vectors(affine), *inputs, *map(address, found))
+        return found
 
     def gradients(
         self, g: Tensor, branches: Branches, slope: Slope, shortcut_slope: Slope | None

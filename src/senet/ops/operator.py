@@ -13,11 +13,19 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from senet.ops.backends import passes_for
-from senet.ops.passes import GATES, Affine, BatchStatistics, Branches, Slope, accumulator
+from senet.ops.passes import (
+    Affine,
+    BatchStatistics,
+    Branches,
+    Excitation,
+    Excited,
+    Slope,
+    accumulator,
+    gated,
+)
 from senet.ops.processes import mean_over_batch, merged_statistics
 
 Maybe = Tensor | None
@@ -45,15 +53,18 @@ def in_type(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x if x.dtype == dtype else x.to(dtype)
 
 
+def excitation_in_type(
+    dtype: torch.dtype, fc1: Tensor, fc2: Tensor, bias1: Maybe, bias2: Maybe, gate: str, factor: Maybe
+) -> Excitation:
+    """Return the excitation with its tensors in the type of the sums."""
+    bias1, bias2, factor = (None if x is None else in_type(x, dtype) for x in (bias1, bias2, factor))
+    return Excitation(in_type(fc1, dtype).contiguous(), in_type(fc2, dtype).contiguous(), bias1, bias2, gate, factor)
+
+
 def identity(u: Tensor) -> Affine:
     """Return what no norm does to u."""
     zero_C = u.new_zeros(u.shape[1], dtype=accumulator(u.dtype))
     return Affine(zero_C, torch.ones_like(zero_C), zero_C)
-
-
-def gated(affine: Affine, gate_NC: Tensor) -> Affine:
-    """Return an affine function of a channel with the gate behind it."""
-    return Affine(affine.centre_C, gate_NC * affine.scale, gate_NC * affine.shift)
 
 
 def layout_of(u: Tensor) -> torch.memory_format:
@@ -103,12 +114,8 @@ def forward(
     else:
         affine = identity(u)
     if fc1 is not None and fc2 is not None and m_NC is not None:
-        z_NC = torch.addcmul(affine.shift, m_NC - affine.centre_C, affine.scale)
-        hidden_NK = F.linear(z_NC, in_type(fc1, dtype), None if bias1 is None else in_type(bias1, dtype)).relu_()
-        value_NC = GATES[gate](
-            F.linear(hidden_NK, in_type(fc2, dtype), None if bias2 is None else in_type(bias2, dtype))
-        )
-        affine = gated(affine, value_NC if factor is None else value_NC * factor)
+        se = excitation_in_type(dtype, fc1, fc2, bias1, bias2, gate, factor)
+        hidden_NK, value_NC, affine = passes.excite(m_NC, affine, se)
 
     s_affine = None
     if s_weight is not None and s_bias is not None and shortcut is not None:
@@ -202,27 +209,22 @@ def backward(
     if s_weight is not None and s_bias is not None and s_mean is not None and s_var is not None:
         s_norm = Fixed(s_weight, s_bias, s_mean, s_var, s_eps)
     plain = affine = identity(u) if norm is None else norm.affine(u)
-    gate_NC = through_gate = None
-    if value_NC is not None:
-        gate_NC = value_NC if factor is None else value_NC * factor
-        affine = gated(plain, gate_NC)
+    se = done = None
+    if fc1 is not None and fc2 is not None and hidden_NK is not None and value_NC is not None:
+        se = excitation_in_type(dtype, fc1, fc2, None, None, gate, factor)
+        done = Excited(hidden_NK, value_NC, gated(plain, value_NC, se.factor))
+        affine = done.affine
     if has_shortcut and shortcut is None:
         shortcut = dy  # without a norm only its presence matters
     branches = Branches(u, affine, relu, shortcut, None if s_norm is None else s_norm.affine(u))
 
     A_NC, B_NC, W_NC, g = passes.sums(dy, y, branches)
     dfc1 = dfc2 = dbias1 = dbias2 = dz_NC = None
-    if fc1 is not None and fc2 is not None and m_NC is not None and hidden_NK is not None and value_NC is not None:
-        assert gate_NC is not None
-        dlogit_NC = passes.gate_gradient(gate, value_NC, plain, A_NC, B_NC)
-        dlogit_NC = dlogit_NC if factor is None else dlogit_NC * factor
-        dhidden_NK = torch.where(hidden_NK > 0, dlogit_NC @ in_type(fc2, dtype), 0.0)
-        dz_NC = dhidden_NK @ in_type(fc1, dtype)
-        z_NC = torch.addcmul(plain.shift, m_NC - plain.centre_C, plain.scale)
-        dfc1, dfc2 = dhidden_NK.T @ z_NC, dlogit_NC.T @ hidden_NK
-        dbias1, dbias2 = dhidden_NK.sum(0), dlogit_NC.sum(0)
-        through_gate = (gate_NC, dz_NC, m_NC, plain.centre_C)
-    dscale_C, dbias = passes.channel_sums(A_NC, B_NC, through_gate)
+    if se is not None and done is not None and m_NC is not None:
+        found = passes.excite_gradients(A_NC, B_NC, m_NC, plain, se, done)
+        dfc1, dfc2, dbias1, dbias2, dz_NC, dscale_C, dbias = found
+    else:
+        dscale_C, dbias = B_NC.sum(0), A_NC.sum(0)
 
     count = len(u) * positions
     slope, dweight = slope_of(norm, plain, dscale_C, dbias, count if of_batch else None, group)
@@ -230,12 +232,12 @@ def backward(
         slope = Slope(affine.scale, slope.Q_C, torch.addcmul(slope.R, dz_NC, plain.scale, value=1 / positions))
     s_slope = ds_weight = ds_bias = None
     if s_norm is not None and branches.shortcut_affine is not None and W_NC is not None:
-        ds_scale_C, ds_bias = passes.channel_sums(A_NC, W_NC, None)
+        ds_scale_C, ds_bias = W_NC.sum(0), A_NC.sum(0)
         s_count = count if s_of_batch else None
         s_slope, ds_weight = slope_of(s_norm, branches.shortcut_affine, ds_scale_C, ds_bias, s_count, s_group)
     du, dshortcut = passes.gradients(dy if g is None else g, branches, slope, s_slope)
-    found = (du, dweight, dbias, dfc1, dfc2, dbias1, dbias2, dshortcut, ds_weight, ds_bias)
-    return tuple(nothing() if x is None else x for x in found)  # type: ignore[return-value]
+    gradients = (du, dweight, dbias, dfc1, dfc2, dbias1, dbias2, dshortcut, ds_weight, ds_bias)
+    return tuple(nothing() if x is None else x for x in gradients)  # type: ignore[return-value]
 
 
 def slope_of(

@@ -395,9 +395,18 @@ void gradients(const Shape& s, T* g, const T* u, const Affine<acc_of<T>>& a, con
   });
 }
 
-// ---- between the passes ----------------------------------------------------------------------------------------------
+// ---- between the passes: the excitation ------------------------------------------------------------------------------
+// Its matrix products are small and thin, N rows: a library's take longer to start than these take.
 
 enum Gate { kSigmoid, kTanh, kRelu, kHardSigmoid };
+
+template <class acc>
+inline acc gate_of(int gate, acc x) {
+  if (gate == kSigmoid) return 1 / (1 + std::exp(-x));
+  if (gate == kTanh) return std::tanh(x);
+  if (gate == kRelu) return x < 0 ? acc(0) : x;  // a NaN stays
+  return x <= -3 ? acc(0) : x >= 3 ? acc(1) : x / 6 + acc(0.5);
+}
 
 // The slope of a gate from its value.
 template <class acc>
@@ -406,6 +415,146 @@ inline acc gate_slope(int gate, acc value) {
   if (gate == kTanh) return 1 - value * value;
   if (gate == kRelu) return value > 0 ? acc(1) : acc(0);
   return value > 0 && value < 1 ? acc(1) / 6 : acc(0);
+}
+
+constexpr Index kBlock = 32;  // channels whose matrix elements are worked on together: (N, C) rows lie far apart
+
+// sums[n * stride] = the sum over i of x[n, i] * weight[i].
+template <class acc>
+inline void products(Index count, Index inner, const acc* x, const acc* __restrict weight, acc* sums, Index stride) {
+  Index n = 0;
+  for (; n + 4 <= count; n += 4) {  // four at a time, for the weights are then read once in four
+    const acc *__restrict x0 = x + n * inner, *__restrict x1 = x0 + inner, *__restrict x2 = x1 + inner;
+    const acc* __restrict x3 = x2 + inner;
+    acc sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
+#pragma omp simd reduction(+ : sum0, sum1, sum2, sum3)
+    for (Index i = 0; i < inner; ++i) {
+      sum0 += x0[i] * weight[i];
+      sum1 += x1[i] * weight[i];
+      sum2 += x2[i] * weight[i];
+      sum3 += x3[i] * weight[i];
+    }
+    sums[n * stride] = sum0;
+    sums[(n + 1) * stride] = sum1;
+    sums[(n + 2) * stride] = sum2;
+    sums[(n + 3) * stride] = sum3;
+  }
+  for (; n < count; ++n) {
+    const acc* __restrict row = x + n * inner;
+    acc sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (Index i = 0; i < inner; ++i) sum += row[i] * weight[i];
+    sums[n * stride] = sum;
+  }
+}
+
+// sum[i] = the sum over r of x[r * stride] * rows[r, i].
+template <class acc>
+inline void weighted_sum(Index count, Index width, const acc* x, Index stride, const acc* rows, acc* __restrict sum) {
+  std::fill_n(sum, width, acc(0));
+  Index r = 0;
+  for (; r + 4 <= count; r += 4) {  // four at a time, for each sum is then read and written once in four
+    const acc *__restrict r0 = rows + r * width, *__restrict r1 = r0 + width, *__restrict r2 = r1 + width;
+    const acc* __restrict r3 = r2 + width;
+    const acc x0 = x[r * stride], x1 = x[(r + 1) * stride], x2 = x[(r + 2) * stride], x3 = x[(r + 3) * stride];
+#pragma omp simd
+    for (Index i = 0; i < width; ++i) sum[i] += (x0 * r0[i] + x1 * r1[i]) + (x2 * r2[i] + x3 * r3[i]);
+  }
+  for (; r < count; ++r) {
+    const acc* __restrict row = rows + r * width;
+    const acc value = x[r * stride];
+#pragma omp simd
+    for (Index i = 0; i < width; ++i) sum[i] += value * row[i];
+  }
+}
+
+// z[n, c], the mean behind the affine function, from m[n, c], the mean in front of it.
+template <class acc>
+std::vector<acc> squeezed(const Shape& s, const acc* m, const Affine<acc>& a) {
+  std::vector<acc> z(s.n * s.c);
+  for (Index n = 0; n < s.n; ++n)
+#pragma omp simd
+    for (Index c = 0; c < s.c; ++c) z[n * s.c + c] = (m[n * s.c + c] - a.centre[c]) * a.scale[c] + a.shift[c];
+  return z;
+}
+
+template <class acc>
+void excite(const Shape& s, Index hidden_units, int gate, const acc* m, const Affine<acc>& a, const acc* fc1,
+            const acc* bias1, const acc* fc2, const acc* bias2, const acc* factor, acc* hidden, acc* value, acc* scale,
+            acc* shift) {
+  const std::vector<acc> z = squeezed(s, m, a);
+  const acc constant_factor = factor ? *factor : acc(1);
+#pragma omp parallel num_threads(s.threads_for(s.n * s.c * hidden_units))
+  {
+#pragma omp for schedule(static)
+    for (Index k = 0; k < hidden_units; ++k) {
+      products(s.n, s.c, z.data(), fc1 + k * s.c, hidden + k, hidden_units);
+      for (Index i = k; i < s.n * hidden_units; i += hidden_units) {
+        const acc x = hidden[i] + (bias1 ? bias1[k] : acc(0));
+        hidden[i] = x < 0 ? acc(0) : x;  // a NaN stays
+      }
+    }
+    std::vector<acc> logits(s.n * kBlock);
+#pragma omp for schedule(static)
+    for (Index first = 0; first < s.c; first += kBlock) {
+      const Index width = std::min(kBlock, s.c - first);
+      for (Index c = 0; c < width; ++c)
+        products(s.n, hidden_units, hidden, fc2 + (first + c) * hidden_units, logits.data() + c, kBlock);
+      for (Index n = 0; n < s.n; ++n)
+        for (Index c = first; c < first + width; ++c) {
+          const Index i = n * s.c + c;
+          value[i] = gate_of(gate, logits[n * kBlock + c - first] + (bias2 ? bias2[c] : acc(0)));
+          scale[i] = value[i] * constant_factor * a.scale[c];
+          shift[i] = value[i] * constant_factor * a.shift[c];
+        }
+    }
+  }
+}
+
+template <class acc>
+void excite_gradients(const Shape& s, Index hidden_units, int gate, const acc* A, const acc* B, const acc* m,
+                      const Affine<acc>& a, const acc* fc1, const acc* fc2, const acc* factor, const acc* hidden,
+                      const acc* value, acc* dfc1, acc* dfc2, acc* dbias1, acc* dbias2, acc* dz, acc* dscale,
+                      acc* dshift) {
+  const std::vector<acc> z = squeezed(s, m, a);
+  const acc constant_factor = factor ? *factor : acc(1);
+  std::vector<acc> dlogits(s.n * s.c), dhiddens(s.n * hidden_units);
+  acc *__restrict dlogit = dlogits.data(), *__restrict dhidden = dhiddens.data();
+#pragma omp parallel num_threads(s.threads_for(s.n * s.c * hidden_units))
+  {
+#pragma omp for schedule(static)
+    for (Index n = 0; n < s.n; ++n) {
+      for (Index c = 0; c < s.c; ++c) {
+        const Index i = n * s.c + c;
+        dlogit[i] = (a.scale[c] * B[i] + a.shift[c] * A[i]) * gate_slope(gate, value[i]) * constant_factor;
+      }
+      acc* __restrict row = dhidden + n * hidden_units;
+      weighted_sum(s.c, hidden_units, dlogit + n * s.c, 1, fc2, row);
+      for (Index k = 0; k < hidden_units; ++k) row[k] = hidden[n * hidden_units + k] > 0 ? row[k] : acc(0);
+      weighted_sum(hidden_units, s.c, row, 1, fc1, dz + n * s.c);
+    }
+#pragma omp for schedule(static) nowait
+    for (Index k = 0; k < hidden_units; ++k) {
+      weighted_sum(s.n, s.c, dhidden + k, hidden_units, z.data(), dfc1 + k * s.c);
+      dbias1[k] = 0;
+      for (Index n = 0; n < s.n; ++n) dbias1[k] += dhidden[n * hidden_units + k];
+    }
+#pragma omp for schedule(static)
+    for (Index first = 0; first < s.c; first += kBlock) {
+      const Index end = std::min(first + kBlock, s.c);
+      for (Index c = first; c < end; ++c) {
+        weighted_sum(s.n, hidden_units, dlogit + c, s.c, hidden, dfc2 + c * hidden_units);
+        dbias2[c] = dscale[c] = dshift[c] = 0;
+      }
+      for (Index n = 0; n < s.n; ++n)
+        for (Index c = first; c < end; ++c) {
+          const Index i = n * s.c + c;
+          dbias2[c] += dlogit[i];
+          dscale[c] += value[i] * constant_factor * B[i] + dz[i] * (m[i] - a.centre[c]);
+          dshift[c] += value[i] * constant_factor * A[i] + dz[i];
+        }
+    }
+  }
 }
 
 using Value = SENET_TYPE;
@@ -465,25 +614,18 @@ void senet_sums(const Shape* s, int kind, int relu, const Value* dy, const Value
   });
 }
 
-void senet_gate_gradient(const Shape* s, int gate, const acc* value, const Affine<acc>* a, const acc* A, const acc* B,
-                         acc* dlogit) {
-  for (Index n = 0; n < s->n; ++n)
-    for (Index c = 0; c < s->c; ++c) {
-      const Index i = n * s->c + c;
-      dlogit[i] = (a->scale[c] * B[i] + a->shift[c] * A[i]) * gate_slope(gate, value[i]);
-    }
+void senet_excite(const Shape* s, int hidden_units, int gate, const acc* m, const Affine<acc>* a, const acc* fc1,
+                  const acc* bias1, const acc* fc2, const acc* bias2, const acc* factor, acc* hidden, acc* value,
+                  acc* scale, acc* shift) {
+  excite(*s, hidden_units, gate, m, *a, fc1, bias1, fc2, bias2, factor, hidden, value, scale, shift);
 }
 
-void senet_channel_sums(const Shape* s, const acc* A, const acc* B, const acc* gate, const acc* dz, const acc* m,
-                        const acc* centre, acc* dscale, acc* dshift) {
-  std::fill_n(dscale, s->c, acc(0));
-  std::fill_n(dshift, s->c, acc(0));
-  for (Index n = 0; n < s->n; ++n)
-    for (Index c = 0; c < s->c; ++c) {
-      const Index i = n * s->c + c;
-      dscale[c] += gate ? gate[i] * B[i] + dz[i] * (m[i] - centre[c]) : B[i];
-      dshift[c] += gate ? gate[i] * A[i] + dz[i] : A[i];
-    }
+void senet_excite_gradients(const Shape* s, int hidden_units, int gate, const acc* A, const acc* B, const acc* m,
+                            const Affine<acc>* a, const acc* fc1, const acc* fc2, const acc* factor, const acc* hidden,
+                            const acc* value, acc* dfc1, acc* dfc2, acc* dbias1, acc* dbias2, acc* dz, acc* dscale,
+                            acc* dshift) {
+  excite_gradients(*s, hidden_units, gate, A, B, m, *a, fc1, fc2, factor, hidden, value, dfc1, dfc2, dbias1, dbias2, dz,
+                   dscale, dshift);
 }
 
 void senet_gradients(const Shape* s, int kind, int relu, Value* g, const Value* u, const Affine<acc>* a,

@@ -68,6 +68,52 @@ class Branches:
     shortcut_affine: Affine | None = None
 
 
+class Excitation(NamedTuple):
+    """The two layers between the squeeze and the scale.
+
+    Args:
+        fc1: (K, C).
+        fc2: (C, K).
+        bias1: (K,); None for no biases.
+        bias2: (C,); None for no biases.
+        gate: a key of `GATES`.
+        factor: constant factor of the gate, no dimensions; None for one.
+    """
+
+    fc1: Tensor
+    fc2: Tensor
+    bias1: Tensor | None = None
+    bias2: Tensor | None = None
+    gate: str = "sigmoid"
+    factor: Tensor | None = None
+
+
+class Excited(NamedTuple):
+    """What an excitation computes.
+
+    Args:
+        hidden_NK: behind its ReLU.
+        value_NC: the gate, in front of its constant factor.
+        affine: the affine function that the gate was computed from, with the gate behind it.
+    """
+
+    hidden_NK: Tensor
+    value_NC: Tensor
+    affine: Affine
+
+
+class ExcitationGradients(NamedTuple):
+    """The gradients of an excitation's layers, of its squeeze, and of scale and shift in front of it."""
+
+    fc1: Tensor
+    fc2: Tensor
+    bias1: Tensor
+    bias2: Tensor
+    z_NC: Tensor
+    scale_C: Tensor
+    shift_C: Tensor
+
+
 class BatchStatistics(NamedTuple):
     """Mean, variance and unbiased variance of each channel over images and positions."""
 
@@ -100,26 +146,27 @@ class Passes(Protocol):
                 the third sum is not.
         """
 
-    def gate_gradient(self, gate: str, value_NC: Tensor, affine: Affine, A_NC: Tensor, B_NC: Tensor) -> Tensor:
-        """Return the gradient of the gate's argument.
+    def excite(self, m_NC: Tensor, affine: Affine, se: Excitation) -> Excited:
+        """Squeeze and excite.
 
         Args:
-            gate: a key of `GATES`.
-            value_NC: its value, before a constant factor.
-            affine: the affine function in front of the gate.
-            A_NC: the first sum of `sums`.
-            B_NC: the second.
+            m_NC: mean of u over positions.
+            affine: of a channel, what BatchNorm does to u.
+            se: in the type of the sums.
         """
 
-    def channel_sums(
-        self, A_NC: Tensor, B_NC: Tensor, through_gate: tuple[Tensor, Tensor, Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return the gradients of the scale and of the shift of the affine function in front of the gate, (C,) each.
+    def excite_gradients(
+        self, A_NC: Tensor, B_NC: Tensor, m_NC: Tensor, affine: Affine, se: Excitation, done: Excited
+    ) -> ExcitationGradients:
+        """Go back through `excite`.
 
         Args:
             A_NC: the first sum of `sums`.
             B_NC: the second.
-            through_gate: the gate, the gradient of the squeeze, the mean of u and its centre; None without a gate.
+            m_NC: as in `excite`.
+            affine: as in `excite`.
+            se: as in `excite`.
+            done: what `excite` returned.
         """
 
     def gradients(
@@ -143,6 +190,17 @@ def over_map(vector: Tensor) -> Tensor:
 def accumulator(dtype: torch.dtype) -> torch.dtype:
     """Return the type in which values of `dtype` are summed."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def squeeze(m_NC: Tensor, affine: Affine) -> Tensor:
+    """Return the means behind an affine function from those in front of it."""
+    return torch.addcmul(affine.shift, m_NC - affine.centre_C, affine.scale)
+
+
+def gated(affine: Affine, value_NC: Tensor, factor: Tensor | None) -> Affine:
+    """Return an affine function of a channel with the gate behind it."""
+    gate_NC = value_NC if factor is None else value_NC * factor
+    return Affine(affine.centre_C, gate_NC * affine.scale, gate_NC * affine.shift)
 
 
 def centred(x: Tensor, affine: Affine) -> Tensor:
@@ -186,18 +244,30 @@ class PlainPasses:
         W_NC = None if affine is None else (g * centred(branches.shortcut, affine)).sum((2, 3))
         return A_NC, B_NC, W_NC, g.to(dy.dtype, copy=True)
 
-    def gate_gradient(self, gate: str, value_NC: Tensor, affine: Affine, A_NC: Tensor, B_NC: Tensor) -> Tensor:
+    def excite(self, m_NC: Tensor, affine: Affine, se: Excitation) -> Excited:
         """See `Passes`."""
-        return (affine.scale * B_NC + affine.shift * A_NC) * GATE_SLOPES[gate](value_NC)
+        hidden_NK = F.linear(squeeze(m_NC, affine), se.fc1, se.bias1).relu_()
+        value_NC = GATES[se.gate](F.linear(hidden_NK, se.fc2, se.bias2))
+        return Excited(hidden_NK, value_NC, gated(affine, value_NC, se.factor))
 
-    def channel_sums(
-        self, A_NC: Tensor, B_NC: Tensor, through_gate: tuple[Tensor, Tensor, Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
+    def excite_gradients(
+        self, A_NC: Tensor, B_NC: Tensor, m_NC: Tensor, affine: Affine, se: Excitation, done: Excited
+    ) -> ExcitationGradients:
         """See `Passes`."""
-        if through_gate is None:
-            return B_NC.sum(0), A_NC.sum(0)
-        gate_NC, dz_NC, m_NC, centre_C = through_gate
-        return (gate_NC * B_NC + dz_NC * (m_NC - centre_C)).sum(0), (gate_NC * A_NC + dz_NC).sum(0)
+        gate_NC = done.value_NC if se.factor is None else done.value_NC * se.factor
+        dlogit_NC = (affine.scale * B_NC + affine.shift * A_NC) * GATE_SLOPES[se.gate](done.value_NC)
+        dlogit_NC = dlogit_NC if se.factor is None else dlogit_NC * se.factor
+        dhidden_NK = torch.where(done.hidden_NK > 0, dlogit_NC @ se.fc2, 0.0)
+        dz_NC = dhidden_NK @ se.fc1
+        return ExcitationGradients(
+            dhidden_NK.T @ squeeze(m_NC, affine),
+            dlogit_NC.T @ done.hidden_NK,
+            dhidden_NK.sum(0),
+            dlogit_NC.sum(0),
+            dz_NC,
+            (gate_NC * B_NC + dz_NC * (m_NC - affine.centre_C)).sum(0),
+            (gate_NC * A_NC + dz_NC).sum(0),
+        )
 
     def gradients(
         self, g: Tensor, branches: Branches, slope: Slope, shortcut_slope: Slope | None

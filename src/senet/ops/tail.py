@@ -19,7 +19,7 @@ from torch import Tensor
 
 from senet.errors import SenetError
 from senet.ops.operator import layout_of
-from senet.ops.passes import GATES, BatchStatistics, accumulator
+from senet.ops.passes import GATES, BatchStatistics, Excitation, accumulator
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -42,26 +42,6 @@ class Norm(NamedTuple):
     var: Tensor | None = None
     eps: float = 1e-5
     group: str | None = None
-
-
-class Excitation(NamedTuple):
-    """The two layers between the squeeze and the scale.
-
-    Args:
-        fc1: (K, C).
-        fc2: (C, K).
-        bias1: (K,); None for no biases.
-        bias2: (C,); None for no biases.
-        gate: a key of `GATES`.
-        factor: constant factor of the gate, no dimensions; None for one.
-    """
-
-    fc1: Tensor
-    fc2: Tensor
-    bias1: Tensor | None = None
-    bias2: Tensor | None = None
-    gate: str = "sigmoid"
-    factor: Tensor | None = None
 
 
 class Tail(NamedTuple):
