@@ -28,7 +28,7 @@ import tyro
 from torch import Tensor, nn
 
 import senet
-from report import DTYPES, RESULTS, Device, Precision, bounds, milliseconds, time_in_turn, write_results
+from report import DTYPES, Device, Precision, bounds, milliseconds, results_file, time_in_turn, write_results
 from senet.optimization.inference import openvino_core
 
 Run = Callable[[], Tensor]
@@ -209,7 +209,7 @@ def main(arguments: Arguments) -> None:
         "growth": growth,
     }
     packages = ("torch", "timm", "onnxruntime", "openvino", "triton")
-    write_results(RESULTS / f"inference{'_cuda' if on_cuda else ''}.json", results, packages)
+    write_results(results_file("inference", arguments.device), results, packages)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,12 @@ Precision = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
+KEPT = "MALLOC_TRIM_THRESHOLD_"
+"""With this variable set, and MALLOC_MMAP_THRESHOLD_, glibc keeps what is freed, as allocators of GPU memory do. Else
+feature maps of 32 MB and more are mapped anew at every step, and page faults are a part of every time: 2 us for 4 kB,
+but up to 2 ms for 2 MB where a virtual machine's host has taken the memory back."""
+
+
 def machine() -> dict[str, Any]:
     """Describe the processor and, if there is one, the accelerator."""
     return {
@@ -118,6 +124,12 @@ def in_own_process(script: str, *arguments: str) -> float:
     """Run a script that prints a number last and return that."""
     done = subprocess.run([sys.executable, script, *arguments], check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-1])
+
+
+def results_file(name: str, device: Device) -> Path:
+    """Return where results go: those on a GPU, and those with memory kept, have files of their own."""
+    suffix = "_cuda" if device == "cuda" else "_kept" if KEPT in os.environ else ""
+    return RESULTS / f"{name}{suffix}.json"
 
 
 def write_results(path: Path, results: Mapping[str, Any], packages: Sequence[str] = ("torch",)) -> None:

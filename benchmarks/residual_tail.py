@@ -27,7 +27,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from report import DTYPES, RESULTS, Device, Precision, bounds, milliseconds, time_in_turn, write_results
+from report import DTYPES, Device, Precision, bounds, milliseconds, results_file, time_in_turn, write_results
 from senet import SEBlock
 from senet.fused import Fusible
 from senet.ops import operator
@@ -199,9 +199,8 @@ def main(arguments: Arguments) -> None:
     if arguments.growth:
         shapes = [(batch, 512, 28) for batch in (1, 4, 16, 64)] + [(16, 256, side) for side in (7, 14, 28, 56, 112)]
         growth = [measure(shape, "fp32", arguments, compiled=False) for shape in shapes]
-    suffix = "_cuda" if arguments.device == "cuda" else ""
     results = {"settings": asdict(arguments), "bounds": of_machine, "stages": stages, "growth": growth}
-    write_results(RESULTS / f"residual_tail{suffix}.json", results, ("torch", "triton"))
+    write_results(results_file("residual_tail", arguments.device), results, ("torch", "triton"))
 
 
 if __name__ == "__main__":

@@ -32,13 +32,13 @@ from torch import nn
 import senet
 from report import (
     DTYPES,
-    RESULTS,
     Device,
     Precision,
     bounds,
     in_own_process,
     milliseconds,
     peak_memory,
+    results_file,
     time_in_turn,
     write_results,
 )
@@ -189,8 +189,7 @@ def main(arguments: Arguments) -> None:
         "peak_mb": memory,
         "growth": grow(arguments) if arguments.growth else [],
     }
-    suffix = "_cuda" if device == "cuda" else ""
-    write_results(RESULTS / f"training_step{suffix}.json", results, ("torch", "torchvision", "timm", "triton"))
+    write_results(results_file("training_step", arguments.device), results, ("torch", "torchvision", "timm", "triton"))
 
 
 if __name__ == "__main__":
