@@ -23,7 +23,8 @@ lint: $(INSTALLED)  ## check style and types
 bench: $(INSTALLED)  ## run the benchmarks on the CPU, an hour; results go to benchmarks/results
 	for script in $$(grep -l __main__ benchmarks/*.py | grep -v gpu.py); do $(BIN)/python $$script || exit 1; done
 	$(KEEPING) $(BIN)/python benchmarks/residual_tail.py --no-growth
-	$(KEEPING) $(BIN)/python benchmarks/training_step.py --no-compiled --no-memory --no-growth
+	$(KEEPING) $(BIN)/python benchmarks/training_step.py --no-compiled --no-memory --no-growth --parts \
+		--rounds 5 --processes 3 --contestants "timm resnet50" "timm seresnet50" "senet se_resnet50"
 
 bench-gpu: $(INSTALLED)  ## check and time everything on a GPU
 	$(BIN)/python benchmarks/gpu.py

@@ -52,7 +52,7 @@ class Arguments:
     batch_sizes: tuple[int, ...] = (1, 16)
     image_size: int = 224
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
-    rounds: int = 11
+    rounds: int = 7
     growth: bool = True
 
 

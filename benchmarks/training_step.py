@@ -17,6 +17,9 @@ Cost: half an hour on two CPU cores, and 10 GB of memory.
 Results: benchmarks/results/training_step.json, or training_step_cuda.json.
 """
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -56,6 +59,10 @@ class Arguments:
         image_size: pixels.
         precisions: fp32, and bf16 for autocast.
         rounds: of all contestants in turn.
+        contestants: only these networks; none means all.
+        processes: in which everything is done anew, and their rounds put together: where a process happens to have its
+            memory makes its convolutions faster or slower by some percent.
+        parts: also how much of a step is convolutions, by PyTorch's profiler.
         compiled: also the contestants with torch.compile.
         memory: also the highest memory in use.
         growth: also other batches, resolutions and depths.
@@ -67,6 +74,9 @@ class Arguments:
     image_size: int = 224
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     rounds: int = 9
+    contestants: tuple[str, ...] = ()
+    processes: int = 1
+    parts: bool = False
     compiled: bool = True
     memory: bool = True
     growth: bool = True
@@ -128,6 +138,40 @@ def measure(contestants: dict[str, Step], rounds: int, device: Device, **setting
     return {**setting, "milliseconds": milliseconds(seconds)}
 
 
+def parts(contestants: dict[str, Step], rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Return how long each spends in convolutions and elsewhere, in milliseconds, for each round."""
+    found: dict[str, dict[str, list[float]]] = {name: {"convolutions": [], "rest": []} for name in contestants}
+    for _ in range(rounds):
+        for name, step in contestants.items():
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+                step()
+            times = {event.key: event.self_cpu_time_total / 1e3 for event in profile.key_averages()}
+            convolutions = sum(time for key, time in times.items() if key.startswith("aten::") and "convolution" in key)
+            found[name]["convolutions"].append(convolutions)
+            found[name]["rest"].append(sum(times.values()) - convolutions)
+    return found
+
+
+def pool(arguments: Arguments) -> None:
+    """Measure in several processes, one after another, and put their rounds together."""
+    file = results_file("training_step", arguments.device)
+    options = sys.argv[1:]
+    at = options.index("--processes")
+    pooled: dict[str, Any] = {}
+    for _ in range(arguments.processes):
+        subprocess.run([sys.executable, __file__, *options[:at], *options[at + 2 :]], check=True)
+        one = json.loads(file.read_text())
+        for step, more in zip(pooled.get("steps", []), one["steps"], strict=False):
+            for name, times in more["milliseconds"].items():
+                step["milliseconds"][name] += times
+            for name, of_name in more["parts"].items():
+                for part, times in of_name.items():
+                    step["parts"][name][part] += times
+        pooled = pooled or one
+    pooled["settings"]["processes"] = arguments.processes
+    file.write_text(json.dumps(pooled, indent=1) + "\n")
+
+
 def grow(arguments: Arguments) -> list[dict[str, Any]]:
     """Time the plain network, timm's SE network and ours at other batches, resolutions and depths."""
     batch, side = arguments.batch_size, arguments.image_size
@@ -157,19 +201,24 @@ def two_steps(step: Step) -> None:
 def main(arguments: Arguments) -> None:
     """Measure times, memory, growth."""
     device, batch, side = arguments.device, arguments.batch_size, arguments.image_size
+    if arguments.processes > 1:
+        pool(arguments)
+        return
     if arguments.memory_of is not None:
         step = Step(NETWORKS[arguments.memory_of](), arguments.precisions[0], device, batch, side)
         print(peak_memory(partial(two_steps, step), device))
         return
     found: list[dict[str, Any]] = []
     for precision in arguments.precisions:
-        contestants = {name: Step(new(), precision, device, batch, side) for name, new in NETWORKS.items()}
+        chosen = arguments.contestants or tuple(NETWORKS)
+        contestants = {name: Step(NETWORKS[name](), precision, device, batch, side) for name in chosen}
         if arguments.compiled:
             torch._dynamo.reset()
             for name in COMPILED:
                 contestants[f"{name}, compiled"] = Step(NETWORKS[name](), precision, device, batch, side, True)
         setting = {"batch": batch, "side": side, "precision": precision}
         found.append(measure(contestants, arguments.rounds, device, **setting))
+        found[-1]["parts"] = parts(contestants, arguments.rounds) if arguments.parts else {}
         del contestants
     memory = {}
     if arguments.memory:
