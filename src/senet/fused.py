@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from senet.attachment import AttachedSE, attached, scale_output
 from senet.block import SEBlock
 from senet.ops import Excitation, Norm, residual_tail
 from senet.ops.backends import has_fused_passes
@@ -86,15 +87,24 @@ def set_fused(model: nn.Module, fused: bool | None) -> int:
 
 
 def is_norm_and_relu(modules: Sequence[nn.Module]) -> bool:
-    """Whether these are a BatchNorm and a ReLU that nobody watches."""
+    """Whether these are a BatchNorm, an SE block of `insert_se` behind it or not, and a ReLU that nobody watches."""
     norm, relu = (*map(type, modules), None, None)[:2]
-    return norm in (nn.BatchNorm2d, nn.SyncBatchNorm) and relu is nn.ReLU and not watched(modules)
+    fit = norm in (nn.BatchNorm2d, nn.SyncBatchNorm) and relu is nn.ReLU
+    return fit and not watched(modules[:1], but=scale_output) and not watched(modules[1:])
 
 
-def watched(modules: Iterable[nn.Module]) -> bool:
-    """Whether a module has hooks or a `forward` of its own, which only a call of the module itself runs."""
+def watched(modules: Iterable[nn.Module], but: object = None) -> bool:
+    """Whether a module has hooks or a `forward` of its own, which only a call of the module itself runs.
+
+    Args:
+        modules: to look at.
+        but: a hook that does not count.
+    """
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any("forward" in m.__dict__ or any(m.__dict__[kind] for kind in kinds) for m in modules)
+    return any(
+        "forward" in m.__dict__ or any(hook is not but for kind in kinds for hook in m.__dict__[kind].values())
+        for m in modules
+    )
 
 
 def fused_tail(
@@ -107,8 +117,12 @@ def fused_tail(
 ) -> Tensor | None:
     """Compute `Fusible.tail` with the operator; None where it has no equal for the layers, or is not worth it."""
     norms = [m for m in (norm, shortcut_norm) if m is not None]
-    if u.numel() == 0 or any(type(m) not in (nn.BatchNorm2d, nn.SyncBatchNorm) for m in norms) or watched(norms):
+    if u.numel() == 0 or any(type(m) not in (nn.BatchNorm2d, nn.SyncBatchNorm) for m in norms):
         return None
+    inserted = attached(norm)
+    if watched(norms[:1], but=scale_output if inserted else None) or watched(norms[1:]) or (se and inserted):
+        return None
+    se = inserted or se
     synchronised = any(type(m) is nn.SyncBatchNorm for m in norms)
     if se is None and not synchronised and not u.is_cuda and u.numel() < LEAST_VALUES:
         return None
@@ -138,7 +152,7 @@ def excitation_of(se: nn.Module) -> Excitation | None:
         return None
     gate: str | None = None
     factor = None
-    if type(se) is SEBlock and se.squeeze == "avg":
+    if isinstance(se, SEBlock) and type(se) in (SEBlock, AttachedSE) and se.squeeze == "avg":
         gate, factor = se.gate_function, se.factor
     elif (type(se).__module__, type(se).__name__) == ("timm.layers.squeeze_excite", "SEModule"):
         if not se.add_maxpool and type(se.bn) is nn.Identity and type(se.act) is nn.ReLU:

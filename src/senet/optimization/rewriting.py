@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from senet.attachment import attached, detach
 from senet.errors import SenetError
 from senet.fused import excitation_of, set_fused
 from senet.ops import Excitation
@@ -77,6 +78,7 @@ def rewrite(model: nn.Module) -> fx.GraphModule:
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     set_fused(model, False)
+    unfold_attached(model)
     try:
         graph = fx.GraphModule(model, Tracer().trace(model))
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -90,6 +92,15 @@ def rewrite(model: nn.Module) -> fx.GraphModule:
     graph.graph.lint()
     graph.recompile()
     return graph
+
+
+def unfold_attached(model: nn.Module) -> None:
+    """Make the blocks of `insert_se` layers of their own, beside the layers that they hang on."""
+    for name, module in list(model.named_modules()):
+        block = attached(module) or attached(module, in_front=True)
+        if block is not None and fx.Tracer().is_leaf_module(module, name):
+            detach(module)
+            model.set_submodule(name, nn.Sequential(*((block, module) if block.in_front else (module, block))))
 
 
 def module_at(graph: fx.GraphModule, node: object) -> nn.Module | None:
