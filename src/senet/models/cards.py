@@ -76,11 +76,13 @@ class ModelConfig:
     """Everything that `create_model` needs to build a network again.
 
     Args:
-        name: of the network, see `senet models`.
+        name: of the network, see `senet models`; or "timm/..." or "torchvision/..." for one of these libraries.
         num_classes: None for the card's number; 0 for no classifier.
         in_channels: channels of the images.
         se: SE options; must stay at their defaults for a plain network.
         options: further arguments of the network, such as stride_on, stem_pool, dropout, zero_init_last.
+        inserted: the blocks of `senet.insert_se`, "module=channels" each, with ">" in front of one on a module's input.
+        inserted_se: their options.
     """
 
     name: str
@@ -88,3 +90,5 @@ class ModelConfig:
     in_channels: int = 3
     se: SEOptions = field(default_factory=SEOptions)
     options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    inserted: tuple[str, ...] = ()
+    inserted_se: SEOptions = field(default_factory=SEOptions)

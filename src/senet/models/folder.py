@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 from safetensors.torch import save
 from torch import nn
@@ -35,22 +36,26 @@ def save_pretrained(model: nn.Module, folder: str | Path, metrics: Mapping[str, 
     """Write a network as a model folder; an interruption leaves each file old or new, never half.
 
     Args:
-        model: from `create_model` or `from_pretrained`.
+        model: from `create_model` or `from_pretrained`, with inserted blocks or without.
         folder: made if absent.
         metrics: what to note about it.
 
     Raises:
         SenetError: the model does not come from `create_model`.
     """
-    if not isinstance(model, Network):
-        raise SenetError(f"{type(model).__name__} cannot be saved: it is not one of senet's networks, see create_model")
-    described = describe(model)
-    for_timm = {
-        "architecture": model.config.name,
-        "num_classes": model.num_classes,
-        "pretrained_cfg": model.default_cfg,
-    }
-    description = described | for_timm | {"metrics": dict(metrics or {})}
+    if not isinstance(getattr(model, "config", None), ModelConfig):
+        raise SenetError(
+            f"{type(model).__name__} cannot be saved: it does not come from create_model, "
+            "which makes networks of timm and torchvision too (create_model('timm/resnet50'))"
+        )
+    described = describe(cast(Network, model))
+    description = described | {"metrics": dict(metrics or {})}
+    if isinstance(model, Network) and not model.config.inserted:  # timm cannot build others
+        description |= {
+            "architecture": model.config.name,
+            "num_classes": model.num_classes,
+            "pretrained_cfg": model.default_cfg,
+        }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}

@@ -8,14 +8,16 @@ from fnmatch import fnmatchcase
 from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
+from senet.attachment import attach_at
 from senet.block import SEOptions
 from senet.errors import SenetError
 from senet.models import networks
 from senet.models.cards import Card, ModelConfig
+from senet.models.foreign import build_foreign, is_foreign
 from senet.models.network import Network
 
 CARDS: Mapping[str, Card] = MappingProxyType({card.name: card for card in networks.CARDS})
@@ -73,8 +75,8 @@ def create_model(
     >>> create_model("cifar_se_resnet20", num_classes=100).num_classes
     100
     """
-    card = model_card(name)
-    if se is not None and not card.has_se:
+    has_se = not is_foreign(name) and model_card(name).has_se
+    if se is not None and not has_se:
         twin = next((n for n in (f"se_{name}", name.replace("cifar_", "cifar_se_")) if n in CARDS and n != name), None)
         raise SenetError(f"se is given, but {name} is a plain network; the network with SE is {twin}")
     if in_channels < 1:
@@ -94,9 +96,20 @@ def create_model(
 def build(config: ModelConfig) -> Network:
     """Build the network of a configuration, with random weights.
 
+    One of another library's has that library's class, with the attributes that ours have.
+
     Raises:
         SenetError: as `create_model`.
     """
+    model = cast(Network, build_foreign(config)) if is_foreign(config.name) else build_own(config)
+    if config.inserted:
+        attach_at(model, config.inserted, config.inserted_se)
+        model.config = replace(model.config, inserted=config.inserted, inserted_se=config.inserted_se)
+    return model
+
+
+def build_own(config: ModelConfig) -> Network:
+    """Build a network of the registry, without inserted blocks."""
     card = model_card(config.name)
     if not card.has_se and config.se != SEOptions():
         raise SenetError(f"model.se has no effect: {config.name} is a plain network")
@@ -136,13 +149,15 @@ def describe(model: Network) -> dict[str, Any]:
 
 def describe_state(model: nn.Module, state: Any, prefix: str, metadata: dict[str, Any]) -> None:
     """Note in a state dict's metadata what network it is of: its keys alone could be torchvision's as well."""
-    if isinstance(model, Network):
-        metadata["senet"] = json.dumps(describe(model))
+    if isinstance(getattr(model, "config", None), ModelConfig):
+        metadata["senet"] = json.dumps(describe(cast(Network, model)))
 
 
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """Return a configuration as plain values, for JSON."""
-    return asdict(config) | {"options": dict(config.options)}
+    without = () if config.inserted else ("inserted", "inserted_se")
+    values = asdict(config) | {"options": dict(config.options)}
+    return {name: value for name, value in values.items() if name not in without}
 
 
 def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
@@ -151,7 +166,8 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     Raises:
         TypeError: a field that does not exist.
     """
-    return ModelConfig(**{**values, "se": se_from_dict(values.get("se", {}))})
+    options = {name: se_from_dict(values.get(name, {})) for name in ("se", "inserted_se")}
+    return ModelConfig(**{**values, **options, "inserted": tuple(values.get("inserted", ()))})
 
 
 def se_from_dict(values: Mapping[str, Any]) -> SEOptions:

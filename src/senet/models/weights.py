@@ -14,6 +14,7 @@ from senet.errors import SenetError
 from senet.models.cards import ModelConfig
 from senet.models.checkpoints import Checkpoint, read_checkpoint
 from senet.models.fitting import fit_classifier, fit_input, fit_se
+from senet.models.foreign import is_foreign
 from senet.models.layouts import TORCHVISION, find_layout
 from senet.models.network import Network
 from senet.models.registry import build, model_card, option_value
@@ -149,6 +150,8 @@ def create_from_weights(
     Raises:
         SenetError: the weights are of another network, or contradict an option.
     """
+    if checkpoint.config is not None and (checkpoint.config.inserted or is_foreign(checkpoint.config.name)):
+        return create_exactly(config, checkpoint)
     card = model_card(config.name)
     checkpoint.check_network(card)
     theirs = checkpoint.options(card) if checkpoint.config is None else checkpoint.config.options
@@ -166,6 +169,40 @@ def create_from_weights(
     for adaptation in report.adaptations:
         logger.warning("%s: %s", report.source, adaptation)
     return model.eval()
+
+
+def create_exactly(config: ModelConfig, checkpoint: Checkpoint) -> Network:
+    """Build a network with inserted blocks, or another library's, as a model folder describes it, and load it.
+
+    Args:
+        config: what the caller asked for; a `num_classes` other than that of the weights starts the classifier anew.
+        checkpoint: the weights, with their configuration.
+
+    Raises:
+        SenetError: the weights do not fit what their configuration describes, or are of another network than asked for.
+    """
+    theirs = checkpoint.config
+    assert theirs is not None
+    if config.name != theirs.name:
+        raise SenetError(f"{checkpoint.source} holds {theirs.name}, not {config.name}: create {theirs.name}")
+    model = build(theirs if config.num_classes is None else replace(theirs, num_classes=config.num_classes))
+    own, state = model.state_dict(), dict(checkpoint.raw)
+    anew = [key for key, x in own.items() if key in state and is_classifier(x, state[key], model, theirs)]
+    state |= {key: own[key] for key in anew}
+    load_state_dict(model, state, checkpoint.source)
+    if anew:
+        logger.warning("%s: the classifier of %s classes starts anew", checkpoint.source, model.num_classes)
+    if checkpoint.preprocessing is not None:
+        model.preprocessing = checkpoint.preprocessing
+    model.class_names = None if anew else checkpoint.class_names
+    return model.eval()
+
+
+def is_classifier(own: Tensor, theirs: Tensor, model: Network, config: ModelConfig) -> bool:
+    """Whether two tensors differ in the number of classes alone."""
+    if own.dim() == 0 or theirs.dim() == 0 or len(own) == len(theirs) or own.shape[1:] != theirs.shape[1:]:
+        return False
+    return (len(own), len(theirs)) == (model.num_classes, config.num_classes)
 
 
 def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:

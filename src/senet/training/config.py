@@ -160,7 +160,7 @@ class TrainConfig:
     """A whole run: given the same machine, it ends with the same weights.
 
     Args:
-        model: the network.
+        model: the network; with `weights` that say what they are of, it is theirs.
         data: what it learns from.
         optimizer: how it moves.
         schedule: how fast.
@@ -170,6 +170,8 @@ class TrainConfig:
         batch_size: images of a batch in one process, before accumulation.
         seed: of everything random.
         checkpoint_every: batches between saves within an epoch; None saves after each epoch. Interrupting always saves.
+        weights: what to start from: a tag of the package, a run or model folder, a file or a hub id; a classifier of
+            other classes starts anew. None starts at random.
     """
 
     model: ModelConfig
@@ -182,6 +184,7 @@ class TrainConfig:
     batch_size: int = 128
     seed: int = 0
     checkpoint_every: int | None = None
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self, "", {"epochs": (1, 1e6), "batch_size": (1, 1e6), "seed": (0, 2**63 - 1)})

@@ -29,7 +29,11 @@ from senet.data.order import seed_of
 from senet.errors import SenetError
 from senet.evaluation import score
 from senet.fused import set_fused
+from senet.models.cards import ModelConfig
+from senet.models.folder import find_weights
+from senet.models.network import Network
 from senet.models.registry import build
+from senet.models.weights import create_from_weights
 from senet.training.config import ComputeConfig, TrainConfig
 from senet.training.interrupt import TrainingInterrupted, caught_signals
 from senet.training.progress import Reporter
@@ -101,6 +105,7 @@ def train(config: TrainConfig, output: str | Path, *, resume: bool = False) -> P
         SenetError: bad settings or data, or a loss that is not finite.
         TrainingInterrupted: SIGINT or SIGTERM arrived; the state is saved.
     """
+    config = with_network_of_weights(config)
     accelerator = build_accelerator(config.compute)
     run = RunFolder(output)
     if resume:
@@ -125,6 +130,26 @@ def train(config: TrainConfig, output: str | Path, *, resume: bool = False) -> P
     return run.path
 
 
+def with_network_of_weights(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with the network that its weights say they are of.
+
+    Raises:
+        SenetError: there are no such weights.
+    """
+    if config.weights is None:
+        return config
+    theirs = find_weights(config.model.name, config.weights).config
+    return config if theirs is None else replace(config, model=replace(theirs, num_classes=None))
+
+
+def start_model(config: ModelConfig, weights: str | None) -> Network:
+    """Build the network of a run, at random or with the weights that it starts from."""
+    if weights is None:
+        return build(config)
+    checkpoint = find_weights(config.name, weights)
+    return create_from_weights(config, checkpoint, se=None, convert_input=config.in_channels != 3)
+
+
 class Trainer:
     """A run in progress.
 
@@ -143,7 +168,7 @@ class Trainer:
         compute, regularisation = config.compute, config.regularisation
         self.format = torch.channels_last if compute.channels_last else torch.contiguous_format
         seed_everything(config.seed)
-        model = build(replace(config.model, num_classes=num_classes))
+        model = start_model(replace(config.model, num_classes=num_classes), config.weights)
         model.preprocessing = config.data.preprocessing
         model.class_names = data.class_names
         set_fused(model, compute.fused)

@@ -1,0 +1,96 @@
+"""Networks of timm and torchvision by name, such as "timm/resnet50", carrying what ours carry."""
+
+from difflib import get_close_matches
+
+from torch import nn
+
+from senet.errors import SenetError
+from senet.models.cards import ModelConfig
+from senet.preprocessing import Preprocessing
+
+LIBRARIES = ("timm", "torchvision")
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a name is of another library's network; what follows the library is not looked at."""
+    return name.partition("/")[0] in LIBRARIES and name.count("/") == 1
+
+
+def build_foreign(config: ModelConfig, *, pretrained: bool = False) -> nn.Module:
+    """Build another library's network: its own class, with `config`, `preprocessing`, `class_names`, `num_classes`.
+
+    Args:
+        config: its name is "timm/..." or "torchvision/..."; options are passed on.
+        pretrained: take the library's weights, which it downloads.
+
+    Raises:
+        SenetError: no such network or option, or weights that cannot be had.
+    """
+    import timm  # at once it would import this package's registry, which imports this module
+    import torchvision
+
+    library, _, name = config.name.partition("/")
+    known = timm.list_models() if library == "timm" else torchvision.models.list_models(module=torchvision.models)
+    architecture = name.partition(".")[0]
+    if architecture not in known:
+        near = get_close_matches(architecture, known, n=3)
+        remedy = f"did you mean {' or '.join(near)}?" if near else f"`{library}.list_models()` lists the names"
+        raise SenetError(f"{library} has no network {architecture!r}; {remedy}")
+    if library == "torchvision" and config.in_channels != 3:
+        raise SenetError(f"in_channels is {config.in_channels}; the networks of torchvision take 3")
+    options = dict(config.options) | ({} if config.num_classes is None else {"num_classes": config.num_classes})
+    model: nn.Module
+    try:
+        if library == "timm":
+            model = timm.create_model(name, pretrained=pretrained, in_chans=config.in_channels, **options)
+        else:
+            model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
+    except Exception as error:  # whatever a library says of an unknown option or an unreachable server
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SenetError(f"{config.name} cannot be created: {said}") from error
+    preprocessing = of_timm(model) if library == "timm" else of_torchvision(name)
+    described = ModelConfig(
+        name=f"{library}/{architecture}",
+        num_classes=classes_of(model, config.num_classes),
+        in_channels=config.in_channels,
+        options=config.options,
+    )
+    carried = {"config": described, "preprocessing": preprocessing, "class_names": None}
+    for attribute, value in (carried | {"num_classes": described.num_classes}).items():
+        setattr(model, attribute, value)
+    return model
+
+
+def classes_of(model: nn.Module, asked: int | None) -> int:
+    """Return the number of classes of a network."""
+    return int(getattr(model, "num_classes", 1000)) if asked is None else asked
+
+
+def of_timm(model: nn.Module) -> Preprocessing:
+    """Return how a network of timm's wants its images."""
+    from timm.data import resolve_model_data_config
+
+    config = resolve_model_data_config(model)
+    size = int(config["input_size"][-1])
+    interpolation = config["interpolation"]
+    return Preprocessing(
+        image_size=size,
+        resize=max(size, int(size / config["crop_pct"])),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=interpolation if interpolation in ("bilinear", "bicubic") else "bicubic",
+    )
+
+
+def of_torchvision(name: str) -> Preprocessing:
+    """Return how a network of torchvision's wants its images."""
+    from torchvision.models import get_model_weights
+
+    preset = get_model_weights(name).DEFAULT.transforms()
+    return Preprocessing(
+        image_size=preset.crop_size[0],
+        resize=max(preset.crop_size[0], preset.resize_size[0]),
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        interpolation=preset.interpolation.value,
+    )
