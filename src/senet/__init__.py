@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from senet.errors import SenetError as SenetError
     from senet.evaluation import Evaluation as Evaluation
     from senet.evaluation import evaluate as evaluate
+    from senet.insertion import InsertionReport as InsertionReport
+    from senet.insertion import find_sites as find_sites
+    from senet.insertion import insert_se as insert_se
+    from senet.insertion import remove_se as remove_se
     from senet.models.cards import ModelConfig as ModelConfig
     from senet.models.folder import from_pretrained as from_pretrained
     from senet.models.folder import push_to_hub as push_to_hub
@@ -42,6 +46,7 @@ _HOMES = {
     "senet.data.config": ("DataConfig",),
     "senet.errors": ("SenetError",),
     "senet.evaluation": ("Evaluation", "evaluate"),
+    "senet.insertion": ("InsertionReport", "find_sites", "insert_se", "remove_se"),
     "senet.models.cards": ("ModelConfig",),
     "senet.models.folder": ("from_pretrained", "push_to_hub", "save_pretrained"),
     "senet.models.registry": ("create_model", "list_models", "model_card"),

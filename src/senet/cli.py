@@ -1,4 +1,4 @@
-"""The command line: `senet demo | train | evaluate | predict | models | convert`."""
+"""The command line: `senet demo | train | evaluate | predict | models | convert | insert`."""
 
 import contextlib
 import inspect
@@ -20,9 +20,11 @@ from rich.table import Table
 from torch import nn
 from tyro.conf import Positional
 
+from senet.block import Gate, Placement, Squeeze
 from senet.data.config import DataConfig
 from senet.errors import SenetError
 from senet.evaluation import Crops, evaluate, run_data
+from senet.insertion import Gated
 from senet.models.folder import PACKAGED_DEFAULT, load_model
 from senet.optimization import optimize
 from senet.optimization.inference import Backend, Precision
@@ -134,6 +136,47 @@ class ConvertCommand:
     """channels of the images; another number than the weights' converts the first convolution"""
     layout: str | None = None
     """overrules the layout that the keys say, see `senet.load_weights`"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsertCommand:
+    """Put SE blocks into a network that has none, its outputs kept bit for bit, and write it as a model folder.
+
+    SOURCE is a run folder, a model folder, the name of a network with weights in the package, or "timm/NAME" or
+    "torchvision/NAME" with that library's own weights. Go on with
+    `senet train RECIPE --weights FOLDER --output RUN`.
+
+    Examples:
+        senet insert timm/resnet50.a1_in1k models/resnet50_with_se
+        senet insert runs/plain models/plain_with_se --reduction 8 --stages 3 4
+    """
+
+    source: Positional[str]
+    """the network"""
+    output: Positional[Path]
+    """the model folder to write; it must not exist yet"""
+    reduction: int = 16
+    """the factor by which the hidden layer is narrower"""
+    squeeze: Squeeze = "avg"
+    """how a channel becomes a number"""
+    gate: Gate = "sigmoid"
+    """the function that closes the excitation"""
+    bias: bool = True
+    """biases in the two layers"""
+    placement: Placement = "standard"
+    """where in a residual unit: standard, pre, post or 3x3"""
+    stages: tuple[int, ...] = ()
+    """only these, numbered by resolution from 2; none means all"""
+    where: tuple[str, ...] = ()
+    """only modules whose names match one of these shell patterns; none means all"""
+    gated: Gated = "skip"
+    """what happens to branches with a gate of their own"""
+    preserve_outputs: bool = True
+    """start with a gate of exactly 1, or else at random"""
+    pretrained: bool = True
+    """load timm's or torchvision's weights"""
+    json: bool = False
+    """print JSON instead of a table"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +350,41 @@ def run_convert(argv: Sequence[str]) -> None:
     print(f"{command.output} holds {command.name} with {model.num_classes} classes (layout {checkpoint.layout.name})")
 
 
+def run_insert(argv: Sequence[str]) -> None:
+    """Put SE blocks into a network that has none."""
+    from senet.insertion import insert_se
+    from senet.models.cards import ModelConfig
+    from senet.models.folder import save_pretrained
+    from senet.models.foreign import build_foreign, is_foreign
+
+    command = parse(InsertCommand, argv, "senet insert")
+    if command.output.exists():
+        raise SenetError(f"{command.output} exists already; name another folder")
+    model: nn.Module
+    if is_foreign(command.source) and not Path(command.source).exists():
+        model = build_foreign(ModelConfig(name=command.source), pretrained=command.pretrained)
+    else:
+        model = load_model(command.source)
+    report = insert_se(
+        model,
+        reduction=command.reduction,
+        squeeze=command.squeeze,
+        gate=command.gate,
+        bias=command.bias,
+        placement=command.placement,
+        stages=command.stages or None,
+        where=command.where or None,
+        gated=command.gated,
+        preserve_outputs=command.preserve_outputs,
+    )
+    save_pretrained(model, command.output)
+    if command.json:
+        print(json.dumps(asdict(report)))
+    else:
+        print(report)
+        print(f"{command.output} holds the model. Next:\n  senet train RECIPE --weights {command.output} --output RUN")
+
+
 def print_paper(command: ModelsCommand) -> None:
     """Print the comparison with the paper's parameters and multiply-adds."""
     from senet.models.paper_costs import LEGEND, compare_costs, paper_table
@@ -340,6 +418,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = MappingProxyType(
         "predict": run_predict,
         "models": run_models,
         "convert": run_convert,
+        "insert": run_insert,
     }
 )
 

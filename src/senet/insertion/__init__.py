@@ -1,0 +1,400 @@
+"""SE blocks for models that exist already: where they fit, put in with the outputs kept, taken out again."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal, get_args
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from senet.attachment import AttachedSE, attach, attached_sites, detach
+from senet.block import Gate, Placement, SEOptions, Squeeze, check_choice
+from senet.errors import SenetError
+from senet.fused import Fusible
+from senet.insertion.dataflow import Dataflow, record
+from senet.insertion.sites import Site, Skipped, sites_of
+from senet.models.cards import ModelConfig
+
+Where = str | Sequence[str] | Callable[[str], bool]
+Gated = Literal["skip", "double"]
+PLACEMENTS = ("standard", "pre", "post", "3x3")
+SIDES = (224, 299, 64, 32)
+"""Pixels of the images that are tried on a model that does not say what it takes."""
+
+
+@dataclass(frozen=True)
+class InsertionReport:
+    """What `insert_se` did.
+
+    Args:
+        sites: where blocks are now, in the order of computation.
+        skipped: where none is, and why.
+        options: of the blocks.
+        parameters: the names of the new parameters, for an optimiser's groups.
+        num_parameters: how many numbers these hold.
+        multiply_adds: what the blocks add for one image of the example's size.
+        model_parameters: numbers in the model's parameters before.
+    """
+
+    sites: tuple[Site, ...]
+    skipped: tuple[Skipped, ...]
+    options: SEOptions
+    parameters: tuple[str, ...]
+    num_parameters: int
+    multiply_adds: int
+    model_parameters: int
+
+    def __str__(self) -> str:
+        """Return the report as a table."""
+        table = Table("module", "", "channels", "side", "stage", "where", box=None, header_style="bold")
+        for site in self.sites:
+            side = "x".join(map(str, site.side))
+            row = (site.module, "input" if site.in_front else "output", str(site.channels), side, str(site.stage))
+            table.add_row(*row, site.kind)
+        for skip in self.skipped:
+            table.add_row(skip.place, "", "", "", "", f"skipped: {skip.reason}", style="dim")
+        console = Console(width=140, color_system=None)
+        with console.capture() as text:
+            console.print(table)
+        share = 100 * self.num_parameters / max(1, self.model_parameters)
+        return (
+            f"{text.get()}{len(self.sites)} SE blocks, {self.num_parameters:,} parameters ({share:+.2f} %), "
+            f"{self.multiply_adds / 1e6:,.2f} million multiply-adds an image"
+        )
+
+
+def find_sites(
+    model: nn.Module, example: Tensor | None = None, *, placement: Placement = "standard"
+) -> tuple[tuple[Site, ...], tuple[Skipped, ...]]:
+    """Say where SE blocks belong in a model, and where they would but cannot be; the model stays as it is.
+
+    The model runs once, in evaluation mode, to see what it computes from what.
+
+    Args:
+        model: any CNN that runs.
+        example: images to run it on, (N, C, H, W); None for noise of the size that the model says it takes, or of 224,
+            299, 64 or 32 pixels.
+        placement: see `insert_se`.
+
+    Raises:
+        SenetError: the model cannot be run, or has no convolution.
+    """
+    check_model(model)
+    check_choice("placement", placement, PLACEMENTS)
+    flow = observe(model, example)
+    sites, skipped = sites_of(flow, placement)
+    return tuple(sites), tuple(skipped)
+
+
+def insert_se(
+    model: nn.Module,
+    *,
+    reduction: int = 16,
+    squeeze: Squeeze = "avg",
+    gate: Gate = "sigmoid",
+    bias: bool = True,
+    placement: Placement = "standard",
+    stages: Sequence[int] | None = None,
+    where: Where | None = None,
+    gated: Gated = "skip",
+    preserve_outputs: bool = True,
+    example: Tensor | None = None,
+) -> InsertionReport:
+    """Put SE blocks into a model, which changes in place; its outputs stay what they are, bit for bit.
+
+    A block is a new child `se` of a module that the model has, and runs by a hook: classes, forward passes and all
+    keys of the state dict stay, and old checkpoints load with `strict=False`. It starts with a gate of exactly 1: its
+    last layer is zero, so that a sigmoid is one half, and the gate carries a constant factor of 2.
+
+    Args:
+        model: any CNN that runs; in evaluation or training mode.
+        reduction: r of every block, see `SEBlock`.
+        squeeze: see `SEBlock`.
+        gate: see `SEBlock`; "tanh" cannot start at 1, "relu" only with biases.
+        bias: see `SEBlock`.
+        placement: "standard" (end of the residual branch), "pre" (its start), "post" (behind the sum and its
+            activation) or "3x3" (behind the branch's last convolution with a window); without effect where there is no
+            residual branch.
+        stages: only blocks of these stages, numbered by resolution from 2, see `find_sites`; None for all.
+        where: only on modules whose names match a shell pattern, or one of several, or a predicate. If the model cannot
+            be run, blocks go behind exactly these modules.
+        gated: whether branches with a gate of their own are skipped, or get a second gate ("double").
+        preserve_outputs: False starts the blocks at random, as in a new network.
+        example: see `find_sites`.
+
+    Returns:
+        The report; printing it shows a table.
+
+    Raises:
+        SenetError: no CNN, no site, a pattern without a match, wrong options, a model with inserted blocks, or one that
+            is scripted, compiled, quantised or wrapped. The model is then as it was.
+
+    Source: arXiv:1709.01507v4, sections 3.3 and 6.5.
+
+    >>> from torchvision.models import resnet18
+    >>> len(insert_se(resnet18()).sites)
+    8
+    """
+    check_choice("gated", gated, get_args(Gated))
+    check_choice("placement", placement, PLACEMENTS)
+    check_choice("gate", gate, get_args(Gate))
+    options = SEOptions(
+        reduction=reduction,
+        squeeze=squeeze,
+        gate=gate,
+        bias=bias,
+        factor=start_factor(gate, bias) if preserve_outputs else 1.0,
+        placement=placement,
+        stages=None if stages is None else tuple(stages),
+    )
+    try:
+        sites, found_skipped = find_sites(model, example, placement=placement)
+    except CannotRunError:
+        if where is None:
+            raise
+        sites, found_skipped = tuple(named_sites(model, where)), ()
+        if not sites:
+            raise SenetError(f"where matches no module of {type(model).__name__}") from None
+    skipped = list(found_skipped)
+    chosen = [site for site in sites if wanted(site, options, where, gated, skipped)]
+    check_chosen(model, chosen, sites, skipped, options, where)
+    model_parameters = sum(p.numel() for p in model.parameters())
+    blocks = []
+    for site in chosen:
+        block = AttachedSE(site.channels, options, site.in_front)
+        if preserve_outputs:
+            start_at_one(block)
+        like = next(model.get_submodule(site.module).parameters(), next(model.parameters()))
+        blocks.append(block.to(like.device, like.dtype).train(model.get_submodule(site.module).training))
+    for site, block in zip(chosen, blocks, strict=True):
+        attach(model.get_submodule(site.module), block)
+    describe_blocks(model, options)
+    names = [
+        f"{site.module}.se.{name}"
+        for site, block in zip(chosen, blocks, strict=True)
+        for name, _ in block.named_parameters()
+    ]
+    return InsertionReport(
+        sites=tuple(chosen),
+        skipped=tuple(skipped),
+        options=options,
+        parameters=tuple(name.removeprefix(".") for name in names),
+        num_parameters=sum(p.numel() for block in blocks for p in block.parameters()),
+        multiply_adds=sum(multiply_adds(block, site) for block, site in zip(blocks, chosen, strict=True)),
+        model_parameters=model_parameters,
+    )
+
+
+def remove_se(model: nn.Module) -> int:
+    """Take out every block that `insert_se` put in; return their number.
+
+    What is left is the model as it was before, whatever the blocks have learned.
+
+    Raises:
+        SenetError: there is none.
+    """
+    parents = [module for module in model.modules() if any(isinstance(m, AttachedSE) for m in module.children())]
+    if not parents:
+        raise SenetError(f"{type(model).__name__} has no SE blocks from insert_se")
+    for module in parents:
+        detach(module)
+    describe_blocks(model, SEOptions())
+    return len(parents)
+
+
+def describe_blocks(model: nn.Module, options: SEOptions) -> None:
+    """Say in the configuration of a model from `create_model` which blocks it has, so that it can be saved."""
+    config = getattr(model, "config", None)
+    if isinstance(config, ModelConfig):
+        described = replace(config, inserted=attached_sites(model), inserted_se=options)
+        model.config = described  # type: ignore[assignment]
+
+
+def start_factor(gate: Gate, bias: bool) -> float:
+    """Return the constant factor with which a gate starts at exactly 1.
+
+    Raises:
+        SenetError: no factor does.
+    """
+    if gate in ("sigmoid", "hard_sigmoid"):
+        return 2.0
+    if gate == "relu" and bias:
+        return 1.0
+    without = "" if gate == "tanh" else " without biases"
+    raise SenetError(f"a {gate} gate{without} cannot start at 1; choose another gate, or preserve_outputs=False")
+
+
+@torch.no_grad()
+def start_at_one(block: AttachedSE) -> None:
+    """Set the last layer of a block so that its gate is exactly 1."""
+    block.fc2.weight.zero_()
+    if block.fc2.bias is not None:
+        block.fc2.bias.fill_(1.0 if block.gate_function == "relu" else 0.0)
+
+
+def multiply_adds(block: AttachedSE, site: Site) -> int:
+    """Count the multiply-adds of a block for one image."""
+    positions = math.prod(site.side) if block.squeeze == "none" else 1
+    return 2 * block.channels * block.hidden_channels * positions
+
+
+# ---- choosing --------------------------------------------------------------------------------------------------------
+
+
+def wanted(site: Site, options: SEOptions, where: Where | None, gated: Gated, skipped: list[Skipped]) -> bool:
+    """Whether a site gets a block; notes why not."""
+    reason = None
+    if not matches(site.module, where):
+        reason = "its name does not match where"
+    elif options.stages is not None and site.stage not in options.stages:
+        reason = f"stage {site.stage}"
+    elif site.gated and gated == "skip":
+        reason = "its branch has a gate already"
+    elif site.channels < options.reduction:
+        reason = f"{site.channels} channels are fewer than the reduction {options.reduction}"
+    if reason is not None:
+        skipped.append(Skipped(site.module, reason))
+    return reason is None
+
+
+def matches(name: str, where: Where | None) -> bool:
+    """Whether a module's name is one of those that were asked for."""
+    if where is None:
+        return True
+    if callable(where):
+        return bool(where(name))
+    patterns = [where] if isinstance(where, str) else where
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def check_chosen(
+    model: nn.Module,
+    chosen: Sequence[Site],
+    sites: Sequence[Site],
+    skipped: Sequence[Skipped],
+    options: SEOptions,
+    where: Where | None,
+) -> None:
+    """Raise a SenetError if no block would be put in."""
+    if chosen:
+        return
+    name = type(model).__name__
+    if not sites:
+        reasons = f" ({skipped[0].place}: {skipped[0].reason})" if skipped else ""
+        raise SenetError(f"{name} has no place for an SE block: no residual sum, concatenation or activation{reasons}")
+    if where is not None and not any(matches(site.module, where) for site in sites):
+        raise SenetError(f"where matches none of the {len(sites)} sites of {name}, such as {sites[0].module}")
+    if options.stages is not None and not any(site.stage in options.stages for site in sites):
+        stages = ", ".join(str(stage) for stage in sorted({site.stage for site in sites}))
+        raise SenetError(f"stages is {options.stages}, but the sites of {name} are in the stages {stages}")
+    if all(site.gated for site in sites):
+        raise SenetError(f"every branch of {name} has a gate already; pass gated='double' to add SE all the same")
+    if all(site.channels < options.reduction for site in sites):
+        most = max(site.channels for site in sites)
+        raise SenetError(f"reduction is {options.reduction}, but the widest site of {name} has {most} channels")
+    raise SenetError(f"no site of {name} is left; the first of {len(sites)} is skipped: {skipped[-len(sites)].reason}")
+
+
+def named_sites(model: nn.Module, where: Where) -> Iterator[Site]:
+    """Yield a site behind every module that was named, for a model that cannot be run."""
+    for name, module in model.named_modules():
+        if name and matches(name, where):
+            channels = next(
+                (
+                    getattr(module, key)
+                    for key in ("out_channels", "num_features", "num_channels")
+                    if hasattr(module, key)
+                ),
+                None,
+            )
+            if not isinstance(channels, int):
+                raise SenetError(
+                    f"where matches {name}, a {type(module).__name__} whose channels are unknown because "
+                    "the model cannot be run; pass example, or match convolutions and BatchNorms alone"
+                )
+            yield Site(name, False, "named module", name, channels, (1, 1), stage=2)
+
+
+# ---- looking ---------------------------------------------------------------------------------------------------------
+
+
+class CannotRunError(SenetError):
+    """A model that does not run on the example."""
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise a SenetError for what blocks cannot be put into."""
+    name = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SenetError(f"{name} is scripted; put SE into the model that it was made from")
+    if hasattr(model, "_orig_mod"):
+        raise SenetError("the model is compiled; put SE into it first (model._orig_mod) and compile it afterwards")
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        raise SenetError(f"{name} wraps the model; put SE into it first (model.module) and wrap it afterwards")
+    if any(".quantized" in type(m).__module__ for m in model.modules()):
+        raise SenetError(f"{name} is quantised; put SE into the model that it was made from")
+    inserted = sum(isinstance(m, AttachedSE) for m in model.modules())
+    if inserted:
+        raise SenetError(f"{name} has {inserted} SE blocks from insert_se already; senet.remove_se takes them out")
+    if not any(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules()):
+        raise SenetError(f"{name} has no convolution; SE is for CNNs")
+
+
+def examples(model: nn.Module) -> Iterator[Tensor]:
+    """Yield noise of the sizes that a model may take, what it says itself first."""
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    channels = 3 if first is None else first.in_channels
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    preprocessing = getattr(model, "preprocessing", None)
+    sizes = [tuple(config["input_size"])] if "input_size" in config else []
+    if preprocessing is not None:
+        sizes.append((preprocessing.in_channels, preprocessing.image_size, preprocessing.image_size))
+    like = next(model.parameters())
+    for size in sizes + [(channels, side, side) for side in SIDES]:
+        yield torch.zeros(1, channels, *size[1:], device=like.device, dtype=like.dtype)
+
+
+def observe(model: nn.Module, example: Tensor | None) -> Dataflow:
+    """Run a model in evaluation mode and return what it computes from what.
+
+    Raises:
+        CannotRunError: it does not run on the example.
+    """
+    complaint: Exception | None = None
+    with as_written(model):
+        for images in examples(model) if example is None else (example,):
+            try:
+                return record(model, (images,))
+            except Exception as error:  # whatever somebody's model may raise
+                complaint = complaint or error
+    said = str(complaint).strip().splitlines()
+    what = "images of 224, 299, 64 or 32 pixels" if example is None else f"the example {tuple(example.shape)}"
+    remedy = "pass example, or where to name the modules" if example is None else "pass images that it takes"
+    raise CannotRunError(
+        f"{type(model).__name__} does not run on {what} ({said[0] if said else type(complaint).__name__}); {remedy}"
+    ) from complaint
+
+
+@contextmanager
+def as_written(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, layer by layer, and back."""
+    modes = {module: module.training for module in model.modules()}
+    fused = {fusible: fusible.fused for fusible in model.modules() if isinstance(fusible, Fusible)}
+    try:
+        model.eval()
+        for fusible in fused:
+            fusible.fused = False
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for fusible, value in fused.items():
+            fusible.fused = value
+
+
+__all__ = ["InsertionReport", "Site", "Skipped", "find_sites", "insert_se", "remove_se"]
