@@ -21,7 +21,7 @@ lint: $(INSTALLED)  ## check style and types
 	$(BIN)/mypy
 
 bench: $(INSTALLED)  ## run the benchmarks on the CPU, an hour; results go to benchmarks/results
-	for script in $$(grep -l __main__ benchmarks/*.py | grep -v gpu.py); do $(BIN)/python $$script || exit 1; done
+	for script in $$(grep -l __main__ benchmarks/*.py | grep -v -e gpu -e finetuning); do $(BIN)/python $$script || exit 1; done
 	$(KEEPING) $(BIN)/python benchmarks/residual_tail.py --no-growth
 	$(KEEPING) $(BIN)/python benchmarks/training_step.py --no-compiled --no-memory --no-growth --parts \
 		--rounds 5 --processes 3 --contestants "timm resnet50" "timm seresnet50" "senet se_resnet50"
