@@ -30,6 +30,7 @@ from senet.errors import SenetError
 from senet.evaluation import score
 from senet.fused import set_fused
 from senet.models.cards import ModelConfig
+from senet.models.checkpoints import Checkpoint
 from senet.models.folder import find_weights
 from senet.models.network import Network
 from senet.models.registry import build
@@ -105,7 +106,9 @@ def train(config: TrainConfig, output: str | Path, *, resume: bool = False) -> P
         SenetError: bad settings or data, or a loss that is not finite.
         TrainingInterrupted: SIGINT or SIGTERM arrived; the state is saved.
     """
-    config = with_network_of_weights(config)
+    checkpoint = None if config.weights is None else find_weights(config.model.name, config.weights)
+    if checkpoint is not None and checkpoint.config is not None:
+        config = replace(config, model=replace(checkpoint.config, num_classes=None))
     accelerator = build_accelerator(config.compute)
     run = RunFolder(output)
     if resume:
@@ -120,7 +123,7 @@ def train(config: TrainConfig, output: str | Path, *, resume: bool = False) -> P
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )
-    trainer = Trainer(config, run, accelerator, data)
+    trainer = Trainer(config, run, accelerator, data, checkpoint)
     if resume:
         trainer.restore()
     elif accelerator.is_main_process:
@@ -130,23 +133,10 @@ def train(config: TrainConfig, output: str | Path, *, resume: bool = False) -> P
     return run.path
 
 
-def with_network_of_weights(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with the network that its weights say they are of.
-
-    Raises:
-        SenetError: there are no such weights.
-    """
-    if config.weights is None:
-        return config
-    theirs = find_weights(config.model.name, config.weights).config
-    return config if theirs is None else replace(config, model=replace(theirs, num_classes=None))
-
-
-def start_model(config: ModelConfig, weights: str | None) -> Network:
+def start_model(config: ModelConfig, checkpoint: Checkpoint | None) -> Network:
     """Build the network of a run, at random or with the weights that it starts from."""
-    if weights is None:
+    if checkpoint is None:
         return build(config)
-    checkpoint = find_weights(config.name, weights)
     return create_from_weights(config, checkpoint, se=None, convert_input=config.in_channels != 3)
 
 
@@ -158,9 +148,17 @@ class Trainer:
         run: its folder.
         accelerator: devices and processes.
         data: its loaders.
+        checkpoint: the weights that it starts from; None for random ones.
     """
 
-    def __init__(self, config: TrainConfig, run: RunFolder, accelerator: Accelerator, data: Loaders) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunFolder,
+        accelerator: Accelerator,
+        data: Loaders,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
         num_classes = len(data.class_names)
         if config.model.num_classes not in (None, num_classes):
             raise SenetError(f"model.num_classes is {config.model.num_classes}, but the data has {num_classes} classes")
@@ -168,7 +166,7 @@ class Trainer:
         compute, regularisation = config.compute, config.regularisation
         self.format = torch.channels_last if compute.channels_last else torch.contiguous_format
         seed_everything(config.seed)
-        model = start_model(replace(config.model, num_classes=num_classes), config.weights)
+        model = start_model(replace(config.model, num_classes=num_classes), checkpoint)
         model.preprocessing = config.data.preprocessing
         model.class_names = data.class_names
         set_fused(model, compute.fused)
