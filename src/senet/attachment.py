@@ -70,10 +70,10 @@ def has_hook(module: nn.Module) -> bool:
     return any(hook in HOOKS for hooks in (module._forward_hooks, module._forward_pre_hooks) for hook in hooks.values())
 
 
-def attached(module: nn.Module | None, in_front: bool = False) -> AttachedSE | None:
-    """Return the block that runs behind a module, or in front of it; None if there is none."""
+def attached(module: nn.Module | None) -> AttachedSE | None:
+    """Return the block that runs behind a module or in front of it; None if there is none."""
     block = None if module is None else module._modules.get(NAME)
-    return block if isinstance(block, AttachedSE) and block.in_front == in_front else None
+    return block if isinstance(block, AttachedSE) else None
 
 
 def attach(module: nn.Module, block: AttachedSE) -> None:
@@ -85,7 +85,7 @@ def attach(module: nn.Module, block: AttachedSE) -> None:
 
 def attached_sites(model: nn.Module) -> tuple[str, ...]:
     """Return the blocks of a model as `attach_at` takes them: "module=channels", ">" in front of one on an input."""
-    modules = [(name, attached(module) or attached(module, in_front=True)) for name, module in model.named_modules()]
+    modules = [(name, attached(module)) for name, module in model.named_modules()]
     return tuple(f"{'>' if se.in_front else ''}{name}={se.channels}" for name, se in modules if se is not None)
 
 

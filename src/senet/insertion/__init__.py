@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from senet.attachment import AttachedSE, attach, attached_sites, detach
+from senet.attachment import AttachedSE, attach, attached, attached_sites, detach
 from senet.block import Gate, Placement, SEOptions, Squeeze, check_choice
 from senet.errors import SenetError
 from senet.fused import Fusible
@@ -198,7 +198,7 @@ def remove_se(model: nn.Module) -> int:
     Raises:
         SenetError: there is none.
     """
-    parents = [module for module in model.modules() if any(isinstance(m, AttachedSE) for m in module.children())]
+    parents = [module for module in model.modules() if attached(module)]
     if not parents:
         raise SenetError(f"{type(model).__name__} has no SE blocks from insert_se")
     for module in parents:

@@ -97,7 +97,7 @@ def rewrite(model: nn.Module) -> fx.GraphModule:
 def unfold_attached(model: nn.Module) -> None:
     """Make the blocks of `insert_se` layers of their own, beside the layers that they hang on."""
     for name, module in list(model.named_modules()):
-        block = attached(module) or attached(module, in_front=True)
+        block = attached(module)
         if block is not None and fx.Tracer().is_leaf_module(module, name):
             detach(module)
             model.set_submodule(name, nn.Sequential(*((block, module) if block.in_front else (module, block))))
