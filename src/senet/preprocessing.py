@@ -1,5 +1,6 @@
 """How a network wants its images: size, crop and normalisation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -88,6 +89,18 @@ IMAGENET = Preprocessing(
 )
 CIFAR = Preprocessing(image_size=32, resize=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 CIFAR100 = Preprocessing(image_size=32, resize=32, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
+
+
+def of_timm(config: Mapping[str, Any]) -> Preprocessing:
+    """Return the preprocessing that timm's pretrained_cfg describes."""
+    size = int(config["input_size"][-1])
+    return Preprocessing(
+        image_size=size,
+        resize=int(size / config.get("crop_pct", 0.875)),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config.get("interpolation", "bilinear"),
+    )
 
 
 def transform(model: nn.Module) -> v2.Compose:

@@ -20,7 +20,7 @@ from senet.models.cards import Card, ModelConfig
 from senet.models.hub import fetch_model_folder, is_hub_id
 from senet.models.layouts import CAFFE, SENET, Layout, State, recognise
 from senet.models.registry import CARDS, config_from_dict, model_card, option_value, se_from_dict
-from senet.preprocessing import Preprocessing
+from senet.preprocessing import Preprocessing, of_timm
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -236,18 +236,6 @@ def config_of_timm(values: Mapping[str, Any]) -> ModelConfig:
         in_channels=in_channels,
         se=se if isinstance(se, SEOptions) else se_from_dict(se),
         options=options,
-    )
-
-
-def of_timm(config: Mapping[str, Any]) -> Preprocessing:
-    """Return the preprocessing that timm's pretrained_cfg describes."""
-    size = int(config["input_size"][-1])
-    return Preprocessing(
-        image_size=size,
-        resize=int(size / config.get("crop_pct", 0.875)),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation=config.get("interpolation", "bilinear"),
     )
 
 
