@@ -69,6 +69,11 @@ def ratio(times: Mapping[str, Sequence[float]], name: str, base: str) -> str:
     return f"{statistics.median(ratios(times, name, base)):.2f}" if {name, base} <= times.keys() else ""
 
 
+def shape_of(one: Result) -> str:
+    """Format the shape of a measurement's feature maps."""
+    return f"{one['batch']} x {one['channels']} x {one['side']} x {one['side']}"
+
+
 def spread(values: Sequence[float]) -> str:
     """Format a median and the middle half."""
     if len(values) < 3:
@@ -210,7 +215,7 @@ def operator_section(result: Result) -> str:
                 least = least_of_the_operator(result, one)
                 times = [median(one["milliseconds"], name) for name in names]
                 kept = [number(one["mb_kept"][name]) for name in ("plain", "SE", "senet")]
-                shape = f"{precision}, {one['batch']} x {one['channels']} x {one['side']} x {one['side']}"
+                shape = f"{precision}, {shape_of(one)}"
                 rows.append((shape, *times, number(least), *kept))
         text += table(headings, rows)
     if "parts" in result["stages"][0]:
@@ -218,7 +223,7 @@ def operator_section(result: Result) -> str:
         names = (*KERNELS, "excitation", "all")
         rows = []
         for one in result["stages"]:
-            shape = f"{one['precision']}, {one['batch']} x {one['channels']} x {one['side']} x {one['side']}"
+            shape = f"{one['precision']}, {shape_of(one)}"
             rest = one["parts"]["all"] - sum(one["parts"][name] for name in names[:-1])
             rows.append((shape, *(number(one["parts"][name]) for name in names), number(rest)))
         text += table(("shape", *names, "rest"), rows)
@@ -226,7 +231,7 @@ def operator_section(result: Result) -> str:
     rows = []
     for one in result["growth"]:
         times = one["milliseconds"]
-        shape = f"{one['batch']} x {one['channels']} x {one['side']} x {one['side']}"
+        shape = shape_of(one)
         three = [median(times, name) for name in ("plain", "SE", "senet")]
         rows.append((shape, *three, ratio(times, "senet", "plain"), ratio(times, "senet", "SE")))
     return text + table(("shape", "plain", "SE", "senet", "times plain", "times SE"), rows)
@@ -287,7 +292,7 @@ def kernels_section(result: Result) -> str:
     """Return the table of the GPU's kernels."""
     rows = []
     for one in result["kernels"]:
-        shape = f"{one['precision']}, {one['batch']} x {one['channels']} x {one['side']} x {one['side']}"
+        shape = f"{one['precision']}, {shape_of(one)}"
         shares = [f"{one['share_of_copy'][name]:.2f}" for name in KERNELS]
         rows.append((shape, *shares))
     passed = sum(one["near"] for one in result["checks"])
@@ -300,7 +305,7 @@ def kept_section(operator: Result, training: Result) -> str:
     rows = []
     for one in operator["stages"]:
         times = one["milliseconds"]
-        shape = f"{one['precision']}, {one['batch']} x {one['channels']} x {one['side']} x {one['side']}"
+        shape = f"{one['precision']}, {shape_of(one)}"
         rows.append(kept_row(shape, times, ("plain", "SE", "senet"), least_of_the_operator(operator, one)))
     for one in training["steps"]:
         names = ("timm resnet50", "timm seresnet50", "senet se_resnet50")
@@ -309,10 +314,11 @@ def kept_section(operator: Result, training: Result) -> str:
     text = KEPT_HEAD + table(("", "plain", "SE", "senet", "times plain", "times SE", "bound"), rows)
     shares = []
     for one in training["steps"]:
+        rest = {name: of["rest"] for name, of in one["parts"].items()}
         for name, of in one["parts"].items():
             middle = [number(statistics.median(of[part])) for part in ("convolutions", "rest")]
-            more = [spread(ratios({k: v["rest"] for k, v in one["parts"].items()}, name, "timm resnet50"))]
-            shares.append((f"{name}, {one['precision']}", *middle, *more))
+            compared = spread(ratios(rest, name, "timm resnet50"))
+            shares.append((f"{name}, {one['precision']}", *middle, compared))
     return text + SHARES_HEAD + table(("", "convolutions", "elsewhere", "elsewhere, times plain"), shares)
 
 
@@ -343,10 +349,11 @@ MISSED = """
 `bound` is the ratio that would be measured if nothing but the bytes that must move (operator) or the multiplications
 (training, inference) took time, at the speeds that this machine reached in the same run.
 
-What is missed, and why. On the small maps of the last stages the operator's four passes move their bytes nearly as fast
-as a copy ([parts](#the-residual-tail)), but the excitation's six matrix products and the way from step to step through
-PyTorch and Python (`rest`) do not shrink with the map, and plain BatchNorm, sum and ReLU have neither: they run in the
-time that the passes alone take. In bfloat16 the maps are half as large, and the same holds one stage earlier.
+What is missed, and why. On the small maps of the last stages the operator's four passes move their bytes at a half to
+four fifths of the speed of a copy ([parts](#the-residual-tail)), but the excitation's six matrix products and the way
+from step to step through PyTorch and Python (`rest`) do not shrink with the map, and plain BatchNorm, sum and ReLU have
+neither: they run in the time that the passes alone take. In bfloat16 the maps are half as large, and the same holds one
+stage earlier.
 
 In a training step everything but the convolutions takes about as long with SE as without
 ([with memory kept](#with-memory-kept)). What is above the plain network's time is Python's way to the operator, about a
