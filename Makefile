@@ -22,6 +22,7 @@ lint: $(INSTALLED)  ## check style and types
 
 bench: $(INSTALLED)  ## run the benchmarks on the CPU, two hours; results go to benchmarks/results
 	for script in $$(grep -l __main__ benchmarks/*.py | grep -v -e gpu -e finetuning); do $(BIN)/python $$script || exit 1; done
+	$(BIN)/python benchmarks/inference.py --parts
 	$(KEEPING) $(BIN)/python benchmarks/residual_tail.py --no-growth
 	$(KEEPING) $(BIN)/python benchmarks/training_step.py --no-compiled --no-memory --no-growth --parts \
 		--rounds 5 --processes 3 --contestants "timm resnet50" "timm seresnet50" "senet se_resnet50"

@@ -11,8 +11,9 @@ On CUDA the runtimes are eager, compiled and senet inductor. Also: how far outpu
 times grow with batch, resolution and depth.
 
 Command: python benchmarks/inference.py [--device cuda --batch-sizes 1 16 256]
+    python benchmarks/inference.py --parts: where OpenVINO's time goes, by kinds of layers, in two minutes
 Cost: half an hour on two CPU cores.
-Results: benchmarks/results/inference.json, or inference_cuda.json.
+Results: benchmarks/results/inference.json, or inference_cuda.json; inference_parts.json.
 """
 
 import copy
@@ -28,7 +29,7 @@ import tyro
 from torch import Tensor, nn
 
 import senet
-from report import DTYPES, Device, Precision, bounds, milliseconds, results_file, time_in_turn, write_results
+from report import DTYPES, RESULTS, Device, Precision, bounds, milliseconds, results_file, time_in_turn, write_results
 from senet.optimization.inference import openvino_core
 
 Run = Callable[[], Tensor]
@@ -46,6 +47,7 @@ class Arguments:
         precisions: fp32, bf16.
         rounds: of all contestants in turn.
         growth: also other batches, resolutions and depths.
+        parts: instead of all this, the parts of OpenVINO's time.
     """
 
     device: Device = "cpu"
@@ -54,6 +56,7 @@ class Arguments:
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     rounds: int = 7
     growth: bool = True
+    parts: bool = False
 
 
 def network(name: str) -> nn.Module:
@@ -109,16 +112,47 @@ def onnx_runtime(model: nn.Module, x: Tensor, precision: Precision) -> Run:
 
 def openvino(model: nn.Module, x: Tensor, precision: Precision) -> Run:
     """OpenVINO on the exported network, with as many threads as PyTorch."""
-    import openvino as ov
-
     x = x.contiguous()
-    settings = {
+    run = in_openvino(model, x, precision)
+    return lambda: torch.from_numpy(run(x.numpy())[0])
+
+
+def in_openvino(model: nn.Module, x: Tensor, precision: Precision, **settings: Any) -> Any:
+    """Compile a network with OpenVINO."""
+    import openvino
+
+    settings |= {
         "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
-    run = openvino_core().compile_model(ov.convert_model(torch.export.export(model, (x,))), "CPU", settings)
-    return lambda: torch.from_numpy(run(x.numpy())[0])
+    model = openvino.convert_model(torch.export.export(model, (x,)))
+    return openvino_core().compile_model(model, "CPU", settings)
+
+
+PARTS = {"Convolution": "convolutions", "Multiply": "scale, sum, ReLU", "ReduceMean": "squeeze"}
+
+
+@torch.no_grad()
+def parts(batch: int, precision: Precision, arguments: Arguments) -> dict[str, Any]:
+    """Return how many milliseconds OpenVINO spends on each kind of layer of the rewritten networks, in every round."""
+    x = torch.randn(batch, 3, arguments.image_size, arguments.image_size)
+    milliseconds: dict[str, dict[str, list[float]]] = {}
+    requests = {}
+    for kind, name in NETWORKS.items():
+        rewritten = senet.optimize(network(name), for_="inference", backend="eager", micro_batch=batch)
+        requests[kind] = in_openvino(rewritten, x, precision, PERF_COUNT=True).create_infer_request()
+        milliseconds[kind] = {part: [] for part in (*PARTS.values(), "rest")}
+        requests[kind].infer([x.numpy()])
+    for _ in range(arguments.rounds * max(1, 8 // batch)):
+        for kind, request in requests.items():
+            request.infer([x.numpy()])
+            spent = dict.fromkeys(milliseconds[kind], 0.0)
+            for layer in request.get_profiling_info():
+                spent[PARTS.get(layer.node_type, "rest")] += layer.real_time.total_seconds() * 1e3
+            for part, ms in spent.items():
+                milliseconds[kind][part].append(round(ms, 3))
+    return {"batch": batch, "precision": precision, "milliseconds": milliseconds}
 
 
 def optimised(backend: str, model: nn.Module, x: Tensor, precision: Precision) -> Run:
@@ -183,20 +217,26 @@ def measure(
 def main(arguments: Arguments) -> None:
     """Measure latency and throughput, then growth."""
     warnings.filterwarnings("ignore", category=FutureWarning)
+    packages = ("torch", "timm", "onnxruntime", "openvino", "triton")
+    if arguments.parts:
+        settings = [(batch, precision) for precision in arguments.precisions for batch in arguments.batch_sizes]
+        found = [parts(batch, precision, arguments) for batch, precision in settings]
+        write_results(RESULTS / "inference_parts.json", {"parts": found}, packages)
+        return
     on_cuda = arguments.device == "cuda"
-    found = []
+    latency = []
     for precision in arguments.precisions:
         runtimes = tuple(r for r in RUNTIMES if not (on_cuda and r not in ON_CUDA))
         if precision == "bf16":
             runtimes = tuple(r for r in runtimes if "ONNX" not in r)
         for batch in arguments.batch_sizes:
-            found.append(measure(NETWORKS, runtimes, precision, batch, arguments.image_size, arguments))
+            latency.append(measure(NETWORKS, runtimes, precision, batch, arguments.image_size, arguments))
     growth = []
     if arguments.growth:
         peer, best = ("compiled", "senet inductor") if on_cuda else ("OpenVINO", "senet openvino")
         side = arguments.image_size
-        settings = [(50, batch, side) for batch in (1, 4, 16, 64)] + [(50, 1, side * 5 // 7), (50, 1, side * 10 // 7)]
-        for depth, batch, pixels in (*settings, (101, 1, side), (152, 1, side)):
+        sizes = [(50, batch, side) for batch in (1, 4, 16, 64)] + [(50, 1, side * 5 // 7), (50, 1, side * 10 // 7)]
+        for depth, batch, pixels in (*sizes, (101, 1, side), (152, 1, side)):
             names = {"plain": f"resnet{depth}", "SE": f"seresnet{depth}"}
             growth.append(
                 {"depth": depth, **measure(names, (peer, best), arguments.precisions[0], batch, pixels, arguments)}
@@ -205,10 +245,9 @@ def main(arguments: Arguments) -> None:
         "settings": asdict(arguments),
         "bounds": bounds(arguments.device),
         "gflop_per_image": 2 * senet.cost(timm.create_model("resnet50"), arguments.image_size).multiply_adds / 1e9,
-        "latency": found,
+        "latency": latency,
         "growth": growth,
     }
-    packages = ("torch", "timm", "onnxruntime", "openvino", "triton")
     write_results(results_file("inference", arguments.device), results, packages)
 
 
