@@ -110,7 +110,7 @@ def build(name: str) -> nn.Module:
 
 
 def images_for(model: nn.Module) -> Tensor:
-    """Return two images of the least size that a network takes."""
+    """Return two images of the least size that a network takes in evaluation and in training mode."""
     config: Any = getattr(model, "pretrained_cfg", None) or {"input_size": (3, 224, 224)}
     sides = [] if config.get("fixed_input_size") else list(SIDES)
     for side in [*sides, config["input_size"][-1], 299]:
@@ -118,6 +118,7 @@ def images_for(model: nn.Module) -> Tensor:
         try:
             with torch.no_grad():
                 outputs(model, images)
+                outputs(copy.deepcopy(model).train(), images)  # with Inception's auxiliary classifiers
         except Exception:  # too small, says each in its own way
             continue
         return images
@@ -183,6 +184,7 @@ def main(arguments: Arguments) -> None:
     rows = []
     for name, family in track(list(names(arguments.networks)), "networks"):
         rows.append(attempt(name, family))
+        print(len(rows), name, rows[-1]["status"], rows[-1]["seconds"], flush=True)
         if rows[-1]["status"] == "failed":
             print(rows[-1]["network"], rows[-1]["reason"], flush=True)
         gc.collect()

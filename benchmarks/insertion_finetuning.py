@@ -40,7 +40,7 @@ class Arguments:
     data: Path
     seeds: int = 3
     epochs: int = 5
-    lr: float = 0.05
+    lr: float = 0.01
     reduction: int = 16
     work: Path | None = None
 

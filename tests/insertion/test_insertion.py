@@ -62,6 +62,8 @@ PLACES = {
         for b, n in ((1, 6), (2, 12), (3, 24), (4, 16))
         for i in range(n)
     ],
+    "halonet26t": [f"stages.{s}.{i}.conv3_1x1.bn" for s in range(4) for i in range(2)],
+    "ese_vovnet19b_slim": [f">stages.{s}.blocks.0.conv_concat.conv" for s in range(4)],
     "inception_v3": [f"Mixed_{name}" for name in ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c")],
 }
 TORCHVISION_PLACES = {
@@ -82,8 +84,7 @@ TORCHVISION_PLACES = {
 )
 def test_where_blocks_go(create, name, places):
     sites, _ = find_sites(create(name))
-    assert [site.module for site in sites] == places
-    assert not any(site.in_front for site in sites)
+    assert [f"{'>' * site.in_front}{site.module}" for site in sites] == places
 
 
 def test_inserting_into_timms_resnet_gives_timms_seresnet():
@@ -254,6 +255,8 @@ SAMPLE = (
     "regnetx_002",
     "dla34",
     "selecsls42",
+    "ese_vovnet19b_slim",
+    "mixnet_s",
 )
 GATES = (("sigmoid", True), ("sigmoid", False), ("hard_sigmoid", True), ("relu", True))
 
@@ -262,19 +265,16 @@ def hooks_of(model: nn.Module) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
-def keys_without_blocks(model: nn.Module) -> list[str]:
-    return [key for key in model.state_dict() if ".se." not in key]
-
-
 @pytest.mark.parametrize("name", SAMPLE)
 def test_outputs_and_keys_stay(name):
     model = randomise(timm.create_model(name, num_classes=7))
     reference, x = copy.deepcopy(model), image()
     keys = list(model.state_dict())
     report = insert_se(model)
-    assert keys_without_blocks(model) == keys
-    added = [key for key in model.state_dict() if ".se." in key and not key.endswith(".factor")]
+    assert [key for key in model.state_dict() if key in keys] == keys
+    added = [key for key in model.state_dict() if key not in keys and not key.endswith(".factor")]
     assert added == list(report.parameters)
+    assert all(".se.fc" in key for key in added)
     assert sum(model.get_parameter(key).numel() for key in report.parameters) == report.num_parameters
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         mine, theirs = (copy.deepcopy(m).to(dtype) for m in (model, reference))
@@ -494,13 +494,13 @@ def test_the_fused_operator_serves_inserted_blocks(create, name, monkeypatch):
 
 
 def test_inference_moves_the_squeeze_of_inserted_blocks():
-    model = randomise(timm.create_model("resnet50", num_classes=5)).eval()
+    model = randomise(timm.create_model("resnet50", num_classes=5)).eval().double()
     insert_se(model)
     excite(model)
-    x = image()
+    x = image().double()
     rewritten = rewrite(model)
     assert sum(isinstance(m, EarlyGate) for m in rewritten.modules()) == 16
-    torch.testing.assert_close(rewritten(x), model(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(rewritten(x), model(x), rtol=1e-9, atol=1e-9)
     assert isinstance(model.layer1[0].bn3.se, AttachedSE)
 
 
@@ -531,7 +531,33 @@ def test_a_model_that_does_not_run():
         insert_se(model, where="nothing*")
 
 
+class RunsItsChildren(nn.Module):
+    """Runs whatever children it has, and so a block among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(32, 16, 1), nn.Conv2d(32, 16, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([child(x) for child in self.children()], 1)
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 32, 1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.conv(x)) + torch.rand(1)
+
+
 CASES = {
+    "runs its children": (
+        lambda: nn.Sequential(nn.Conv2d(3, 32, 1), RunsItsChildren()),
+        {},
+        "Sequential does not run with blocks in it, or gives other outputs",
+    ),
+    "noisy": (Noisy, {}, "Noisy does not run with blocks in it, or gives other outputs, with them or"),
     "not a CNN": (
         lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(5)),
         {},

@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from rich.console import Console
@@ -15,16 +14,14 @@ from torch import Tensor, nn
 from senet.attachment import AttachedSE, attach, attached, attached_sites, detach
 from senet.block import Gate, Placement, SEOptions, Squeeze, check_choice
 from senet.errors import SenetError
-from senet.fused import Fusible
-from senet.insertion.dataflow import Dataflow, record
+from senet.examples import CannotRunError, as_written, on_example
+from senet.insertion.dataflow import Dataflow, record, tensors
 from senet.insertion.sites import Site, Skipped, sites_of
 from senet.models.cards import ModelConfig
 
 Where = str | Sequence[str] | Callable[[str], bool]
 Gated = Literal["skip", "double"]
 PLACEMENTS = ("standard", "pre", "post", "3x3")
-SIDES = (224, 299, 64, 32)
-"""Pixels of the images that are tried on a model that does not say what it takes."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +83,7 @@ def find_sites(
     """
     check_model(model)
     check_choice("placement", placement, PLACEMENTS)
-    flow = observe(model, example)
-    sites, skipped = sites_of(flow, placement)
+    sites, skipped = sites_of(observe(model, example), placement)
     return tuple(sites), tuple(skipped)
 
 
@@ -152,15 +148,17 @@ def insert_se(
         placement=placement,
         stages=None if stages is None else tuple(stages),
     )
+    check_model(model)
+    flow: Dataflow | None = None
     try:
-        sites, found_skipped = find_sites(model, example, placement=placement)
-    except CannotRunError:
+        flow = observe(model, example)
+        sites, skipped = sites_of(flow, placement)
+    except CannotRunError as error:
         if where is None:
-            raise
-        sites, found_skipped = tuple(named_sites(model, where)), ()
+            raise SenetError(f"{error}, or where to name the modules") from error
+        sites, skipped = list(named_sites(model, where)), []
         if not sites:
             raise SenetError(f"where matches no module of {type(model).__name__}") from None
-    skipped = list(found_skipped)
     chosen = [site for site in sites if wanted(site, options, where, gated, skipped)]
     check_chosen(model, chosen, sites, skipped, options, where)
     model_parameters = sum(p.numel() for p in model.parameters())
@@ -173,6 +171,12 @@ def insert_se(
         blocks.append(block.to(like.device, like.dtype).train(model.get_submodule(site.module).training))
     for site, block in zip(chosen, blocks, strict=True):
         attach(model.get_submodule(site.module), block)
+    if flow is not None:
+        try:
+            check_outputs(model, flow, equal=preserve_outputs)
+        except SenetError:
+            remove_se(model)
+            raise
     describe_blocks(model, options)
     names = [
         f"{site.module}.se.{name}"
@@ -241,6 +245,27 @@ def multiply_adds(block: AttachedSE, site: Site) -> int:
     """Count the multiply-adds of a block for one image."""
     positions = math.prod(site.side) if block.squeeze == "none" else 1
     return 2 * block.channels * block.hidden_channels * positions
+
+
+def check_outputs(model: nn.Module, flow: Dataflow, equal: bool) -> None:
+    """Raise a SenetError if a model does not run with its blocks, or gives other outputs than it did.
+
+    Args:
+        model: with blocks.
+        flow: of the model without them.
+        equal: whether the outputs must be what they were, bit for bit.
+    """
+    try:
+        with as_written(model), torch.no_grad():
+            outputs = model(*flow.inputs)
+    except Exception:  # whatever somebody's model may raise
+        outputs = ()
+    pairs = list(zip(tensors(flow.outputs), tensors(outputs), strict=False))
+    if not pairs or (equal and not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)):
+        raise SenetError(
+            f"{type(model).__name__} does not run with blocks in it, or gives other outputs, with them or from run to "
+            "run; leave modules out by where, or pass preserve_outputs=False"
+        )
 
 
 # ---- choosing --------------------------------------------------------------------------------------------------------
@@ -323,8 +348,9 @@ def named_sites(model: nn.Module, where: Where) -> Iterator[Site]:
 # ---- looking ---------------------------------------------------------------------------------------------------------
 
 
-class CannotRunError(SenetError):
-    """A model that does not run on the example."""
+def observe(model: nn.Module, example: Tensor | None) -> Dataflow:
+    """Run a model in evaluation mode and return what it computes from what."""
+    return on_example(model, example, lambda images: record(model, (images,)))
 
 
 def check_model(model: nn.Module) -> None:
@@ -343,58 +369,6 @@ def check_model(model: nn.Module) -> None:
         raise SenetError(f"{name} has {inserted} SE blocks from insert_se already; senet.remove_se takes them out")
     if not any(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules()):
         raise SenetError(f"{name} has no convolution; SE is for CNNs")
-
-
-def examples(model: nn.Module) -> Iterator[Tensor]:
-    """Yield noise of the sizes that a model may take, what it says itself first."""
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    channels = 3 if first is None else first.in_channels
-    config: Any = getattr(model, "pretrained_cfg", None) or {}
-    preprocessing = getattr(model, "preprocessing", None)
-    sizes = [tuple(config["input_size"])] if "input_size" in config else []
-    if preprocessing is not None:
-        sizes.append((preprocessing.in_channels, preprocessing.image_size, preprocessing.image_size))
-    like = next(model.parameters())
-    for size in sizes + [(channels, side, side) for side in SIDES]:
-        yield torch.zeros(1, channels, *size[1:], device=like.device, dtype=like.dtype)
-
-
-def observe(model: nn.Module, example: Tensor | None) -> Dataflow:
-    """Run a model in evaluation mode and return what it computes from what.
-
-    Raises:
-        CannotRunError: it does not run on the example.
-    """
-    complaint: Exception | None = None
-    with as_written(model):
-        for images in examples(model) if example is None else (example,):
-            try:
-                return record(model, (images,))
-            except Exception as error:  # whatever somebody's model may raise
-                complaint = complaint or error
-    said = str(complaint).strip().splitlines()
-    what = "images of 224, 299, 64 or 32 pixels" if example is None else f"the example {tuple(example.shape)}"
-    remedy = "pass example, or where to name the modules" if example is None else "pass images that it takes"
-    raise CannotRunError(
-        f"{type(model).__name__} does not run on {what} ({said[0] if said else type(complaint).__name__}); {remedy}"
-    ) from complaint
-
-
-@contextmanager
-def as_written(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, layer by layer, and back."""
-    modes = {module: module.training for module in model.modules()}
-    fused = {fusible: fusible.fused for fusible in model.modules() if isinstance(fusible, Fusible)}
-    try:
-        model.eval()
-        for fusible in fused:
-            fusible.fused = False
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for fusible, value in fused.items():
-            fusible.fused = value
 
 
 __all__ = ["InsertionReport", "Site", "Skipped", "find_sites", "insert_se", "remove_se"]

@@ -63,10 +63,12 @@ class Call:
 
 @dataclass
 class Dataflow:
-    """Everything that was computed, and every module that was called, in the order in which they ended."""
+    """One run: its inputs, everything that was computed, every module that was called as they ended, its outputs."""
 
+    inputs: tuple[Any, ...]
     values: list[Value]
     calls: list[Call]
+    outputs: Any
 
 
 class Recorder(TorchFunctionMode):
@@ -164,5 +166,5 @@ def record(model: nn.Module, inputs: tuple[Any, ...]) -> Dataflow:
     """Run a model, in the mode in which it is, and return what it did."""
     recorder = Recorder()
     with recorder.watching(model), recorder:
-        model(*inputs)
-    return Dataflow(recorder.values, recorder.calls)
+        outputs = model(*inputs)
+    return Dataflow(inputs, recorder.values, recorder.calls, outputs)

@@ -32,6 +32,7 @@ NORMS = frozenset({"batch_norm", "group_norm", "layer_norm", "instance_norm", "s
 ACTIVATIONS = frozenset(
     {"relu", "relu6", "leaky_relu", "prelu", "rrelu", "threshold", "clamp", "elu", "selu", "celu", "gelu"}
 ) | frozenset({"silu", "mish", "softplus", "hardswish", "hardtanh", "hardsigmoid", "tanh", "sigmoid"})
+TURNS = frozenset({"permute", "transpose", "contiguous"})
 PARTS = frozenset({"__getitem__", "split", "chunk", "tensor_split", "narrow"})
 THROUGH = (
     PRODUCTS | PARTS | {"dropout", "dropout2d", "feature_dropout", "clone", "contiguous", "to", "div", "__truediv__"}
@@ -114,7 +115,7 @@ class Structure:
     # ---- merges ------------------------------------------------------------------------------------------------------
 
     def merges(self) -> tuple[list[Merge], list[Skipped]]:
-        """Return the sums and concatenations whose branches may get a block, nested ones left out."""
+        """Return the sums and concatenations whose branches may get a block."""
         found: list[Merge] = []
         skipped: list[Skipped] = []
         joined: set[Value] = set()
@@ -129,7 +130,7 @@ class Structure:
             elif value.operation in JOINS and len(maps) > 1 and sum(v.shape[1] for v in maps) == value.shape[1]:
                 found.extend(self.join_of(value, maps, joined))
                 joined.update(maps)
-        return self.without_nested(found), skipped
+        return found, skipped
 
     def depth(self, values: int) -> int:
         """Count the convolutions among values."""
@@ -216,8 +217,9 @@ class Structure:
         return None
 
     def is_free(self, call: Call) -> bool:
-        """Whether a block can hang on a module: it is called once, and has no child `se`."""
-        return self.times[call.name] == 1 and not hasattr(call.module, NAME)
+        """Whether a block can hang on a module: it is called once, has no child `se`, and runs no child unasked."""
+        runs_all = isinstance(call.module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+        return self.times[call.name] == 1 and not hasattr(call.module, NAME) and not runs_all
 
     def behind(self, value: Value) -> Value:
         """Return what the norms and the activation behind a value make of it, where nothing else reads it."""
@@ -257,10 +259,12 @@ class Structure:
         return any(isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1 for m in modules)
 
     def behind_norms(self, value: Value) -> Value:
-        """Return what the norms behind a value make of it."""
-        while len(value.users) == 1 and value.users[0].operation in NORMS:
+        """Return what the norms behind a value make of it, those that turn the map around for it included."""
+        last = value
+        while len(value.users) == 1 and value.users[0].operation in NORMS | TURNS:
             value = value.users[0]
-        return value
+            last = value if value.shape == last.shape else last
+        return last
 
     def plain(self) -> tuple[list[Site], list[Skipped]]:
         """Return the sites behind the activation of every convolution that is not depthwise."""
@@ -350,15 +354,18 @@ def sites_of(flow: Dataflow, placement: Placement = "standard") -> tuple[list[Si
     """Return where SE blocks belong, in the order of computation, and where none does."""
     structure = Structure(flow)
     merges, skipped = structure.merges()
-    sites: list[Site] = []
-    for merge in merges:
-        site = structure.site_of(merge, placement)
-        if site is None:
+    found = {merge: structure.site_of(merge, placement) for merge in merges}
+    placed = structure.without_nested([merge for merge, site in found.items() if site is not None])
+    sites = [site for merge in placed if (site := found[merge]) is not None]
+    for merge, site in found.items():
+        if site is None and not any(inside(merge, outer) for outer in placed):
             skipped.append(Skipped(merge.value.scope or ROOT, f"{merge.kind}: {NO_MODULE}"))
-        else:
-            sites.append(site)
-    sites += structure.siblings(sites)
-    if not merges:
+    residual = [site for site in sites if site.kind in ("residual branch", "behind the sum")]
+    siblings = list(structure.siblings(residual or sites))
+    sites = [
+        s for s in sites if s in residual or not any(within(s.module, other.unit) for other in siblings)
+    ] + siblings
+    if not sites:
         sites, plain_skipped = structure.plain()
         skipped += plain_skipped
     units = {site.unit for site in sites}
