@@ -19,7 +19,7 @@ LAYERS = (
     {"block"},
     {"attachment"},
     {"fused", "preprocessing"},
-    {"models", "costs"},
+    {"models", "costs", "examples"},
     {"optimization", "insertion"},
     {"data", "evaluation", "prediction", "training"},
     {"recipes"},
