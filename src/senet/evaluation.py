@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -19,12 +20,15 @@ from senet.data.datasets import ImageSplit, open_split
 from senet.data.order import BatchOrder
 from senet.data.streaming import StreamingLoader
 from senet.errors import SenetError
+from senet.examples import on_example
 from senet.models.checkpoints import CONFIG_FILE
 from senet.models.folder import load_model
 from senet.preprocessing import Preprocessing
 from senet.progress import tracked
 
 Crops = Literal["center", "ten"]
+Data = DataConfig | str | Path | Iterable[Any]
+"""A data set's configuration, its name or its folder; or batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,21 +148,159 @@ def run_data(source: str | Path) -> DataConfig | None:
     return None
 
 
-def check_classes(model: nn.Module, images: ImageSplit) -> None:
+def check_classes(model: nn.Module, class_names: tuple[str, ...], source: str) -> None:
     """Raise a SenetError unless the network's classes are those of the data."""
     names = getattr(model, "class_names", None)
     num_classes = len(names) if names else getattr(model, "num_classes", None)
-    if num_classes is not None and num_classes != len(images.class_names):
-        raise SenetError(f"the network has {num_classes} classes, but {images.source} has {len(images.class_names)}")
-    unnamed = all(name.isdigit() for name in images.class_names)
-    if names and not unnamed and tuple(names) != images.class_names:
-        ours, theirs = next((a, b) for a, b in zip(names, images.class_names, strict=True) if a != b)
-        raise SenetError(f"the classes differ: the network has {ours!r} where {images.source} has {theirs!r}")
+    if num_classes is not None and num_classes != len(class_names):
+        raise SenetError(f"the network has {num_classes} classes, but {source} has {len(class_names)}")
+    unnamed = all(name.isdigit() for name in class_names)
+    if names and not unnamed and tuple(names) != class_names:
+        ours, theirs = next((a, b) for a, b in zip(names, class_names, strict=True) if a != b)
+        raise SenetError(f"the classes differ: the network has {ours!r} where {source} has {theirs!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """Images to run a network on, in batches.
+
+    Args:
+        source: what to call them in messages.
+        class_names: of their labels; empty where they have none.
+        device: where they arrive.
+        number: of batches; None if nobody knows.
+        each: yields (images, labels); labels are 0 where there are none.
+        images: one by one, where the source is a data set.
+    """
+
+    source: str
+    class_names: tuple[str, ...]
+    device: torch.device
+    number: int | None
+    each: Callable[[], Iterator[tuple[Tensor, Tensor]]]
+    images: ImageSplit | None = None
+
+    def tracked(self, doing: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches, with a bar on a terminal."""
+        return tracked(self.each(), f"{doing} {self.source}", self.number)
+
+
+def model_and_data(run_or_model: nn.Module | str | Path, data: Data | None) -> tuple[nn.Module, Data]:
+    """Return the network, and what to run it on; None for what a run was trained on.
+
+    Raises:
+        SenetError: there is no such network, or nothing says what to run it on.
+    """
+    if isinstance(run_or_model, nn.Module):
+        model, trained_on = run_or_model, None
+    else:
+        model, trained_on = load_model(run_or_model), run_data(run_or_model)
+    found = trained_on if data is None else data
+    if found is None:
+        raise SenetError("data is missing: say what to evaluate on, such as 'digits' or a folder")
+    return model, found
+
+
+def open_batches(
+    model: nn.Module,
+    data: Data,
+    *,
+    crop: int | None = None,
+    scales: tuple[int, ...] = (),
+    crops: Crops = "center",
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+    shared: bool = False,
+) -> Batches:
+    """Open the evaluation images of a data set for a network, which moves to the device.
+
+    Args:
+        model: the network.
+        data: as for `evaluate`; a folder of images without classes; or batches, (images, labels) or images alone.
+        crop: see `evaluate`.
+        scales: see `evaluate`.
+        crops: see `evaluate`.
+        batch_size: see `evaluate`.
+        device: see `evaluate`.
+        shared: each process under torch.distributed gets its part of a data set.
+
+    Raises:
+        SenetError: a data set or option that does not fit.
+    """
+    if batch_size < 1:
+        raise SenetError(f"batch_size is {batch_size}; expected at least 1")
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model.to(target)
+    if not isinstance(data, DataConfig | str | Path):
+        return given_batches(model, data, target)
+    config = data if isinstance(data, DataConfig) else DataConfig(dataset=str(data))
+    preprocessing = getattr(model, "preprocessing", None) or config.preprocessing
+    size = crop or preprocessing.image_size
+    scales = scales or (round(size * preprocessing.resize / preprocessing.image_size),)
+    views = Views(preprocessing, size, scales, crops)
+    images = open_split(replace(config, preprocessing=preprocessing), "eval")
+    class_names = images.class_names
+    if class_names:
+        check_classes(model, class_names, images.source)
+        if all(name.isdigit() for name in class_names):
+            class_names = tuple(getattr(model, "class_names", None) or class_names)
+    shared = shared and dist.is_available() and dist.is_initialized()
+    order = BatchOrder(
+        num_images=len(images),
+        batch_size=max(1, batch_size // views.count),
+        shuffle=False,
+        rank=dist.get_rank() if shared else 0,
+        num_processes=dist.get_world_size() if shared else 1,
+    )
+    loader = StreamingLoader(images, views, order, preprocessing, target, config.num_workers)
+
+    def each() -> Iterator[tuple[Tensor, Tensor]]:
+        for pixels, labels in loader.batches(0):
+            yield (pixels.squeeze(1) if views.count == 1 else pixels), labels
+
+    return Batches(
+        source=images.source,
+        class_names=class_names,
+        device=target,
+        number=len(loader),
+        each=each,
+        images=images,
+    )
+
+
+def given_batches(model: nn.Module, data: Iterable[Any], device: torch.device) -> Batches:
+    """Describe batches that the caller made: (images, labels), or images alone.
+
+    Raises:
+        SenetError: there are none, or they are of another kind.
+    """
+    iterator = iter(data)
+    first = next(iterator, None)
+    if first is None:
+        raise SenetError("data has no batches")
+    labelled = isinstance(first, tuple | list) and len(first) == 2
+    names = getattr(model, "class_names", None)
+    if labelled and not names:
+        number = getattr(model, "num_classes", None) or on_example(model, first[0][:1].to(device), model).shape[1]
+        names = tuple(str(i) for i in range(number))
+
+    def each() -> Iterator[tuple[Tensor, Tensor]]:
+        again = data if iter(data) is not data else chain((first,), iterator)
+        for batch in again:
+            images, labels = batch if labelled else (batch, None)
+            if not isinstance(images, Tensor) or images.dim() != 4:
+                raise SenetError("data is not batches of images; expected tensors (N, C, H, W), or pairs with labels")
+            labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
+            yield images.to(device), labels.to(device)
+
+    number = len(data) if isinstance(data, Sized) else None
+    class_names = tuple(names or ()) if labelled else ()
+    return Batches(source="the batches given", class_names=class_names, device=device, number=number, each=each)
 
 
 def evaluate(
     run_or_model: nn.Module | str | Path,
-    data: DataConfig | str | Path | None = None,
+    data: Data | None = None,
     *,
     crop: int | None = None,
     scales: tuple[int, ...] = (),
@@ -171,8 +313,8 @@ def evaluate(
 
     Args:
         run_or_model: a network, a run or model folder, or the name of a network with weights in the package.
-        data: a `DataConfig` or its `dataset`; None for what the run was trained on. Its preprocessing counts only for
-            networks that do not bring their own.
+        data: a `DataConfig` or its `dataset`, or batches (images, labels); None for what the run was trained on. Its
+            preprocessing counts only for networks that do not bring their own.
         crop: side of the crops in pixels; None for the network's own.
         scales: lengths the shorter side is scaled to; several average over scales. () keeps the network's own ratio of
             scale to crop.
@@ -184,35 +326,13 @@ def evaluate(
     Raises:
         SenetError: a folder, data set or option that does not fit.
     """
-    model = run_or_model if isinstance(run_or_model, nn.Module) else load_model(run_or_model)
-    if data is None:
-        data = None if isinstance(run_or_model, nn.Module) else run_data(run_or_model)
-        if data is None:
-            raise SenetError("data is missing: say what to evaluate on, such as 'digits' or a folder")
-    config = data if isinstance(data, DataConfig) else DataConfig(dataset=str(data))
-    preprocessing = getattr(model, "preprocessing", None) or config.preprocessing
-    size = crop or preprocessing.image_size
-    scales = scales or (round(size * preprocessing.resize / preprocessing.image_size),)
-    views = Views(preprocessing, size, scales, crops)
-    if batch_size < 1:
-        raise SenetError(f"batch_size is {batch_size}; expected at least 1")
-    config = replace(config, preprocessing=preprocessing)
-    images = open_split(config, "eval")
-    check_classes(model, images)
-
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    order = BatchOrder(num_images=len(images), batch_size=max(1, batch_size // views.count), shuffle=False)
-    loader = StreamingLoader(images, views, order, preprocessing, target, config.num_workers)
+    model, data = model_and_data(run_or_model, data)
+    batches = open_batches(model, data, crop=crop, scales=scales, crops=crops, batch_size=batch_size, device=device)
+    if not batches.class_names:
+        raise SenetError(f"{batches.source} has no labels; accuracy needs a folder of images for each class")
     was_training = model.training
-    model.to(target).to(memory_format=torch.channels_last)
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        batched = tracked(loader.batches(0), f"Evaluating on {images.source}", len(loader))
-        for pixels, labels in batched:
-            yield (pixels.squeeze(1) if views.count == 1 else pixels), labels
-
-    autocast = torch.autocast(target.type, torch.bfloat16) if bf16 else nullcontext()
-    with autocast:
-        result = score(model, batches())
+    model.to(memory_format=torch.channels_last)
+    with torch.autocast(batches.device.type, torch.bfloat16, enabled=bf16):
+        result = score(model, batches.tracked("Evaluating on"))
     model.train(was_training)
     return result

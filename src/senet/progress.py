@@ -9,7 +9,7 @@ from rich.progress import track
 Item = TypeVar("Item")
 
 
-def tracked(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
+def tracked(items: Iterable[Item], description: str, total: int | None) -> Iterator[Item]:
     """Yield the items, with a bar on standard error that disappears at the end."""
     console = Console(stderr=True)
     yield from track(items, description, total, console=console, transient=True, disable=not console.is_terminal)

@@ -25,7 +25,7 @@ class ImageSplit:
     Args:
         source: what to call it in messages.
         size: number of images.
-        class_names: of the labels 0, 1, ...
+        class_names: of the labels 0, 1, ...; empty for images without labels.
         read_image: index -> (PIL image, label); may raise what PIL raises. Picklable, for workers that are not forked.
         files: index -> (file, label), to name an image in messages; None where an image is not a file.
     """
@@ -140,7 +140,10 @@ def open_torchvision(config: DataConfig, split: Split) -> ImageSplit:
 
 
 def open_folder(config: DataConfig, split: Split) -> ImageSplit:
-    """Open a folder with a folder of images per class, under train/ and under val/ (or validation/, valid/, test/)."""
+    """Open a folder with a folder of images per class, under train/ and under val/ (or validation/, valid/, test/).
+
+    For evaluation it may hold images without classes.
+    """
     from torchvision.datasets import ImageFolder
 
     root = Path(config.dataset)
@@ -148,6 +151,11 @@ def open_folder(config: DataConfig, split: Split) -> ImageSplit:
     folder = train_folder
     if split == "eval":
         folder = next((root / name for name in EVAL_SPLITS if (root / name).is_dir()), root / "val")
+        files = images_in(root)
+        if files and not folder.is_dir():
+            return ImageSplit(
+                source=str(root), size=len(files), class_names=(), read_image=partial(read_file, files), files=files
+            )
     if not folder.is_dir():
         raise SenetError(
             f"{root} has no folder {folder.name}/; expected {root}/train/CLASS/IMAGE and {root}/val/CLASS/IMAGE"
@@ -170,6 +178,19 @@ def open_folder(config: DataConfig, split: Split) -> ImageSplit:
         read_image=dataset.__getitem__,
         files=dataset.imgs,
     )
+
+
+def images_in(folder: Path) -> list[tuple[str, int]]:
+    """Return the image files that lie in a folder itself, each with the label 0."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    return sorted((str(path), 0) for path in folder.iterdir() if path.suffix.lower() in IMG_EXTENSIONS)
+
+
+def read_file(files: Sequence[tuple[str, int]], index: int) -> tuple[Image.Image, int]:
+    """Return an image file and its label."""
+    path, label = files[index]
+    return Image.open(path), label
 
 
 def open_huggingface(config: DataConfig, split: Split) -> ImageSplit:
