@@ -122,7 +122,7 @@ def fused_tail(
     inserted = attached(norm)
     if watched(norms[:1], but=scale_output if inserted else None) or watched(norms[1:]) or (se and inserted):
         return None
-    se = inserted or se
+    se = inserted or (None if type(se) is nn.Identity and not watched((se,)) else se)
     synchronised = any(type(m) is nn.SyncBatchNorm for m in norms)
     if se is None and not synchronised and not u.is_cuda and u.numel() < LEAST_VALUES:
         return None

@@ -83,6 +83,7 @@ class ModelConfig:
         options: further arguments of the network, such as stride_on, stem_pool, dropout, zero_init_last.
         inserted: the blocks of `senet.insert_se`, "module=channels" each, with ">" in front of one on a module's input.
         inserted_se: their options.
+        removed: the names of the network's own blocks that `senet.prune_se` took out.
     """
 
     name: str
@@ -92,3 +93,4 @@ class ModelConfig:
     options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     inserted: tuple[str, ...] = ()
     inserted_se: SEOptions = field(default_factory=SEOptions)
+    removed: tuple[str, ...] = ()

@@ -50,7 +50,7 @@ def save_pretrained(model: nn.Module, folder: str | Path, metrics: Mapping[str, 
         )
     described = describe(cast(Network, model))
     description = described | {"metrics": dict(metrics or {})}
-    if isinstance(model, Network) and not model.config.inserted:  # timm cannot build others
+    if isinstance(model, Network) and not (model.config.inserted or model.config.removed):  # timm cannot build others
         description |= {
             "architecture": model.config.name,
             "num_classes": model.num_classes,

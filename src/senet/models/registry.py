@@ -93,6 +93,18 @@ def create_model(
     return create_from_weights(config, find_weights(name, weights), se=se, convert_input=in_channels != 3)
 
 
+def plain_twin(name: str) -> str:
+    """Return the plain network of one with SE.
+
+    Raises:
+        SenetError: there is none.
+    """
+    twin = name.replace("se_", "", 1)
+    if not model_card(name).has_se or twin not in CARDS or CARDS[twin].has_se:
+        raise SenetError(f"{name} has no plain twin; name a network with one, such as se_resnet50 or cifar_se_resnet20")
+    return twin
+
+
 def build(config: ModelConfig) -> Network:
     """Build the network of a configuration, with random weights.
 
@@ -104,7 +116,11 @@ def build(config: ModelConfig) -> Network:
     model = cast(Network, build_foreign(config)) if is_foreign(config.name) else build_own(config)
     if config.inserted:
         attach_at(model, config.inserted, config.inserted_se)
-        model.config = replace(model.config, inserted=config.inserted, inserted_se=config.inserted_se)
+    for name in config.removed:
+        model.set_submodule(name, nn.Identity(), strict=True)
+    model.config = replace(
+        model.config, inserted=config.inserted, inserted_se=config.inserted_se, removed=config.removed
+    )
     return model
 
 
@@ -155,7 +171,8 @@ def describe_state(model: nn.Module, state: Any, prefix: str, metadata: dict[str
 
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """Return a configuration as plain values, for JSON."""
-    without = () if config.inserted else ("inserted", "inserted_se")
+    without = [name for name in ("inserted", "inserted_se", "removed") if not getattr(config, name)]
+    without += [] if config.inserted else ["inserted_se"]
     values = asdict(config) | {"options": dict(config.options)}
     return {name: value for name, value in values.items() if name not in without}
 
@@ -167,7 +184,8 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
         TypeError: a field that does not exist.
     """
     options = {name: se_from_dict(values.get(name, {})) for name in ("se", "inserted_se")}
-    return ModelConfig(**{**values, **options, "inserted": tuple(values.get("inserted", ()))})
+    names = {name: tuple(values.get(name, ())) for name in ("inserted", "removed")}
+    return ModelConfig(**{**values, **options, **names})
 
 
 def se_from_dict(values: Mapping[str, Any]) -> SEOptions:

@@ -150,12 +150,13 @@ def create_from_weights(
     Raises:
         SenetError: the weights are of another network, or contradict an option.
     """
-    if checkpoint.config is not None and (checkpoint.config.inserted or is_foreign(checkpoint.config.name)):
+    theirs = checkpoint.config
+    if theirs is not None and (theirs.inserted or theirs.removed or is_foreign(theirs.name)):
         return create_exactly(config, checkpoint)
     card = model_card(config.name)
     checkpoint.check_network(card)
-    theirs = checkpoint.options(card) if checkpoint.config is None else checkpoint.config.options
-    options = {name: value for name, value in theirs.items() if name in card.options} | dict(config.options)
+    asked = checkpoint.options(card) if theirs is None else theirs.options
+    options = {name: value for name, value in asked.items() if name in card.options} | dict(config.options)
     if card.has_se:
         se = checkpoint.se_options() if se is None else se
     num_classes = checkpoint.num_classes if config.num_classes is None else config.num_classes
