@@ -1,0 +1,207 @@
+"""The SE blocks of a model, whoever wrote them: found, named as in the paper, heard, replaced by a constant."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from senet.block import GATES, SEBlock
+from senet.errors import SenetError
+from senet.examples import on_example
+
+GATE_MODULES: Mapping[tuple[str, str], str] = MappingProxyType(
+    {
+        ("timm.layers.squeeze_excite", "SEModule"): "gate",
+        ("timm.layers.squeeze_excite", "EffectiveSEModule"): "gate",
+        ("timm.models._efficientnet_blocks", "SqueezeExcite"): "gate",
+        ("timm.models.senet", "SEModule"): "sigmoid",
+        ("torchvision.ops.misc", "SqueezeExcitation"): "scale_activation",
+    }
+)
+"""Other libraries' SE blocks, by module and class, and their child whose output is the gate. All end in [0, 1]."""
+UNBOUNDED = 4.0
+"""A ReLU gate has no upper end: histograms end at this many times its factor."""
+
+
+@dataclass(frozen=True)
+class GateBlock:
+    """One SE block of a model.
+
+    Args:
+        name: "SE_stage_index" as in the paper's Figure 6, such as SE_4_6: the sixth block of stage 4. Stages are those
+            of the module's name where it says "layerN", or else resolutions, from 2 on.
+        module: its name in the model.
+        channels: C of its feature map.
+        side: (H, W) of its feature map.
+        low: the least value of its gate.
+        high: the largest; histograms of a ReLU gate end here.
+    """
+
+    name: str
+    module: str
+    channels: int
+    side: tuple[int, int]
+    low: float
+    high: float
+
+
+def gate_module(block: nn.Module) -> nn.Module | None:
+    """Return the child of an SE block whose output is the gate or, of ours, the gate's argument; None for no block."""
+    if isinstance(block, SEBlock):
+        return block.fc2
+    for kind in type(block).__mro__:
+        child = GATE_MODULES.get((kind.__module__, kind.__qualname__))
+        if child is not None:
+            return block.get_submodule(child)
+    return None
+
+
+def gates_of(block: nn.Module, output: Tensor) -> Tensor:
+    """Return the gates (N, C) that an SE block applies; their mean over positions where it has one for each.
+
+    Args:
+        block: the SE block.
+        output: of its `gate_module`, (N, C, ...) or (N, 1, 1, C).
+    """
+    if isinstance(block, SEBlock):
+        output = GATES[block.gate_function](output)
+        output = output if block.factor is None else output * block.factor.to(output.dtype)
+    if output.dim() == 4 and output.shape[1] == 1:  # channels last, without convolutions
+        return output.flatten(1)
+    return output if output.dim() == 2 else output.flatten(2).mean(2)
+
+
+def gate_range(block: nn.Module) -> tuple[float, float]:
+    """Return the ends of a gate's values."""
+    if not isinstance(block, SEBlock):
+        return 0.0, 1.0
+    factor = 1.0 if block.factor is None else float(block.factor)
+    return {"tanh": (-factor, factor), "relu": (0.0, UNBOUNDED * factor)}.get(block.gate_function, (0.0, factor))
+
+
+def find_blocks(model: nn.Module, example: Tensor | None = None) -> tuple[GateBlock, ...]:
+    """Return the SE blocks of a model in the order of computation; the model stays as it is.
+
+    It runs once, in evaluation mode, to see the order and the sizes. Blocks that do not run exactly once are left out.
+
+    Args:
+        model: of ours, with inserted blocks, timm's or torchvision's.
+        example: images to run it on, (N, C, H, W); None for noise of the size that the model says it takes.
+
+    Raises:
+        SenetError: it has no SE blocks, or does not run.
+    """
+    found = {name: block for name, block in model.named_modules() if gate_module(block) is not None}
+    if not found:
+        raise SenetError(
+            f"{type(model).__name__} has no gates: no SE block of ours, timm's or torchvision's; "
+            "senet.insert_se puts blocks in"
+        )
+    shapes = shapes_of_calls(model, found, example)
+    maps = {name: map_of(found[name], calls[0]) for name, calls in shapes.items() if len(calls) == 1}
+    sides = sorted({side for _, side in maps.values()}, reverse=True)
+    counts: dict[int, int] = defaultdict(int)
+    places, counted = [], []
+    for name, (_, side) in maps.items():
+        numbered = re.search(r"(?:^|\.)layer(\d+)\.(\d+)\.", name)
+        stage = int(numbered[1]) + 1 if numbered else 2 + sides.index(side)
+        counts[stage] += 1
+        counted.append((stage, counts[stage]))
+        places.append((stage, int(numbered[2]) + 1) if numbered else counted[-1])
+    if len(set(places)) < len(places):  # several blocks in one unit
+        places = counted
+    return tuple(
+        GateBlock(f"SE_{stage}_{index}", name, *maps[name], *gate_range(found[name]))
+        for (stage, index), name in zip(places, maps, strict=True)
+    )
+
+
+def shapes_of_calls(
+    model: nn.Module, modules: Mapping[str, nn.Module], example: Tensor | None
+) -> dict[str, list[tuple[int, ...]]]:
+    """Run a model once and return the shapes of what some of its modules took, in the order of their first calls."""
+    seen: dict[str, list[tuple[int, ...]]] = {}
+
+    def watch(name: str) -> Callable[..., None]:
+        return lambda _, args, __: seen.setdefault(name, []).append(tuple(args[0].shape))
+
+    def run(images: Tensor) -> None:
+        seen.clear()
+        model(images)
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in modules.items()]
+    try:
+        on_example(model, example, run)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def map_of(block: nn.Module, shape: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
+    """Return channels and side of a block's feature map."""
+    layer = gate_module(block)
+    channels_last = layer is not None and type(block).__name__.endswith("Cl")
+    n = (shape[3], shape[1], shape[2]) if channels_last else (shape[1], shape[2], shape[3])
+    return n[0], (n[1], n[2])
+
+
+def choose_blocks(blocks: tuple[GateBlock, ...], names: Any) -> tuple[GateBlock, ...]:
+    """Return the blocks of these names, the paper's or the modules'; None for all.
+
+    Raises:
+        SenetError: there is no such block.
+    """
+    if names is None:
+        return blocks
+    by_name = {name: block for block in blocks for name in (block.module, block.name)}
+    for name in names:
+        if name not in by_name:
+            near = get_close_matches(name, by_name, n=3, cutoff=0.4)
+            raise SenetError(f"there is no block {name!r}; the nearest are {', '.join(near or list(by_name)[:3])}")
+    return tuple(dict.fromkeys(by_name[name] for name in names))
+
+
+@contextmanager
+def listening(
+    model: nn.Module, blocks: tuple[GateBlock, ...], hear: Callable[[GateBlock, Tensor], None]
+) -> Iterator[None]:
+    """Call `hear` with each block and its gates (N, C) whenever it runs; outputs stay what they are."""
+
+    def listener(block: GateBlock, module: nn.Module) -> Callable[..., None]:
+        return lambda _, __, output: hear(block, gates_of(module, output.detach()))
+
+    handles = []
+    for block in blocks:
+        module = model.get_submodule(block.module)
+        layer = gate_module(module)
+        assert layer is not None
+        handles.append(layer.register_forward_hook(listener(block, module)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def replaced(model: nn.Module, block: GateBlock, gate: Tensor | float) -> Iterator[None]:
+    """Make a block scale by a constant gate, one number or one for each channel (C,)."""
+
+    def scale(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        factor = torch.as_tensor(gate, dtype=output.dtype, device=output.device)
+        channels_first = output.shape[1] == block.channels
+        return args[0] * (factor.view(-1, 1, 1) if factor.dim() and channels_first else factor)
+
+    handle = model.get_submodule(block.module).register_forward_hook(scale)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,333 @@
+"""What the gates of a network do on a data set: streamed once, kept as sums for each block and class.
+
+Memory does not depend on the number of images: a channel takes two float64 and `bins` int32 for each class. Sums are
+float64 and shifted by the gates of the first batch, so that the variance of a gate that hardly moves is not lost.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from senet.analysis.gates import GateBlock, choose_blocks, find_blocks, listening
+from senet.errors import SenetError
+from senet.evaluation import Batches, Data, model_and_data, open_batches
+from senet.files import written_beside
+
+BINS = 20
+KEY = "senet.recording"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockRecord:
+    """The gates of one block: for K classes and C channels.
+
+    Args:
+        block: where it is, and the ends of its gate.
+        count: images of each class, (K,), int64.
+        mean: of the gate, (K, C), float64; 0 where a class has no image.
+        variance: of the gate over the images of a class, divided by their number, (K, C), float64.
+        histogram: images whose gate falls into each of the equal parts of [low, high], (K, C, bins), int32; gates
+            outside are counted in the first and last.
+    """
+
+    block: GateBlock
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+    histogram: Tensor
+
+    @property
+    def overall_mean(self) -> Tensor:
+        """Mean of the gate over all images, (C,)."""
+        return (self.count[:, None] * self.mean).sum(0) / self.count.sum()
+
+    @property
+    def overall_variance(self) -> Tensor:
+        """Variance of the gate over all images, (C,): within the classes and between them."""
+        between = (self.mean - self.overall_mean).square()
+        return (self.count[:, None] * (self.variance + between)).sum(0) / self.count.sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """The gates of all blocks of one network on one data set.
+
+    Args:
+        blocks: in the order of computation.
+        class_names: of the K classes; empty for images without labels, which count as one class.
+        provenance: where it comes from: model, weights, data, versions, date.
+    """
+
+    blocks: tuple[BlockRecord, ...]
+    class_names: tuple[str, ...]
+    provenance: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> BlockRecord:
+        """Return a block by the paper's name or the module's.
+
+        Raises:
+            SenetError: there is none of that name.
+        """
+        (chosen,) = choose_blocks(tuple(record.block for record in self.blocks), [name])
+        return next(record for record in self.blocks if record.block is chosen)
+
+    @property
+    def num_images(self) -> int:
+        """Images that were seen."""
+        return int(self.blocks[0].count.sum())
+
+    def merged(self, other: "Recording") -> "Recording":
+        """Return the recording of both sets of images, as if they had been seen together.
+
+        Raises:
+            SenetError: they are of different blocks or classes.
+        """
+        ours, theirs = ([record.block for record in r.blocks] for r in (self, other))
+        if ours != theirs or self.class_names != other.class_names:
+            raise SenetError("the recordings are of different blocks or classes; merge those of one network")
+        blocks = tuple(merged_records(a, b) for a, b in zip(self.blocks, other.blocks, strict=True))
+        return replace(self, blocks=blocks)
+
+    def save(self, path: str | Path) -> None:
+        """Write the recording to one file (.safetensors), old or new, never half.
+
+        Raises:
+            SenetError: it cannot be written.
+        """
+        path = Path(path)
+        tensors = {
+            f"{record.block.name}.{name}": getattr(record, name).clone()  # count is one tensor for all blocks
+            for record in self.blocks
+            for name in ("count", "mean", "variance", "histogram")
+        }
+        blocks = [asdict(record.block) for record in self.blocks]
+        described = {"blocks": blocks, "class_names": self.class_names, "provenance": dict(self.provenance)}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with written_beside(path) as beside:
+                beside.write_bytes(save(tensors, metadata={KEY: json.dumps(described)}))
+        except OSError as error:
+            raise SenetError(f"{path} cannot be written ({error.strerror}); name another file") from error
+
+    @staticmethod
+    def load(path: str | Path) -> "Recording":
+        """Read a recording.
+
+        Raises:
+            SenetError: the file is absent, damaged, or not a recording.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                described = json.loads((file.metadata() or {})[KEY])
+                records = []
+                for values in described["blocks"]:
+                    block = GateBlock(**{**values, "side": tuple(values["side"])})
+                    names = ("count", "mean", "variance", "histogram")
+                    tensors = {name: file.get_tensor(f"{block.name}.{name}") for name in names}
+                    records.append(BlockRecord(block=block, **tensors))
+        except FileNotFoundError:
+            raise SenetError(f"there is no recording {path}; senet.record_excitations makes one") from None
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise SenetError(f"{path} is not a recording of excitations, or is damaged") from error
+        return Recording(
+            blocks=tuple(records),
+            class_names=tuple(described["class_names"]),
+            provenance=described["provenance"],
+        )
+
+
+def merged_records(a: BlockRecord, b: BlockRecord) -> BlockRecord:
+    """Merge two records of one block.
+
+    Source: Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979.
+    """
+    count = a.count + b.count
+    share = (b.count.double() / count.clamp(min=1))[:, None]
+    mean = torch.lerp(a.mean, b.mean, share)
+    variance = torch.lerp(a.variance, b.variance, share) + share * (1 - share) * (a.mean - b.mean).square()
+    histogram = a.histogram + b.histogram
+    return BlockRecord(block=a.block, count=count, mean=mean, variance=variance, histogram=histogram)
+
+
+class Tally:
+    """The sums of one block's gates.
+
+    Args:
+        block: whose gates these are.
+        num_classes: K.
+        bins: of the histograms.
+        device: of the gates.
+    """
+
+    def __init__(self, block: GateBlock, num_classes: int, bins: int, device: torch.device) -> None:
+        shape = (num_classes, block.channels)
+        self.block = block
+        self.bins = bins
+        self.shift: Tensor | None = None
+        self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.squares = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.histogram = torch.zeros(*shape, bins, dtype=torch.int32, device=device)
+
+    def add(self, gates: Tensor, labels: Tensor) -> None:
+        """Add the gates (N, C) of a batch with its labels (N,)."""
+        values = gates.double()
+        if self.shift is None:
+            self.shift = values.mean(0) if len(values) else values.sum(0)
+            if dist.is_initialized():
+                dist.broadcast(self.shift, 0)
+        low, high = self.block.low, self.block.high
+        places = ((gates - low) * (self.bins / (high - low))).nan_to_num().clamp(0, self.bins - 1).long()
+        rows = labels[:, None] * self.block.channels + torch.arange(self.block.channels, device=labels.device)
+        flat = (rows * self.bins + places).flatten()
+        self.histogram.view(-1).index_add_(0, flat, torch.ones_like(flat, dtype=torch.int32))
+        values -= self.shift
+        self.sums.index_add_(0, labels, values)
+        self.squares.index_add_(0, labels, values.square_())
+
+    def record(self, count: Tensor) -> BlockRecord:
+        """Return what the sums say, of all processes.
+
+        Args:
+            count: images of each class, (K,), of all processes.
+
+        Raises:
+            SenetError: a gate was not a number.
+        """
+        if dist.is_initialized():
+            for sums in (self.sums, self.squares, self.histogram):
+                dist.all_reduce(sums)
+        assert self.shift is not None
+        number = count.clamp(min=1)[:, None]
+        shifted = self.sums / number
+        mean = torch.where(count[:, None] > 0, shifted + self.shift, 0.0)
+        if not mean.isfinite().all():
+            raise SenetError(f"{self.block.name} ({self.block.module}) has gates that are not finite numbers")
+        variance = (self.squares / number - shifted.square()).clamp_(min=0)
+        tensors = {"mean": mean, "variance": variance, "histogram": self.histogram, "count": count}
+        return BlockRecord(block=self.block, **{name: tensor.cpu() for name, tensor in tensors.items()})
+
+
+class Recorder:
+    """Keeps the gates of a model while it runs.
+
+    Args:
+        model: any with SE blocks.
+        blocks: whose gates are kept.
+        num_classes: of the labels; 1 for none.
+        bins: of the histograms.
+    """
+
+    def __init__(self, model: nn.Module, blocks: tuple[GateBlock, ...], num_classes: int, bins: int = BINS) -> None:
+        device = next(model.parameters()).device
+        self.model = model
+        self.blocks = blocks
+        self.tallies = {block.name: Tally(block, num_classes, bins, device) for block in blocks}
+        self.count = torch.zeros(num_classes, dtype=torch.int64, device=device)
+
+    def run(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Run the model on images of the classes `labels` (N,); return its outputs."""
+
+        def hear(block: GateBlock, gates: Tensor) -> None:
+            self.tallies[block.name].add(gates, labels)
+
+        with listening(self.model, self.blocks, hear):
+            outputs: Tensor = self.model(images)
+        self.count += torch.bincount(labels, minlength=len(self.count))
+        return outputs
+
+    def records(self) -> tuple[BlockRecord, ...]:
+        """Return what was kept, of all processes."""
+        if dist.is_initialized():
+            dist.all_reduce(self.count)
+        return tuple(tally.record(self.count) for tally in self.tallies.values())
+
+
+@torch.no_grad()
+def record_excitations(
+    run_or_model: nn.Module | str | Path,
+    data: Data | None = None,
+    *,
+    blocks: Sequence[str] | None = None,
+    bins: int = BINS,
+    batch_size: int = 64,
+    bf16: bool = False,
+    device: torch.device | str | None = None,
+) -> Recording:
+    """Keep what the gates of a network do on a data set, in one pass; its outputs stay what they are.
+
+    Under torch.distributed every process sees its part of the images, and returns the recording of all.
+
+    Args:
+        run_or_model: a network with SE blocks (ours, inserted, timm's, torchvision's), a run or model folder, or the
+            name of a network with weights in the package.
+        data: as `senet.evaluate` takes it, or a folder of images without classes; or batches, either (images, labels)
+            or images alone, as the model takes them.
+        blocks: names of some, as `find_blocks` gives them; None for all.
+        bins: of the histograms, at least 1; of 10 or a multiple, so that a tenth of the range is whole.
+        batch_size: images at once.
+        bf16: compute in bfloat16.
+        device: None for a GPU if there is one.
+
+    Raises:
+        SenetError: a model without gates, an unknown block, or data that do not fit.
+    """
+    if bins < 10 or bins % 10:
+        raise SenetError(f"bins is {bins}; expected a multiple of 10")
+    model, data = model_and_data(run_or_model, data)
+    batches = open_batches(model, data, batch_size=batch_size, device=device, shared=True)
+    recorder: Recorder | None = None
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.autocast(batches.device.type, torch.bfloat16, enabled=bf16):
+            for images, labels in batches.tracked("Recording gates on"):
+                if recorder is None:
+                    chosen = choose_blocks(find_blocks(model, images[:1]), blocks)
+                    recorder = Recorder(model, chosen, max(1, len(batches.class_names)), bins)
+                recorder.run(images, labels)
+    finally:
+        model.train(was_training)
+    assert recorder is not None  # there is a batch
+    return Recording(
+        blocks=recorder.records(),
+        class_names=batches.class_names,
+        provenance=provenance(run_or_model, model, batches),
+    )
+
+
+def mean_gates(recording: Recording, block: GateBlock) -> Tensor:
+    """Return the mean gate of each channel of a block, (C,), float64.
+
+    Raises:
+        SenetError: the recording is of another network.
+    """
+    gates = recording[block.name].overall_mean
+    if len(gates) != block.channels:
+        raise SenetError(
+            f"the recording has {len(gates)} channels at {block.name}, the model {block.channels}; "
+            "record the excitations of this model"
+        )
+    return gates
+
+
+def provenance(run_or_model: nn.Module | str | Path, model: nn.Module, batches: Batches) -> dict[str, Any]:
+    """Return where a recording comes from."""
+    config: Any = getattr(model, "config", None)
+    return {
+        "model": getattr(config, "name", None) or type(model).__name__,
+        "weights": None if isinstance(run_or_model, nn.Module) else str(run_or_model),
+        "data": batches.source,
+        "senet": version("senet"),
+        "torch": version("torch"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

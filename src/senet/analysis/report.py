@@ -1,0 +1,368 @@
+"""One self-contained HTML page about a network: its blocks, their gates, what they are worth, and examples."""
+
+import base64
+import inspect
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.offline
+import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+from torch import Tensor, nn
+
+from senet.analysis.ablating import AblationStudy, ablate_blocks
+from senet.analysis.figures import COLOURS, class_figure, class_index, default_classes, spread_figure
+from senet.analysis.gates import GateBlock, listening
+from senet.analysis.recording import BlockRecord, Recording, record_excitations
+from senet.analysis.statistics import (
+    BlockStatistics,
+    agreement,
+    mean_gate,
+    sampled_channels,
+    share_high,
+    share_low,
+    specificity,
+    spread,
+)
+from senet.analysis.statistics import statistics as block_statistics
+from senet.data.datasets import ImageSplit
+from senet.errors import SenetError
+from senet.evaluation import Data, model_and_data, open_batches
+from senet.files import read_jsonl, written_beside
+from senet.preprocessing import transform
+
+PAGE = Path(__file__).parent / "page"
+NUMBERS = 400_000
+"""In the page's curves, at most: of more classes than that leaves room for, some at equal distances are in it."""
+TOP = 5
+"""Channels named as most raised and most lowered."""
+THUMBNAIL = 96
+"""Pixels of an example's longer side, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One image, what the network says of it, and what its gates do.
+
+    Args:
+        image: small, for showing.
+        class_name: what it is.
+        prediction: what the network says it is.
+        probability: with which.
+        gates: of each block, by name, (C,).
+    """
+
+    image: Image.Image
+    class_name: str
+    prediction: str
+    probability: float
+    gates: Mapping[str, Tensor]
+
+    @property
+    def uri(self) -> str:
+        """The image as an address that holds it."""
+        file = io.BytesIO()
+        kind = "png" if max(self.image.size) <= 32 else "webp"
+        self.image.save(file, kind)
+        return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+@torch.no_grad()
+def examples_of(model: nn.Module, images: ImageSplit, recording: Recording, classes: Sequence[str]) -> list[Example]:
+    """Return an image of each class, in the order of the classes.
+
+    Args:
+        model: with preprocessing.
+        images: labelled.
+        recording: of the model.
+        classes: whose images are wanted.
+    """
+    wanted = {class_index(recording, name) for name in classes}
+    to_tensor, device = transform(model), next(model.parameters()).device
+    blocks = tuple(record.block for record in recording.blocks)
+    was_training = model.training
+    model.eval()
+    found = []
+    for i in np.random.default_rng(0).permutation(len(images)).tolist():
+        if not wanted:
+            break
+        if images.files is not None and images.files[i][1] not in wanted:
+            continue
+        image, label = images[i]
+        if label not in wanted:
+            continue
+        wanted.remove(label)
+        gates: dict[str, Tensor] = {}
+
+        def hear(block: GateBlock, values: Tensor, gates: dict[str, Tensor] = gates) -> None:
+            gates[block.name] = values[0].double().cpu()
+
+        with listening(model, blocks, hear):
+            probabilities = model(to_tensor(image)[None].to(device)).float().softmax(1)[0]
+        small = image.convert("RGB")
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
+        best = int(probabilities.argmax())
+        found.append(
+            Example(
+                image=small,
+                class_name=recording.class_names[label],
+                prediction=recording.class_names[best],
+                probability=float(probabilities[best]),
+                gates=gates,
+            )
+        )
+    model.train(was_training)
+    return sorted(found, key=lambda example: recording.class_names.index(example.class_name))
+
+
+def explain(
+    run_or_model: nn.Module | str | Path,
+    data: Data | None = None,
+    output: str | Path = "report.html",
+    *,
+    recording: Recording | None = None,
+    ablate: bool = True,
+    examples: int = 10,
+    run: str | Path | None = None,
+    batch_size: int = 64,
+) -> Path:
+    """Write a page about what the gates of a network do; open it in a browser.
+
+    Args:
+        run_or_model: see `senet.record_excitations`.
+        data: see `senet.record_excitations`.
+        output: the page, one HTML file that needs no network.
+        recording: of the network's gates; None records now.
+        ablate: whether to measure what each gate is worth, which takes an evaluation for each.
+        examples: classes of which an image is shown.
+        run: a run folder whose training curves are shown; None for `run_or_model`, if it is one.
+        batch_size: images at once.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        SenetError: a model without gates, data that do not fit, or a file that cannot be written.
+    """
+    check_writable(Path(output))
+    folder = run if run is not None or isinstance(run_or_model, nn.Module) else run_or_model
+    model, data = model_and_data(run_or_model, data)
+    if recording is None:
+        recording = record_excitations(model, data, batch_size=batch_size)
+    labelled = bool(recording.class_names)
+    study = ablate_blocks(model, data, recording=recording, batch_size=batch_size) if ablate and labelled else None
+    images = open_batches(model, data).images
+    shown = []
+    if labelled and images is not None and hasattr(model, "preprocessing"):
+        shown = examples_of(model, images, recording, default_classes(recording, examples))
+    metrics = [] if folder is None else read_jsonl(Path(folder) / "metrics.jsonl")
+    return write_report(output, recording, model=model, ablation=study, metrics=metrics, examples=shown)
+
+
+def check_writable(path: Path) -> None:
+    """Raise a SenetError for a file that cannot be written, before the work for it is done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        reason = "it is a folder" if path.is_dir() else "" if os.access(path.parent, os.W_OK) else "permission denied"
+    except OSError as error:
+        reason = str(error.strerror)
+    if reason:
+        raise SenetError(f"{path} cannot be written ({reason}); name another output")
+
+
+def write_report(
+    path: str | Path,
+    recording: Recording,
+    *,
+    model: nn.Module | None = None,
+    ablation: AblationStudy | None = None,
+    metrics: Sequence[Mapping[str, float]] = (),
+    examples: Sequence[Example] = (),
+) -> Path:
+    """Write the page about a network.
+
+    Args:
+        path: of the file, .html.
+        recording: of the network's gates.
+        model: the network, for its size.
+        ablation: what `ablate_blocks` found.
+        metrics: the lines of a run's metrics.jsonl, for its curves.
+        examples: images to show.
+
+    Raises:
+        SenetError: the file cannot be written.
+    """
+    path = Path(path)
+    numbers = block_statistics(recording)
+    curves = training_curves(metrics)
+    shown = shown_classes(recording)
+    last = recording.blocks[-1].block.name
+    drawn = {"byClass": class_figure(recording, last), "within": spread_figure(recording, last)}
+    data = {
+        "first": len(numbers) - 1,
+        "classes": [recording.class_names[k] for k in shown],
+        "colours": COLOURS,
+        "blocks": [block_data(r, s, shown) for r, s in zip(recording.blocks, numbers, strict=True)],
+        "figures": {name: plain(figure) for name, figure in (drawn | curves).items()},
+        "curves": list(curves),
+        "examples": [example_data(example, recording) for example in examples],
+    }
+    about = recording.provenance
+    environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
+    page = environment.get_template("report.html").render(
+        title=f"What the gates of {about.get('model', 'a network')} do",
+        facts=facts(recording, model, ablation),
+        stages=stages(recording, numbers),
+        classes=data["classes"],
+        num_classes=len(recording.class_names),
+        first=first_classes(recording, shown),
+        numbers=numbers,
+        definitions={name: " ".join((inspect.getdoc(f) or "").split()) for name, f in DEFINITIONS.items()},
+        verdict=" ".join((inspect.getdoc(BlockStatistics) or "").split("verdict: ")[1].split()),
+        ablation=ablation,
+        curves={name: figure.layout.title.text for name, figure in curves.items()},
+        examples=examples,
+        provenance=[f"{name}: {value}" for name, value in about.items() if value],
+        css=Markup((PAGE / "report.css").read_text()),
+        js=Markup((PAGE / "report.js").read_text()),
+        plotly=Markup(plotly.offline.get_plotlyjs()),
+        data=data,
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_beside(path) as beside:
+            beside.write_text(page)
+    except OSError as error:
+        raise SenetError(f"{path} cannot be written ({error.strerror}); name another output") from error
+    return path
+
+
+DEFINITIONS = {
+    "mean gate": mean_gate,
+    "spread": spread,
+    "specificity": specificity,
+    "agreement": agreement,
+    "at the low end": share_low,
+    "at the high end": share_high,
+}
+
+
+def facts(recording: Recording, model: nn.Module | None, ablation: AblationStudy | None) -> list[str]:
+    """Say what the page is about."""
+    said = [f"{recording.num_images:,} images of {recording.provenance.get('data', 'a data set')}"]
+    if recording.class_names:
+        said.append(f"{len(recording.class_names)} classes")
+    if model is not None:
+        said.append(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+    if ablation is not None:
+        said.append(f"top-1 {ablation.whole.top1:.2f} %")
+    return said
+
+
+def stages(recording: Recording, numbers: Sequence[BlockStatistics]) -> list[dict[str, Any]]:
+    """Return the network's stages with their blocks, each with its number."""
+    blocks = [record.block for record in recording.blocks]
+    found = []
+    for stage, group in groupby(range(len(blocks)), key=lambda i: blocks[i].name.split("_")[1]):
+        members = list(group)
+        at = blocks[members[-1]]
+        listed = [(i, numbers[i]) for i in members]
+        found.append({"number": stage, "side": at.side, "channels": at.channels, "blocks": listed})
+    return found
+
+
+def first_classes(recording: Recording, shown: Sequence[int]) -> list[str]:
+    """Return the classes that are drawn at first."""
+    names = [recording.class_names[k] for k in shown]
+    return [name for name in default_classes(recording) if name in names] or names[:1]
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+def shown_classes(recording: Recording) -> list[int]:
+    """Return the numbers of the classes that are in the page."""
+    seen = [k for k in range(len(recording.class_names)) if recording.blocks[0].count[k]]
+    room = max(1, NUMBERS // (2 * 50 * len(recording.blocks)))
+    step = -(-len(seen) // room)
+    return seen[:: max(1, step)]
+
+
+def rounded(values: Tensor) -> Any:
+    """Return numbers with four decimals."""
+    return (values * 1e4).round().div(1e4).tolist()
+
+
+def block_data(record: BlockRecord, numbers: BlockStatistics, classes: Sequence[int]) -> dict[str, Any]:
+    """Return what the page draws of a block."""
+    chosen = sampled_channels(record.block.channels)
+    labelled = bool(len(classes))
+    return {
+        "name": record.block.name,
+        "channels": record.block.channels,
+        "low": record.block.low,
+        "high": record.block.high,
+        "channel": chosen.tolist(),
+        "allMean": rounded(record.overall_mean[chosen]),
+        "allDeviation": rounded(record.overall_variance[chosen].sqrt()),
+        "mean": [rounded(record.mean[k][chosen]) for k in classes] if labelled else [],
+        "deviation": [rounded(record.variance[k][chosen].sqrt()) for k in classes] if labelled else [],
+        "text": block_text(record.block, numbers),
+    }
+
+
+def block_text(block: GateBlock, numbers: BlockStatistics) -> str:
+    """Describe a block in two sentences."""
+    height, width = block.side
+    said = f"{block.module}: {block.channels} channels of {height} x {width}. "
+    outer = f"{numbers.low + numbers.high:.0%} of the gates are in the outer tenths of their range"
+    if numbers.specificity is None:
+        return f"{said}{outer}."
+    return f"{said}{numbers.specificity:.0%} of the variance is between classes; {outer}."
+
+
+def plain(figure: go.Figure) -> Any:
+    """Return a figure as plain values."""
+    return json.loads(figure.to_json())
+
+
+def training_curves(metrics: Sequence[Mapping[str, float]]) -> dict[str, go.Figure]:
+    """Draw loss and accuracy over the epochs of a run."""
+    if not metrics:
+        return {}
+    epochs = [row["epoch"] for row in metrics]
+    drawn = {
+        "loss-curve": ("Loss, nats", {"training": "train_loss", "evaluation": "loss"}),
+        "accuracy-curve": ("Top-1 accuracy, %", {"evaluation": "top1"}),
+    }
+    figures = {}
+    for name, (title, lines) in drawn.items():
+        figure = go.Figure()
+        for i, (label, key) in enumerate(lines.items()):
+            style = {"color": COLOURS[i]}
+            figure.add_scatter(x=epochs, y=[row[key] for row in metrics], name=label, mode="lines", line=style)
+        figure.update_layout(title=title, xaxis_title="epoch", legend={"orientation": "h", "y": -0.25})
+        figure.update_layout(margin={"l": 50, "r": 10, "t": 50, "b": 40}, template="plotly_white")
+        figures[name] = figure
+    return figures
+
+
+def example_data(example: Example, recording: Recording) -> dict[str, Any]:
+    """Return the channels that the gates raise and lower most, against the mean over all images, for each block."""
+    found = {}
+    for record in recording.blocks:
+        change = example.gates[record.block.name] - record.overall_mean
+        order = change.argsort()
+        pairs = {"raised": order.flip(0)[:TOP], "lowered": order[:TOP]}
+        found[record.block.name] = {k: [[int(c), round(float(change[c]), 3)] for c in v] for k, v in pairs.items()}
+    return found

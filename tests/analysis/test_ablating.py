@@ -1,0 +1,60 @@
+"""Gates replaced by a constant: against networks in which that is written by hand."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import senet
+from senet import Recording, SenetError, ablate_blocks, record_excitations
+
+
+def images(number: int = 4, side: int = 32) -> Tensor:
+    return torch.randn(number, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+class WithoutGate(nn.Module):
+    """What a network is with the gate of one block replaced, written by hand."""
+
+    def __init__(self, gate: Tensor) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate
+
+
+@pytest.mark.parametrize("by", ["one", "mean"])
+def test_ablation_is_evaluation_of_the_network_without_the_gate(digits_run, by):
+    recording = record_excitations(digits_run)
+    study = ablate_blocks(digits_run, by=by, recording=recording if by == "mean" else None, blocks=["SE_4_3", "SE_3_1"])
+    assert study.whole == senet.evaluate(digits_run)
+    assert [row.block for row in study.blocks] == ["SE_4_3", "SE_3_1"]
+    for row in study.blocks:
+        model = senet.from_pretrained(digits_run)
+        gate = recording[row.block].overall_mean.float().view(-1, 1, 1) if by == "mean" else torch.tensor(1.0)
+        model.set_submodule(row.module, WithoutGate(gate))
+        expected = senet.evaluate(model, "digits")
+        assert row.evaluation.top1 == expected.top1
+        assert row.evaluation.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert row.top1_change == pytest.approx(expected.top1 - study.whole.top1)
+        assert row.loss_change == pytest.approx(expected.loss - study.whole.loss, abs=1e-6)
+
+
+def test_ablation_leaves_the_model_as_it_was():
+    model = senet.create_model("cifar_se_resnet20", weights="cifar10")
+    data = [(images(4, 32), torch.arange(4))]
+    study = ablate_blocks(model, data, by="one")
+    assert len(study.blocks) == 9
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_ablation_by_mean_wants_the_recording_of_the_same_network():
+    model = senet.create_model("cifar_se_resnet20", weights="cifar10")
+    data = [(images(4, 32), torch.arange(4))]
+    with pytest.raises(SenetError, match="by is 'mean' without a recording"):
+        ablate_blocks(model, data)
+    with pytest.raises(SenetError, match="by is 'zero'; expected one of one, mean"):
+        ablate_blocks(model, data, by="zero")
+    other: Recording = record_excitations(senet.create_model("cifar_se_wrn16_8"), [images(1, 32)])
+    with pytest.raises(SenetError, match="the recording has 128 channels at SE_2_1, the model 16"):
+        ablate_blocks(model, data, recording=other)

@@ -1,0 +1,208 @@
+"""The page, read and clicked in a real browser where there is one."""
+
+import json
+import re
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import senet
+from senet import SenetError, record_excitations
+from senet.analysis.report import explain, shown_classes, write_report
+from senet.cli import main
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def page(digits_run, tmp_path_factory) -> Path:
+    return explain(digits_run, output=tmp_path_factory.mktemp("page") / "report.html")
+
+
+def embedded(page: Path) -> dict:
+    return json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)[1])
+
+
+def test_the_page_is_one_small_file(page):
+    text = page.read_text()
+    assert page.stat().st_size < 8e6
+    own = text[: text.index("<script>")] + text[text.rindex("<script>") :]
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", own)  # nothing from elsewhere
+    assert "What each gate is worth" in own or "What each gate is worth" in text
+
+
+def test_the_page_holds_the_recording(page, digits_run):
+    data, recording = embedded(page), record_excitations(digits_run)
+    assert data["classes"] == [str(k) for k in range(10)]
+    assert [block["name"] for block in data["blocks"]] == [record.block.name for record in recording.blocks]
+    for block, record in zip(data["blocks"], recording.blocks, strict=True):
+        chosen = block["channel"]
+        assert block["mean"][3] == pytest.approx(record.mean[3, chosen].tolist(), abs=1e-4)
+        assert block["deviation"][3] == pytest.approx(record.variance[3, chosen].sqrt().tolist(), abs=1e-4)
+    assert len(data["examples"]) == 10
+    assert len(data["examples"][0]["SE_4_3"]["raised"]) == 5
+
+
+def test_without_labels_the_page_says_why(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (32, 32), (200, 100, 50)).save(folder / "a.png")
+    page = explain("cifar_se_resnet20", folder, tmp_path / "report.html")
+    assert "The images have no labels, so nothing is drawn by class" in page.read_text()
+    assert embedded(page)["classes"] == []
+
+
+def test_names_are_escaped(digits_run, tmp_path):
+    recording = record_excitations(digits_run)
+    names = ("</script><b>", *recording.class_names[1:])
+    page = write_report(tmp_path / "r.html", replace(recording, class_names=names))
+    assert "<b>" not in page.read_text().replace("<b>%", "").split("<script>")[0]
+    assert embedded(page)["classes"][0] == "</script><b>"
+
+
+def test_of_many_classes_some_are_shown(digits_run):
+    recording = record_excitations(digits_run)
+    blocks = tuple(
+        replace(r, count=r.count.repeat(100), mean=r.mean.repeat(100, 1), variance=r.variance.repeat(100, 1))
+        for r in recording.blocks
+    )
+    many = replace(recording, blocks=blocks, class_names=tuple(map(str, range(1000))))
+    shown = shown_classes(many)
+    assert 100 < len(shown) < 1000
+    assert shown[0] == 0
+
+
+@pytest.fixture
+def browser(tmp_path):
+    if CHROMIUM is None or shutil.which("chromedriver") is None:
+        pytest.skip("Chromium and its driver are not installed (Debian: apt-get install chromium chromium-driver)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking", "no-first-run"):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()
+
+
+def drawn(browser, figure: str = "by-class") -> list:
+    """The curves of a figure, as the browser has them."""
+    script = "return document.getElementById(arguments[0]).data.map(t => [t.name, Array.from(t.y), Array.from(t.x)])"
+    return browser.execute_script(script, figure)
+
+
+def test_choosing_a_block_and_a_class_changes_the_figures(page, browser):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    started = time.perf_counter()
+    browser.get(page.as_uri())
+    assert browser.execute_script("return document.documentElement.dataset.drawn") == "true"
+    assert time.perf_counter() - started < 10  # two seconds on a machine that does nothing else
+    data = embedded(page)
+
+    last = data["blocks"][-1]
+    assert [name for name, _, _ in drawn(browser)] == ["all images", "0", "2", "4", "6"]
+    assert drawn(browser)[1][1] == pytest.approx(last["mean"][0])
+    assert "SE_4_3" in browser.find_element(By.ID, "gates-heading").text
+
+    buttons = browser.find_elements(By.CSS_SELECTOR, "button[data-block]")
+    assert len(buttons) == 9
+    buttons[3].click()
+    assert drawn(browser)[0][1] == pytest.approx(data["blocks"][3]["allMean"])
+    assert "SE_3_1" in browser.find_element(By.ID, "gates-heading").text
+    assert [b.get_attribute("aria-pressed") for b in buttons].index("true") == 3
+
+    box = browser.find_element(By.CSS_SELECTOR, "input[name=class][value='5']")
+    box.send_keys(Keys.SPACE)  # by keyboard
+    assert [name for name, _, _ in drawn(browser)] == ["all images", "0", "2", "4", "5", "6"]
+    assert drawn(browser)[4][1] == pytest.approx(data["blocks"][3]["mean"][5])
+
+    buttons[0].send_keys(Keys.ENTER)
+    assert drawn(browser)[0][2] == data["blocks"][0]["channel"]
+
+    select = browser.find_element(By.ID, "within")
+    select.send_keys("7")
+    assert drawn(browser, "within-class")[2][1] == pytest.approx(data["blocks"][0]["mean"][7])
+    assert "7" in browser.find_element(By.ID, "within-class-text").text
+
+    assert drawn(browser, "accuracy-curve")[0][2] == [1, 2, 3]
+    raised = browser.find_element(By.CSS_SELECTOR, "[data-example='0'] .raised").text
+    channel, by = data["examples"][0]["SE_2_1"]["raised"][0]
+    assert raised.startswith(f"{channel} (")
+    assert f"{abs(by):.2f}" in raised
+    assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+
+
+def prefer(browser, scheme: str) -> None:
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+
+def test_phones_and_dark_rooms(page, browser):
+    phone = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    prefer(browser, "dark")
+    browser.get(page.as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+    colour = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert colour == "rgb(18, 22, 27)"
+    paper = "return document.getElementById('by-class').layout.paper_bgcolor"
+    assert browser.execute_script(paper) == "#12161b"
+    prefer(browser, "light")
+    assert browser.execute_script(paper) == "#ffffff"
+
+
+# ---- command line ----------------------------------------------------------------------------------------------------
+
+
+def test_the_commands(digits_run, tmp_path, capsys):
+    gates = tmp_path / "gates.safetensors"
+    assert main(["record", str(digits_run), "--output", str(gates)]) == 0
+    assert "SE_4_3" in capsys.readouterr().out
+    assert main(["record", str(digits_run), "--output", str(gates), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[8]["block"] == "SE_4_3"
+    page = tmp_path / "report.html"
+    arguments = ["--recording", str(gates), "--no-ablate", "--examples", "2", "--output", str(page)]
+    assert main(["explain", str(digits_run), *arguments]) == 0
+    assert len(embedded(page)["examples"]) == 2
+    assert "What each gate is worth" not in page.read_text()
+    pruned = tmp_path / "pruned"
+    assert main(["prune", str(digits_run), str(pruned), "--recording", str(gates), "--blocks", "SE_4_3", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["blocks"] == ["SE_4_3"]
+    assert senet.evaluate(pruned, "digits").top1 == pytest.approx(report["after"]["evaluation"]["top1"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["explain", "cifar_se_resnet20"], "data is missing"),
+        (["explain", "RUN", "--output", "RUN/config.json/x.html"], "cannot be written"),
+        (["explain", "RUN", "--output", "RUN"], "cannot be written (it is a folder)"),
+        (["explain", "RUN", "--recording", "RUN/config.json"], "is not a recording of excitations"),
+        (["record", "RUN"], "--output"),
+        (["record", "RUN", "--data", "nowhere", "--output", "x"], "data.dataset is 'nowhere'"),
+        (["prune", "RUN", "RUN"], "exists already; name another folder"),
+        (["prune", "RUN", "RUN2", "--blocks", "SE_9_9"], "there is no block 'SE_9_9'; the nearest are"),
+    ],
+)
+def test_bad_input_is_one_sentence(digits_run, arguments, message, capsys):
+    assert main([word.replace("RUN", str(digits_run)) for word in arguments]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_model_without_gates_says_so(tmp_path):
+    with pytest.raises(SenetError, match="has no gates"):
+        explain(senet.create_model("cifar_resnet20", in_channels=1), "digits", tmp_path / "r.html")
