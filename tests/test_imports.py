@@ -21,8 +21,9 @@ LAYERS = (
     {"fused", "preprocessing"},
     {"models", "costs", "examples"},
     {"optimization", "insertion"},
-    {"data", "evaluation", "prediction", "training"},
+    {"data", "evaluation", "prediction", "training", "analysis"},
     {"recipes"},
+    {"ablation"},
     {"demo", "cli", "__main__"},
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING, Any
 from wrapt import register_post_import_hook
 
 if TYPE_CHECKING:
+    from senet.ablation import ablate as ablate
+    from senet.analysis.ablating import ablate_blocks as ablate_blocks
+    from senet.analysis.pruning import prune_se as prune_se
+    from senet.analysis.recording import Recording as Recording
+    from senet.analysis.recording import record_excitations as record_excitations
+    from senet.analysis.report import explain as explain
     from senet.block import SEBlock as SEBlock
     from senet.block import SEOptions as SEOptions
     from senet.costs import Cost as Cost
@@ -41,6 +47,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "senet.ablation": ("ablate",),
+    "senet.analysis.ablating": ("ablate_blocks",),
+    "senet.analysis.pruning": ("prune_se",),
+    "senet.analysis.recording": ("Recording", "record_excitations"),
+    "senet.analysis.report": ("explain",),
     "senet.block": ("SEBlock", "SEOptions"),
     "senet.costs": ("Cost", "cost"),
     "senet.data.config": ("DataConfig",),
