@@ -11,7 +11,8 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
-from senet.cli import COMMANDS, main, one_sentence
+from senet.cli import COMMANDS, main
+from senet.cli.parsing import one_sentence
 from senet.data.datasets import open_split
 from senet.models.folder import from_pretrained
 from senet.recipes import RECIPES

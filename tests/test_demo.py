@@ -26,6 +26,7 @@ def test_demo_leaves_runs_that_evaluate_and_predict_use(tmp_path: Path, capsys: 
     assert len(senet.predict(folder / "se", samples)) == len(samples) == 5
     width, height = Image.open(folder / "curves.png").size
     assert width > 1000 > height > 300
+    assert "What each gate is worth" in (folder / "report.html").read_text()
     printed = capsys.readouterr().out
     for number in (f"{plain.parameters:,}", f"{se.parameters:,}", f"{se.multiply_adds:,}", f"{se.step_time_ms:.1f}"):
         assert number in printed

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
+from senet.analysis.report import explain
 from senet.costs import cost
 from senet.data.datasets import open_split
 from senet.errors import SenetError
@@ -100,7 +101,7 @@ def draw_curves(runs: Mapping[str, Path], picture: Path) -> None:
 
 
 def demo(output: Path, *, epochs: int = 8, seed: int = 0) -> list[DemoResult]:
-    """Train both networks, print them side by side, and save curves, samples and both run folders.
+    """Train both networks, print them side by side; save curves, samples, both run folders, and a report on the gates.
 
     Args:
         output: folder; a number is added if it is taken.
@@ -143,8 +144,9 @@ def demo(output: Path, *, epochs: int = 8, seed: int = 0) -> list[DemoResult]:
     picture = folder / "curves.png"
     draw_curves({NETWORKS[kind]: run for kind, run in runs.items()}, picture)
     save_samples(folder / "samples")
+    report = explain(runs["se"], output=folder / "report.html")
     console.print(
-        f"\nCurves: {picture}\nNext:\n  senet evaluate {runs['se']}\n"
+        f"\nCurves: {picture}\nWhat the gates do: {report}\nNext:\n  senet evaluate {runs['se']}\n"
         f"  senet predict {runs['se']} {folder / 'samples'}/*.png"
     )
     return results

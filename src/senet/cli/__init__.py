@@ -1,0 +1,59 @@
+"""The command line: `senet COMMAND`, see `COMMANDS`."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from senet.cli.analysis import run_ablate, run_explain, run_prune, run_record
+from senet.cli.networks import run_convert, run_insert, run_models
+from senet.cli.parsing import summary
+from senet.cli.training import run_demo, run_evaluate, run_predict, run_train
+from senet.errors import SenetError
+
+COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = MappingProxyType(
+    {
+        "demo": run_demo,
+        "train": run_train,
+        "evaluate": run_evaluate,
+        "predict": run_predict,
+        "models": run_models,
+        "convert": run_convert,
+        "insert": run_insert,
+        "record": run_record,
+        "explain": run_explain,
+        "prune": run_prune,
+        "ablate": run_ablate,
+    }
+)
+
+
+def usage() -> str:
+    """Return what `senet --help` prints."""
+    commands = "\n".join(f"  {name:<10} {summary(function)}" for name, function in COMMANDS.items())
+    return (
+        f"usage: senet COMMAND [...]\n\nSqueeze-and-Excitation networks in PyTorch.\n\n{commands}\n\n"
+        "`senet COMMAND --help` explains a command."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, 2 for bad input, or 128 + the signal that stopped a run."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    try:
+        if not argv or argv[0] not in COMMANDS:
+            given = f"{argv[0]!r} is no command" if argv else "the command is missing"
+            raise SenetError(f"{given}; expected {', '.join(COMMANDS)}")
+        COMMANDS[argv[0]](argv[1:])
+    except SenetError as error:
+        print(f"senet: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("senet: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    return 0

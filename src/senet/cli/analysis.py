@@ -1,0 +1,237 @@
+"""`senet record | explain | prune | ablate`."""
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+from torch import nn
+from tyro.conf import Positional
+
+from senet.cli.networks import open_network
+from senet.cli.parsing import parse
+from senet.data.config import DataConfig
+from senet.errors import SenetError
+from senet.evaluation import run_data
+from senet.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from senet.analysis.recording import Recording
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordCommand:
+    """Record what the gates of a network do on a data set: for each block, class and channel, in one file.
+
+    MODEL is a run folder, a model folder, the name of a network with weights in the package, a hub id, or "timm/NAME"
+    or "torchvision/NAME" with that library's own weights.
+
+    Examples:
+        senet record runs/digits --output runs/digits/gates.safetensors
+        senet record timm/seresnet50.ra2_in1k --data imagenet --output gates.safetensors
+    """
+
+    model: Positional[str]
+    """the network"""
+    output: Path
+    """the file to write, .safetensors"""
+    data: str | None = None
+    """a data set's name or folder; None for what the run was trained on"""
+    batch_size: int = 64
+    """images at once"""
+    bf16: bool = False
+    """compute in bfloat16"""
+    json: bool = False
+    """print JSON instead of a table"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainCommand:
+    """Write a page about what the gates of a network do: figures, numbers, what each gate is worth, examples.
+
+    The page is one file that needs no network. MODEL is as for `senet record`.
+
+    Examples:
+        senet explain runs/digits --output report.html
+        senet explain runs/se50 --data imagenet --recording gates.safetensors --no-ablate --output report.html
+    """
+
+    model: Positional[str]
+    """the network"""
+    output: Path = Path("report.html")
+    """the page to write"""
+    data: str | None = None
+    """a data set's name or folder; None for what the run was trained on"""
+    recording: Path | None = None
+    """a file of `senet record`, instead of recording now"""
+    ablate: bool = True
+    """measure what each gate is worth: as many evaluations as there are blocks, and one"""
+    examples: int = 10
+    """classes of which an image is shown"""
+    batch_size: int = 64
+    """images at once"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneCommand:
+    """Take SE blocks out of a network: each one's mean gate becomes part of the layer in front of it or behind it.
+
+    MODEL is as for `senet record`. The mean gates are those on the data.
+
+    Examples:
+        senet prune runs/digits models/digits_pruned --blocks SE_4_2 SE_4_3
+    """
+
+    model: Positional[str]
+    """the network"""
+    output: Positional[Path]
+    """the model folder to write; it must not exist yet"""
+    blocks: tuple[str, ...] = ()
+    """names of blocks; none means those whose gate is constant"""
+    data: str | None = None
+    """a data set's name or folder; None for what the run was trained on"""
+    recording: Path | None = None
+    """a file of `senet record`, instead of recording now"""
+    batch_size: int = 64
+    """images at once"""
+    json: bool = False
+    """print JSON instead of a table"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateCommand:
+    """Train the variants of the paper's ablations, Tables 10 to 16, on any recipe, beside the paper's figures.
+
+    What has been trained is not trained again: repeat the command to go on. Every field of the recipe can be set.
+
+    Examples:
+        senet ablate 10 12 --recipe digits --seeds 5 --output runs/ablation
+        senet ablate --recipe cifar10_short --epochs 10 --data.dataset FOLDER --output runs/ablation_cifar10
+    """
+
+    tables: Positional[tuple[int, ...]] = ()
+    """numbers of tables; none means all"""
+    recipe: str = "digits"
+    """what every variant is trained by, see `senet train`"""
+    seeds: int = 3
+    """runs of each variant"""
+    output: Path
+    """the folder of the runs"""
+    json: bool = False
+    """print JSON instead of tables"""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+
+
+def data_of(source: str, data: str | None) -> DataConfig:
+    """Return the data of a run, or another data set read in the same way.
+
+    Raises:
+        SenetError: the source is not a run, and no data are named.
+    """
+    trained_on = run_data(source)
+    if data is not None:
+        return replace(trained_on or DataConfig(), dataset=data)
+    if trained_on is None:
+        raise SenetError("data is missing: say what to look at, such as --data digits or a folder")
+    return trained_on
+
+
+def recorded(model: nn.Module, data: DataConfig, command: ExplainCommand | PruneCommand) -> "Recording":
+    """Return the recording that was named, or record now."""
+    from senet.analysis.recording import Recording, record_excitations
+
+    if command.recording is not None:
+        return Recording.load(command.recording)
+    found = record_excitations(model, data, batch_size=command.batch_size)
+    return replace(found, provenance={**found.provenance, "weights": command.model})
+
+
+def run_record(argv: Sequence[str]) -> None:
+    """Record what the gates of a network do on a data set."""
+    from senet.analysis.recording import record_excitations
+    from senet.analysis.statistics import statistics, statistics_table
+
+    command = parse(RecordCommand, argv, "senet record")
+    data = data_of(command.model, command.data)
+    model = open_network(command.model)
+    found = record_excitations(model, data, batch_size=command.batch_size, bf16=command.bf16)
+    found = replace(found, provenance={**found.provenance, "weights": command.model})
+    found.save(command.output)
+    if command.json:
+        print(json.dumps([asdict(row) for row in statistics(found)]))
+    else:
+        console = Console()
+        console = console if console.is_terminal else Console(width=140)
+        console.print(statistics_table(found))
+        print(f"{command.output} holds the gates of {found.num_images:,} images")
+
+
+def run_explain(argv: Sequence[str]) -> None:
+    """Write a page about what the gates of a network do."""
+    from senet.analysis.report import explain
+
+    command = parse(ExplainCommand, argv, "senet explain")
+    data = data_of(command.model, command.data)
+    model = open_network(command.model)
+    page = explain(
+        model,
+        data,
+        command.output,
+        recording=recorded(model, data, command),
+        ablate=command.ablate,
+        examples=command.examples,
+        run=command.model,
+        batch_size=command.batch_size,
+    )
+    print(f"{page} is the report; open it in a browser")
+
+
+def run_prune(argv: Sequence[str]) -> None:
+    """Take SE blocks out of a network."""
+    from senet.analysis.pruning import prune_se
+    from senet.models.folder import save_pretrained
+
+    command = parse(PruneCommand, argv, "senet prune")
+    if command.output.exists():
+        raise SenetError(f"{command.output} exists already; name another folder")
+    data = data_of(command.model, command.data)
+    model = open_network(command.model)
+    recording = recorded(model, data, command)
+    report = prune_se(model, recording, command.blocks or None, data=data, batch_size=command.batch_size)
+    save_pretrained(model, command.output)
+    if command.json:
+        print(json.dumps(asdict(report)))
+    else:
+        print(report)
+        print(f"{command.output} holds the model")
+
+
+def run_ablate(argv: Sequence[str]) -> None:
+    """Train the variants of the paper's ablations: `senet ablate TABLE ... --recipe RECIPE --output DIR`."""
+    from senet.ablation import TABLES, ablate, tables_of
+    from senet.recipes import get_recipe
+    from senet.training.interrupt import TrainingInterrupted
+
+    given = [following for word, following in pairwise(argv) if word == "--recipe"]
+    given += [word.partition("=")[2] for word in argv if word.startswith("--recipe=")]
+    default = AblateCommand(output=tyro.MISSING, config=get_recipe(given[0] if given else "digits"))
+    command = parse(AblateCommand, argv, "senet ablate", default)
+    try:
+        rows = ablate(command.tables or TABLES, command.config, command.output, seeds=command.seeds)
+    except TrainingInterrupted as interrupted:
+        print(f"\nsenet: {interrupted}\n  senet ablate {shlex.join(argv)}", file=sys.stderr)
+        raise SystemExit(128 + interrupted.signum) from None
+    if command.json:
+        print(json.dumps([asdict(row) for row in rows]))
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    for table in tables_of(rows):
+        console.print(table)
+        console.print()
+    console.print(f"{command.output} holds the runs; the same command again prints this without training.")

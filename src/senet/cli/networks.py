@@ -1,0 +1,197 @@
+"""`senet models | convert | insert`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from rich.console import Console
+from torch import nn
+from tyro.conf import Positional
+
+from senet.block import Gate, Placement, Squeeze
+from senet.cli.parsing import parse
+from senet.errors import SenetError
+from senet.insertion import Gated
+from senet.models.folder import load_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsCommand:
+    """List the networks: parameters and multiply-adds beside the paper's figures.
+
+    Examples:
+        senet models
+        senet models 'se_res*' --json
+        senet models --paper
+    """
+
+    pattern: Positional[str] = "*"
+    """a shell pattern"""
+    paper: bool = False
+    """only what the paper and its release give figures of, each with the cause of a difference"""
+    json: bool = False
+    """print JSON instead of a table"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertCommand:
+    """Turn weights from anywhere into a model folder, which `evaluate`, `predict` and `from_pretrained` read.
+
+    SOURCE is a file (.safetensors, .pt, .pth, .bin, .pkl, .caffemodel), a folder or a hub id. The layout is recognised:
+    ours, timm's, torchvision's, mmpretrain's, moskomule's, the authors' Caffe.
+
+    Examples:
+        senet convert se_resnet50 SE-ResNet-50.caffemodel models/se_resnet50
+        senet convert se_resnet50 timm/seresnet50.ra2_in1k models/se_resnet50
+        senet convert se_resnet50 resnet50.pth models/start --num-classes 10
+    """
+
+    name: Positional[str]
+    """the network, see `senet models`"""
+    source: Positional[str]
+    """the weights"""
+    output: Positional[Path]
+    """the model folder to write; it must not exist yet"""
+    num_classes: int | None = None
+    """classes of a new classifier; None keeps that of the weights"""
+    in_channels: int = 3
+    """channels of the images; another number than the weights' converts the first convolution"""
+    layout: str | None = None
+    """overrules the layout that the keys say, see `senet.load_weights`"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsertCommand:
+    """Put SE blocks into a network that has none, its outputs kept bit for bit, and write it as a model folder.
+
+    SOURCE is a run folder, a model folder, the name of a network with weights in the package, or "timm/NAME" or
+    "torchvision/NAME" with that library's own weights. Go on with
+    `senet train RECIPE --weights FOLDER --output RUN`.
+
+    Examples:
+        senet insert timm/resnet50.a1_in1k models/resnet50_with_se
+        senet insert runs/plain models/plain_with_se --reduction 8 --stages 3 4
+    """
+
+    source: Positional[str]
+    """the network"""
+    output: Positional[Path]
+    """the model folder to write; it must not exist yet"""
+    reduction: int = 16
+    """the factor by which the hidden layer is narrower"""
+    squeeze: Squeeze = "avg"
+    """how a channel becomes a number"""
+    gate: Gate = "sigmoid"
+    """the function that closes the excitation"""
+    bias: bool = True
+    """biases in the two layers"""
+    placement: Placement = "standard"
+    """where in a residual unit: standard, pre, post or 3x3"""
+    stages: tuple[int, ...] = ()
+    """only these, numbered by resolution from 2; none means all"""
+    where: tuple[str, ...] = ()
+    """only modules whose names match one of these shell patterns; none means all"""
+    gated: Gated = "skip"
+    """what happens to branches with a gate of their own"""
+    preserve_outputs: bool = True
+    """start with a gate of exactly 1, or else at random"""
+    pretrained: bool = True
+    """load timm's or torchvision's weights"""
+    json: bool = False
+    """print JSON instead of a table"""
+
+
+def run_models(argv: Sequence[str]) -> None:
+    """List the networks with their costs and the paper's figures."""
+    from senet.models.table import model_rows, print_models
+
+    command = parse(ModelsCommand, argv, "senet models")
+    if command.paper:
+        print_paper(command)
+        return
+    rows = model_rows(command.pattern)
+    if not rows:
+        raise SenetError(f"no network matches {command.pattern!r}; `senet models` lists them all")
+    if command.json:
+        print(json.dumps(rows))
+    else:
+        print_models(rows)
+
+
+def print_paper(command: ModelsCommand) -> None:
+    """Print the comparison with the paper's parameters and multiply-adds."""
+    from senet.models.paper_costs import LEGEND, compare_costs, paper_table
+
+    rows = [row for row in compare_costs() if fnmatchcase(row.printed.name, command.pattern)]
+    if not rows:
+        raise SenetError(f"the paper gives no costs of networks that match {command.pattern!r}; leave the pattern out")
+    if command.json:
+        print(json.dumps([asdict(row) | {"agrees": row.agrees, "counting": row.counting} for row in rows]))
+        return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=180)
+    console.print(paper_table(rows))
+    console.print(LEGEND, soft_wrap=True)
+
+
+def run_convert(argv: Sequence[str]) -> None:
+    """Turn weights from anywhere into a model folder."""
+    from senet.models.cards import ModelConfig
+    from senet.models.folder import find_weights, save_pretrained
+    from senet.models.layouts import find_layout
+    from senet.models.registry import model_card
+    from senet.models.weights import create_from_weights
+
+    command = parse(ConvertCommand, argv, "senet convert")
+    model_card(command.name)
+    if command.output.exists():
+        raise SenetError(f"{command.output} exists already; name another folder")
+    config = ModelConfig(name=command.name, num_classes=command.num_classes, in_channels=command.in_channels)
+    checkpoint = find_weights(command.name, command.source)
+    if command.layout is not None:
+        checkpoint = checkpoint.with_layout(find_layout(command.layout))
+    model = create_from_weights(config, checkpoint, se=None, convert_input=command.in_channels != 3)
+    save_pretrained(model, command.output)
+    print(f"{command.output} holds {command.name} with {model.num_classes} classes (layout {checkpoint.layout.name})")
+
+
+def open_network(source: str, *, pretrained: bool = True) -> nn.Module:
+    """Return the network of a folder, a hub id or a name, another library's with its own weights among them."""
+    from senet.models.cards import ModelConfig
+    from senet.models.foreign import build_foreign, is_foreign
+
+    if is_foreign(source) and not Path(source).exists():
+        return build_foreign(ModelConfig(name=source), pretrained=pretrained)
+    return load_model(source)
+
+
+def run_insert(argv: Sequence[str]) -> None:
+    """Put SE blocks into a network that has none."""
+    from senet.insertion import insert_se
+    from senet.models.folder import save_pretrained
+
+    command = parse(InsertCommand, argv, "senet insert")
+    if command.output.exists():
+        raise SenetError(f"{command.output} exists already; name another folder")
+    model = open_network(command.source, pretrained=command.pretrained)
+    report = insert_se(
+        model,
+        reduction=command.reduction,
+        squeeze=command.squeeze,
+        gate=command.gate,
+        bias=command.bias,
+        placement=command.placement,
+        stages=command.stages or None,
+        where=command.where or None,
+        gated=command.gated,
+        preserve_outputs=command.preserve_outputs,
+    )
+    save_pretrained(model, command.output)
+    if command.json:
+        print(json.dumps(asdict(report)))
+    else:
+        print(report)
+        print(f"{command.output} holds the model. Next:\n  senet train RECIPE --weights {command.output} --output RUN")

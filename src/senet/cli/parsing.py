@@ -1,0 +1,50 @@
+"""Arguments read by tyro, and mistakes in them told in one sentence."""
+
+import contextlib
+import inspect
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+
+from senet.errors import SenetError
+
+
+def parse(command: Any, argv: Sequence[str], prog: str, default: Any = None) -> Any:
+    """Parse arguments with tyro; what it would say in a box about a mistake becomes one sentence.
+
+    Raises:
+        SenetError: unknown, missing or malformed arguments.
+        SystemExit: `--help` was asked for and printed.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                command,
+                args=list(argv),
+                prog=prog,
+                default=default,
+                description=inspect.getdoc(command),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise SenetError(f"{one_sentence(said.getvalue())}; `{prog} --help` explains all arguments") from None
+
+
+def one_sentence(box: str) -> str:
+    """Return the mistake that a box of tyro's describes: what follows its first rule, without help texts."""
+    lines = [re.sub(r"^(│ |  )|[│ ]+$", "", line) for line in box.splitlines()]
+    rules = [i for i, line in enumerate(lines) if re.search(r"^[╭╰]|──|--- *$|^---", line)] + [len(lines)] * 2
+    told = " ".join(line.strip() for line in lines[rules[0] + 1 : rules[1]] if not line.startswith("     "))
+    near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", box, re.DOTALL)
+    sentence = told[:1].lower() + told[1:].strip().rstrip(".")
+    return f"{sentence}; perhaps you meant {near[1]}" if near else sentence
+
+
+def summary(function: Callable[..., Any]) -> str:
+    """Return the first line of a docstring."""
+    return (inspect.getdoc(function) or "").splitlines()[0]

@@ -1,0 +1,195 @@
+"""`senet train | evaluate | predict | demo`."""
+
+import inspect
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from tyro.conf import Positional
+
+from senet.cli.parsing import parse, summary
+from senet.data.config import DataConfig
+from senet.errors import SenetError
+from senet.evaluation import Crops, evaluate, run_data
+from senet.models.folder import PACKAGED_DEFAULT, load_model
+from senet.optimization import optimize
+from senet.optimization.inference import Backend, Precision
+from senet.training.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCommand:
+    """One run."""
+
+    output: Path
+    """the run folder; it must not exist yet, unless you resume"""
+    resume: bool = False
+    """go on where the run in --output was stopped"""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateCommand:
+    """Measure top-1 and top-5 accuracy, on one crop or averaged over many.
+
+    RUN_OR_MODEL is a run folder, a model folder, a hub id, or the name of a network with weights in the package. The
+    data are those of the run, unless you name others.
+
+    Examples:
+        senet evaluate runs/digits
+        senet evaluate runs/se50 --crop 320
+        senet evaluate runs/se50 --crops ten --scales 224 256 288
+    """
+
+    data: DataConfig
+    """the data; all but the training augmentation counts"""
+    crop: int | None = None
+    """side of the crops in pixels; None for the network's own"""
+    scales: tuple[int, ...] = ()
+    """lengths the shorter side is scaled to; several are averaged; none keeps the network's ratio of scale to crop"""
+    crops: Crops = "center"
+    """one crop, or ten: corners and centre, each mirrored too"""
+    batch_size: int = 64
+    """images at once"""
+    bf16: bool = False
+    """compute in bfloat16"""
+    optimize: Backend | None = None
+    """rewrite the network for inference and compute it with this backend, see `senet.optimize`"""
+    json: bool = False
+    """print JSON instead of a sentence"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictCommand:
+    """Say what is in pictures: the likeliest classes with their probabilities.
+
+    RUN_OR_MODEL is a run folder, a model folder, a hub id, or the name of a network with weights in the package;
+    without it, the CIFAR-10 network of the package answers.
+
+    Examples:
+        senet predict photo.jpg
+        senet predict runs/digits digit.png --top 3 --json
+    """
+
+    inputs: Positional[tuple[str, ...]]
+    """[RUN_OR_MODEL] IMAGE [IMAGE ...]"""
+    top: int = 5
+    """classes printed for each image"""
+    json: bool = False
+    """print JSON instead of a table"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoCommand:
+    """Train a small plain network and its SE twin on handwritten digits, side by side.
+
+    Takes about a minute on two CPU cores and downloads nothing.
+    """
+
+    output: Path = Path("runs/demo")
+    """the folder of both runs; a number is added if it is taken"""
+    epochs: int = 8
+    """passes over the 1437 training images"""
+    seed: int = 0
+    """of everything random"""
+
+
+def run_train(argv: Sequence[str]) -> None:
+    """Train a network by a recipe: `senet train RECIPE --output DIR`."""
+    from senet.recipes import RECIPES, get_recipe
+    from senet.training.interrupt import TrainingInterrupted
+    from senet.training.loop import train
+
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: senet train RECIPE --output DIR [--resume] [--seed N] [--epochs N] [...]\n\nRecipes:")
+        for name, recipe in RECIPES.items():
+            print(f"  {name:<20} {summary(recipe)}")
+        print("\n`senet train RECIPE --help` lists every field of the configuration.")
+        if not argv:
+            raise SenetError("the recipe is missing")
+        return
+    config = get_recipe(argv[0])
+    described = type("TrainCommand", (TrainCommand,), {"__doc__": inspect.getdoc(RECIPES[argv[0]])})
+    default = described(output=tyro.MISSING, config=config)
+    command = parse(described, argv[1:], f"senet train {argv[0]}", default)
+    try:
+        folder = train(command.config, command.output, resume=command.resume)
+    except TrainingInterrupted as interrupted:
+        again = [word for word in argv if word != "--resume"]
+        print(f"\nsenet: {interrupted}\n  senet train {shlex.join(again)} --resume", file=sys.stderr)
+        raise SystemExit(128 + interrupted.signum) from None
+    print(f"The run is in {folder}. Next:\n  senet evaluate {folder}\n  senet predict {folder} IMAGE ...")
+
+
+def run_evaluate(argv: Sequence[str]) -> None:
+    """Measure the accuracy of a run or a network."""
+    prog = "senet evaluate RUN_OR_MODEL"
+    unknown = EvaluateCommand(data=DataConfig(dataset=tyro.MISSING))
+    if {"-h", "--help"} & set(argv):
+        parse(EvaluateCommand, ["--help"], prog, unknown)
+    if not argv or argv[0].startswith("-"):
+        raise SenetError("RUN_OR_MODEL is missing; `senet evaluate --help` explains all arguments")
+    model: nn.Module = load_model(argv[0])
+    data = run_data(argv[0])
+    command = parse(EvaluateCommand, argv[1:], prog, EvaluateCommand(data=data) if data else unknown)
+    if command.optimize is not None:
+        precision: Precision = "bf16" if command.bf16 else "fp32"
+        model = optimize(model, for_="inference", backend=command.optimize, precision=precision)
+    result = evaluate(
+        model,
+        command.data,
+        crop=command.crop,
+        scales=command.scales,
+        crops=command.crops,
+        batch_size=command.batch_size,
+        bf16=command.bf16 and command.optimize is None,
+    )
+    if command.json:
+        print(json.dumps(asdict(result)))
+    else:
+        print(
+            f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, loss {result.loss:.4f} "
+            f"on {result.num_images:,} images of {command.data.dataset}"
+        )
+
+
+def run_predict(argv: Sequence[str]) -> None:
+    """Say what is in pictures."""
+    from senet.models.hub import is_hub_id
+    from senet.models.registry import CARDS
+    from senet.prediction import predict
+
+    command = parse(PredictCommand, argv, "senet predict")
+    inputs = command.inputs
+    model, images = PACKAGED_DEFAULT, inputs
+    on_hub = len(inputs) > 1 and not Path(inputs[0]).exists() and is_hub_id(inputs[0])
+    if inputs and (Path(inputs[0]).is_dir() or inputs[0] in CARDS or on_hub):
+        model, images = inputs[0], inputs[1:]
+    if not images:
+        raise SenetError("no image is given; `senet predict --help` explains all arguments")
+    predictions = predict(model, images, top=command.top)
+    if command.json:
+        rows = zip(images, predictions, strict=True)
+        print(json.dumps([{"image": image, "classes": [asdict(c) for c in classes]} for image, classes in rows]))
+        return
+    table = Table("image", "class", "probability", box=None, header_style="bold")
+    for image, classes in zip(images, predictions, strict=True):
+        for i, likely in enumerate(classes):
+            table.add_row("" if i else image, likely.class_name, f"{100 * likely.probability:.2f} %")
+    Console(soft_wrap=True).print(table)
+
+
+def run_demo(argv: Sequence[str]) -> None:
+    """Train a small plain network and its SE twin, side by side."""
+    from senet.demo import demo
+
+    command = parse(DemoCommand, argv, "senet demo")
+    demo(command.output, epochs=command.epochs, seed=command.seed)
