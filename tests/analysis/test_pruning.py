@@ -28,10 +28,10 @@ def randomised(model: nn.Module) -> nn.Module:
 
 MODELS = {
     "ours": lambda: senet.create_model("cifar_se_resnet20"),
-    "ours, pre-activation": lambda: senet.create_model("cifar_se_preact_resnet110"),
-    "ours, 3x3": lambda: senet.create_model("se_resnet50", se=senet.SEOptions(placement="3x3")),
+    "ours, pre-activation": lambda: senet.create_model("cifar_se_preact_resnet110", se=senet.SEOptions(stages=(4,))),
+    "ours, 3x3": lambda: senet.create_model("cifar_se_resnet20", se=senet.SEOptions(placement="3x3")),
     "mobilenet": lambda: senet.create_model("se_mobilenet_v1"),
-    "timm seresnet": lambda: timm.create_model("seresnet50"),
+    "timm seresnet": lambda: timm.create_model("seresnet18"),
     "timm efficientnet": lambda: timm.create_model("efficientnet_b0"),
     "timm regnet": lambda: timm.create_model("regnety_002"),
     "efficientnet": lambda: torchvision.models.efficientnet_b0(),

@@ -35,6 +35,7 @@ from senet.analysis.statistics import (
     spread,
 )
 from senet.analysis.statistics import statistics as block_statistics
+from senet.data.config import DataConfig
 from senet.data.datasets import ImageSplit
 from senet.errors import SenetError
 from senet.evaluation import Data, model_and_data, open_batches
@@ -140,7 +141,7 @@ def explain(
 
     Args:
         run_or_model: see `senet.record_excitations`.
-        data: see `senet.record_excitations`.
+        data: see `senet.record_excitations`; batches must be ones that can be gone through again.
         output: the page, one HTML file that needs no network.
         recording: of the network's gates; None records now.
         ablate: whether to measure what each gate is worth, which takes an evaluation for each.
@@ -161,7 +162,7 @@ def explain(
         recording = record_excitations(model, data, batch_size=batch_size)
     labelled = bool(recording.class_names)
     study = ablate_blocks(model, data, recording=recording, batch_size=batch_size) if ablate and labelled else None
-    images = open_batches(model, data).images
+    images = open_batches(model, data).images if isinstance(data, DataConfig | str | Path) else None
     shown = []
     if labelled and images is not None and hasattr(model, "preprocessing"):
         shown = examples_of(model, images, recording, default_classes(recording, examples))
