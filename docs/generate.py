@@ -1,7 +1,7 @@
 """Write the pages of tables.
 
 docs/networks.md: every network's costs; docs/recipes.md: every row of the paper's tables; docs/speed.md,
-docs/insertion.md and a table of README.md: what the benchmarks measured.
+docs/insertion.md, docs/ablation.md and a table of README.md: what the benchmarks measured.
 
 Command: make docs
 """
@@ -9,6 +9,7 @@ Command: make docs
 from collections.abc import Callable
 from pathlib import Path
 
+from ablation import ablation_page
 from insertion import insertion_page
 from senet.models.paper_costs import HEADINGS, LEGEND, cells, compare_costs
 from senet.models.table import model_rows, scaled
@@ -129,6 +130,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     DOCS / "recipes.md": recipes_page,
     DOCS / "speed.md": speed_page,
     DOCS / "insertion.md": insertion_page,
+    DOCS / "ablation.md": ablation_page,
     README: readme,
 }
 """The text of each file that is written, not edited."""

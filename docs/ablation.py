@@ -1,0 +1,74 @@
+"""Write docs/ablation.md from benchmarks/results/ablation_*.json, which are the ablation.json of `senet ablate`."""
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from senet.ablation import SUBJECTS
+from speed import RESULTS, read, table
+
+HEAD = """\
+# The paper's ablations, run again
+
+Written by `make docs` from `benchmarks/results/ablation_*.json`. Tables 10 to 16 of arXiv:1709.01507v4 on small data:
+the mean top-1 error over the seeds in %, after the last epoch, with its standard deviation. `of plain` is the
+difference to the network without SE in standard errors of that difference: below about 2, the seeds do not tell the two
+apart. Variants have the paper's labels; the last column is the paper's error with SE-ResNet-50 on ImageNet.
+"""
+DATA = {
+    "digits": (
+        "On digits",
+        "senet ablate --recipe digits --seeds 5 --output runs/ablation",
+        "`cifar_se_resnet20` on scikit-learn's digits: 360 images to evaluate on, so that one is 0.28 %. What agrees with "
+        "the paper: a ReLU gate is worse than tanh, and tanh than a sigmoid; SE behind the sum (SE-POST) is the worst "
+        "place, SE in front of the branch (SE-PRE) as good as the standard one. What does not: SE on the identity "
+        "branch, the paper's best place, is clearly worse here. The rest (reduction, squeeze, stages, 3x3, no squeeze, "
+        "and whether there is SE at all) these data are too easy to tell apart.",
+    ),
+    "cifar10": (
+        "On CIFAR-10",
+        "senet ablate --recipe cifar10_short --data.dataset FOLDER --output runs/ablation_cifar10",
+        "`cifar_se_resnet20` on a strongly compressed CIFAR-10.",
+    ),
+}
+
+
+def standard_errors(a: list[float], b: list[float]) -> str:
+    """Return the difference of two means in standard errors (Welch); empty for one seed."""
+    if len(a) < 2 or a == b:
+        return ""
+    error = (statistics.variance(a) / len(a) + statistics.variance(b) / len(b)) ** 0.5
+    return f"{round((statistics.mean(a) - statistics.mean(b)) / error, 1) + 0.0:+.1f}" if error else ""
+
+
+def section(name: str, result: Mapping[str, Any]) -> str:
+    """Return the tables of one data set."""
+    title, command, what = DATA[name]
+    versions = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
+    text = f"\n## {title}\n\n{what}\n\n`{command}`: {versions}; {result['date']}.\n"
+    plain = next((row["top1_errors"] for row in result["rows"] if row["run"] == "plain"), [])
+    for number in sorted({row["table"] for row in result["rows"]}):
+        lines = []
+        for row in result["rows"]:
+            errors = row["top1_errors"]
+            if row["table"] == number:
+                spread = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
+                counts = (f"{row['parameters']:,}", f"{row['multiply_adds'] / 1e6:,.2f}")
+                lines.append(
+                    (
+                        row["label"],
+                        *counts,
+                        f"{statistics.mean(errors):.2f}{spread}",
+                        standard_errors(errors, plain),
+                        f"{row['paper'][0]:.2f}",
+                    )
+                )
+        text += f"\nTable {number}, {SUBJECTS[number]}:\n"
+        text += table(("variant", "parameters", "MMAdds", "error, %", "of plain", "paper's, %"), lines)
+    return text
+
+
+def ablation_page() -> str:
+    """Return docs/ablation.md."""
+    found = {name: read(f"ablation_{name}") for name in DATA if (RESULTS / f"ablation_{name}.json").exists()}
+    return HEAD + "".join(section(name, result) for name, result in found.items() if result is not None)
