@@ -15,15 +15,17 @@ the mean top-1 error over the seeds in %, after the last epoch, with its standar
 difference to the network without SE in standard errors of that difference: below about 2, the seeds do not tell the two
 apart. Variants have the paper's labels; the last column is the paper's error with SE-ResNet-50 on ImageNet.
 """
+DIGITS = """\
+`cifar_se_resnet20` on scikit-learn's digits: 360 images to evaluate on, so that one is 0.28 %. As in the paper a ReLU
+gate is the worst (tanh and sigmoid are within the seeds of each other), SE behind the sum (SE-POST) is the worst place,
+and SE in front of the branch (SE-PRE) is as good as the standard one. Not as in the paper, SE on the identity branch,
+the best place there, is clearly worse here. The rest (reduction, squeeze, stages, 3x3, no squeeze, and whether there is
+SE at all) these data are too easy to tell apart."""
 DATA = {
     "digits": (
         "On digits",
         "senet ablate --recipe digits --seeds 5 --output runs/ablation",
-        "`cifar_se_resnet20` on scikit-learn's digits: 360 images to evaluate on, so that one is 0.28 %. What agrees with "
-        "the paper: a ReLU gate is worse than tanh, and tanh than a sigmoid; SE behind the sum (SE-POST) is the worst "
-        "place, SE in front of the branch (SE-PRE) as good as the standard one. What does not: SE on the identity "
-        "branch, the paper's best place, is clearly worse here. The rest (reduction, squeeze, stages, 3x3, no squeeze, "
-        "and whether there is SE at all) these data are too easy to tell apart.",
+        DIGITS,
     ),
     "cifar10": (
         "On CIFAR-10",
