@@ -74,7 +74,12 @@ def finetuning(result: Mapping[str, Any]) -> str:
         lines.append((name, f"{statistics.mean(top1):.2f}", f"{statistics.stdev(top1):.2f}", each))
     text += table(("network", "top-1, %", "deviation", "seeds"), lines)
     gains = [b - a for a, b in zip(means["plain"], means["SE"], strict=True)]
-    text += f"\nGain seed by seed: {', '.join(f'{gain:+.2f}' for gain in gains)}. {result['date']}.\n"
+    mean, error = statistics.mean(gains), statistics.stdev(gains) / len(gains) ** 0.5
+    helps = "helps" if mean > 2 * error else "hurts" if mean < -2 * error else "neither helps nor hurts"
+    text += (
+        f"\nGain seed by seed: {', '.join(f'{gain:+.2f}' for gain in gains)}; on average {mean:+.2f} with a standard "
+    )
+    text += f"error of {error:.2f}. So in {result['settings']['epochs']} epochs SE {helps} here. {result['date']}.\n"
     return text
 
 
