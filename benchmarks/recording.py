@@ -1,8 +1,8 @@
 """What recording the gates costs, beside the forward pass alone.
 
-Networks: SE-ResNet-50 (senet's and timm's, 224 pixels) and the CIFAR network of the package. In turn: the forward pass,
-and the same with `senet.analysis.recording.Recorder`, which keeps count, mean, variance and histograms of all gates of
-1000 (CIFAR: 10) classes.
+Networks: SE-ResNet-50 (senet's and timm's, 16 images of 224 pixels) and the CIFAR network of the package (64 images).
+In turn: the forward pass, and the same with `senet.analysis.recording.Recorder`, which keeps count, mean, variance and
+histograms of all gates of 1000 (CIFAR: 10) classes.
 
 Command: python benchmarks/recording.py
 Cost: two minutes on two CPU cores.
@@ -23,11 +23,12 @@ from report import RESULTS, Device, milliseconds, time_in_turn, write_results
 from senet.analysis.gates import find_blocks
 from senet.analysis.recording import Recorder
 
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
-    "senet se_resnet50": (lambda: senet.create_model("se_resnet50"), 224, 1000),
-    "timm seresnet50": (lambda: timm.create_model("seresnet50"), 224, 1000),
-    "senet cifar_se_resnet20": (lambda: senet.create_model("cifar_se_resnet20"), 32, 10),
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int, int]] = {
+    "senet se_resnet50": (lambda: senet.create_model("se_resnet50"), 16, 224, 1000),
+    "timm seresnet50": (lambda: timm.create_model("seresnet50"), 16, 224, 1000),
+    "senet cifar_se_resnet20": (lambda: senet.create_model("cifar_se_resnet20"), 64, 32, 10),
 }
+"""How each is made; images at once, their side, and the number of classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +37,10 @@ class Arguments:
 
     Args:
         device: cpu or cuda.
-        batch_size: images at once.
         rounds: of all contestants in turn.
     """
 
     device: Device = "cpu"
-    batch_size: int = 16
     rounds: int = 15
 
 
@@ -49,10 +48,10 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Time each network alone and recorded, in turn."""
     runs: dict[str, Callable[[], Tensor]] = {}
-    for name, (create, side, num_classes) in NETWORKS.items():
+    for name, (create, batch, side, num_classes) in NETWORKS.items():
         model = create().eval().to(arguments.device)
-        images = torch.randn(arguments.batch_size, 3, side, side, device=arguments.device)
-        labels = torch.arange(arguments.batch_size, device=arguments.device) % num_classes
+        images = torch.randn(batch, 3, side, side, device=arguments.device)
+        labels = torch.arange(batch, device=arguments.device) % num_classes
         recorder = Recorder(model, find_blocks(model, images), num_classes)
         runs[name] = partial(model, images)
         runs[f"{name}, recorded"] = partial(recorder.run, images, labels)
@@ -60,7 +59,7 @@ def main(arguments: Arguments) -> None:
     for name in NETWORKS:
         ratios = sorted(b / a for a, b in zip(times[name], times[f"{name}, recorded"], strict=True))
         print(f"{name}: recorded takes {ratios[len(ratios) // 2]:.3f} times as long")
-    settings = {"batch_size": arguments.batch_size, "device": arguments.device}
+    settings = {"device": arguments.device, "batches": {name: of[1] for name, of in NETWORKS.items()}}
     write_results(RESULTS / "recording.json", {"settings": settings, "milliseconds": times}, ("torch", "timm"))
 
 
