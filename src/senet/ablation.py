@@ -156,7 +156,8 @@ def tables_of(rows: Sequence[AblationRow]) -> Iterator[Table]:
         for heading in ("parameters", "MMAdds", "top-1 err., %", "± over seeds", "paper's, %"):
             table.add_column(heading, justify="right")
         for row in (row for row in rows if row.table == number):
-            spread = f"{row.deviation:.2f} ({len(row.top1_errors)})"
+            number_of_seeds = len(row.top1_errors)
+            spread = f"{row.deviation:.2f} ({number_of_seeds})" if number_of_seeds > 1 else "one seed"
             counts = (f"{row.parameters:,}", f"{row.multiply_adds / 1e6:,.2f}")
             table.add_row(row.label, *counts, f"{row.mean:.2f}", spread, f"{row.paper.top1:.2f}")
         yield table
