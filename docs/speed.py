@@ -383,8 +383,9 @@ and momenta (30 MB); of feature maps the operator keeps no more than plain Batch
 
 At inference the convolutions, the small ones of the excitation included, take about the same time in both networks
 ([parts](#inference)). What SE adds is one pass that scales, adds the shortcut and applies the ReLU. OpenVINO does the
-latter two inside the plain network's convolutions, but can multiply inside a convolution by constants alone; the pass
-takes about the time in which a copy moves its bytes, three maps for each block.
+latter two inside the plain network's convolutions, but can multiply inside a convolution by constants alone. The pass
+reads two maps and writes one for each block: 1.06 GB for 16 images in float32, which a copy moves in about 40 ms; one
+image's maps stay in the cache.
 """
 NO_GPU = """
 ## On a GPU
