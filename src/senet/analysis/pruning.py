@@ -4,6 +4,7 @@ import copy
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import cast
@@ -23,6 +24,7 @@ from senet.errors import SenetError
 from senet.evaluation import Data, Evaluation, evaluate
 from senet.examples import as_written, on_example
 from senet.insertion.dataflow import Value, record
+from senet.insertion.sites import at_or_within
 from senet.models.cards import ModelConfig
 
 HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", "max_pool2d", "dropout", "dropout2d", "clone"})
@@ -105,7 +107,7 @@ def prune_se(
         recording: of its gates.
         blocks: names; None for those that are constant (`senet.analysis.statistics`).
         data: what the accuracy is measured on, see `senet.evaluate`; None measures none.
-        example: images for the structure and the latency; None for blank ones of the model's size.
+        example: images for the structure and the latency; None for noise of the model's size.
         batch_size: of the evaluation.
 
     Raises:
@@ -170,7 +172,7 @@ def find_layers(model: nn.Module, gates: Mapping[GateBlock, Tensor], example: Te
         call = calls[block.module]
         positive = bool((gate >= 0).all())
         name = None
-        if call.input is not None and all(within(user.scope, block.module) for user in call.input.users):
+        if call.input is not None and all(at_or_within(user.scope, block.module) for user in call.input.users):
             name = layer_in_front(model, call.input, positive)
         behind = name is None and call.output is not None
         if behind and call.output is not None:
@@ -182,11 +184,6 @@ def find_layers(model: nn.Module, gates: Mapping[GateBlock, Tensor], example: Te
             )
         layers[block] = name, behind
     return layers
-
-
-def within(scope: str, module: str) -> bool:
-    """Whether a scope is a module or inside it."""
-    return scope == module or scope.startswith(f"{module}.")
 
 
 def layer_in_front(model: nn.Module, value: Value, positive: bool) -> str | None:
@@ -257,13 +254,14 @@ def measured(models: Sequence[nn.Module], data: Data | None, example: Tensor | N
 def latencies_ms(models: Sequence[nn.Module], images: Tensor, rounds: int = 15) -> list[float]:
     """Return the median time of a forward pass of each model in evaluation mode, in ms; they take turns."""
     times: list[list[float]] = [[] for _ in models]
-    for number in range(rounds + 2):
-        for model, spent in zip(models, times, strict=True):
-            with as_written(model):
+    with ExitStack() as modes:
+        for model in models:
+            modes.enter_context(as_written(model))
+        for _ in range(rounds + 2):
+            for model, spent in zip(models, times, strict=True):
                 started = time.perf_counter()
                 model(images)
                 if images.is_cuda:
                     torch.cuda.synchronize(images.device)
-            if number >= 2:
                 spent.append(1e3 * (time.perf_counter() - started))
-    return [median(spent) for spent in times]
+    return [median(spent[2:]) for spent in times]

@@ -213,7 +213,7 @@ class Structure:
             takers = [call for call in self.takers[candidate] if takes_alone(call, candidate)]
             for calls, in_front in ((self.makers[candidate], False), (takers, True)):
                 for call in filter(self.is_free, calls):
-                    return Site(call.name, in_front, kind, unit, candidate.shape[1], side_of(candidate), gated)
+                    return site_at(call, in_front, kind, unit, candidate, gated)
         return None
 
     def is_free(self, call: Call) -> bool:
@@ -250,7 +250,7 @@ class Structure:
             if value is None or out is None or not is_map(value) or merge.region >> value.index & 1:
                 continue
             if merge.region >> out.index & 1 and within(call.name, unit) and self.is_free(call):
-                return Site(call.name, True, merge.kind, unit, value.shape[1], side_of(value), gated)
+                return site_at(call, True, merge.kind, unit, value, gated)
         return None
 
     def is_spatial(self, value: Value) -> bool:
@@ -307,9 +307,8 @@ class Structure:
                 continue
             if not self.is_free(at):
                 continue
-            own = mask(v for v in self.flow.values if v.scope == name or within(v.scope, name))
-            kind = "block without a sum"
-            yield Site(at.name, site.in_front, kind, name, value.shape[1], side_of(value), self.gated(own))
+            own = mask(v for v in self.flow.values if at_or_within(v.scope, name))
+            yield site_at(at, site.in_front, "block without a sum", name, value, self.gated(own))
 
 
 ROOT = "the model"
@@ -341,13 +340,23 @@ def side_of(value: Value) -> tuple[int, int]:
 
 def takes_alone(call: Call, value: Value) -> bool:
     """Whether nothing but a module reads its input, or the module passes it on as it is."""
-    inside = all(user.scope == call.name or within(user.scope, call.name) for user in value.users)
+    inside = all(at_or_within(user.scope, call.name) for user in value.users)
     return inside or call.output is value
 
 
 def within(name: str, module: str) -> bool:
     """Whether a module's name is inside another's."""
     return name != module and (module == "" or name.startswith(f"{module}."))
+
+
+def at_or_within(name: str, module: str) -> bool:
+    """Whether a name is a module's or of one inside it."""
+    return name == module or within(name, module)
+
+
+def site_at(call: Call, in_front: bool, kind: str, unit: str, value: Value, gated: bool) -> Site:
+    """Return the site on a module that makes or takes a value."""
+    return Site(call.name, in_front, kind, unit, value.shape[1], side_of(value), gated)
 
 
 def sites_of(flow: Dataflow, placement: Placement = "standard") -> tuple[list[Site], list[Skipped]]:
