@@ -15,7 +15,7 @@ from torch import nn
 from tyro.conf import Positional
 
 from senet.cli.networks import open_network
-from senet.cli.parsing import parse
+from senet.cli.parsing import check_new, parse, print_report
 from senet.data.config import DataConfig
 from senet.errors import SenetError
 from senet.evaluation import run_data
@@ -144,24 +144,32 @@ def data_of(source: str, data: str | None) -> DataConfig:
 
 def recorded(model: nn.Module, data: DataConfig, command: ExplainCommand | PruneCommand) -> "Recording":
     """Return the recording that was named, or record now."""
-    from senet.analysis.recording import Recording, record_excitations
+    from senet.analysis.recording import Recording
 
     if command.recording is not None:
         return Recording.load(command.recording)
-    found = record_excitations(model, data, batch_size=command.batch_size)
+    return recorded_now(model, data, command)
+
+
+def recorded_now(
+    model: nn.Module, data: DataConfig, command: RecordCommand | ExplainCommand | PruneCommand
+) -> "Recording":
+    """Record, and note what the network was opened from."""
+    from senet.analysis.recording import record_excitations
+
+    bf16 = isinstance(command, RecordCommand) and command.bf16
+    found = record_excitations(model, data, batch_size=command.batch_size, bf16=bf16)
     return replace(found, provenance={**found.provenance, "weights": command.model})
 
 
 def run_record(argv: Sequence[str]) -> None:
     """Record what the gates of a network do on a data set."""
-    from senet.analysis.recording import record_excitations
     from senet.analysis.statistics import statistics, statistics_table
 
     command = parse(RecordCommand, argv, "senet record")
     data = data_of(command.model, command.data)
     model = open_network(command.model)
-    found = record_excitations(model, data, batch_size=command.batch_size, bf16=command.bf16)
-    found = replace(found, provenance={**found.provenance, "weights": command.model})
+    found = recorded_now(model, data, command)
     found.save(command.output)
     if command.json:
         print(json.dumps([asdict(row) for row in statistics(found)]))
@@ -198,18 +206,13 @@ def run_prune(argv: Sequence[str]) -> None:
     from senet.models.folder import save_pretrained
 
     command = parse(PruneCommand, argv, "senet prune")
-    if command.output.exists():
-        raise SenetError(f"{command.output} exists already; name another folder")
+    check_new(command.output)
     data = data_of(command.model, command.data)
     model = open_network(command.model)
     recording = recorded(model, data, command)
     report = prune_se(model, recording, command.blocks or None, data=data, batch_size=command.batch_size)
     save_pretrained(model, command.output)
-    if command.json:
-        print(json.dumps(asdict(report)))
-    else:
-        print(report)
-        print(f"{command.output} holds the model")
+    print_report(report, command.json, f"{command.output} holds the model")
 
 
 def run_ablate(argv: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from tyro.conf import Positional
 
 from senet.block import Gate, Placement, Squeeze
-from senet.cli.parsing import parse
+from senet.cli.parsing import check_new, parse, print_report
 from senet.errors import SenetError
 from senet.insertion import Gated
 from senet.models.folder import load_model
@@ -147,8 +147,7 @@ def run_convert(argv: Sequence[str]) -> None:
 
     command = parse(ConvertCommand, argv, "senet convert")
     model_card(command.name)
-    if command.output.exists():
-        raise SenetError(f"{command.output} exists already; name another folder")
+    check_new(command.output)
     config = ModelConfig(name=command.name, num_classes=command.num_classes, in_channels=command.in_channels)
     checkpoint = find_weights(command.name, command.source)
     if command.layout is not None:
@@ -174,8 +173,7 @@ def run_insert(argv: Sequence[str]) -> None:
     from senet.models.folder import save_pretrained
 
     command = parse(InsertCommand, argv, "senet insert")
-    if command.output.exists():
-        raise SenetError(f"{command.output} exists already; name another folder")
+    check_new(command.output)
     model = open_network(command.source, pretrained=command.pretrained)
     report = insert_se(
         model,
@@ -190,8 +188,5 @@ def run_insert(argv: Sequence[str]) -> None:
         preserve_outputs=command.preserve_outputs,
     )
     save_pretrained(model, command.output)
-    if command.json:
-        print(json.dumps(asdict(report)))
-    else:
-        print(report)
-        print(f"{command.output} holds the model. Next:\n  senet train RECIPE --weights {command.output} --output RUN")
+    ending = f"{command.output} holds the model. Next:\n  senet train RECIPE --weights {command.output} --output RUN"
+    print_report(report, command.json, ending)

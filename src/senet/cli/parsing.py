@@ -3,8 +3,11 @@
 import contextlib
 import inspect
 import io
+import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -43,6 +46,17 @@ def one_sentence(box: str) -> str:
     near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", box, re.DOTALL)
     sentence = told[:1].lower() + told[1:].strip().rstrip(".")
     return f"{sentence}; perhaps you meant {near[1]}" if near else sentence
+
+
+def check_new(folder: Path) -> None:
+    """Raise a SenetError for an output folder that exists already."""
+    if folder.exists():
+        raise SenetError(f"{folder} exists already; name another folder")
+
+
+def print_report(report: Any, as_json: bool, ending: str) -> None:
+    """Print a report dataclass as JSON, or as its own text with a last line."""
+    print(json.dumps(asdict(report)) if as_json else f"{report}\n{ending}")
 
 
 def summary(function: Callable[..., Any]) -> str:
