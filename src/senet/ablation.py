@@ -102,14 +102,13 @@ def ablate(tables: Sequence[int], config: TrainConfig, output: str | Path, *, se
     rows = [row for row in ABLATIONS if row.table in tables]
     runs = {row.run: variant(row, config) for row in rows}
     errors: dict[str, list[float]] = {run: [] for run in runs}
-    models = {}
     console = Console(stderr=True, highlight=False)
     todo = [(seed, run) for seed in range(seeds) for run in runs]
     for number, (seed, run) in enumerate(todo, 1):
         path = folder / name_of(run) / f"seed{seed}"
         console.print(f"{number} of {len(todo)}: {path}")
         errors[run].append(trained(replace(runs[run], seed=seed), path))
-        models[run] = from_pretrained(path / "last")
+    models = {run: from_pretrained(folder / name_of(run) / "seed0" / "last") for run in runs}
     costs = {run: cost(model) for run, model in models.items()}
     found = [
         AblationRow(

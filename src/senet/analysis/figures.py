@@ -1,7 +1,9 @@
 """The paper's Figures 6 and 7 for any recording."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any
 
 import plotly.graph_objects as go
 from torch import Tensor
@@ -13,6 +15,14 @@ from senet.errors import SenetError
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's, which colour-blind readers can tell apart (jfly.uni-koeln.de/color)."""
 ALL = "#808080"
+LAYOUT: Mapping[str, Any] = MappingProxyType(
+    {
+        "template": "plotly_white",
+        "legend": {"orientation": "h", "y": -0.25},
+        "margin": {"l": 50, "r": 10, "t": 50, "b": 40},
+    }
+)
+"""What all figures share."""
 
 
 def class_index(recording: Recording, name: str) -> int:
@@ -48,12 +58,10 @@ def laid_out(figure: go.Figure, recording: Recording, block: str, title: str) ->
     at = recording[block].block
     figure.update_layout(
         title=f"{at.name}: {title}",
-        template="plotly_white",
         xaxis_title=f"channel (of {at.channels})",
         yaxis_title="gate",
         yaxis_range=[at.low, at.high],
-        legend={"orientation": "h", "y": -0.25},
-        margin={"l": 50, "r": 10, "t": 50, "b": 40},
+        **LAYOUT,
     )
     return figure
 

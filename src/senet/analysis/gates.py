@@ -68,14 +68,12 @@ def gates_of(block: nn.Module, output: Tensor) -> Tensor:
 
     Args:
         block: the SE block.
-        output: of its `gate_module`, (N, C, ...) or (N, 1, 1, C).
+        output: of its `gate_module`, (N, C, 1, 1) or (N, C, H, W).
     """
     if isinstance(block, SEBlock):
         output = GATES[block.gate_function](output)
         output = output if block.factor is None else output * block.factor.to(output.dtype)
-    if output.dim() == 4 and output.shape[1] == 1:  # channels last, without convolutions
-        return output.flatten(1)
-    return output if output.dim() == 2 else output.flatten(2).mean(2)
+    return output.mean((2, 3))
 
 
 def gate_range(block: nn.Module) -> tuple[float, float]:
@@ -105,7 +103,8 @@ def find_blocks(model: nn.Module, example: Tensor | None = None) -> tuple[GateBl
             "senet.insert_se puts blocks in"
         )
     shapes = shapes_of_calls(model, found, example)
-    maps = {name: map_of(found[name], calls[0]) for name, calls in shapes.items() if len(calls) == 1}
+    once = {name: calls[0] for name, calls in shapes.items() if len(calls) == 1}
+    maps = {name: (channels, (height, width)) for name, (_, channels, height, width) in once.items()}
     sides = sorted({side for _, side in maps.values()}, reverse=True)
     counts: dict[int, int] = defaultdict(int)
     places, counted = [], []
@@ -143,14 +142,6 @@ def shapes_of_calls(
         for handle in handles:
             handle.remove()
     return seen
-
-
-def map_of(block: nn.Module, shape: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
-    """Return channels and side of a block's feature map."""
-    layer = gate_module(block)
-    channels_last = layer is not None and type(block).__name__.endswith("Cl")
-    n = (shape[3], shape[1], shape[2]) if channels_last else (shape[1], shape[2], shape[3])
-    return n[0], (n[1], n[2])
 
 
 def choose_blocks(blocks: tuple[GateBlock, ...], names: Any) -> tuple[GateBlock, ...]:
@@ -197,8 +188,7 @@ def replaced(model: nn.Module, block: GateBlock, gate: Tensor | float) -> Iterat
 
     def scale(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         factor = torch.as_tensor(gate, dtype=output.dtype, device=output.device)
-        channels_first = output.shape[1] == block.channels
-        return args[0] * (factor.view(-1, 1, 1) if factor.dim() and channels_first else factor)
+        return args[0] * (factor.view(-1, 1, 1) if factor.dim() else factor)
 
     handle = model.get_submodule(block.module).register_forward_hook(scale)
     try:

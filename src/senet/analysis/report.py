@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from senet.analysis.ablating import AblationStudy, ablate_blocks
-from senet.analysis.figures import COLOURS, class_figure, class_index, default_classes, spread_figure
+from senet.analysis.figures import COLOURS, LAYOUT, class_figure, class_index, default_classes, spread_figure
 from senet.analysis.gates import GateBlock, listening
 from senet.analysis.recording import BlockRecord, Recording, record_excitations
 from senet.analysis.statistics import (
@@ -307,7 +307,6 @@ def rounded(values: Tensor) -> Any:
 def block_data(record: BlockRecord, numbers: BlockStatistics, classes: Sequence[int]) -> dict[str, Any]:
     """Return what the page draws of a block."""
     chosen = sampled_channels(record.block.channels)
-    labelled = bool(len(classes))
     return {
         "name": record.block.name,
         "channels": record.block.channels,
@@ -316,8 +315,8 @@ def block_data(record: BlockRecord, numbers: BlockStatistics, classes: Sequence[
         "channel": chosen.tolist(),
         "allMean": rounded(record.overall_mean[chosen]),
         "allDeviation": rounded(record.overall_variance[chosen].sqrt()),
-        "mean": [rounded(record.mean[k][chosen]) for k in classes] if labelled else [],
-        "deviation": [rounded(record.variance[k][chosen].sqrt()) for k in classes] if labelled else [],
+        "mean": [rounded(record.mean[k][chosen]) for k in classes],
+        "deviation": [rounded(record.variance[k][chosen].sqrt()) for k in classes],
         "text": block_text(record.block, numbers),
     }
 
@@ -352,8 +351,7 @@ def training_curves(metrics: Sequence[Mapping[str, float]]) -> dict[str, go.Figu
         for i, (label, key) in enumerate(lines.items()):
             style = {"color": COLOURS[i]}
             figure.add_scatter(x=epochs, y=[row[key] for row in metrics], name=label, mode="lines", line=style)
-        figure.update_layout(title=title, xaxis_title="epoch", legend={"orientation": "h", "y": -0.25})
-        figure.update_layout(margin={"l": 50, "r": 10, "t": 50, "b": 40}, template="plotly_white")
+        figure.update_layout(title=title, xaxis_title="epoch", **LAYOUT)
         figures[name] = figure
     return figures
 
