@@ -135,6 +135,9 @@ def test_choosing_a_block_and_a_class_changes_the_figures(page, browser):
     assert drawn(browser, "within-class")[2][1] == pytest.approx(data["blocks"][0]["mean"][7])
     assert "7" in browser.find_element(By.ID, "within-class-text").text
 
+    table = browser.find_element(By.ID, "by-class-table").get_attribute("textContent")
+    assert table.startswith("channelall images02456" + "0" + f"{data['blocks'][0]['allMean'][0]:.3f}")
+
     assert drawn(browser, "accuracy-curve")[0][2] == [1, 2, 3]
     raised = browser.find_element(By.CSS_SELECTOR, "[data-example='0'] .raised").text
     channel, by = data["examples"][0]["SE_2_1"]["raised"][0]
@@ -149,6 +152,8 @@ def prefer(browser, scheme: str) -> None:
 
 
 def test_phones_and_dark_rooms(page, browser):
+    from selenium.webdriver.support.wait import WebDriverWait
+
     phone = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     prefer(browser, "dark")
@@ -159,7 +164,23 @@ def test_phones_and_dark_rooms(page, browser):
     paper = "return document.getElementById('by-class').layout.paper_bgcolor"
     assert browser.execute_script(paper) == "#12161b"
     prefer(browser, "light")
-    assert browser.execute_script(paper) == "#ffffff"
+    WebDriverWait(browser, 10).until(lambda browser: browser.execute_script(paper) == "#ffffff")
+
+
+def test_a_screen_reader_finds_everything_by_name(page, browser):
+    """As Chromium's accessibility tree has it; WCAG 2.2, success criterion 4.1.2."""
+    browser.get(page.as_uri())
+    nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    named: dict[str, list[str]] = {}
+    for node in nodes:
+        if not node["ignored"]:
+            named.setdefault(node["role"]["value"], []).append(node.get("name", {}).get("value", ""))
+    assert named["button"][0].startswith("SE_2_1 ")
+    for role in ("button", "checkbox", "combobox", "image", "region", "DisclosureTriangle"):
+        assert named[role], role
+        assert all(named[role]), role
+    assert len(set(named["region"])) == len(named["region"])
+    assert any(name.startswith("50 channels at equal distances") for name in named["image"])
 
 
 # ---- command line ----------------------------------------------------------------------------------------------------

@@ -33,6 +33,25 @@ function checkedClasses() {
   return [...document.querySelectorAll("input[name=class]:checked")].map((box) => Number(box.value));
 }
 
+// What a picture shows, for those who do not see it and those who want the numbers.
+function tabulate(id, channels, columns) {
+  const table = document.createElement("table");
+  const cell = (row, kind, text, scope) => {
+    const made = row.appendChild(document.createElement(kind));
+    made.textContent = text;
+    if (scope) made.scope = scope;
+  };
+  const head = table.createTHead().insertRow();
+  for (const name of ["channel", ...columns.map(([title]) => title)]) cell(head, "th", name, "col");
+  const body = table.createTBody();
+  channels.forEach((channel, i) => {
+    const row = body.insertRow();
+    cell(row, "th", channel, "row");
+    for (const [, values] of columns) cell(row, "td", values[i].toFixed(3));
+  });
+  byId(id).replaceChildren(table);
+}
+
 function drawByClass(block) {
   const figure = data.figures.byClass;
   const [all, one] = [figure.data[0], figure.data[1] ?? figure.data[0]];
@@ -44,6 +63,8 @@ function drawByClass(block) {
   byId("by-class-text").textContent = `${block.channel.length} channels at equal distances of ${block.channels}; ` +
     (names ? `the mean gate of ${names}, and of all images in grey.` : "the mean gate of all images.") +
     " The paper's Figure 6.";
+  tabulate("by-class-table", block.channel,
+    [["all images", block.allMean], ...checkedClasses().map((k) => [data.classes[k], block.mean[k]])]);
 }
 
 function drawWithin(block) {
@@ -62,6 +83,7 @@ function drawWithin(block) {
   layout(figure, `${block.name}: gates within ${name}`, block), options);
   byId("within-class-text").textContent =
     `The mean gate of ${name}, with a band of one standard deviation from image to image. The paper's Figure 7.`;
+  tabulate("within-class-table", block.channel, [["mean", mean], ["standard deviation", deviation]]);
 }
 
 function drawCurves() {
@@ -111,4 +133,5 @@ byId("within")?.addEventListener("change", () => drawWithin(data.blocks[chosen])
 dark.addEventListener("change", () => { draw(); drawCurves(); });
 choose(chosen);
 drawCurves();
+byId("js-plotly-tester")?.setAttribute("aria-hidden", "true"); // where plotly measures text
 document.documentElement.dataset.drawn = "true";
