@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -148,16 +148,17 @@ def run_data(source: str | Path) -> DataConfig | None:
     return None
 
 
-def check_classes(model: nn.Module, class_names: tuple[str, ...], source: str) -> None:
-    """Raise a SenetError unless the network's classes are those of the data."""
+def difference_of_classes(model: nn.Module, class_names: tuple[str, ...], source: str) -> str:
+    """Return in what the network's classes differ from those of the data; empty if they are the same."""
     names = getattr(model, "class_names", None)
     num_classes = len(names) if names else getattr(model, "num_classes", None)
     if num_classes is not None and num_classes != len(class_names):
-        raise SenetError(f"the network has {num_classes} classes, but {source} has {len(class_names)}")
+        return f"the network has {num_classes} classes, but {source} has {len(class_names)}"
     unnamed = all(name.isdigit() for name in class_names)
     if names and not unnamed and tuple(names) != class_names:
         ours, theirs = next((a, b) for a, b in zip(names, class_names, strict=True) if a != b)
-        raise SenetError(f"the classes differ: the network has {ours!r} where {source} has {theirs!r}")
+        return f"the classes differ: the network has {ours!r} where {source} has {theirs!r}"
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +170,7 @@ class Batches:
         class_names: of their labels; empty where they have none.
         device: where they arrive.
         number: of batches; None if nobody knows.
+        unscored: why no accuracy can be measured on them; empty if it can.
         each: yields (images, labels); labels are 0 where there are none.
         images: one by one, where the source is a data set.
     """
@@ -177,6 +179,7 @@ class Batches:
     class_names: tuple[str, ...]
     device: torch.device
     number: int | None
+    unscored: str
     each: Callable[[], Iterator[tuple[Tensor, Tensor]]]
     images: ImageSplit | None = None
 
@@ -239,10 +242,10 @@ def open_batches(
     scales = scales or (round(size * preprocessing.resize / preprocessing.image_size),)
     views = Views(preprocessing, size, scales, crops)
     images = open_split(replace(config, preprocessing=preprocessing), "eval")
-    class_names = images.class_names
+    class_names, unscored = images.class_names, unlabelled(images.source)
     if class_names:
-        check_classes(model, class_names, images.source)
-        if all(name.isdigit() for name in class_names):
+        unscored = difference_of_classes(model, class_names, images.source)
+        if not unscored and all(name.isdigit() for name in class_names):
             class_names = tuple(getattr(model, "class_names", None) or class_names)
     shared = shared and dist.is_available() and dist.is_initialized()
     order = BatchOrder(
@@ -263,6 +266,7 @@ def open_batches(
         class_names=class_names,
         device=target,
         number=len(loader),
+        unscored=unscored,
         each=each,
         images=images,
     )
@@ -279,7 +283,7 @@ def given_batches(model: nn.Module, data: Iterable[Any], device: torch.device) -
     if first is None:
         raise SenetError("data has no batches")
     labelled = isinstance(first, tuple | list) and len(first) == 2
-    names = getattr(model, "class_names", None)
+    names: Sequence[str] = getattr(model, "class_names", None) or ()
     if labelled and not names:
         number = getattr(model, "num_classes", None) or on_example(model, first[0][:1].to(device), model).shape[1]
         names = tuple(str(i) for i in range(number))
@@ -291,11 +295,23 @@ def given_batches(model: nn.Module, data: Iterable[Any], device: torch.device) -
             if not isinstance(images, Tensor) or images.dim() != 4:
                 raise SenetError("data is not batches of images; expected tensors (N, C, H, W), or pairs with labels")
             labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
+            if labelled and not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
+                raise SenetError(f"a label of the batches given is not one of the network's 0 to {len(names) - 1}")
             yield images.to(device), labels.to(device)
 
-    number = len(data) if isinstance(data, Sized) else None
-    class_names = tuple(names or ()) if labelled else ()
-    return Batches(source="the batches given", class_names=class_names, device=device, number=number, each=each)
+    return Batches(
+        source="the batches given",
+        class_names=tuple(names) if labelled else (),
+        device=device,
+        number=len(data) if isinstance(data, Sized) else None,
+        unscored="" if labelled else unlabelled("the batches given"),
+        each=each,
+    )
+
+
+def unlabelled(source: str) -> str:
+    """Say that data without labels give no accuracy."""
+    return f"{source} has no labels; accuracy needs a folder of images for each class"
 
 
 def evaluate(
@@ -328,8 +344,8 @@ def evaluate(
     """
     model, data = model_and_data(run_or_model, data)
     batches = open_batches(model, data, crop=crop, scales=scales, crops=crops, batch_size=batch_size, device=device)
-    if not batches.class_names:
-        raise SenetError(f"{batches.source} has no labels; accuracy needs a folder of images for each class")
+    if batches.unscored:
+        raise SenetError(batches.unscored)
     was_training = model.training
     model.to(memory_format=torch.channels_last)
     with torch.autocast(batches.device.type, torch.bfloat16, enabled=bf16):

@@ -261,6 +261,10 @@ def test_images_without_labels(tmp_path):
         (lambda: record_excitations(Net(), batches(), blocks=["SE_2_9"]), r"no block 'SE_2_9'; the nearest are SE_2_1"),
         (lambda: record_excitations(Net(), []), "data has no batches"),
         (lambda: record_excitations(Net(), ["digits"]), "data is not batches of images"),
+        (
+            lambda: record_excitations(Net(), [(images(), torch.full((len(images()),), 77))]),
+            "a label of the batches given is not one of the network's 0 to ",
+        ),
         (lambda: record_excitations(Net()), "data is missing"),
         (lambda: record_excitations(Net(), batches(), batch_size=0), "batch_size is 0; expected at least 1"),
         (lambda: record_excitations(Net(), [images() * torch.nan]), "has gates that are not finite numbers"),

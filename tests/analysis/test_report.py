@@ -53,7 +53,24 @@ def test_without_labels_the_page_says_why(tmp_path):
     Image.new("RGB", (32, 32), (200, 100, 50)).save(folder / "a.png")
     page = explain("cifar_se_resnet20", folder, tmp_path / "report.html")
     assert "The images have no labels, so nothing is drawn by class" in page.read_text()
+    assert "Not measured: " in page.read_text()
     assert embedded(page)["classes"] == []
+
+
+def test_images_of_other_classes_than_the_networks(digits_run, tmp_path):
+    """As the paper draws four classes of ImageNet's thousand."""
+    for k, name in enumerate(("loop", "bar")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.new("L", (8, 8), 100 * k + 10 * i).save(tmp_path / "images" / name / f"{i}.png")
+    page = explain(digits_run, tmp_path / "images", tmp_path / "report.html")
+    assert embedded(page)["classes"] == ["bar", "loop"]
+    text = page.read_text()
+    assert "Not measured: the network has 10 classes, but" in text
+    assert text.count("predicted: ") == 2
+    assert "mistaken for" not in text
+    with pytest.raises(SenetError, match=r"the network has 10 classes, but .* has 2"):
+        senet.evaluate(digits_run, tmp_path / "images")
 
 
 def test_names_are_escaped(digits_run, tmp_path):

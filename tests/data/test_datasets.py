@@ -116,6 +116,15 @@ def test_folder_without_val(tmp_path):
     assert_refused(tmp_path, "eval", "no folder val/", "val/CLASS/IMAGE")
 
 
+def test_folder_of_classes_is_to_evaluate_on(tmp_path):
+    write_folder(tmp_path / "pets", val={"cat": 2, "dog": 1})
+    root = (tmp_path / "pets" / "val").rename(tmp_path / "my_pets")
+    Image.new("RGB", (4, 4)).save(root / "of_no_class.png")
+    images = open_split(DataConfig(dataset=str(root)), "eval")
+    assert (images.class_names, len(images), images[2][1]) == (("cat", "dog"), 3, 1)
+    assert_refused(root, "train", "no folder train/")
+
+
 def test_folder_without_train(tmp_path):
     write_folder(tmp_path, val={"cat": 1})
     assert_refused(tmp_path, "train", "no folder train/")

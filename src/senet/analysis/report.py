@@ -35,7 +35,6 @@ from senet.analysis.statistics import (
     spread,
 )
 from senet.analysis.statistics import statistics as block_statistics
-from senet.data.config import DataConfig
 from senet.data.datasets import ImageSplit
 from senet.errors import SenetError
 from senet.evaluation import Data, model_and_data, open_batches
@@ -60,6 +59,7 @@ class Example:
         class_name: what it is.
         prediction: what the network says it is.
         probability: with which.
+        mistaken: whether that is another of the network's classes.
         gates: of each block, by name, (C,).
     """
 
@@ -67,6 +67,7 @@ class Example:
     class_name: str
     prediction: str
     probability: float
+    mistaken: bool
     gates: Mapping[str, Tensor]
 
     @property
@@ -79,7 +80,9 @@ class Example:
 
 
 @torch.no_grad()
-def examples_of(model: nn.Module, images: ImageSplit, recording: Recording, classes: Sequence[str]) -> list[Example]:
+def examples_of(
+    model: nn.Module, images: ImageSplit, recording: Recording, classes: Sequence[str], *, same_classes: bool = True
+) -> list[Example]:
     """Return an image of each class, in the order of the classes.
 
     Args:
@@ -87,8 +90,10 @@ def examples_of(model: nn.Module, images: ImageSplit, recording: Recording, clas
         images: labelled.
         recording: of the model.
         classes: whose images are wanted.
+        same_classes: whether the images' classes are those of the network.
     """
     wanted = {class_index(recording, name) for name in classes}
+    names = recording.class_names if same_classes else getattr(model, "class_names", None)
     to_tensor, device = transform(model), next(model.parameters()).device
     blocks = tuple(record.block for record in recording.blocks)
     was_training = model.training
@@ -117,8 +122,9 @@ def examples_of(model: nn.Module, images: ImageSplit, recording: Recording, clas
             Example(
                 image=small,
                 class_name=recording.class_names[label],
-                prediction=recording.class_names[best],
+                prediction=names[best] if names else f"class {best}",
                 probability=float(probabilities[best]),
+                mistaken=same_classes and best != label,
                 gates=gates,
             )
         )
@@ -160,14 +166,19 @@ def explain(
     model, data = model_and_data(run_or_model, data)
     if recording is None:
         recording = record_excitations(model, data, batch_size=batch_size)
-    labelled = bool(recording.class_names)
-    study = ablate_blocks(model, data, recording=recording, batch_size=batch_size) if ablate and labelled else None
-    images = open_batches(model, data).images if isinstance(data, DataConfig | str | Path) else None
+    batches = open_batches(model, data)
+    study = None
+    if ablate and not batches.unscored:
+        study = ablate_blocks(model, data, recording=recording, batch_size=batch_size)
     shown = []
-    if labelled and images is not None and hasattr(model, "preprocessing"):
-        shown = examples_of(model, images, recording, default_classes(recording, examples))
+    if recording.class_names and batches.images is not None and hasattr(model, "preprocessing"):
+        classes = default_classes(recording, examples)
+        shown = examples_of(model, batches.images, recording, classes, same_classes=not batches.unscored)
     metrics = [] if folder is None else read_jsonl(Path(folder) / "metrics.jsonl")
-    return write_report(output, recording, model=model, ablation=study, metrics=metrics, examples=shown)
+    unscored = batches.unscored if ablate else ""
+    return write_report(
+        output, recording, model=model, ablation=study, unscored=unscored, metrics=metrics, examples=shown
+    )
 
 
 def check_writable(path: Path) -> None:
@@ -187,6 +198,7 @@ def write_report(
     *,
     model: nn.Module | None = None,
     ablation: AblationStudy | None = None,
+    unscored: str = "",
     metrics: Sequence[Mapping[str, float]] = (),
     examples: Sequence[Example] = (),
 ) -> Path:
@@ -197,6 +209,7 @@ def write_report(
         recording: of the network's gates.
         model: the network, for its size.
         ablation: what `ablate_blocks` found.
+        unscored: why there is none, to be said in its place.
         metrics: the lines of a run's metrics.jsonl, for its curves.
         examples: images to show.
 
@@ -231,6 +244,7 @@ def write_report(
         definitions={name: " ".join((inspect.getdoc(f) or "").split()) for name, f in DEFINITIONS.items()},
         verdict=" ".join((inspect.getdoc(BlockStatistics) or "").split("verdict: ")[1].split()),
         ablation=ablation,
+        unscored=unscored,
         curves={name: figure.layout.title.text for name, figure in curves.items()},
         examples=examples,
         provenance=[f"{name}: {value}" for name, value in about.items() if value],

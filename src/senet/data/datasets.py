@@ -142,7 +142,7 @@ def open_torchvision(config: DataConfig, split: Split) -> ImageSplit:
 def open_folder(config: DataConfig, split: Split) -> ImageSplit:
     """Open a folder with a folder of images per class, under train/ and under val/ (or validation/, valid/, test/).
 
-    For evaluation it may hold images without classes.
+    For evaluation it may hold the classes' folders itself, or images without classes.
     """
     from torchvision.datasets import ImageFolder
 
@@ -151,11 +151,13 @@ def open_folder(config: DataConfig, split: Split) -> ImageSplit:
     folder = train_folder
     if split == "eval":
         folder = next((root / name for name in EVAL_SPLITS if (root / name).is_dir()), root / "val")
-        files = images_in(root)
-        if files and not folder.is_dir():
-            return ImageSplit(
-                source=str(root), size=len(files), class_names=(), read_image=partial(read_file, files), files=files
-            )
+        if not folder.is_dir() and not train_folder.is_dir():
+            if any(images_in(entry) for entry in root.iterdir() if entry.is_dir()):
+                folder = root
+            elif files := images_in(root):
+                return ImageSplit(
+                    source=str(root), size=len(files), class_names=(), read_image=partial(read_file, files), files=files
+                )
     if not folder.is_dir():
         raise SenetError(
             f"{root} has no folder {folder.name}/; expected {root}/train/CLASS/IMAGE and {root}/val/CLASS/IMAGE"
