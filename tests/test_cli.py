@@ -73,7 +73,7 @@ def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path:
     assert_refused(capsys, ["train", "digits", *new, "--epoch", "3"], "--epoch", "perhaps you meant --epochs")
     assert_refused(capsys, ["train", "digits", *new, "--epochs", "x"], "--epochs", "'x'")
     assert_refused(capsys, ["train", "digits", *new, "--epochs", "0"], "epochs is 0")
-    assert_refused(capsys, ["train", "digits", *new, "--model.name", "cifar_se_resnet21"], "did you mean")
+    assert_refused(capsys, ["train", "digits", *new, "--model.name", "cifar_se_resnet21"], "the nearest are")
     assert_refused(capsys, ["train", "digits", *new, "--model.se.gate", "step"], "'step'", "sigmoid")
     assert_refused(capsys, ["train", "digits", *new, "--model.options", "stride_on", "3x3"], "no option 'stride_on'")
     assert_refused(capsys, ["train", "digits", *new, "--data.dataset", "nowhere"], "nowhere")

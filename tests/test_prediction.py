@@ -79,7 +79,7 @@ def test_bad_models_are_named(tmp_path: Path) -> None:
     picture = Image.new("RGB", (8, 8))
     with pytest.raises(SenetError, match="neither a model folder"):
         senet.predict(tmp_path, [picture])
-    with pytest.raises(SenetError, match="did you mean"):
+    with pytest.raises(SenetError, match="the nearest are"):
         senet.predict("cifar_se_resnet21", [picture])
     with pytest.raises(SenetError, match="no weights"):
         senet.predict("cifar_resnet110", [picture])

@@ -1,8 +1,16 @@
 """The one exception that means "your input, not our code"."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class SenetError(ValueError):
     """Bad input, said in one sentence that names the argument, file or key and the remedy.
 
     The command line prints the sentence and exits with status 2; every other exception is a defect.
     """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the three known names that are most like one that is not known, nearest first, for a message."""
+    return ", ".join(get_close_matches(name, list(known), n=3, cutoff=0.0))

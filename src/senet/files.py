@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from senet.errors import SenetError
+
 
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
@@ -19,6 +21,37 @@ def written_beside(path: Path) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Make an output's folder before the work for it is done.
+
+    Raises:
+        SenetError: the output cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        reason = "it is a folder" if path.is_dir() else "" if os.access(path.parent, os.W_OK) else "permission denied"
+    except (FileExistsError, NotADirectoryError):
+        reason = f"{path.parent} is not a folder"
+    except OSError as error:
+        reason = str(error.strerror)
+    if reason:
+        raise SenetError(f"{path} cannot be written ({reason}); name another output")
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file that the user asked for, old or new; its folder is made.
+
+    Raises:
+        SenetError: it cannot be written.
+    """
+    check_writable(path)
+    try:
+        with written_beside(path) as beside:
+            beside.write_bytes(content)
+    except OSError as error:
+        raise SenetError(f"{path} cannot be written ({error.strerror}); name another output") from error
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -241,6 +241,18 @@ def test_bad_input_is_one_sentence(digits_run, arguments, message, capsys):
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", [["record", "RUN", "--output"], ["explain", "RUN", "--output"], ["prune", "RUN"]])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(command, digits_run, capsys, monkeypatch):
+    def work(*_args, **_options):
+        raise AssertionError("worked in vain")
+
+    monkeypatch.setattr("senet.analysis.recording.record_excitations", work)
+    output = str(digits_run / "config.json" / "output")
+    assert main([str(digits_run) if word == "RUN" else word for word in [*command, output]]) == 2
+    reason = f"{digits_run / 'config.json'} is not a folder"
+    assert f"senet: {output} cannot be written ({reason}); name another output\n" == capsys.readouterr().err
+
+
 def test_a_model_without_gates_says_so(tmp_path):
     with pytest.raises(SenetError, match="has no gates"):
         explain(senet.create_model("cifar_resnet20", in_channels=1), "digits", tmp_path / "r.html")

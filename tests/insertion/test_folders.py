@@ -88,7 +88,7 @@ def test_fine_tuning_with_other_classes_starts_the_classifier_anew(tmp_path: Pat
 
 
 BAD = {
-    "unknown": (["timm/resnet5000"], "timm has no network 'resnet5000'; did you mean"),
+    "unknown": (["timm/resnet5000"], "timm has no network 'resnet5000'; the nearest are"),
     "absent": (["nothing_there"], "no network is called 'nothing_there'"),
     "no site": (["cifar_se_resnet20"], "every branch of ResNet has a gate already"),
     "where": (["timm/resnet18", "--no-pretrained", "--where", "nothing*"], "where matches none of the 8 sites"),

@@ -211,7 +211,7 @@ def test_load_model_takes_folders_and_names(saved: Path, packaged: Path):
     for source, said in (
         (saved / "model.safetensors", "is a file"),
         ("se_resnet50", "se_resnet50 has no weights in the package"),
-        ("cifar_se_resnet21", "did you mean"),
+        ("cifar_se_resnet21", "the nearest are"),
     ):
         with pytest.raises(SenetError) as caught:
             load_model(source)

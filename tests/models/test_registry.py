@@ -128,14 +128,14 @@ def test_se_options_reach_every_block():
     [("se_resnet51", "se_resnet50"), ("seresnet50", "se_resnet50"), ("cifar_resnet21", "cifar_resnet20")],
 )
 def test_unknown_name_suggests_the_nearest(name, nearest):
-    with pytest.raises(SenetError, match=rf"no network is called '{name}'; did you mean .*\b{nearest}\b.*\?"):
+    with pytest.raises(SenetError, match=rf"no network is called '{name}'; the nearest are .*\b{nearest}\b"):
         create_model(name)
     with pytest.raises(SenetError, match=nearest):
         model_card(name)
 
 
 def test_name_that_is_like_no_other():
-    with pytest.raises(SenetError, match="no network is called 'zzz'; `senet models` lists the names"):
+    with pytest.raises(SenetError, match=r"no network is called 'zzz'; .*`senet models` lists all"):
         create_model("zzz")
 
 

@@ -1,7 +1,6 @@
 """The paper's Figures 6 and 7 for any recording."""
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from senet.analysis.recording import Recording
 from senet.analysis.statistics import sampled_channels
-from senet.errors import SenetError
+from senet.errors import SenetError, nearest
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's, which colour-blind readers can tell apart (jfly.uni-koeln.de/color)."""
@@ -34,8 +33,7 @@ def class_index(recording: Recording, name: str) -> int:
     if not recording.class_names:
         raise SenetError("the recording has no classes, for its images have no labels")
     if name not in recording.class_names:
-        near = get_close_matches(name, recording.class_names, n=3, cutoff=0.3) or recording.class_names[:3]
-        raise SenetError(f"there is no class {name!r}; the nearest are {', '.join(near)}")
+        raise SenetError(f"there is no class {name!r}; the nearest are {nearest(name, recording.class_names)}")
     return recording.class_names.index(name)
 
 

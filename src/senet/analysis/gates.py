@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.block import GATES, SEBlock
-from senet.errors import SenetError
+from senet.errors import SenetError, nearest
 from senet.examples import on_example
 
 GATE_MODULES: Mapping[tuple[str, str], str] = MappingProxyType(
@@ -155,8 +154,7 @@ def choose_blocks(blocks: tuple[GateBlock, ...], names: Any) -> tuple[GateBlock,
     by_name = {name: block for block in blocks for name in (block.module, block.name)}
     for name in names:
         if name not in by_name:
-            near = get_close_matches(name, by_name, n=3, cutoff=0.4)
-            raise SenetError(f"there is no block {name!r}; the nearest are {', '.join(near or list(by_name)[:3])}")
+            raise SenetError(f"there is no block {name!r}; the nearest are {nearest(name, by_name)}")
     return tuple(dict.fromkeys(by_name[name] for name in names))
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from senet.analysis.gates import GateBlock, choose_blocks, find_blocks, listening
 from senet.errors import SenetError
 from senet.evaluation import Batches, Data, model_and_data, open_batches
-from senet.files import written_beside
+from senet.files import write_output
 
 BINS = 20
 KEY = "senet.recording"
@@ -112,12 +112,7 @@ class Recording:
         }
         blocks = [asdict(record.block) for record in self.blocks]
         described = {"blocks": blocks, "class_names": self.class_names, "provenance": dict(self.provenance)}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with written_beside(path) as beside:
-                beside.write_bytes(save(tensors, metadata={KEY: json.dumps(described)}))
-        except OSError as error:
-            raise SenetError(f"{path} cannot be written ({error.strerror}); name another file") from error
+        write_output(path, save(tensors, metadata={KEY: json.dumps(described)}))
 
     @staticmethod
     def load(path: str | Path) -> "Recording":

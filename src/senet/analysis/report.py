@@ -4,7 +4,6 @@ import base64
 import inspect
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -36,9 +35,8 @@ from senet.analysis.statistics import (
 )
 from senet.analysis.statistics import statistics as block_statistics
 from senet.data.datasets import ImageSplit
-from senet.errors import SenetError
 from senet.evaluation import Data, model_and_data, open_batches
-from senet.files import read_jsonl, written_beside
+from senet.files import check_writable, read_jsonl, write_output
 from senet.preprocessing import transform
 
 PAGE = Path(__file__).parent / "page"
@@ -181,17 +179,6 @@ def explain(
     )
 
 
-def check_writable(path: Path) -> None:
-    """Raise a SenetError for a file that cannot be written, before the work for it is done."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        reason = "it is a folder" if path.is_dir() else "" if os.access(path.parent, os.W_OK) else "permission denied"
-    except OSError as error:
-        reason = str(error.strerror)
-    if reason:
-        raise SenetError(f"{path} cannot be written ({reason}); name another output")
-
-
 def write_report(
     path: str | Path,
     recording: Recording,
@@ -253,12 +240,7 @@ def write_report(
         plotly=Markup(plotly.offline.get_plotlyjs()),
         data=data,
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_beside(path) as beside:
-            beside.write_text(page)
-    except OSError as error:
-        raise SenetError(f"{path} cannot be written ({error.strerror}); name another output") from error
+    write_output(path, page.encode())
     return path
 
 

@@ -19,6 +19,7 @@ from senet.cli.parsing import check_new, parse, print_report
 from senet.data.config import DataConfig
 from senet.errors import SenetError
 from senet.evaluation import run_data
+from senet.files import check_writable
 from senet.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ def run_record(argv: Sequence[str]) -> None:
     from senet.analysis.statistics import statistics, statistics_table
 
     command = parse(RecordCommand, argv, "senet record")
+    check_writable(command.output)
     data = data_of(command.model, command.data)
     model = open_network(command.model)
     found = recorded_now(model, data, command)
@@ -185,6 +187,7 @@ def run_explain(argv: Sequence[str]) -> None:
     from senet.analysis.report import explain
 
     command = parse(ExplainCommand, argv, "senet explain")
+    check_writable(command.output)
     data = data_of(command.model, command.data)
     model = open_network(command.model)
     page = explain(

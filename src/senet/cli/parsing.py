@@ -13,6 +13,7 @@ from typing import Any
 import tyro
 
 from senet.errors import SenetError
+from senet.files import check_writable
 
 
 def parse(command: Any, argv: Sequence[str], prog: str, default: Any = None) -> Any:
@@ -49,9 +50,10 @@ def one_sentence(box: str) -> str:
 
 
 def check_new(folder: Path) -> None:
-    """Raise a SenetError for an output folder that exists already."""
+    """Raise a SenetError for an output folder that exists already, or cannot be made."""
     if folder.exists():
         raise SenetError(f"{folder} exists already; name another folder")
+    check_writable(folder)
 
 
 def print_report(report: Any, as_json: bool, ending: str) -> None:

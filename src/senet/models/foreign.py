@@ -1,11 +1,10 @@
 """Networks of timm and torchvision by name, such as "timm/resnet50", carrying what ours carry."""
 
-from difflib import get_close_matches
 from typing import Any, get_args
 
 from torch import nn
 
-from senet.errors import SenetError
+from senet.errors import SenetError, nearest
 from senet.models.cards import ModelConfig
 from senet.preprocessing import Interpolation, Preprocessing, of_timm
 
@@ -34,9 +33,7 @@ def build_foreign(config: ModelConfig, *, pretrained: bool = False) -> nn.Module
     known = timm.list_models() if library == "timm" else torchvision.models.list_models(module=torchvision.models)
     architecture = name.partition(".")[0]
     if architecture not in known:
-        near = get_close_matches(architecture, known, n=3)
-        remedy = f"did you mean {' or '.join(near)}?" if near else f"`{library}.list_models()` lists the names"
-        raise SenetError(f"{library} has no network {architecture!r}; {remedy}")
+        raise SenetError(f"{library} has no network {architecture!r}; the nearest are {nearest(architecture, known)}")
     if library == "torchvision" and config.in_channels != 3:
         raise SenetError(f"in_channels is {config.in_channels}; the networks of torchvision take 3")
     options = dict(config.options) | ({} if config.num_classes is None else {"num_classes": config.num_classes})

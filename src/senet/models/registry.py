@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from inspect import signature
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import nn
 
 from senet.attachment import attach_at
 from senet.block import SEOptions
-from senet.errors import SenetError
+from senet.errors import SenetError, nearest
 from senet.models import networks
 from senet.models.cards import Card, ModelConfig
 from senet.models.foreign import build_foreign, is_foreign
@@ -35,9 +34,9 @@ def model_card(name: str) -> Card:
         SenetError: no network has this name; the message lists the nearest.
     """
     if name not in CARDS:
-        near = get_close_matches(name, CARDS, n=3)
-        remedy = f"did you mean {' or '.join(near)}?" if near else "`senet models` lists the names"
-        raise SenetError(f"no network is called {name!r}; {remedy}")
+        raise SenetError(
+            f"no network is called {name!r}; the nearest are {nearest(name, CARDS)} (`senet models` lists all)"
+        )
     return CARDS[name]
 
 
