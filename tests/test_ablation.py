@@ -47,6 +47,9 @@ def test_runs_are_shared_kept_and_reported(tmp_path, capsys):
     command = ["ablate", "11", "15", "--recipe", "digits", "--epochs", "1", "--seeds", "1", "--output"]
     assert main([*command, str(tmp_path / "out")]) == 0
     assert "Table 15: behind the 3x3 convolution" in capsys.readouterr().out
+    ablate([15], SHORT, tmp_path / "out", seeds=2)
+    kept = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
+    assert [(row["table"], len(row["top1_errors"])) for row in kept] == [(11, 1), (11, 1), (15, 2), (15, 2)]
 
 
 def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The paper's ablations, Tables 10 to 16, on any recipe: trained run by run, resumable, beside the paper's figures."""
 
+import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -85,7 +86,7 @@ def ablate(tables: Sequence[int], config: TrainConfig, output: str | Path, *, se
     Args:
         tables: numbers from 10 to 16.
         config: what each variant changes; a network with SE.
-        output: folder of the runs, `output/VARIANT/seedN`, and of ablation.json.
+        output: folder of the runs, `output/VARIANT/seedN`, and of ablation.json; in it other tables stay.
         seeds: 0, 1, ... of each variant.
 
     Raises:
@@ -124,8 +125,12 @@ def ablate(tables: Sequence[int], config: TrainConfig, output: str | Path, *, se
         for row in rows
     ]
     about = {name: version(name) for name in ("senet", "torch")}
-    rows_json = [asdict(row) | {"model": config_to_dict(row.model)} for row in found]
-    write_json(folder / RESULTS_FILE, {"date": date.today().isoformat(), "versions": about, "rows": rows_json})
+    results = folder / RESULTS_FILE
+    before = json.loads(results.read_text())["rows"] if results.exists() else []
+    described = [row for row in before if row["table"] not in tables]
+    described += [asdict(row) | {"model": config_to_dict(row.model)} for row in found]
+    described.sort(key=lambda row: row["table"])
+    write_json(results, {"date": date.today().isoformat(), "versions": about, "rows": described})
     return found
 
 
