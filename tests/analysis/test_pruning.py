@@ -130,6 +130,14 @@ def test_what_cannot_take_up_a_gate_says_so_and_stays():
     assert all(torch.equal(model.state_dict()[key], weights[key]) for key in keys)
 
 
+def test_data_without_accuracy_leave_the_model_as_it_is():
+    model = senet.create_model("cifar_se_resnet20")
+    recording = record_excitations(model, [images(4, 32)])
+    with pytest.raises(SenetError, match="has no labels; accuracy needs"):
+        prune_se(model, recording, ["SE_2_1"], data=[images(4, 32)])
+    assert len(find_blocks(model)) == 9
+
+
 def test_gates_that_move_are_not_pruned_by_themselves():
     model = senet.create_model("cifar_se_resnet20", weights="cifar10")
     recording = record_excitations(model, [images(8, 32)])

@@ -125,11 +125,17 @@ def prune_se(
     chosen = choose_blocks(found, blocks)
     gates = {block: mean_gates(recording, block) for block in chosen}
     layers = find_layers(model, gates, example)
+
+    def accuracy() -> Evaluation | None:
+        return None if data is None else evaluate(model, data, batch_size=batch_size)
+
+    evaluations = [accuracy()]  # now, for data that do not fit must leave the model as it is
     whole = copy.deepcopy(model)
     for block, (module, behind) in layers.items():
         scale_layer(model.get_submodule(module), gates[block], behind)
     remove_blocks(model, [block.module for block in chosen])
-    before, after = measured((whole, model), data, example, batch_size)
+    evaluations.append(accuracy())
+    before, after = measured((whole, model), evaluations, example)
     return PruningReport(
         blocks=tuple(block.name for block in chosen),
         folded_into=tuple(layers[block][0] for block in chosen),
@@ -230,15 +236,16 @@ def scale_layer(layer: nn.Module, gate: Tensor, behind: bool) -> None:
         parameter.copy_(scaled)
 
 
-def measured(models: Sequence[nn.Module], data: Data | None, example: Tensor | None, batch_size: int) -> list[Measured]:
-    """Return what networks cost, timed in turn, and how well they do."""
+def measured(
+    models: Sequence[nn.Module], evaluations: Sequence[Evaluation | None], example: Tensor | None
+) -> list[Measured]:
+    """Return what networks cost, timed in turn, beside how well they do."""
     images = on_example(models[0], example, lambda images: images[:1])
     channels, height, width = images.shape[1:]
     times = latencies_ms(models, images)
     found = []
-    for model, latency_ms in zip(models, times, strict=True):
+    for model, latency_ms, evaluation in zip(models, times, evaluations, strict=True):
         counted = cost(model, (height, width), channels)
-        evaluation = None if data is None else evaluate(model, data, batch_size=batch_size)
         found.append(
             Measured(
                 parameters=counted.parameters,
