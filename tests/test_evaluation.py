@@ -138,3 +138,19 @@ def test_the_network_s_own_preprocessing_counts(digits_run: Path) -> None:
     other = replace(digits().data, preprocessing=Preprocessing(image_size=8, resize=8, mean=(0.9,), std=(0.1,)))
     assert senet.evaluate(digits_run, other) == senet.evaluate(digits_run)
     assert open_split(other, "eval").class_names == tuple("0123456789")
+
+
+def test_networks_that_do_not_say_how_they_want_images(tmp_path: Path) -> None:
+    import timm
+
+    folder = write_folder(tmp_path, {"dark": [0], "light": [255]}, size=(300, 300))
+    seen = []
+    model = timm.create_model("test_resnet", num_classes=2)
+    model.register_forward_pre_hook(lambda _module, images: seen.append(images[0].shape[-1]))
+    senet.evaluate(model, folder)
+    assert set(seen) == {model.pretrained_cfg["input_size"][-1]}
+    layers = nn.Sequential(nn.Conv2d(3, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(SenetError, match="Sequential has no preprocessing"):
+        senet.evaluate(layers, folder)
+    with pytest.raises(SenetError, match=r"the network has 5 classes, but .* has 2"):  # as it runs; it does not say
+        senet.evaluate(layers, DataConfig(dataset=str(folder), num_workers=0))

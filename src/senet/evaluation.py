@@ -23,7 +23,7 @@ from senet.errors import SenetError
 from senet.examples import on_example
 from senet.models.checkpoints import CONFIG_FILE
 from senet.models.folder import load_model
-from senet.preprocessing import Preprocessing
+from senet.preprocessing import Preprocessing, preprocessing_of
 from senet.progress import tracked
 
 Crops = Literal["center", "ten"]
@@ -148,11 +148,16 @@ def run_data(source: str | Path) -> DataConfig | None:
     return None
 
 
-def difference_of_classes(model: nn.Module, class_names: tuple[str, ...], source: str) -> str:
+def number_of_classes(model: nn.Module, image: Tensor) -> int:
+    """Return how many classes a network has, by its word or by its output for an image (1, C, H, W)."""
+    return getattr(model, "num_classes", None) or int(on_example(model, image, model).shape[1])
+
+
+def difference_of_classes(model: nn.Module, class_names: tuple[str, ...], source: str, image: Tensor) -> str:
     """Return in what the network's classes differ from those of the data; empty if they are the same."""
     names = getattr(model, "class_names", None)
-    num_classes = len(names) if names else getattr(model, "num_classes", None)
-    if num_classes is not None and num_classes != len(class_names):
+    num_classes = len(names) if names else number_of_classes(model, image)
+    if num_classes != len(class_names):
         return f"the network has {num_classes} classes, but {source} has {len(class_names)}"
     unnamed = all(name.isdigit() for name in class_names)
     if names and not unnamed and tuple(names) != class_names:
@@ -173,6 +178,7 @@ class Batches:
         unscored: why no accuracy can be measured on them; empty if it can.
         each: yields (images, labels); labels are 0 where there are none.
         images: one by one, where the source is a data set.
+        preprocessing: of these images for the network.
     """
 
     source: str
@@ -182,6 +188,7 @@ class Batches:
     unscored: str
     each: Callable[[], Iterator[tuple[Tensor, Tensor]]]
     images: ImageSplit | None = None
+    preprocessing: Preprocessing | None = None
 
     def tracked(self, doing: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches, with a bar on a terminal."""
@@ -237,14 +244,15 @@ def open_batches(
     if not isinstance(data, DataConfig | str | Path):
         return given_batches(model, data, target)
     config = data if isinstance(data, DataConfig) else DataConfig(dataset=str(data))
-    preprocessing = getattr(model, "preprocessing", None) or config.preprocessing
+    preprocessing = preprocessing_of(model, data.preprocessing if isinstance(data, DataConfig) else None)
     size = crop or preprocessing.image_size
     scales = scales or (round(size * preprocessing.resize / preprocessing.image_size),)
     views = Views(preprocessing, size, scales, crops)
     images = open_split(replace(config, preprocessing=preprocessing), "eval")
     class_names, unscored = images.class_names, unlabelled(images.source)
     if class_names:
-        unscored = difference_of_classes(model, class_names, images.source)
+        blank = torch.zeros(1, preprocessing.in_channels, size, size, device=target)
+        unscored = difference_of_classes(model, class_names, images.source, blank)
         if not unscored and all(name.isdigit() for name in class_names):
             class_names = tuple(getattr(model, "class_names", None) or class_names)
     shared = shared and dist.is_available() and dist.is_initialized()
@@ -269,6 +277,7 @@ def open_batches(
         unscored=unscored,
         each=each,
         images=images,
+        preprocessing=preprocessing,
     )
 
 
@@ -285,8 +294,7 @@ def given_batches(model: nn.Module, data: Iterable[Any], device: torch.device) -
     labelled = isinstance(first, tuple | list) and len(first) == 2
     names: Sequence[str] = getattr(model, "class_names", None) or ()
     if labelled and not names:
-        number = getattr(model, "num_classes", None) or on_example(model, first[0][:1].to(device), model).shape[1]
-        names = tuple(str(i) for i in range(number))
+        names = tuple(str(i) for i in range(number_of_classes(model, first[0][:1].to(device))))
 
     def each() -> Iterator[tuple[Tensor, Tensor]]:
         again = data if iter(data) is not data else chain((first,), iterator)
@@ -329,8 +337,8 @@ def evaluate(
 
     Args:
         run_or_model: a network, a run or model folder, or the name of a network with weights in the package.
-        data: a `DataConfig` or its `dataset`, or batches (images, labels); None for what the run was trained on. Its
-            preprocessing counts only for networks that do not bring their own.
+        data: a `DataConfig` or its `dataset`, or batches (images, labels); None for what the run was trained on. The
+            preprocessing of a `DataConfig` counts only for networks that do not bring their own (ours and timm's do).
         crop: side of the crops in pixels; None for the network's own.
         scales: lengths the shorter side is scaled to; several average over scales. () keeps the network's own ratio of
             scale to crop.

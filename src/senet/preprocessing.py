@@ -103,18 +103,43 @@ def of_timm(config: Mapping[str, Any]) -> Preprocessing:
     )
 
 
+def timm_config(model: nn.Module) -> dict[str, Any]:
+    """Return what a network of timm's says of its images, within what `Preprocessing` knows."""
+    from timm.data import resolve_model_data_config
+
+    config: dict[str, Any] = resolve_model_data_config(model)
+    known = config["interpolation"] in get_args(Interpolation)
+    interpolation = config["interpolation"] if known else "bicubic"
+    return config | {"interpolation": interpolation, "crop_pct": min(1.0, config["crop_pct"])}
+
+
+def preprocessing_of(model: nn.Module, default: Preprocessing | None = None) -> Preprocessing:
+    """Return how a network wants its images: as its `preprocessing` says, or else timm's `pretrained_cfg`.
+
+    Args:
+        model: the network.
+        default: for one that does not say.
+
+    Raises:
+        SenetError: it does not say, and there is no default.
+    """
+    own: Any = getattr(model, "preprocessing", None)
+    if isinstance(own, Preprocessing):
+        return own
+    if getattr(model, "pretrained_cfg", None):
+        return of_timm(timm_config(model))
+    if default is not None:
+        return default
+    raise SenetError(f"{type(model).__name__} has no preprocessing; set model.preprocessing to a senet.Preprocessing")
+
+
 def transform(model: nn.Module) -> v2.Compose:
     """Return the evaluation transform of a network: PIL image -> (C, H, W) float tensor.
 
     Args:
-        model: from `create_model` or `from_pretrained`, or any module with a `preprocessing` attribute.
+        model: from `create_model` or `from_pretrained`, one of timm's, or any module with a `preprocessing` attribute.
 
     Raises:
         SenetError: the model does not say how it wants its images.
     """
-    preprocessing: Any = getattr(model, "preprocessing", None)
-    if not isinstance(preprocessing, Preprocessing):
-        raise SenetError(
-            f"{type(model).__name__} has no preprocessing; set model.preprocessing to a senet.Preprocessing"
-        )
-    return preprocessing.build()
+    return preprocessing_of(model).build()

@@ -34,10 +34,8 @@ from senet.analysis.statistics import (
     spread,
 )
 from senet.analysis.statistics import statistics as block_statistics
-from senet.data.datasets import ImageSplit
-from senet.evaluation import Data, model_and_data, open_batches
+from senet.evaluation import Batches, Data, model_and_data, open_batches
 from senet.files import check_writable, read_jsonl, write_output
-from senet.preprocessing import transform
 
 PAGE = Path(__file__).parent / "page"
 NUMBERS = 400_000
@@ -78,21 +76,21 @@ class Example:
 
 
 @torch.no_grad()
-def examples_of(
-    model: nn.Module, images: ImageSplit, recording: Recording, classes: Sequence[str], *, same_classes: bool = True
-) -> list[Example]:
+def examples_of(model: nn.Module, batches: Batches, recording: Recording, classes: Sequence[str]) -> list[Example]:
     """Return an image of each class, in the order of the classes.
 
     Args:
-        model: with preprocessing.
-        images: labelled.
+        model: the network.
+        batches: of a labelled data set.
         recording: of the model.
         classes: whose images are wanted.
-        same_classes: whether the images' classes are those of the network.
     """
+    images, preprocessing, same_classes = batches.images, batches.preprocessing, not batches.unscored
+    assert images is not None
+    assert preprocessing is not None
     wanted = {class_index(recording, name) for name in classes}
     names = recording.class_names if same_classes else getattr(model, "class_names", None)
-    to_tensor, device = transform(model), next(model.parameters()).device
+    to_tensor, device = preprocessing.build(), batches.device
     blocks = tuple(record.block for record in recording.blocks)
     was_training = model.training
     model.eval()
@@ -169,9 +167,8 @@ def explain(
     if ablate and not batches.unscored:
         study = ablate_blocks(model, data, recording=recording, batch_size=batch_size)
     shown = []
-    if recording.class_names and batches.images is not None and hasattr(model, "preprocessing"):
-        classes = default_classes(recording, examples)
-        shown = examples_of(model, batches.images, recording, classes, same_classes=not batches.unscored)
+    if recording.class_names and batches.images is not None:
+        shown = examples_of(model, batches, recording, default_classes(recording, examples))
     metrics = [] if folder is None else read_jsonl(Path(folder) / "metrics.jsonl")
     unscored = batches.unscored if ablate else ""
     return write_report(

@@ -1,12 +1,10 @@
 """Networks of timm and torchvision by name, such as "timm/resnet50", carrying what ours carry."""
 
-from typing import Any, get_args
-
 from torch import nn
 
 from senet.errors import SenetError, nearest
 from senet.models.cards import ModelConfig
-from senet.preprocessing import Interpolation, Preprocessing, of_timm
+from senet.preprocessing import Preprocessing, preprocessing_of
 
 LIBRARIES = ("timm", "torchvision")
 
@@ -46,7 +44,7 @@ def build_foreign(config: ModelConfig, *, pretrained: bool = False) -> nn.Module
     except Exception as error:  # whatever a library says of an unknown option or an unreachable server
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SenetError(f"{config.name} cannot be created: {said}") from error
-    preprocessing = of_timm(timm_config(model)) if library == "timm" else of_torchvision(name)
+    preprocessing = preprocessing_of(model) if library == "timm" else of_torchvision(name)
     described = ModelConfig(
         name=f"{library}/{architecture}",
         num_classes=classes_of(model, config.num_classes),
@@ -62,16 +60,6 @@ def build_foreign(config: ModelConfig, *, pretrained: bool = False) -> nn.Module
 def classes_of(model: nn.Module, asked: int | None) -> int:
     """Return the number of classes of a network."""
     return int(getattr(model, "num_classes", 1000)) if asked is None else asked
-
-
-def timm_config(model: nn.Module) -> dict[str, Any]:
-    """Return what a network of timm's says of its images, within what `Preprocessing` knows."""
-    from timm.data import resolve_model_data_config
-
-    config: dict[str, Any] = resolve_model_data_config(model)
-    known = config["interpolation"] in get_args(Interpolation)
-    interpolation = config["interpolation"] if known else "bicubic"
-    return config | {"interpolation": interpolation, "crop_pct": min(1.0, config["crop_pct"])}
 
 
 def of_torchvision(name: str) -> Preprocessing:
