@@ -11,9 +11,10 @@ HEAD = """\
 # The paper's ablations, run again
 
 Written by `make docs` from `benchmarks/results/ablation_*.json`. Tables 10 to 16 of arXiv:1709.01507v4 on small data:
-the mean top-1 error over the seeds in %, after the last epoch, with its standard deviation. `of plain` is the
-difference to the network without SE in standard errors of that difference: below about 2, the seeds do not tell the two
-apart. Variants have the paper's labels; the last column is the paper's error with SE-ResNet-50 on ImageNet.
+the mean top-1 error over the seeds in %, after the last epoch, with its standard deviation and their number. `of plain`
+is the difference to the network without SE in standard errors of that difference, by the variance over seeds that all
+variants have together: below about 2, the seeds do not tell the two apart. Variants have the paper's labels; the last
+column is the paper's error with SE-ResNet-50 on ImageNet.
 """
 DIGITS = """\
 `cifar_se_resnet20` on scikit-learn's digits: 360 images to evaluate on, so that one is 0.28 %. As in the paper a ReLU
@@ -35,12 +36,11 @@ DATA = {
 }
 
 
-def standard_errors(a: list[float], b: list[float]) -> str:
-    """Return the difference of two means in standard errors (Welch); empty for one seed."""
-    if len(a) < 2 or a == b:
-        return ""
-    error = (statistics.variance(a) / len(a) + statistics.variance(b) / len(b)) ** 0.5
-    return f"{round((statistics.mean(a) - statistics.mean(b)) / error, 1) + 0.0:+.1f}" if error else ""
+def deviation(runs: Mapping[str, list[float]]) -> float:
+    """Return the standard deviation over seeds that all variants have together: the root of the pooled variance."""
+    freedom = sum(len(errors) - 1 for errors in runs.values())
+    squares = sum((len(errors) - 1) * statistics.variance(errors) for errors in runs.values() if len(errors) > 1)
+    return (squares / freedom) ** 0.5
 
 
 def section(name: str, result: Mapping[str, Any]) -> str:
@@ -48,25 +48,29 @@ def section(name: str, result: Mapping[str, Any]) -> str:
     title, command, what = DATA[name]
     versions = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
     text = f"\n## {title}\n\n{what}\n\n`{command}`: {versions}; {result['date']}.\n"
-    plain = next((row["top1_errors"] for row in result["rows"] if row["run"] == "plain"), [])
+    runs = {row["run"]: row["top1_errors"] for row in sorted(result["rows"], key=lambda row: len(row["top1_errors"]))}
+    plain, sigma = runs["plain"], deviation(runs)
+    text += f"All variants together: {sigma:.2f} points of standard deviation over seeds.\n"
     for number in sorted({row["table"] for row in result["rows"]}):
         lines = []
         for row in result["rows"]:
             errors = row["top1_errors"]
             if row["table"] == number:
                 spread = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
+                error = sigma * (1 / len(errors) + 1 / len(plain)) ** 0.5
+                beside = (statistics.mean(errors) - statistics.mean(plain)) / error
                 counts = (f"{row['parameters']:,}", f"{row['multiply_adds'] / 1e6:,.2f}")
                 lines.append(
                     (
                         row["label"],
                         *counts,
-                        f"{statistics.mean(errors):.2f}{spread}",
-                        standard_errors(errors, plain),
+                        f"{statistics.mean(errors):.2f}{spread} ({len(errors)})",
+                        "" if row["run"] == "plain" else f"{round(beside, 1) + 0.0:+.1f}",
                         f"{row['paper'][0]:.2f}",
                     )
                 )
         text += f"\nTable {number}, {SUBJECTS[number]}:\n"
-        text += table(("variant", "parameters", "MMAdds", "error, %", "of plain", "paper's, %"), lines)
+        text += table(("variant", "parameters", "MMAdds", "error, % (seeds)", "of plain", "paper's, %"), lines)
     return text
 
 
