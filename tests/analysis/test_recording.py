@@ -1,13 +1,15 @@
 """Finding gates, hearing them, and keeping them as sums: against NumPy on all gates at once."""
 
 import copy
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
-import torch.distributed as dist
 import torchvision
 from PIL import Image
 from torch import Tensor, nn
@@ -109,14 +111,6 @@ def test_batches_make_no_difference():
             assert (a.histogram - b.histogram).abs().sum() <= 2
 
 
-def process(rank: int, store: str, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    torch.set_num_threads(1)
-    recording = record_excitations("cifar_se_resnet20", folder, batch_size=4, device="cpu")
-    recording.save(f"{store}.{rank}.safetensors")
-    dist.destroy_process_group()
-
-
 def image_folder(root: Path, number: int = 11) -> Path:
     """CIFAR's ten classes; the second split of the last batch is smaller than the first."""
     names = senet.from_pretrained(Path(senet.__file__).parent / "pretrained/cifar_se_resnet20/cifar10").class_names
@@ -129,16 +123,20 @@ def image_folder(root: Path, number: int = 11) -> Path:
 
 
 def test_processes_share_the_images(tmp_path):
-    folder = image_folder(tmp_path / "data")
-    torch.multiprocessing.spawn(process, (str(tmp_path / "store"), str(folder)), nprocs=2)
-    together = [Recording.load(tmp_path / f"store.{rank}.safetensors") for rank in (0, 1)]
+    folder, output = image_folder(tmp_path / "data"), tmp_path / "gates.safetensors"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "senet"]
+    arguments = ["record", "cifar_se_resnet20", "--data", str(folder), "--batch-size", "4", "--output", str(output)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("holds the gates of 11 images") == 1
+    together = Recording.load(output)
     alone = record_excitations("cifar_se_resnet20", folder, batch_size=4, device="cpu")
     assert alone.num_images == 11
-    for found in together:
-        for a, b in zip(alone.blocks, found.blocks, strict=True):
-            assert torch.equal(a.count, b.count)
-            torch.testing.assert_close(a.mean, b.mean, rtol=1e-5, atol=1e-7)
-            torch.testing.assert_close(a.variance, b.variance, rtol=1e-3, atol=1e-9)
+    for a, b in zip(alone.blocks, together.blocks, strict=True):
+        assert torch.equal(a.count, b.count)
+        torch.testing.assert_close(a.mean, b.mean, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(a.variance, b.variance, rtol=1e-3, atol=1e-9)
 
 
 # ---- which models ----------------------------------------------------------------------------------------------------

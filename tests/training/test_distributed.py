@@ -47,7 +47,7 @@ def interrupted_backward(trainer, *args, **options):
 
 loop.score, loop.Trainer.backward = counting_score, interrupted_backward
 config = replace(
-    digits(), epochs=2, batch_size=16, compute=ComputeConfig(cpu=True, accumulate=2),
+    digits(), epochs=2, batch_size=16, compute=ComputeConfig(cpu=torch.cuda.is_available(), accumulate=2),
     regularisation=RegularisationConfig(ema_decay=0.5),
 )
 loop.train(config, folder / "whole")

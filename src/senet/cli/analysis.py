@@ -1,6 +1,8 @@
 """`senet record | explain | prune | ablate`."""
 
+import atexit
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -9,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import torch
 import tyro
 from rich.console import Console
 from torch import nn
@@ -36,6 +39,7 @@ class RecordCommand:
     Examples:
         senet record runs/digits --output runs/digits/gates.safetensors
         senet record timm/seresnet50.ra2_in1k --data imagenet --output gates.safetensors
+        torchrun --nproc-per-node 2 -m senet record runs/se50 --output gates.safetensors
     """
 
     model: Positional[str]
@@ -163,6 +167,18 @@ def recorded_now(
     return replace(found, provenance={**found.provenance, "weights": command.model})
 
 
+def joined() -> bool:
+    """Join the other processes that torchrun started, if it did; return whether this one speaks for all."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return True
+    from accelerate import PartialState
+
+    from senet.training.loop import leave_process_group
+
+    atexit.register(leave_process_group)
+    return bool(PartialState(cpu=not torch.accelerator.is_available()).is_main_process)
+
+
 def run_record(argv: Sequence[str]) -> None:
     """Record what the gates of a network do on a data set."""
     from senet.analysis.statistics import statistics, statistics_table
@@ -171,7 +187,10 @@ def run_record(argv: Sequence[str]) -> None:
     check_writable(command.output)
     data = data_of(command.model, command.data)
     model = open_network(command.model)
+    speaks = joined()
     found = recorded_now(model, data, command)
+    if not speaks:
+        return
     found.save(command.output)
     if command.json:
         print(json.dumps([asdict(row) for row in statistics(found)]))

@@ -82,7 +82,8 @@ def build_accelerator(compute: ComputeConfig) -> Accelerator:
     """Find the devices and, under torchrun or `accelerate launch`, the other processes."""
     AcceleratorState._reset_state()  # a process may train several times, on different devices
     found = in_process_group()
-    accelerator = Accelerator(cpu=compute.cpu)
+    cpu = compute.cpu or not torch.accelerator.is_available()  # Accelerate joins processes on the CPU only if told
+    accelerator = Accelerator(cpu=cpu)
     if in_process_group() and not found:
         atexit.register(leave_process_group)
     if compute.precision == "fp16" and accelerator.device.type == "cpu":
