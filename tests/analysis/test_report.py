@@ -66,6 +66,8 @@ def test_images_of_other_classes_than_the_networks(digits_run, tmp_path):
     page = explain(digits_run, tmp_path / "images", tmp_path / "report.html")
     assert embedded(page)["classes"] == ["bar", "loop"]
     text = page.read_text()
+    assert "<p>6 images of images" in text  # the folder's name above, its path in the footer
+    assert f"data: {tmp_path / 'images'}" in text[text.index("<footer>") :]
     assert "Not measured: the network has 10 classes, but" in text
     assert text.count("predicted: ") == 2
     assert "mistaken for" not in text
