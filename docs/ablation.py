@@ -34,13 +34,15 @@ plain network, which the seeds do not tell apart; nor do they reductions, stages
 DATA = {
     "digits": (
         "On digits",
-        "senet ablate --recipe digits --seeds 5 --output runs/ablation",
+        ("senet ablate --recipe digits --seeds 5 --output runs/ablation",),
         DIGITS,
     ),
     "cifar10": (
         "On CIFAR-10",
-        "senet ablate 10 11 12 13 --recipe cifar10_short --epochs 3 --seeds 3 --data.dataset FOLDER --output "
-        "runs/ablation_cifar10` and `senet ablate 14 15 16 ... --seeds 2",
+        (
+            "senet ablate 10 11 12 13 --seeds 3 --recipe cifar10_short --epochs 3 --data.dataset FOLDER --output runs/cifar",
+            "senet ablate 14 15 16 --seeds 2 --recipe cifar10_short --epochs 3 --data.dataset FOLDER --output runs/cifar",
+        ),
         CIFAR,
     ),
 }
@@ -55,9 +57,11 @@ def deviation(runs: Mapping[str, list[float]]) -> float:
 
 def section(name: str, result: Mapping[str, Any]) -> str:
     """Return the tables of one data set."""
-    title, command, what = DATA[name]
+    title, commands, what = DATA[name]
     versions = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
-    text = f"\n## {title}\n\n{what}\n\n`{command}`: {versions}; {result['date']}.\n"
+    text = f"\n## {title}\n\n{what}\n\n```console\n"
+    text += "".join(f"$ {command}\n" for command in commands)
+    text += f"```\n\nWith {versions}; {result['date']}.\n"
     runs = {row["run"]: row["top1_errors"] for row in sorted(result["rows"], key=lambda row: len(row["top1_errors"]))}
     plain, sigma = runs["plain"], deviation(runs)
     text += f"All variants together: {sigma:.2f} points of standard deviation over seeds.\n"

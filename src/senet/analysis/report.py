@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -253,7 +253,7 @@ DEFINITIONS = {
 
 def facts(recording: Recording, model: nn.Module | None, ablation: AblationStudy | None) -> list[str]:
     """Say what the page is about."""
-    source = PurePath(recording.provenance.get("data", "a data set")).name  # the folders around it are in the footer
+    source = Path(recording.provenance.get("data", "a data set")).name  # the folders around it are in the footer
     said = [f"{recording.num_images:,} images of {source}"]
     if recording.class_names:
         said.append(f"{len(recording.class_names)} classes")
