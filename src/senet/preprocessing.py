@@ -9,6 +9,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from senet.block import check_choice
+from senet.channels import ToChannels
 from senet.errors import SenetError
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -56,19 +57,20 @@ class Preprocessing:
         return replace(self, mean=(mean,) * in_channels, std=(std,) * in_channels)
 
     def colour(self) -> list[nn.Module]:
-        """Return the transforms that bring a PIL image to the right number of channels."""
-        return [v2.Grayscale(1)] if self.in_channels == 1 else [v2.RGB()]
+        """Return the transforms that bring a picture to the right number of channels, see `senet.channels`."""
+        return [ToChannels(self.in_channels)]
+
+    def scale(self, length: int) -> nn.Module:
+        """Return the transform that scales a picture's shorter side to a length in pixels, antialiased."""
+        resize: nn.Module = v2.Resize(length, v2.InterpolationMode(self.interpolation))
+        return resize
 
     def geometry(self) -> list[nn.Module]:
-        """Return the transforms from a PIL image of any size to one of the network's size and channels."""
-        return [
-            *self.colour(),
-            v2.Resize(self.resize, v2.InterpolationMode(self.interpolation)),
-            v2.CenterCrop(self.image_size),
-        ]
+        """Return the transforms from a picture of any size to one of the network's size and channels."""
+        return [*self.colour(), self.scale(self.resize), v2.CenterCrop(self.image_size)]
 
     def normalise(self) -> list[nn.Module]:
-        """Return the transforms from a PIL image to a normalised float tensor (C, H, W)."""
+        """Return the transforms from a picture of the right channels to a normalised float tensor (C, H, W)."""
         return [
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
@@ -76,7 +78,7 @@ class Preprocessing:
         ]
 
     def build(self) -> v2.Compose:
-        """Return the transform: PIL image -> float32 tensor (C, image_size, image_size)."""
+        """Return the transform: PIL image, or another `Picture`, -> float32 tensor (C, image_size, image_size)."""
         return v2.Compose([*self.geometry(), *self.normalise()])
 
 

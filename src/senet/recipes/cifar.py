@@ -7,7 +7,6 @@ from senet.models.cards import ModelConfig
 from senet.preprocessing import CIFAR, CIFAR100
 from senet.training.config import ComputeConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FLIP_AND_CROP = Augmentation(flip=True, padding=4)
 
 
@@ -128,9 +127,7 @@ def cifar10_short() -> TrainConfig:
     """
     return TrainConfig(
         model=ModelConfig(name="cifar_se_resnet20"),
-        data=DataConfig(
-            dataset="cifar10", preprocessing=CIFAR, augmentation=FLIP_AND_CROP, class_names=CIFAR10_CLASSES
-        ),
+        data=DataConfig(dataset="cifar10", preprocessing=CIFAR, augmentation=FLIP_AND_CROP),
         optimizer=OptimizerConfig(lr=0.2, nesterov=True, weight_decay=5e-4),
         schedule=ScheduleConfig(name="one_cycle"),
         compute=ComputeConfig(precision="bf16"),
