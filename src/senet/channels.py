@@ -61,7 +61,9 @@ def to_channels(picture: Picture, channels: int) -> Image.Image | Tensor:
     if image.mode == "RGBX" and channels == 4:  # a TIFF whose fourth channel is not said to be alpha
         return as_tensor(image)
     if channels not in MODES or (channels in (2, 4) and not image.has_transparency_data):
-        raise other_channels(f"{len(image.getbands())} ({image.mode})", channels)
+        raise other_channels(len(image.getbands()), channels, f" ({image.mode})")
+    if image.mode == "LAB":  # PIL has a way to RGB alone
+        image = image.convert("RGB")
     if image.mode != MODES[channels]:
         try:
             image = image.convert(MODES[channels])
@@ -70,15 +72,21 @@ def to_channels(picture: Picture, channels: int) -> Image.Image | Tensor:
     return image if channels in (1, 3) else as_tensor(image)
 
 
-def other_channels(found: str, channels: int) -> UnfitPictureError:
+def other_channels(found: int, channels: int, mode: str = "") -> UnfitPictureError:
     """Return the error for a picture with other channels than the network takes."""
-    alpha = "with an alpha channel, or " if channels in (2, 4) else ""
-    plain = " as gray or RGB" if channels in (1, 3) else f" as a .npy array (H, W, {channels})"
-    return UnfitPictureError(f"has channels: {found}, but the network takes {channels}; save it {alpha}{plain.strip()}")
+    has = f"{found} channel{'s' if found != 1 else ''}{mode}"
+    remedies = {1: "as gray", 2: "as gray with an alpha channel", 3: "as RGB", 4: "as RGB with an alpha channel"}
+    as_array = f"as a .npy array (H, W, {channels})"
+    remedy = f"{remedies[channels]}, or {as_array}" if channels in remedies else as_array
+    return UnfitPictureError(f"has {has}, but the network takes {channels}; save it {remedy}")
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
-    """Return an image with 8 bits a channel, or raise an `UnfitPictureError` if the range of its values is not known."""
+    """Return an image with 8 bits a channel.
+
+    Raises:
+        UnfitPictureError: the range of its values is not known.
+    """
     if image.mode.startswith("I;16"):
         return Image.fromarray(scaled(np.asarray(image)))
     if image.mode == "I":
@@ -140,7 +148,7 @@ def tensor_to_channels(picture: Tensor, channels: int) -> Tensor:
         return gray
     if (found, channels) == (1, 3):
         return picture.expand(*picture.shape[:-3], 3, *picture.shape[-2:])
-    raise other_channels(str(found), channels)
+    raise other_channels(found, channels)
 
 
 def as_tensor(image: Image.Image) -> Tensor:

@@ -66,7 +66,8 @@ class DataConfig:
 
     Args:
         dataset: "digits", "cifar10", "cifar100", "imagenet", "places365"; a folder with train/ and val/ (class folders
-            of images), with class folders alone (see `val_fraction`), or with parquet files; or "hf:OWNER/NAME" from the Hugging Face hub.
+            of images), with class folders alone (see `val_fraction`), or with parquet files; or "hf:OWNER/NAME" from
+            the Hugging Face hub.
         root: folder of the torchvision data sets (CIFAR is downloaded there).
         preprocessing: size, crop and normalisation, which the trained network keeps.
         augmentation: random changes of the training images.
