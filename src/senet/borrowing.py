@@ -39,8 +39,13 @@ def borrowed(
         memory_format: None for the one it has.
     """
     modes = {module: module.training for module in model.modules()}
-    parameters = [(parameter, parameter.data) for parameter in model.parameters()]
-    buffers = [(module, name, b) for module in model.modules() for name, b in module.named_buffers(recurse=False)]
+    tensors = [
+        (of_module, name, tensor, tensor.data)
+        for module in modes
+        for of_module in (module._parameters, module._buffers)
+        for name, tensor in of_module.items()
+        if tensor is not None
+    ]
     try:
         model.eval()
         if device is not None:
@@ -49,10 +54,14 @@ def borrowed(
             model.to(memory_format=memory_format)
         yield
     finally:
-        for parameter, data in parameters:
-            if parameter.data_ptr() != data.data_ptr():
-                parameter.data = data
-        for module, name, buffer in buffers:
-            module._buffers[name] = buffer
+        for (
+            of_module,
+            name,
+            tensor,
+            data,
+        ) in tensors:  # moving puts new data into parameters, and new buffers into place
+            of_module[name] = tensor
+            if tensor.data_ptr() != data.data_ptr():
+                tensor.data = data
         for module, mode in modes.items():
             module.training = mode
