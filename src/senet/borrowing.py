@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ def borrowed(
         memory_format: None for the one it has.
     """
     modes = {module: module.training for module in model.modules()}
-    tensors = [
+    tensors: list[tuple[Any, str, torch.Tensor, torch.Tensor]] = [
         (of_module, name, tensor, tensor.data)
         for module in modes
         for of_module in (module._parameters, module._buffers)
@@ -54,12 +55,7 @@ def borrowed(
             model.to(memory_format=memory_format)
         yield
     finally:
-        for (
-            of_module,
-            name,
-            tensor,
-            data,
-        ) in tensors:  # moving puts new data into parameters, and new buffers into place
+        for of_module, name, tensor, data in tensors:  # parameters were given other data, buffers were replaced
             of_module[name] = tensor
             if tensor.data_ptr() != data.data_ptr():
                 tensor.data = data
