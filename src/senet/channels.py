@@ -129,8 +129,8 @@ def from_array(array: np.ndarray, channels: int) -> Image.Image | Tensor:
     axes = [axis for sizes in wanted for axis in (0, 2) if array.ndim == 3 and array.shape[axis] in sizes]
     if not axes or (len(set(axes)) > 1 and array.shape[0] == array.shape[2]):
         raise UnfitPictureError(
-            f"has the shape {array.shape}; the network takes {channels} channels, so (H, W, {channels}) or "
-            f"({channels}, H, W) was expected"
+            f"has the shape {array.shape}; expected (H, W, {channels}) or ({channels}, H, W), "
+            "with the channels that the network takes"
         )
     array = np.ascontiguousarray(np.moveaxis(array, axes[0], 2))
     if array.shape[2] in (1, 3):

@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from senet.block import check_choice
 from senet.channels import ToChannels
-from senet.errors import SenetError
+from senet.errors import SenetError, warn
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -22,7 +22,8 @@ class Preprocessing:
     Args:
         image_size: side of the square that the network sees, in pixels.
         resize: length the shorter side is scaled to before the centre crop, in pixels; at least `image_size`.
-        mean: per channel, for values in [0, 1]; its length is the number of channels (1 means greyscale).
+        mean: per channel, for values in [0, 1]; its length is the number of channels: 1 is gray, 2 gray and alpha, 3
+            RGB, 4 RGB and alpha (or four channels of an array), and more those of an array.
         std: per channel, likewise.
         interpolation: of the resize, always antialiased.
     """
@@ -112,6 +113,12 @@ def timm_config(model: nn.Module) -> dict[str, Any]:
     config: dict[str, Any] = resolve_model_data_config(model)
     known = config["interpolation"] in get_args(Interpolation)
     interpolation = config["interpolation"] if known else "bicubic"
+    wanted = "" if known else f"{config['interpolation']} interpolation"
+    if config.get("crop_mode", "center") != "center":
+        wanted += f"{' and ' if wanted else ''}the crop mode {config['crop_mode']!r}"
+    if wanted:
+        name = config.get("architecture") or type(model).__name__
+        warn(f"{name} was trained for {wanted}; senet uses {interpolation} and a center crop: its accuracy may differ")
     return config | {"interpolation": interpolation, "crop_pct": min(1.0, config["crop_pct"])}
 
 

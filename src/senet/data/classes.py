@@ -1,17 +1,21 @@
 """Which class of the data is which output of a network: by name, never silently by position."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
+from unicodedata import normalize
 
 from senet.data.datasets import ImageSplit
-from senet.data.folders import is_number, listed, warn
-from senet.errors import SenetError, nearest
+from senet.data.folders import is_number, listed
+from senet.errors import SenetError, nearest, warn
 
 
 def match_classes(images: ImageSplit, names: tuple[str, ...] | None, num_classes: Callable[[], int]) -> ImageSplit:
     """Return the images with the network's labels and class names; some of its classes are enough.
 
-    Numbers that are the labels themselves, in data without class names, are the network's outputs by definition.
+    In data without class names the numbers of the labels are those of the network's outputs.
 
     Args:
         images: with labels.
@@ -24,14 +28,15 @@ def match_classes(images: ImageSplit, names: tuple[str, ...] | None, num_classes
     own, source = images.class_names, images.source
     if own == names:
         return images
-    numbered = all(is_number(name) for name in own)
-    if names and not (numbered and not images.names_of_folders):
+    are_labels = not images.names_of_folders and own == tuple(map(str, range(len(own))))
+    if names and (not are_labels or all(is_number(name) for name in names)):
         return by_name(images, names)
     count = len(names) if names else num_classes()
     if count != len(own):
         unnamed = "" if names else "; those of a network without class names must be as many: set model.class_names"
         raise SenetError(f"the network has {count} classes, but {source} has {len(own)}{unnamed}")
     if not names and images.names_of_folders:
+        numbered = all(is_number(name) for name in own)
         order = "of their numbers (torchvision's ImageFolder has 10 before 2)" if numbered else "of their names"
         warn(
             f"the network has no class names: its outputs are taken for the {count} classes of {source} in the order "
@@ -52,20 +57,22 @@ def by_name(images: ImageSplit, names: tuple[str, ...]) -> ImageSplit:
         warn(f"the folders of {source} are numbers, taken for the network's outputs: 0 is {names[0]!r}, and so on")
         return replace(images, class_names=names)
     numbers = all(is_number(name) for name in (*own, *names))
-    keys = [int(name) if numbers else name for name in names]
-    places = [keys.index(key) if (key := int(name) if numbers else name) in keys else -1 for name in own]
-    lacking = [name for name, place in zip(own, places, strict=True) if place < 0]
+    # macOS may store an accent as a character of its own, which NFC joins to its letter
+    key: Callable[[str], Any] = int if numbers else partial(normalize, "NFC")
+    place_of = {key(name): place for place, name in enumerate(names)}
+    lacking = [name for name in own if key(name) not in place_of]
     if lacking:
         raise SenetError(
             f"the network has no class {lacking[0]!r}, one of {len(lacking)} that only {source} has; "
             f"the nearest are {nearest(lacking[0], names)}"
         )
-    for name, place in zip(own, places, strict=True):
-        if keys.count(keys[place]) > 1 or places.count(place) > 1:
+    seen = Counter(key(name) for name in names) | Counter(key(name) for name in own)
+    for name in own:
+        if seen[key(name)] > 1:
             raise SenetError(f"the class {name!r} of {source} fits several classes; give each a name of its own")
     if len(own) < len(names):
         warn(
             f"{source} has {len(own)} of the network's {len(names)} classes ({listed(own)}): "
             "accuracy is that of their images, among all classes"
         )
-    return images.relabeled(places, names)
+    return images.relabeled([place_of[key(name)] for name in own], names)

@@ -22,10 +22,9 @@ from senet.data.folders import (
     listed,
     read_classes,
     visible_folders,
-    warn,
 )
 from senet.data.reading import naming, read_named, read_picture
-from senet.errors import SenetError
+from senet.errors import SenetError, warn
 
 Split = Literal["train", "eval"]
 EVAL_SPLITS = ("validation", "val", "valid", "test")

@@ -1,29 +1,21 @@
 """Folders of images: a folder for each class, found, ordered and divided."""
 
 import hashlib
-import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 from senet.data.reading import missing_for
-from senet.errors import SenetError
+from senet.errors import SenetError, warn
 
 File = tuple[str, int]
 """A file and its label."""
 JUNK = ("__MACOSX", "Thumbs.db", "desktop.ini")
 SHOWN = 5
 """Names that a message lists at most."""
-
-
-@cache  # one opening of a data set among many says it
-def warn(message: str) -> None:
-    """Warn of what was found in the data, once; of several processes the first one speaks."""
-    if os.environ.get("RANK", "0") == "0":
-        logging.getLogger("senet.data").warning(message)
 
 
 def listed(names: Sequence[str]) -> str:
@@ -37,9 +29,17 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in JUNK
 
 
+def refuse(error: OSError) -> NoReturn:
+    """Name a folder that cannot be listed."""
+    raise SenetError(f"{error.filename} cannot be listed ({error.strerror}); change its permissions") from error
+
+
 def visible(folder: Path) -> list[Path]:
     """Return what is in a folder, but for hidden entries, in the order of their names."""
-    return sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name))
+    try:
+        return sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name))
+    except OSError as error:
+        refuse(error)
 
 
 def visible_folders(folder: Path) -> list[Path]:
@@ -88,7 +88,7 @@ class Skipped:
 
 def images_below(folder: Path, skipped: Skipped) -> Iterator[str]:
     """Yield the image files in a folder and in the folders below it, in the order of their names."""
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(names):
             if skipped.take(Path(root, name)):
