@@ -1,5 +1,7 @@
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ from torchvision.transforms import v2
 
 import senet
 from senet import DataConfig, Preprocessing, SenetError
+from senet.analysis.report import examples_of
 from senet.borrowing import borrowed
 from senet.cli import main
 from senet.data.datasets import open_split
+from senet.data.loading import build_loader
 from senet.data.views import Views
-from senet.evaluation import run_data
+from senet.evaluation import open_batches, run_data
 from senet.preprocessing import Interpolation
 from senet.recipes.digits import digits
 
@@ -275,6 +279,48 @@ def test_networks_of_other_channels_are_evaluated_and_predict_alike(tmp_path: Pa
     assert result.loss == pytest.approx(nn.functional.cross_entropy(logits, torch.arange(4)).item(), rel=1e-5)
     predicted = senet.predict(model, sorted(tmp_path.glob("*/*")), top=1)
     assert [int(row[0].class_name) for row in predicted] == logits.argmax(1).tolist()
+
+
+def test_all_that_look_at_images_see_the_same(photos: Path, tmp_path: Path) -> None:
+    preprocessing = Preprocessing(
+        image_size=16, resize=19, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3), interpolation="bicubic"
+    )
+    model = senet.create_model("cifar_se_resnet20", num_classes=4).eval()
+    model.preprocessing, model.class_names = preprocessing, tuple(PHOTOS)
+    files = [photos / name / file for name, (file, _) in PHOTOS.items()]
+    expected = [senet.transform(model)(ImageOps.exif_transpose(Image.open(file))) for file in files]
+    seen: list[Tensor] = []
+    data = DataConfig(dataset=str(photos), num_workers=0, preprocessing=preprocessing)
+
+    def assert_seen(found: Sequence[Tensor], times: int = 1) -> None:
+        images = [image for batch in found for image in batch]
+        assert len(images) == 4 * times
+        for image in images:
+            assert min((image - other).abs().max() for other in expected) < 1e-5
+        for other in expected:
+            assert sum(bool((image - other).abs().max() < 1e-5) for image in images) == times
+
+    for look in (
+        partial(senet.evaluate, model, data),
+        partial(senet.predict, model, files),
+        partial(senet.record_excitations, model, data),
+        partial(examples_of, model, open_batches(model, data), senet.record_excitations(model, data), tuple(PHOTOS)),
+    ):
+        with model.register_forward_pre_hook(lambda _model, images: seen.append(images[0])):
+            look()
+        if look.func is senet.record_excitations:
+            seen.pop(0)  # the first image, to find the blocks
+        assert_seen(seen)
+        seen.clear()
+    for in_memory in (True, False):
+        loader = build_loader(
+            replace(data, in_memory=in_memory),
+            open_split(data, "eval"),
+            "eval",
+            batch_size=3,
+            device=torch.device("cpu"),
+        )
+        assert_seen([images for images, _ in loader.batches(0)])
 
 
 # ---- classes by name

@@ -64,7 +64,7 @@ def by_name(images: ImageSplit, names: tuple[str, ...]) -> ImageSplit:
     if lacking:
         raise SenetError(
             f"the network has no class {lacking[0]!r}, one of {len(lacking)} that only {source} has; "
-            f"the nearest are {nearest(lacking[0], names)}"
+            f"the nearest are {nearest(lacking[0], names)}: rename or remove the folders that do not fit"
         )
     seen = Counter(key(name) for name in names) | Counter(key(name) for name in own)
     for name in own:
@@ -73,6 +73,6 @@ def by_name(images: ImageSplit, names: tuple[str, ...]) -> ImageSplit:
     if len(own) < len(names):
         warn(
             f"{source} has {len(own)} of the network's {len(names)} classes ({listed(own)}): "
-            "accuracy is that of their images, among all classes"
+            "accuracy is measured on those, among all classes"
         )
     return images.relabeled([place_of[key(name)] for name in own], names)
