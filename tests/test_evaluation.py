@@ -20,7 +20,7 @@ from senet.cli import main
 from senet.data.datasets import open_split
 from senet.data.loading import build_loader
 from senet.data.views import Views
-from senet.evaluation import open_batches, run_data
+from senet.evaluation import model_and_data, open_batches, run_data
 from senet.preprocessing import Interpolation
 from senet.recipes.digits import digits
 
@@ -448,6 +448,19 @@ def test_the_caller_s_model_stays_as_it_was(tmp_path: Path, use: str) -> None:
         with pytest.raises(ZeroDivisionError):
             senet.evaluate(model, DataConfig(dataset=str(folder), num_workers=0))
     assert state() == before
+
+
+def test_a_model_is_used_where_it_is_and_one_loaded_by_name_on_a_gpu(
+    digits_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = senet.from_pretrained(digits_run)
+    expected = senet.evaluate(model, "digits")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert senet.evaluate(model, "digits") == expected
+    assert senet.record_excitations(model, "digits").num_images == 360
+    monkeypatch.setattr("senet.evaluation.default_device", lambda: torch.device("meta"))
+    loaded, _ = model_and_data(digits_run, None)
+    assert next(loaded.parameters()).is_meta
 
 
 def test_a_model_on_another_device_is_given_back_to_its_own() -> None:

@@ -19,12 +19,14 @@ from senet.errors import SenetError
 NEEDS = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".npy"), ""),
     **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), ""),
+    **dict.fromkeys((".jp2", ".j2k"), "jpg_2000"),
     ".webp": "webp",
     ".avif": "avif",
     **dict.fromkeys((".heic", ".heif", ".hif"), "heif"),
 }
 """The extensions of image files, with what reads them where that is not always there."""
 REMEDIES = {
+    "jpg_2000": "install a Pillow that reads JPEG 2000",
     "webp": "install a Pillow that reads WebP",
     "avif": "install Pillow 11.3 or newer",
     "heif": "pip install 'senet[heif]'",
