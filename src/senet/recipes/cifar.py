@@ -122,6 +122,8 @@ def cifar10_short() -> TrainConfig:
 
     One cycle of 40 epochs with Nesterov momentum, learning rate up to 0.2, weight decay 5e-4, bf16.
 
+    Parquet files of CIFAR-10 without names of the classes need --data.class-names airplane automobile ..., too.
+
     Command: senet train cifar10_short --output runs/se-resnet20 [--data.dataset FOLDER_OF_PARQUET_FILES]
     Source: ours; the cycle is Smith and Topin's, arXiv:1708.07120. Results: docs/results.md.
     """
