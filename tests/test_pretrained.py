@@ -11,8 +11,8 @@ import senet
 from senet.cli import main
 from senet.models.folder import PACKAGED, PACKAGED_DEFAULT, packaged_weights
 from senet.preprocessing import CIFAR
-from senet.recipes.cifar import CIFAR10_CLASSES
 
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TAGGED = sorted((folder.parent.name, folder.name) for folder in PACKAGED.glob("*/*") if folder.is_dir())
 
 

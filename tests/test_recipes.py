@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from senet.data.config import Augmentation
+from senet.data.datasets import open_split
 from senet.errors import SenetError
 from senet.models.registry import build
 from senet.preprocessing import CIFAR
@@ -49,6 +51,16 @@ def test_a_recipe_builds_its_network_and_that_of_its_command(name):
             model = build(type(config.model)(**{**vars(config.model), "name": network}))
             logits = model.eval()(torch.empty(2, config.model.in_channels, *2 * [config.data.preprocessing.image_size]))
         assert logits.shape == (2, model.num_classes)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_class_names_of_a_recipe_are_those_of_the_data(name, tmp_path):
+    for i in range(10):
+        folder = tmp_path / "train" / f"plant {i}"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(folder / "0.png")
+    data = replace(get_recipe(name).data, dataset=str(tmp_path))
+    assert open_split(data, "train").class_names == tuple(f"plant {i}" for i in range(10))
 
 
 def test_an_unknown_recipe_is_refused_with_the_list():

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from senet.analysis.report import explain
+from senet.channels import shown
 from senet.costs import cost
 from senet.data.datasets import open_split
 from senet.errors import SenetError
@@ -75,7 +76,7 @@ def save_samples(folder: Path) -> None:
     images = open_split(digits().data, "eval")
     for i in range(NUM_SAMPLES):
         image, label = images[i]
-        image.save(folder / f"sample{i}_of_a_{images.class_names[label]}.png")
+        shown(image, channels=1).convert("L").save(folder / f"sample{i}_of_a_{images.class_names[label]}.png")
 
 
 def draw_curves(runs: Mapping[str, Path], picture: Path) -> None:

@@ -1,7 +1,10 @@
-"""The one exception that means "your input, not our code"."""
+"""The one exception that means "your input, not our code", and warnings of what works but may surprise."""
 
+import logging
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import cache
 
 
 class SenetError(ValueError):
@@ -14,3 +17,10 @@ class SenetError(ValueError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the three known names that are most like one that is not known, nearest first, for a message."""
     return ", ".join(get_close_matches(name, list(known), n=3, cutoff=0.0))
+
+
+@cache  # a data set is opened many times in one run
+def warn(message: str) -> None:
+    """Log a warning of the library's, once in a process; of several processes the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        logging.getLogger("senet").warning(message)

@@ -4,21 +4,23 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
-from senet.block import check_choice
+from senet.borrowing import borrowed, default_device, device_of, dtype_of
+from senet.data.classes import match_classes
 from senet.data.config import DataConfig, data_config_from_dict
 from senet.data.datasets import ImageSplit, open_split
 from senet.data.order import BatchOrder
 from senet.data.streaming import StreamingLoader
+from senet.data.views import Crops, Views
 from senet.errors import SenetError
 from senet.examples import on_example
 from senet.models.checkpoints import CONFIG_FILE
@@ -26,7 +28,6 @@ from senet.models.folder import load_model
 from senet.preprocessing import Preprocessing, preprocessing_of
 from senet.progress import tracked
 
-Crops = Literal["center", "ten"]
 Data = DataConfig | str | Path | Iterable[Any]
 """A data set's configuration, its name or its folder; or batches."""
 
@@ -94,41 +95,6 @@ def score(
     return Evaluation(top1=100 * top1 / count, top5=100 * top5 / count, loss=loss_sum / count, num_images=int(count))
 
 
-class Views(nn.Module):
-    """Cut the views of an image: PIL image -> uint8 (views, C, size, size).
-
-    Args:
-        preprocessing: for the number of channels.
-        size: side of a crop, in pixels.
-        scales: lengths the shorter side is scaled to, each at least `size`.
-        crops: "center", or "ten": the four corners and the centre, each also mirrored.
-
-    Source: arXiv:1709.01507v4, Table 2 (one crop) and section 5.1 (the competition's multi-scale, multi-crop testing).
-    """
-
-    def __init__(self, preprocessing: Preprocessing, size: int, scales: tuple[int, ...], crops: Crops) -> None:
-        super().__init__()
-        check_choice("crops", crops, get_args(Crops))
-        for scale in scales:
-            if not 1 <= size <= scale:
-                raise SenetError(
-                    f"crop is {size} and the shorter side is scaled to {scale}; expected 1 <= crop <= scale"
-                )
-        self.colour = v2.Compose(preprocessing.colour())
-        self.resizes = [v2.Resize(scale) for scale in scales]
-        self.crop = v2.CenterCrop(size) if crops == "center" else v2.TenCrop(size)
-        self.count = len(scales) * (1 if crops == "center" else 10)
-
-    def forward(self, image: Any) -> Tensor:
-        """PIL image of any size -> uint8 (views, C, size, size)."""
-        image = self.colour(image)
-        views: list[Any] = []
-        for resize in self.resizes:
-            cut = self.crop(resize(image))
-            views += cut if isinstance(cut, tuple) else [cut]
-        return torch.stack([v2.functional.pil_to_tensor(view) for view in views])
-
-
 def run_data(source: str | Path) -> DataConfig | None:
     """Return the data that a run was trained on; None if `source` is not a run folder or a model folder in one.
 
@@ -151,19 +117,6 @@ def run_data(source: str | Path) -> DataConfig | None:
 def number_of_classes(model: nn.Module, image: Tensor) -> int:
     """Return how many classes a network has, by its word or by its output for an image (1, C, H, W)."""
     return getattr(model, "num_classes", None) or int(on_example(model, image, model).shape[1])
-
-
-def difference_of_classes(model: nn.Module, class_names: tuple[str, ...], source: str, image: Tensor) -> str:
-    """Return in what the network's classes differ from those of the data; empty if they are the same."""
-    names = getattr(model, "class_names", None)
-    num_classes = len(names) if names else number_of_classes(model, image)
-    if num_classes != len(class_names):
-        return f"the network has {num_classes} classes, but {source} has {len(class_names)}"
-    unnamed = all(name.isdigit() for name in class_names)
-    if names and not unnamed and tuple(names) != class_names:
-        ours, theirs = next((a, b) for a, b in zip(names, class_names, strict=True) if a != b)
-        return f"the classes differ: the network has {ours!r} where {source} has {theirs!r}"
-    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,13 +151,15 @@ class Batches:
 def model_and_data(run_or_model: nn.Module | str | Path, data: Data | None) -> tuple[nn.Module, Data]:
     """Return the network, and what to run it on; None for what a run was trained on.
 
+    A network that is loaded here goes to a GPU if there is one.
+
     Raises:
         SenetError: there is no such network, or nothing says what to run it on.
     """
     if isinstance(run_or_model, nn.Module):
         model, trained_on = run_or_model, None
     else:
-        model, trained_on = load_model(run_or_model), run_data(run_or_model)
+        model, trained_on = load_model(run_or_model).to(default_device()), run_data(run_or_model)
     found = trained_on if data is None else data
     if found is None:
         raise SenetError("data is missing: say what to evaluate on, such as 'digits' or a folder")
@@ -222,7 +177,7 @@ def open_batches(
     device: torch.device | str | None = None,
     shared: bool = False,
 ) -> Batches:
-    """Open the evaluation images of a data set for a network, which moves to the device.
+    """Open the evaluation images of a data set for a network, which stays where it is.
 
     Args:
         model: the network.
@@ -239,8 +194,7 @@ def open_batches(
     """
     if batch_size < 1:
         raise SenetError(f"batch_size is {batch_size}; expected at least 1")
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model.to(target)
+    target = torch.device(device or device_of(model))
     if not isinstance(data, DataConfig | str | Path):
         return given_batches(model, data, target)
     config = data if isinstance(data, DataConfig) else DataConfig(dataset=str(data))
@@ -249,12 +203,8 @@ def open_batches(
     scales = scales or (round(size * preprocessing.resize / preprocessing.image_size),)
     views = Views(preprocessing, size, scales, crops)
     images = open_split(replace(config, preprocessing=preprocessing), "eval")
-    class_names, unscored = images.class_names, unlabelled(images.source)
-    if class_names:
-        blank = torch.zeros(1, preprocessing.in_channels, size, size, device=target)
-        unscored = difference_of_classes(model, class_names, images.source, blank)
-        if not unscored and all(name.isdigit() for name in class_names):
-            class_names = tuple(getattr(model, "class_names", None) or class_names)
+    dtype = dtype_of(model)
+    images, unscored = labelled_for(model, images, (1, preprocessing.in_channels, size, size))
     shared = shared and dist.is_available() and dist.is_initialized()
     order = BatchOrder(
         num_images=len(images),
@@ -267,11 +217,11 @@ def open_batches(
 
     def each() -> Iterator[tuple[Tensor, Tensor]]:
         for pixels, labels in loader.batches(0):
-            yield (pixels.squeeze(1) if views.count == 1 else pixels), labels
+            yield (pixels.squeeze(1) if views.count == 1 else pixels).to(dtype), labels
 
     return Batches(
         source=images.source,
-        class_names=class_names,
+        class_names=images.class_names,
         device=target,
         number=len(loader),
         unscored=unscored,
@@ -294,7 +244,7 @@ def given_batches(model: nn.Module, data: Iterable[Any], device: torch.device) -
     labelled = isinstance(first, tuple | list) and len(first) == 2
     names: Sequence[str] = getattr(model, "class_names", None) or ()
     if labelled and not names:
-        names = tuple(str(i) for i in range(number_of_classes(model, first[0][:1].to(device))))
+        names = tuple(str(i) for i in range(number_of_classes(model, first[0][:1].to(device_of(model)))))
 
     def each() -> Iterator[tuple[Tensor, Tensor]]:
         again = data if iter(data) is not data else chain((first,), iterator)
@@ -315,6 +265,24 @@ def given_batches(model: nn.Module, data: Iterable[Any], device: torch.device) -
         unscored="" if labelled else unlabelled("the batches given"),
         each=each,
     )
+
+
+def labelled_for(model: nn.Module, images: ImageSplit, shape: tuple[int, ...]) -> tuple[ImageSplit, str]:
+    """Return the images with the network's labels, or as they are, and why no accuracy can be measured on them.
+
+    Args:
+        model: the network.
+        images: with labels or without.
+        shape: of one image for it, (1, C, H, W).
+    """
+    if not images.class_names:
+        return images, unlabelled(images.source)
+    names: Sequence[str] | None = getattr(model, "class_names", None)
+    blank = torch.zeros(shape, device=device_of(model), dtype=dtype_of(model))
+    try:
+        return match_classes(images, tuple(names) if names else None, partial(number_of_classes, model, blank)), ""
+    except SenetError as error:
+        return images, str(error)
 
 
 def unlabelled(source: str) -> str:
@@ -345,7 +313,8 @@ def evaluate(
         crops: "center", or "ten" (corners and centre, each mirrored too). The probabilities of all views are averaged.
         batch_size: images at once, before they are divided among views.
         bf16: compute in bfloat16.
-        device: None for a GPU if there is one.
+        device: to compute on; the network is moved and put back. None for where it is, or for a GPU, if there is one,
+            where it is loaded by name. It comes back as it was: device, type, memory format and mode.
 
     Raises:
         SenetError: a folder, data set or option that does not fit.
@@ -354,9 +323,6 @@ def evaluate(
     batches = open_batches(model, data, crop=crop, scales=scales, crops=crops, batch_size=batch_size, device=device)
     if batches.unscored:
         raise SenetError(batches.unscored)
-    was_training = model.training
-    model.to(memory_format=torch.channels_last)
-    with torch.autocast(batches.device.type, torch.bfloat16, enabled=bf16):
-        result = score(model, batches.tracked("Evaluating on"))
-    model.train(was_training)
-    return result
+    autocast = torch.autocast(batches.device.type, torch.bfloat16, enabled=bf16)
+    with borrowed(model, batches.device, torch.channels_last), autocast:
+        return score(model, batches.tracked("Evaluating on"))

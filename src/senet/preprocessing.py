@@ -9,7 +9,8 @@ from torch import nn
 from torchvision.transforms import v2
 
 from senet.block import check_choice
-from senet.errors import SenetError
+from senet.channels import ToChannels
+from senet.errors import SenetError, warn
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -21,7 +22,8 @@ class Preprocessing:
     Args:
         image_size: side of the square that the network sees, in pixels.
         resize: length the shorter side is scaled to before the centre crop, in pixels; at least `image_size`.
-        mean: per channel, for values in [0, 1]; its length is the number of channels (1 means greyscale).
+        mean: per channel, for values in [0, 1]; its length is the number of channels: 1 is gray, 2 gray and alpha, 3
+            RGB, 4 RGB and alpha (or four channels of an array), and more those of an array.
         std: per channel, likewise.
         interpolation: of the resize, always antialiased.
     """
@@ -56,19 +58,20 @@ class Preprocessing:
         return replace(self, mean=(mean,) * in_channels, std=(std,) * in_channels)
 
     def colour(self) -> list[nn.Module]:
-        """Return the transforms that bring a PIL image to the right number of channels."""
-        return [v2.Grayscale(1)] if self.in_channels == 1 else [v2.RGB()]
+        """Return the transforms that bring a picture to the right number of channels, see `senet.channels`."""
+        return [ToChannels(self.in_channels)]
+
+    def scale(self, length: int) -> nn.Module:
+        """Return the transform that scales a picture's shorter side to a length in pixels, antialiased."""
+        resize: nn.Module = v2.Resize(length, v2.InterpolationMode(self.interpolation))
+        return resize
 
     def geometry(self) -> list[nn.Module]:
-        """Return the transforms from a PIL image of any size to one of the network's size and channels."""
-        return [
-            *self.colour(),
-            v2.Resize(self.resize, v2.InterpolationMode(self.interpolation)),
-            v2.CenterCrop(self.image_size),
-        ]
+        """Return the transforms from a picture of any size to one of the network's size and channels."""
+        return [*self.colour(), self.scale(self.resize), v2.CenterCrop(self.image_size)]
 
     def normalise(self) -> list[nn.Module]:
-        """Return the transforms from a PIL image to a normalised float tensor (C, H, W)."""
+        """Return the transforms from a picture of the right channels to a normalised float tensor (C, H, W)."""
         return [
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
@@ -76,7 +79,7 @@ class Preprocessing:
         ]
 
     def build(self) -> v2.Compose:
-        """Return the transform: PIL image -> float32 tensor (C, image_size, image_size)."""
+        """Return the transform: PIL image, or another `Picture`, -> float32 tensor (C, image_size, image_size)."""
         return v2.Compose([*self.geometry(), *self.normalise()])
 
 
@@ -110,6 +113,12 @@ def timm_config(model: nn.Module) -> dict[str, Any]:
     config: dict[str, Any] = resolve_model_data_config(model)
     known = config["interpolation"] in get_args(Interpolation)
     interpolation = config["interpolation"] if known else "bicubic"
+    wanted = "" if known else f"{config['interpolation']} interpolation"
+    if config.get("crop_mode", "center") != "center":
+        wanted += f"{' and ' if wanted else ''}the crop mode {config['crop_mode']!r}"
+    if wanted:
+        name = config.get("architecture") or type(model).__name__
+        warn(f"{name} was trained for {wanted}; senet uses {interpolation} and a center crop: its accuracy may differ")
     return config | {"interpolation": interpolation, "crop_pct": min(1.0, config["crop_pct"])}
 
 

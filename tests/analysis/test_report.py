@@ -68,10 +68,10 @@ def test_images_of_other_classes_than_the_networks(digits_run, tmp_path):
     text = page.read_text()
     assert "<p>6 images of images" in text  # the folder's name above, its path in the footer
     assert f"data: {tmp_path / 'images'}" in text[text.index("<footer>") :]
-    assert "Not measured: the network has 10 classes, but" in text
+    assert "Not measured: the network has no class" in text
     assert text.count("predicted: ") == 2
     assert "mistaken for" not in text
-    with pytest.raises(SenetError, match=r"the network has 10 classes, but .* has 2"):
+    with pytest.raises(SenetError, match=r"no class 'bar', one of 2 that only .* has; the nearest"):
         senet.evaluate(digits_run, tmp_path / "images")
 
 

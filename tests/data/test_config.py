@@ -1,7 +1,7 @@
 """Settings of the data: what cannot be right or has no effect is refused by its name."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -88,3 +88,25 @@ def test_unknown_field_from_json():
     values = asdict(DataConfig()) | {"shuffle": True}
     with pytest.raises(TypeError, match="shuffle"):
         data_config_from_dict(values)
+
+
+@pytest.mark.parametrize(("names", "said"), [((), "class_names is empty"), (("a", "b", "a"), "has 'a' twice")])
+def test_refused_class_names(names, said):
+    with pytest.raises(SenetError, match=said):
+        DataConfig(class_names=names)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, NAN])
+def test_refused_val_fraction(fraction):
+    with pytest.raises(SenetError, match=r"data\.val_fraction is .*; expected between 0 and 1"):
+        DataConfig(val_fraction=fraction)
+
+
+def test_what_belongs_to_one_data_set_does_not_stick_to_another():
+    earlier = DataConfig(dataset="pets", class_names=("cat", "dog"), val_fraction=0.2, num_workers=0)
+    assert replace(earlier, dataset="others").after(earlier) == DataConfig(dataset="others", num_workers=0)
+    given = replace(earlier, dataset="others", class_names=("oak", "elm"))
+    assert given.after(earlier).class_names == ("oak", "elm")
+    same = replace(earlier, num_workers=1)
+    assert same.after(earlier) == same
+    assert earlier.after(None) == earlier

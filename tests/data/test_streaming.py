@@ -2,12 +2,14 @@
 
 import math
 import random
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from senet.data.config import Augmentation, DataConfig
 from senet.data.datasets import ImageSplit, open_split, read_array
@@ -237,3 +239,21 @@ def test_damaged_image(tmp_path, num_workers):
     assert message.startswith(f"{damaged} cannot be read")
     assert message.endswith("replace or remove it")
     assert "\n" not in message
+
+
+# ---- the interpolation
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_training_and_memory_resize_as_the_network_says(interpolation):
+    preprocessing = replace(RGB, image_size=8, resize=9, interpolation=interpolation)
+    split = pictures()
+    picture = split[0][0]
+    own = v2.InterpolationMode(interpolation)
+    expected = v2.functional.pil_to_tensor(v2.functional.center_crop(v2.functional.resize(picture, 9, own), 8))
+    assert torch.equal(decode(split, preprocessing)[0][0], expected)
+    assert torch.equal(eval_transform(preprocessing)(picture), expected)
+    whole = Augmentation(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
+    square = v2.functional.center_crop(picture, min(picture.size))
+    expected = v2.functional.pil_to_tensor(v2.functional.resize(square, [8, 8], own))
+    assert torch.equal(train_transform(preprocessing, whole)(square), expected)

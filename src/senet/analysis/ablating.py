@@ -70,7 +70,7 @@ def ablate_blocks(
         recording: of the network; needed for "mean".
         blocks: names of some; None for all.
         batch_size: images at once.
-        device: None for a GPU if there is one.
+        device: see `senet.evaluate`.
 
     Raises:
         SenetError: no recording for "mean", an unknown block, or data that do not fit.

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from senet.analysis.gates import GateBlock, choose_blocks, find_blocks, listening
+from senet.borrowing import borrowed
 from senet.errors import SenetError
 from senet.evaluation import Batches, Data, model_and_data, open_batches
 from senet.files import write_output
@@ -271,7 +272,7 @@ def record_excitations(
         bins: of the histograms, at least 1; of 10 or a multiple, so that a tenth of the range is whole.
         batch_size: images at once.
         bf16: compute in bfloat16.
-        device: None for a GPU if there is one.
+        device: see `senet.evaluate`.
 
     Raises:
         SenetError: a model without gates, an unknown block, or data that do not fit.
@@ -281,17 +282,12 @@ def record_excitations(
     model, data = model_and_data(run_or_model, data)
     batches = open_batches(model, data, batch_size=batch_size, device=device, shared=True)
     recorder: Recorder | None = None
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.autocast(batches.device.type, torch.bfloat16, enabled=bf16):
-            for images, labels in batches.tracked("Recording gates on"):
-                if recorder is None:
-                    chosen = choose_blocks(find_blocks(model, images[:1]), blocks)
-                    recorder = Recorder(model, chosen, max(1, len(batches.class_names)), bins)
-                recorder.run(images, labels)
-    finally:
-        model.train(was_training)
+    with borrowed(model, batches.device), torch.autocast(batches.device.type, torch.bfloat16, enabled=bf16):
+        for images, labels in batches.tracked("Recording gates on"):
+            if recorder is None:
+                chosen = choose_blocks(find_blocks(model, images[:1]), blocks)
+                recorder = Recorder(model, chosen, max(1, len(batches.class_names)), bins)
+            recorder.run(images, labels)
     assert recorder is not None  # there is a batch
     return Recording(
         blocks=recorder.records(),

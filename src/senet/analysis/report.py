@@ -34,6 +34,9 @@ from senet.analysis.statistics import (
     spread,
 )
 from senet.analysis.statistics import statistics as block_statistics
+from senet.borrowing import borrowed, dtype_of
+from senet.channels import shown
+from senet.data.reading import naming
 from senet.evaluation import Batches, Data, model_and_data, open_batches
 from senet.files import check_writable, read_jsonl, write_output
 
@@ -92,39 +95,38 @@ def examples_of(model: nn.Module, batches: Batches, recording: Recording, classe
     names = recording.class_names if same_classes else getattr(model, "class_names", None)
     to_tensor, device = preprocessing.build(), batches.device
     blocks = tuple(record.block for record in recording.blocks)
-    was_training = model.training
-    model.eval()
     found = []
-    for i in np.random.default_rng(0).permutation(len(images)).tolist():
-        if not wanted:
-            break
-        if images.files is not None and images.files[i][1] not in wanted:
-            continue
-        image, label = images[i]
-        if label not in wanted:
-            continue
-        wanted.remove(label)
-        gates: dict[str, Tensor] = {}
+    with borrowed(model):
+        for i in np.random.default_rng(0).permutation(len(images)).tolist():
+            if not wanted:
+                break
+            if images.files is not None and images.files[i][1] not in wanted:
+                continue
+            image, label = images[i]
+            if label not in wanted:
+                continue
+            wanted.remove(label)
+            gates: dict[str, Tensor] = {}
 
-        def hear(block: GateBlock, values: Tensor, gates: dict[str, Tensor] = gates) -> None:
-            gates[block.name] = values[0].double().cpu()
+            def hear(block: GateBlock, values: Tensor, gates: dict[str, Tensor] = gates) -> None:
+                gates[block.name] = values[0].double().cpu()
 
-        with listening(model, blocks, hear):
-            probabilities = model(to_tensor(image)[None].to(device)).float().softmax(1)[0]
-        small = image.convert("RGB")
-        small.thumbnail((THUMBNAIL, THUMBNAIL))
-        best = int(probabilities.argmax())
-        found.append(
-            Example(
-                image=small,
-                class_name=recording.class_names[label],
-                prediction=names[best] if names else f"class {best}",
-                probability=float(probabilities[best]),
-                mistaken=same_classes and best != label,
-                gates=gates,
+            with naming(images.name(i)):
+                pixels, small = to_tensor(image)[None], shown(image, preprocessing.in_channels)
+            with listening(model, blocks, hear):
+                probabilities = model(pixels.to(device, dtype_of(model))).float().softmax(1)[0]
+            small.thumbnail((THUMBNAIL, THUMBNAIL))
+            best = int(probabilities.argmax())
+            found.append(
+                Example(
+                    image=small,
+                    class_name=recording.class_names[label],
+                    prediction=names[best] if names else f"class {best}",
+                    probability=float(probabilities[best]),
+                    mistaken=same_classes and best != label,
+                    gates=gates,
+                )
             )
-        )
-    model.train(was_training)
     return sorted(found, key=lambda example: recording.class_names.index(example.class_name))
 
 

@@ -37,7 +37,7 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, 2 for bad input, or 128 + the signal that stopped a run."""
+    """Run a command; the exit status is 0, 1 for a part left out, 2 for bad input, or 128 + a signal's number."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in ("-h", "--help"):
         print(usage())

@@ -17,6 +17,7 @@ from rich.console import Console
 from torch import nn
 from tyro.conf import Positional
 
+from senet.borrowing import default_device
 from senet.cli.networks import open_network
 from senet.cli.parsing import check_new, parse, print_report
 from senet.data.config import DataConfig
@@ -141,7 +142,7 @@ def data_of(source: str, data: str | None) -> DataConfig:
     """
     trained_on = run_data(source)
     if data is not None:
-        return replace(trained_on or DataConfig(), dataset=data)
+        return replace(trained_on or DataConfig(), dataset=data).after(trained_on)
     if trained_on is None:
         raise SenetError("data is missing: say what to look at, such as --data digits or a folder")
     return trained_on
@@ -188,7 +189,7 @@ def run_record(argv: Sequence[str]) -> None:
     data = data_of(command.model, command.data)
     model = open_network(command.model)
     speaks = joined()
-    found = recorded_now(model, data, command)
+    found = recorded_now(model.to(default_device()), data, command)
     if not speaks:
         return
     found.save(command.output)
@@ -208,7 +209,7 @@ def run_explain(argv: Sequence[str]) -> None:
     command = parse(ExplainCommand, argv, "senet explain")
     check_writable(command.output)
     data = data_of(command.model, command.data)
-    model = open_network(command.model)
+    model = open_network(command.model).to(default_device())
     page = explain(
         model,
         data,
@@ -230,7 +231,7 @@ def run_prune(argv: Sequence[str]) -> None:
     command = parse(PruneCommand, argv, "senet prune")
     check_new(command.output)
     data = data_of(command.model, command.data)
-    model = open_network(command.model)
+    model = open_network(command.model).to(default_device())
     recording = recorded(model, data, command)
     report = prune_se(model, recording, command.blocks or None, data=data, batch_size=command.batch_size)
     save_pretrained(model, command.output)

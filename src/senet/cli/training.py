@@ -4,25 +4,31 @@ import inspect
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 from tyro.conf import Positional
 
+from senet.borrowing import default_device
 from senet.cli.parsing import parse, summary
 from senet.data.config import DataConfig
+from senet.data.views import Crops
 from senet.errors import SenetError
-from senet.evaluation import Crops, evaluate, run_data
+from senet.evaluation import evaluate, run_data
 from senet.models.folder import PACKAGED_DEFAULT, load_model
 from senet.optimization import optimize
 from senet.optimization.inference import Backend, Precision
 from senet.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from senet.prediction import Prediction
+
+AT_ONCE = 16
+"""Images of a batch of `senet predict`: few, so that results come soon."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +78,8 @@ class PredictCommand:
     """Say what is in pictures: the likeliest classes with their probabilities.
 
     RUN_OR_MODEL is a run folder, a model folder, a hub id, or the name of a network with weights in the package;
-    without it, the CIFAR-10 network of the package answers.
+    without it, the CIFAR-10 network of the package answers. Results are printed as they come. Images that cannot be
+    read are listed at the end, on standard error, and the exit status is then 1.
 
     Examples:
         senet predict photo.jpg
@@ -145,12 +152,13 @@ def run_evaluate(argv: Sequence[str]) -> None:
         model = optimize(model, for_="inference", backend=command.optimize, precision=precision)
     result = evaluate(
         model,
-        command.data,
+        command.data.after(data),
         crop=command.crop,
         scales=command.scales,
         crops=command.crops,
         batch_size=command.batch_size,
         bf16=command.bf16 and command.optimize is None,
+        device=default_device(),
     )
     if command.json:
         print(json.dumps(asdict(result)))
@@ -165,7 +173,7 @@ def run_predict(argv: Sequence[str]) -> None:
     """Say what is in pictures."""
     from senet.models.hub import is_hub_id
     from senet.models.registry import CARDS
-    from senet.prediction import predict
+    from senet.prediction import predict_each
 
     command = parse(PredictCommand, argv, "senet predict")
     inputs = command.inputs
@@ -175,16 +183,52 @@ def run_predict(argv: Sequence[str]) -> None:
         model, images = inputs[0], inputs[1:]
     if not images:
         raise SenetError("no image is given; `senet predict --help` explains all arguments")
-    predictions = predict(model, images, top=command.top)
-    if command.json:
-        rows = zip(images, predictions, strict=True)
-        print(json.dumps([{"image": image, "classes": [asdict(c) for c in classes]} for image, classes in rows]))
-        return
-    table = Table("image", "class", "probability", box=None, header_style="bold")
-    for image, classes in zip(images, predictions, strict=True):
-        for i, likely in enumerate(classes):
-            table.add_row("" if i else image, likely.class_name, f"{100 * likely.probability:.2f} %")
-    Console(soft_wrap=True).print(table)
+    found = predict_each(model, images, top=command.top, batch_size=AT_ONCE, on_error="keep")
+    errors = (print_json if command.json else print_rows)(found, max(map(len, images)))
+    if len(images) == 1 and errors:
+        raise errors[0]
+    if errors:
+        print(f"senet: {len(errors)} of {len(images)} images are left out:", file=sys.stderr)
+        print(*(f"  {error}" for error in errors), sep="\n", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def print_rows(predictions: Iterator["Prediction"], width: int) -> list[SenetError]:
+    """Print predictions as rows of a table as they come, and return the errors.
+
+    Args:
+        predictions: of images that are files.
+        width: of the column of images, in characters.
+    """
+    errors, started = [], False
+    for found in predictions:
+        if found.error is not None:
+            errors.append(found.error)
+            continue
+        if not started:
+            print(f"{'image':<{width}}  probability  class")
+            started = True
+        for i, likely in enumerate(found.classes):
+            image = "" if i else str(found.image)
+            print(f"{image:<{width}}  {100 * likely.probability:>9.2f} %  {likely.class_name}", flush=True)
+    return errors
+
+
+def print_json(predictions: Iterator["Prediction"], _width: int = 0) -> list[SenetError]:
+    """Print predictions as one JSON array as they come, and return the errors; stopped, it is an array still."""
+    errors, separator = [], ""
+    print("[", end="")
+    try:
+        for found in predictions:
+            if found.error is not None:
+                errors.append(found.error)
+                continue
+            row = {"image": str(found.image), "classes": [asdict(likely) for likely in found.classes]}
+            print(separator + json.dumps(row), end="", flush=True)
+            separator = ",\n"
+    finally:
+        print("]")
+    return errors
 
 
 def run_demo(argv: Sequence[str]) -> None:

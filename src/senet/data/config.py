@@ -1,7 +1,7 @@
 """What a run reads, and how it augments it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ from senet.errors import SenetError
 from senet.preprocessing import CIFAR, Preprocessing
 
 ASPECT_RATIO = (3 / 4, 4 / 3)
+OF_ITS_DATA = ("class_names", "val_fraction")
+"""Settings that are those of one data set, and wrong for another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,8 @@ class DataConfig:
 
     Args:
         dataset: "digits", "cifar10", "cifar100", "imagenet", "places365"; a folder with train/ and val/ (class folders
-            of images) or with parquet files; or "hf:OWNER/NAME" from the Hugging Face hub.
+            of images), with class folders alone (see `val_fraction`), or with parquet files; or "hf:OWNER/NAME" from
+            the Hugging Face hub.
         root: folder of the torchvision data sets (CIFAR is downloaded there).
         preprocessing: size, crop and normalisation, which the trained network keeps.
         augmentation: random changes of the training images.
@@ -73,6 +76,8 @@ class DataConfig:
         image_column: of a Hugging Face or parquet data set.
         label_column: of a Hugging Face or parquet data set.
         class_names: names of the classes where the data set has only numbers; None for its own.
+        val_fraction: share of each class's images that is held out for evaluation, for a folder of classes without
+            val/; which ones depends on the names of the files alone. None where the data set has evaluation images.
     """
 
     dataset: str = "cifar10"
@@ -84,11 +89,26 @@ class DataConfig:
     image_column: str = "image"
     label_column: str = "label"
     class_names: tuple[str, ...] | None = None
+    val_fraction: float | None = None
 
     def __post_init__(self) -> None:
         if self.num_workers < 0:
             raise SenetError(f"data.num_workers is {self.num_workers}; expected at least 0")
         self.augmentation.check(self.in_memory)
+        if self.class_names == ():
+            raise SenetError("data.class_names is empty; give the names in the order of the labels, or leave it out")
+        if self.class_names is not None and len(set(self.class_names)) < len(self.class_names):
+            twice = next(name for name in self.class_names if self.class_names.count(name) > 1)
+            raise SenetError(f"data.class_names has {twice!r} twice; give each class a name of its own")
+        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
+            raise SenetError(f"data.val_fraction is {self.val_fraction}; expected between 0 and 1, such as 0.2")
+
+    def after(self, earlier: "DataConfig | None") -> "DataConfig":
+        """Return this without what it took over from the configuration of other data: class names, held-out share."""
+        if earlier is None or self.dataset == earlier.dataset:
+            return self
+        taken_over = {name: None for name in OF_ITS_DATA if getattr(self, name) == getattr(earlier, name)}
+        return replace(self, **taken_over)  # type: ignore[arg-type]
 
 
 def data_config_from_dict(values: Mapping[str, Any]) -> DataConfig:

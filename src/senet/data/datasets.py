@@ -8,14 +8,28 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
+from senet.channels import Picture, to_channels
 from senet.data.config import DataConfig
-from senet.errors import SenetError
+from senet.data.folders import (
+    File,
+    check_same_classes,
+    class_folders,
+    held_out,
+    images_in,
+    is_number,
+    listed,
+    read_classes,
+    visible_folders,
+)
+from senet.data.reading import naming, read_named, read_picture
+from senet.errors import SenetError, warn
 
 Split = Literal["train", "eval"]
 EVAL_SPLITS = ("validation", "val", "valid", "test")
-# What PIL raises on damaged files, found by damaging files of six formats; AttributeError is an image that is None.
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, AttributeError)
+PROBED = 16
+"""Images that are read when a data set is opened, of as many classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,54 +40,91 @@ class ImageSplit:
         source: what to call it in messages.
         size: number of images.
         class_names: of the labels 0, 1, ...; empty for images without labels.
-        read_image: index -> (PIL image, label); may raise what PIL raises. Picklable, for workers that are not forked.
+        read_image: index -> (picture, label); may raise what decoders raise. It can be pickled, for workers that are
+            not forked.
         files: index -> (file, label), to name an image in messages; None where an image is not a file.
+        names_of_folders: the class names are those of folders, which were numbered in their order; else the numbers of
+            the labels are the data set's own.
     """
 
     source: str
     size: int
     class_names: tuple[str, ...]
-    read_image: Callable[[int], tuple[Image.Image, int]]
-    files: Sequence[tuple[str, int]] | None = None
+    read_image: Callable[[int], tuple[Picture, int]]
+    files: Sequence[File] | None = None
+    names_of_folders: bool = False
 
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+    def __getitem__(self, index: int) -> tuple[Picture, int]:
         """Return image and label.
 
         Raises:
             SenetError: the image cannot be read.
         """
-        try:
-            image, label = self.read_image(index)
-            image.load()
-        except UNREADABLE as error:
-            name = self.files[index][0] if self.files else f"image {index} of {self.source}"
-            raise SenetError(f"{name} cannot be read ({error}); replace or remove it") from error
-        return image, int(label)
+
+        def read() -> tuple[Picture, int]:
+            picture, label = self.read_image(index)
+            if isinstance(picture, Image.Image):
+                picture.load()
+            return picture, int(label)
+
+        return read_named(self.name(index), read)
+
+    def prepared(self, index: int, to_pixels: Callable[[Any], Tensor]) -> tuple[Tensor, int]:
+        """Return what a transform makes of an image, and the label.
+
+        Raises:
+            SenetError: the image cannot be read, or the network cannot take it.
+        """
+        picture, label = self[index]
+        with naming(self.name(index)):
+            return to_pixels(picture), label
+
+    def name(self, index: int) -> str:
+        """Return what to call an image in messages."""
+        return self.files[index][0] if self.files else f"image {index} of {self.source}"
+
+    def relabeled(self, labels: Sequence[int], class_names: tuple[str, ...]) -> "ImageSplit":
+        """Return the same images with other labels: `labels[k]` for the label k."""
+        files = None if self.files is None else [(file, labels[label]) for file, label in self.files]
+        read_image = partial(read_relabeled, self.read_image, labels)
+        return replace(self, read_image=read_image, files=files, class_names=class_names)
+
+    def probe(self, channels: int) -> None:
+        """Read an image of each of some classes.
+
+        Raises:
+            SenetError: it cannot be read, or a network that takes so many channels cannot take it.
+        """
+        labels = [0] if self.files is None else [label for _, label in self.files]
+        firsts = np.unique(labels, return_index=True)[1]
+        for index in firsts[:: -(-len(firsts) // PROBED)].tolist():
+            picture, _ = self[index]
+            with naming(self.name(index)):
+                to_channels(picture, channels)
+
+
+def read_relabeled(
+    read_image: Callable[[int], tuple[Picture, int]], labels: Sequence[int], index: int
+) -> tuple[Picture, int]:
+    """Read an image and give it another label."""
+    picture, label = read_image(index)
+    return picture, labels[label]
 
 
 def open_split(config: DataConfig, split: Split) -> ImageSplit:
-    """Open one split of the configured data set.
+    """Open one split of the configured data set, and read an image of each of some classes.
 
     Raises:
-        SenetError: the data set is unknown, absent, or not of the expected form.
+        SenetError: the data set is unknown, absent, not of the expected form, or its images have other channels than
+            the preprocessing.
     """
-    opener = OPENERS.get(config.dataset)
-    if opener is not None:
-        images = opener(config, split)
-    elif config.dataset.startswith("hf:"):
-        images = open_huggingface(config, split)
-    elif Path(config.dataset).is_dir():
-        folder = Path(config.dataset)
-        has_parquet = any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet"))
-        images = open_huggingface(config, split) if has_parquet else open_folder(config, split)
-    else:
-        known = ", ".join(OPENERS)
-        raise SenetError(f"data.dataset is {config.dataset!r}; expected {known}, an existing folder, or hf:OWNER/NAME")
+    images = opener_of(config)(config, split)
     if len(images) == 0:
         raise SenetError(f"{images.source} has no images")
+    images.probe(config.preprocessing.in_channels)
     if config.class_names is None:
         return images
     if len(config.class_names) != len(images.class_names):
@@ -81,10 +132,26 @@ def open_split(config: DataConfig, split: Split) -> ImageSplit:
             f"data.class_names has {len(config.class_names)} names, "
             f"but {images.source} has {len(images.class_names)} classes; give as many or none"
         )
-    has_names = not all(name.isdigit() for name in images.class_names)
+    has_names = not all(is_number(name) for name in images.class_names)
     if has_names and images.class_names != config.class_names:
         raise SenetError(f"data.class_names differs from the classes of {images.source}, which has names; leave it out")
     return replace(images, class_names=config.class_names)
+
+
+def opener_of(config: DataConfig) -> Callable[[DataConfig, Split], ImageSplit]:
+    """Return what opens a data set."""
+    folder = Path(config.dataset)
+    is_folder = config.dataset not in OPENERS and folder.is_dir()
+    if is_folder and not any(folder.glob("[!.]*.parquet")) and not any(folder.glob("[!.]*/[!.]*.parquet")):
+        return open_folder
+    if config.val_fraction is not None:
+        raise SenetError(f"data.val_fraction divides a folder of classes, not {config.dataset}; leave it out")
+    if config.dataset in OPENERS:
+        return OPENERS[config.dataset]
+    if is_folder or config.dataset.startswith("hf:"):
+        return open_huggingface
+    known = ", ".join(OPENERS)
+    raise SenetError(f"data.dataset is {config.dataset!r}; expected {known}, an existing folder, or hf:OWNER/NAME")
 
 
 def open_digits(config: DataConfig, split: Split) -> ImageSplit:
@@ -104,7 +171,7 @@ def open_digits(config: DataConfig, split: Split) -> ImageSplit:
     )
 
 
-def read_array(pixels: np.ndarray, labels: np.ndarray, index: int) -> tuple[Image.Image, int]:
+def read_array(pixels: np.ndarray, labels: np.ndarray, index: int) -> tuple[Picture, int]:
     """Return image and label of arrays (N, H, W) and (N,)."""
     return Image.fromarray(pixels[index]), int(labels[index])
 
@@ -130,69 +197,78 @@ def open_torchvision(config: DataConfig, split: Split) -> ImageSplit:
         raise SenetError(
             f"{config.dataset} could not be opened in {root} ({reason}); set data.root to its folder"
         ) from error
+    files = getattr(dataset, "imgs", None)
     return ImageSplit(
         source=f"{config.dataset} ({split})",
         size=len(dataset),
         class_names=tuple(names),
-        read_image=dataset.__getitem__,
-        files=getattr(dataset, "imgs", None),
+        read_image=dataset.__getitem__ if files is None else partial(read_file, files),
+        files=files,
     )
 
 
 def open_folder(config: DataConfig, split: Split) -> ImageSplit:
     """Open a folder with a folder of images per class, under train/ and under val/ (or validation/, valid/, test/).
 
-    For evaluation it may hold the classes' folders itself, or images without classes.
+    For evaluation it may hold the classes' folders itself, or images without classes. With `val_fraction`, train/ or
+    the folder itself holds the classes' folders and is divided.
     """
-    from torchvision.datasets import ImageFolder
-
     root = Path(config.dataset)
     train_folder = root / "train"
-    folder = train_folder
-    if split == "eval":
-        folder = next((root / name for name in EVAL_SPLITS if (root / name).is_dir()), root / "val")
-        if not folder.is_dir() and not train_folder.is_dir():
-            if any(images_in(entry) for entry in root.iterdir() if entry.is_dir()):
-                folder = root
-            elif files := images_in(root):
-                return ImageSplit(
-                    source=str(root), size=len(files), class_names=(), read_image=partial(read_file, files), files=files
-                )
-    if not folder.is_dir():
-        raise SenetError(
-            f"{root} has no folder {folder.name}/; expected {root}/train/CLASS/IMAGE and {root}/val/CLASS/IMAGE"
-        )
-    try:
-        dataset = ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        raise SenetError(
-            f"{folder}: {str(error).splitlines()[0].rstrip('.')}; each class needs a folder with images"
-        ) from error
-    if split == "eval" and train_folder.is_dir():
-        expected = sorted(entry.name for entry in train_folder.iterdir() if entry.is_dir())
-        if expected != dataset.classes:
-            differing = sorted(set(expected) ^ set(dataset.classes))
-            raise SenetError(f"{folder} and {train_folder} have different classes: {', '.join(differing[:5])}")
+    eval_folder = next((root / name for name in EVAL_SPLITS if (root / name).is_dir()), None)
+    if config.val_fraction is not None:
+        if eval_folder is not None:
+            raise SenetError(f"data.val_fraction has no effect on {root}, which has {eval_folder.name}/; leave it out")
+        folder = train_folder if train_folder.is_dir() else root
+        files, names = read_classes(folder)
+        files = held_out(folder, files, config.val_fraction, take=split == "eval")
+        return split_of_files(f"{folder} (held out)" if split == "eval" else str(folder), files, names)
+    if split == "train":
+        folder = check_folder(root, train_folder)
+        return split_of_files(str(folder), *read_classes(folder))
+    if eval_folder is None and not train_folder.is_dir():
+        if class_folders(root):
+            return split_of_files(str(root), *read_classes(root))
+        if files := images_in(root):
+            return split_of_files(str(root), files, ())
+    folder = check_folder(root, eval_folder or root / "val")
+    train_names = [entry.name for entry in class_folders(train_folder)] if train_folder.is_dir() else []
+    if train_names:
+        check_same_classes(folder, train_folder, train_names)
+    return split_of_files(str(folder), *read_classes(folder, train_names or None))
+
+
+def check_folder(root: Path, folder: Path) -> Path:
+    """Return the folder of a split, or raise a SenetError that says what was found in its place."""
+    if folder.is_dir():
+        return folder
+    base = root / "train" if (root / "train").is_dir() else root
+    classes = [entry.name for entry in class_folders(base)]
+    found = [entry.name for entry in visible_folders(root)]
+    remedy = (
+        f"set data.val_fraction, such as 0.2, to hold out a share of the {len(classes)} classes in {base}, or make one"
+        if len(classes) > 1 and not any((root / name).is_dir() for name in EVAL_SPLITS)
+        else f"expected {root}/train/CLASS/IMAGE and {root}/val/CLASS/IMAGE"
+    )
+    raise SenetError(f"{root} has no folder {folder.name}/ (found: {listed(found) or 'no folders'}); {remedy}")
+
+
+def split_of_files(source: str, files: Sequence[File], class_names: tuple[str, ...]) -> ImageSplit:
+    """Describe image files with their labels."""
     return ImageSplit(
-        source=str(folder),
-        size=len(dataset),
-        class_names=tuple(dataset.classes),
-        read_image=dataset.__getitem__,
-        files=dataset.imgs,
+        source=source,
+        size=len(files),
+        class_names=class_names,
+        read_image=partial(read_file, files),
+        files=files,
+        names_of_folders=bool(class_names),
     )
 
 
-def images_in(folder: Path) -> list[tuple[str, int]]:
-    """Return the image files that lie in a folder itself, each with the label 0."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    return sorted((str(path), 0) for path in folder.iterdir() if path.suffix.lower() in IMG_EXTENSIONS)
-
-
-def read_file(files: Sequence[tuple[str, int]], index: int) -> tuple[Image.Image, int]:
+def read_file(files: Sequence[File], index: int) -> tuple[Picture, int]:
     """Return an image file and its label."""
     path, label = files[index]
-    return Image.open(path), label
+    return read_picture(path), label
 
 
 def open_huggingface(config: DataConfig, split: Split) -> ImageSplit:
@@ -226,9 +302,9 @@ def open_huggingface(config: DataConfig, split: Split) -> ImageSplit:
     if names is None:  # counted in the training images: others need not have images of the last classes
         counted = read_labels(splits.get("train", dataset), config.label_column, f"{name} (train)")
         names = [str(i) for i in range(int(counted.max(initial=-1)) + 1)]
-    check_labels(labels, len(names), source, every_class=split == "train")
+    check_labels(labels, tuple(names), source, every_class=split == "train")
     try:
-        dataset = dataset.cast_column(config.image_column, datasets.Image())
+        dataset = dataset.cast_column(config.image_column, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:  # the last two: pyarrow's
         raise SenetError(f"column {config.image_column!r} of {source} does not hold images") from error
     return ImageSplit(
@@ -239,10 +315,16 @@ def open_huggingface(config: DataConfig, split: Split) -> ImageSplit:
     )
 
 
-def read_row(images: Any, labels: np.ndarray, index: int) -> tuple[Image.Image, int]:
+def read_row(images: Any, labels: np.ndarray, index: int) -> tuple[Picture, int]:
     """Return image and label of a Hugging Face data set, whose one column is the images, and of labels (N,)."""
+    import datasets
+
     (image,) = images[index].values()
-    return image, int(labels[index])
+    if image is None:
+        raise ValueError("there is none in its row")
+    if image["bytes"] is not None or Path(image["path"]).exists():
+        return read_picture(image["path"] if image["bytes"] is None else image["bytes"]), int(labels[index])
+    return datasets.Image().decode_example(image), int(labels[index])  # a path inside an archive or on a server
 
 
 def read_labels(dataset: Any, column: str, source: str) -> np.ndarray:
@@ -253,13 +335,16 @@ def read_labels(dataset: Any, column: str, source: str) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def check_labels(labels: np.ndarray, num_classes: int, source: str, every_class: bool) -> None:
-    """Raise a SenetError if a label is out of range or, on request, a class has no image."""
+def check_labels(labels: np.ndarray, names: tuple[str, ...], source: str, every_class: bool) -> None:
+    """Raise a SenetError if a label is out of range or a class has no image, of which others are only warned."""
+    num_classes = len(names)
     if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
         raise SenetError(f"{source} has labels from {labels.min()} to {labels.max()}; expected 0 to {num_classes - 1}")
     missing = np.setdiff1d(np.arange(num_classes), labels)
     if every_class and len(missing):
         raise SenetError(f"{source} has no image of class {missing[0]}; add some or renumber the labels")
+    if len(missing):
+        warn(f"{source} has no images of {listed([names[k] for k in missing])}; they are not measured")
 
 
 OPENERS: dict[str, Callable[[DataConfig, Split], ImageSplit]] = {

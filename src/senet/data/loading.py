@@ -79,13 +79,19 @@ def load_data(
     """Open both splits of a data set and build their loaders.
 
     Raises:
-        SenetError: see `open_split`; or splits with different classes.
+        SenetError: see `open_split`; or splits with different classes, or with one.
     """
     train_images, eval_images = open_split(config, "train"), open_split(config, "eval")
     if train_images.class_names != eval_images.class_names:
         raise SenetError(
             f"{train_images.source} has {len(train_images.class_names)} classes and {eval_images.source} "
             f"{len(eval_images.class_names)}, or under other names; both need the same"
+        )
+
+    if len(train_images.class_names) < 2:
+        raise SenetError(
+            f"{train_images.source} has one class alone ({', '.join(train_images.class_names)}, {len(train_images):,} "
+            "images); a classifier needs two or more: give each a folder of its own, or name the folder above"
         )
 
     def loader(images: ImageSplit, split: Split) -> Loader:

@@ -47,8 +47,7 @@ def decode(split: ImageSplit, preprocessing: Preprocessing) -> tuple[Tensor, Ten
     labels = torch.empty(len(split), dtype=torch.int64)
 
     def decode_one(i: int) -> None:
-        image, labels[i] = split[i]
-        images[i] = to_pixels(image)
+        images[i], labels[i] = split.prepared(i, to_pixels)
 
     with ThreadPoolExecutor() as pool:
         decoded = pool.map(decode_one, range(len(split)))

@@ -6,19 +6,19 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from PIL import Image
 from timm.data.loader import PrefetchLoader, fast_collate
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from senet.channels import Picture
 from senet.data.config import Augmentation
 from senet.data.datasets import ImageSplit
 from senet.data.order import BatchOrder, seed_of
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 
-ToPixels = Callable[[Image.Image], Tensor]
+ToPixels = Callable[[Picture], Tensor]
 
 
 class PixelShift(torch.nn.Module):
@@ -38,7 +38,7 @@ class PixelShift(torch.nn.Module):
 
 
 def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> ToPixels:
-    """Return the paper's ImageNet augmentation: PIL image -> uint8 (C, H, W).
+    """Return the paper's ImageNet augmentation: picture -> uint8 (C, H, W).
 
     Source: arXiv:1709.01507v4, section 5.1 (crop, flip) and the authors' release (rotation, pixel jitter).
     """
@@ -47,7 +47,8 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
         steps = preprocessing.geometry()
     else:
         steps = preprocessing.colour()
-        steps.append(v2.RandomResizedCrop(size, scale=augmentation.crop_scale, ratio=augmentation.crop_ratio))
+        interpolation = v2.InterpolationMode(preprocessing.interpolation)
+        steps.append(v2.RandomResizedCrop(size, augmentation.crop_scale, augmentation.crop_ratio, interpolation))
     if augmentation.flip:
         steps.append(v2.RandomHorizontalFlip())
     if augmentation.rotation:
@@ -60,7 +61,7 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
 
 
 def eval_transform(preprocessing: Preprocessing) -> ToPixels:
-    """Return the evaluation transform: PIL image -> uint8 (C, H, W)."""
+    """Return the evaluation transform: picture -> uint8 (C, H, W)."""
     return train_transform(preprocessing, Augmentation())
 
 
@@ -96,9 +97,8 @@ class SeededImages(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, index = key
-        image, label = self.split[index]
         with seeded(seed_of(self.seed, epoch, index)):
-            return self.to_pixels(image), label
+            return self.split.prepared(index, self.to_pixels)
 
 
 def collate(batch: list[tuple[Tensor, int]], shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
@@ -135,7 +135,7 @@ class StreamingLoader:
 
     Args:
         split: the images.
-        to_pixels: PIL image -> uint8 (C, H, W).
+        to_pixels: picture -> uint8 (C, H, W).
         order: which images make a batch.
         preprocessing: for the normalisation.
         device: where batches arrive.

@@ -7,7 +7,6 @@ from senet.models.cards import ModelConfig
 from senet.preprocessing import CIFAR, CIFAR100
 from senet.training.config import ComputeConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FLIP_AND_CROP = Augmentation(flip=True, padding=4)
 
 
@@ -123,14 +122,14 @@ def cifar10_short() -> TrainConfig:
 
     One cycle of 40 epochs with Nesterov momentum, learning rate up to 0.2, weight decay 5e-4, bf16.
 
+    Parquet files of CIFAR-10 without names of the classes need --data.class-names airplane automobile ..., too.
+
     Command: senet train cifar10_short --output runs/se-resnet20 [--data.dataset FOLDER_OF_PARQUET_FILES]
     Source: ours; the cycle is Smith and Topin's, arXiv:1708.07120. Results: docs/results.md.
     """
     return TrainConfig(
         model=ModelConfig(name="cifar_se_resnet20"),
-        data=DataConfig(
-            dataset="cifar10", preprocessing=CIFAR, augmentation=FLIP_AND_CROP, class_names=CIFAR10_CLASSES
-        ),
+        data=DataConfig(dataset="cifar10", preprocessing=CIFAR, augmentation=FLIP_AND_CROP),
         optimizer=OptimizerConfig(lr=0.2, nesterov=True, weight_decay=5e-4),
         schedule=ScheduleConfig(name="one_cycle"),
         compute=ComputeConfig(precision="bf16"),

@@ -1,0 +1,78 @@
+"""Which class of the data is which output of a network: by name, never silently by position."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from unicodedata import normalize
+
+from senet.data.datasets import ImageSplit
+from senet.data.folders import is_number, listed
+from senet.errors import SenetError, nearest, warn
+
+
+def match_classes(images: ImageSplit, names: tuple[str, ...] | None, num_classes: Callable[[], int]) -> ImageSplit:
+    """Return the images with the network's labels and class names; some of its classes are enough.
+
+    In data without class names the numbers of the labels are those of the network's outputs.
+
+    Args:
+        images: with labels.
+        names: of the network's outputs, if it has them.
+        num_classes: counts the outputs of a network without names.
+
+    Raises:
+        SenetError: the data have classes that the network lacks, or nothing says which is which.
+    """
+    own, source = images.class_names, images.source
+    if own == names:
+        return images
+    are_labels = not images.names_of_folders and own == tuple(map(str, range(len(own))))
+    if names and (not are_labels or all(is_number(name) for name in names)):
+        return by_name(images, names)
+    count = len(names) if names else num_classes()
+    if count != len(own):
+        unnamed = "" if names else "; those of a network without class names must be as many: set model.class_names"
+        raise SenetError(f"the network has {count} classes, but {source} has {len(own)}{unnamed}")
+    if not names and images.names_of_folders:
+        numbered = all(is_number(name) for name in own)
+        order = "of their numbers (torchvision's ImageFolder has 10 before 2)" if numbered else "of their names"
+        warn(
+            f"the network has no class names: its outputs are taken for the {count} classes of {source} in the order "
+            f"{order}, {listed(own)}; set model.class_names if that is wrong"
+        )
+    return replace(images, class_names=names) if names else images
+
+
+def by_name(images: ImageSplit, names: tuple[str, ...]) -> ImageSplit:
+    """Match the classes of the data with those of the network by name; numbers match by value, "07" with "7"."""
+    own, source = images.class_names, images.source
+    if all(is_number(name) for name in own) and not any(is_number(name) for name in names):
+        if [int(name) for name in own] != list(range(len(names))):
+            raise SenetError(
+                f"the network's classes have names ({listed(names)}), but those of {source} are numbers "
+                f"({listed(own)}); rename the folders, or set data.class_names"
+            )
+        warn(f"the folders of {source} are numbers, taken for the network's outputs: 0 is {names[0]!r}, and so on")
+        return replace(images, class_names=names)
+    numbers = all(is_number(name) for name in (*own, *names))
+    # macOS may store an accent as a character of its own, which NFC joins to its letter
+    key: Callable[[str], Any] = int if numbers else partial(normalize, "NFC")
+    place_of = {key(name): place for place, name in enumerate(names)}
+    lacking = [name for name in own if key(name) not in place_of]
+    if lacking:
+        raise SenetError(
+            f"the network has no class {lacking[0]!r}, one of {len(lacking)} that only {source} has; "
+            f"the nearest are {nearest(lacking[0], names)}: rename or remove the folders that do not fit"
+        )
+    seen = Counter(key(name) for name in names) | Counter(key(name) for name in own)
+    for name in own:
+        if seen[key(name)] > 1:
+            raise SenetError(f"the class {name!r} of {source} fits several classes; give each a name of its own")
+    if len(own) < len(names):
+        warn(
+            f"{source} has {len(own)} of the network's {len(names)} classes ({listed(own)}): "
+            "accuracy is measured on those, among all classes"
+        )
+    return images.relabeled([place_of[key(name)] for name in own], names)

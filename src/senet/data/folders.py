@@ -1,0 +1,192 @@
+"""Folders of images: a folder for each class, found, ordered and divided."""
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from senet.data.reading import missing_for
+from senet.errors import SenetError, warn
+
+File = tuple[str, int]
+"""A file and its label."""
+JUNK = ("__MACOSX", "Thumbs.db", "desktop.ini")
+SHOWN = 5
+"""Names that a message lists at most."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names for a message, the first few of them."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether an entry is the system's or a program's own: neither class nor image."""
+    return name.startswith(".") or name in JUNK
+
+
+def refuse(error: OSError) -> NoReturn:
+    """Name a folder that cannot be listed."""
+    raise SenetError(f"{error.filename} cannot be listed ({error.strerror}); change its permissions") from error
+
+
+def visible(folder: Path) -> list[Path]:
+    """Return what is in a folder, but for hidden entries, in the order of their names."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name))
+    except OSError as error:
+        refuse(error)
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder in the order of their labels.
+
+    Numbers are in the order of their values, as timm has them; torchvision has "10" before "2".
+    """
+    found = [entry for entry in visible(folder) if entry.is_dir()]
+    numbers = all(is_number(entry.name) for entry in found)
+    return sorted(found, key=lambda entry: int(entry.name)) if numbers else found
+
+
+def is_number(name: str) -> bool:
+    """Tell whether a name is a whole number in plain digits."""
+    return name.isascii() and name.isdigit()
+
+
+@dataclass
+class Skipped:
+    """What was left out of a folder, counted by reason."""
+
+    reasons: Counter[str]
+
+    def take(self, path: Path) -> bool:
+        """Return whether a file is an image; count it otherwise."""
+        extension = path.suffix.lower()
+        remedy = missing_for(extension)
+        if is_hidden(path.name):
+            if remedy is not None:
+                self.reasons["hidden"] += 1
+            return False
+        if remedy:
+            self.reasons[f"{extension} ({remedy})"] += 1
+        elif remedy is None:
+            self.reasons[extension or "without extension"] += 1
+        return remedy == ""
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count} {reason}" for reason, count in sorted(self.reasons.items()))
+
+    def tell(self, folder: Path) -> None:
+        """Warn of what was left out of a folder, if anything was."""
+        if self.reasons:
+            warn(f"{folder}: left out {sum(self.reasons.values())} files that are not read as images: {self}")
+
+
+def images_below(folder: Path, skipped: Skipped) -> Iterator[str]:
+    """Yield the image files in a folder and in the folders below it, in the order of their names."""
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        for name in sorted(names):
+            if skipped.take(Path(root, name)):
+                yield str(Path(root, name))
+
+
+def images_in(folder: Path) -> list[File]:
+    """Return the image files that lie in a folder itself, each with the label 0."""
+    skipped = Skipped(Counter())
+    found = [(str(path), 0) for path in sorted(folder.iterdir()) if path.is_file() and skipped.take(path)]
+    if found:
+        skipped.tell(folder)
+    return found
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder that hold images, themselves or below."""
+    return [entry for entry in visible_folders(folder) if next(images_below(entry, Skipped(Counter())), None)]
+
+
+def read_classes(folder: Path, names: Sequence[str] | None = None) -> tuple[list[File], tuple[str, ...]]:
+    """Return the images of a folder of class folders, and the names of the classes.
+
+    Args:
+        folder: holds a folder for each class.
+        names: of the classes that there may be; None for those that are found, of which each must have images.
+
+    Raises:
+        SenetError: there are no classes, empty ones, or others than may be.
+    """
+    skipped = Skipped(Counter())
+    by_class = {entry.name: list(images_below(entry, skipped)) for entry in visible_folders(folder)}
+    loose = sum(entry.is_file() and missing_for(entry.suffix) == "" for entry in visible(folder))
+    if loose:
+        skipped.reasons["images outside the folders of classes"] += loose
+    why = f" (left out: {skipped})" if skipped.reasons else ""
+    expected = f"each class needs a folder with images: {folder}/CLASS/IMAGE"
+    if not any(by_class.values()):
+        raise SenetError(f"{folder} has no folders of images{why}; {expected}")
+    empty = [name for name, files in by_class.items() if not files]
+    if names is None and empty:
+        raise SenetError(f"{folder} has no images of {listed(empty)}{why}; {expected}, so fill or remove those")
+    skipped.tell(folder)
+    tell_of_groups(folder, by_class)
+    names = tuple(by_class) if names is None else names
+    numbers = {name: number for number, name in enumerate(names)}
+    return [(file, numbers[name]) for name, files in by_class.items() for file in files], tuple(names)
+
+
+def tell_of_groups(folder: Path, by_class: dict[str, list[str]]) -> None:
+    """Warn of folders that hold folders of images alone: they may be groups of classes."""
+    groups = {}
+    for name, files in by_class.items():
+        parents = {Path(file).relative_to(folder / name).parts[0] for file in files}
+        if len(parents) > 1 and all((folder / name / parent).is_dir() for parent in parents):
+            groups[name] = sorted(parents)
+    if groups:
+        name, inside = next(iter(groups.items()))
+        warn(
+            f"{folder}: {listed(list(groups))} hold no images themselves but folders of images; {name} "
+            f"({listed(inside)}) counts as one class. If those are the classes, move their folders up into {folder}"
+        )
+
+
+def check_same_classes(folder: Path, train_folder: Path, names: Sequence[str]) -> None:
+    """Compare the classes to evaluate on with those to train on.
+
+    Raises:
+        SenetError: some are not in the training images.
+    """
+    found = {entry.name for entry in class_folders(folder)}
+    others = sorted(found - set(names))
+    if others:
+        raise SenetError(
+            f"{folder} and {train_folder} have different classes: {listed(others)} only in {folder}; "
+            f"add images of them to {train_folder}, or take them out"
+        )
+    missing = [name for name in names if name not in found]
+    if missing and found:
+        warn(f"{folder} has no images of {listed(missing)}, which {train_folder} has; they are not measured")
+
+
+def held_out(folder: Path, files: Sequence[File], fraction: float, *, take: bool) -> list[File]:
+    """Return the images of a folder that are held out for evaluation, or the others.
+
+    Of each class the share `fraction` is held out, at least one image: those whose paths below the folder have the
+    smallest SHA-256, so that it is the same ones on every machine and in every run.
+
+    Raises:
+        SenetError: a class has one image alone.
+    """
+    by_label: dict[int, list[str]] = defaultdict(list)
+    for file, label in files:
+        by_label[label].append(file)
+    chosen = set()
+    for members in by_label.values():
+        if len(members) < 2:
+            raise SenetError(f"{members[0]} is alone in its class, which data.val_fraction cannot divide; add images")
+        members.sort(key=lambda file: hashlib.sha256(Path(file).relative_to(folder).as_posix().encode()).digest())
+        chosen.update(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
+    return [(file, label) for file, label in files if (file in chosen) == take]

@@ -1,0 +1,205 @@
+"""The one way to read an image file: upright, with all its channels."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError, features
+from torch import Tensor
+
+from senet.channels import Picture, UnfitPictureError, array_to_eight_bits, to_eight_bits
+from senet.errors import SenetError
+
+NEEDS = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".npy"), ""),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), ""),
+    **dict.fromkeys((".jp2", ".j2k"), "jpg_2000"),
+    ".webp": "webp",
+    ".avif": "avif",
+    **dict.fromkeys((".heic", ".heif", ".hif"), "heif"),
+}
+"""The extensions of image files, with what reads them where that is not always there."""
+REMEDIES = {
+    "jpg_2000": "install a Pillow that reads JPEG 2000",
+    "webp": "install a Pillow that reads WebP",
+    "avif": "install Pillow 11.3 or newer",
+    "heif": "pip install 'senet[heif]'",
+    "tiff": "pip install 'senet[tiff]'",
+}
+ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by the orientation in its EXIF data (Exif 2.32, section 4.6.4)."""
+TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+SAMPLES_PER_PIXEL, SUBFILE_TYPE = 277, 254
+Found = TypeVar("Found")
+
+
+@cache
+def can_read(needed: str) -> bool:
+    """Tell whether what an extension needs is there."""
+    if needed == "heif":
+        return find_spec("pillow_heif") is not None
+    return not needed or bool(features.check(needed))
+
+
+def missing_for(extension: str) -> str | None:
+    """Return what to do so that files with an extension are read: "" for nothing, None if they are no images."""
+    needed = NEEDS.get(extension.lower())
+    return None if needed is None else "" if can_read(needed) else REMEDIES[needed]
+
+
+def read_picture(source: str | Path | bytes) -> Picture:
+    """Read an image file or its content.
+
+    Of an animation the first frame is read. A TIFF with several pages of one channel each is an image with that many
+    channels; so is a .npy array. Thumbnails among the pages are left out.
+
+    Returns:
+        A PIL image, turned upright as its EXIF data says; a uint8 tensor (C, H, W) for a TIFF with other channels than
+        PIL knows; or the array of a .npy file.
+
+    Raises:
+        UnfitPictureError: values whose range is not known, or pages that are not channels.
+        Exception: whatever the decoder raises on a damaged file; `read_named` makes one sentence of it.
+    """
+    with BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+        header = file.read(16)
+        file.seek(0)
+        if header.startswith(b"\x93NUMPY"):
+            array: np.ndarray = np.load(file, allow_pickle=False)
+            return array
+        image = open_image(file, header)
+        if image is None or (image.format == "TIFF" and samples(image) > len(image.getbands())):
+            return read_with_tifffile(file)
+        if image.format == "TIFF" and len(pages := pages_of(image)) > 1:
+            return stacked(image, pages)
+        image.load()
+        return upright(image)
+
+
+def open_image(file: BinaryIO, header: bytes) -> Image.Image | None:
+    """Open an image with PIL; None for a TIFF that PIL does not know."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        if header.startswith(TIFF_HEADERS):
+            return None
+        if header[4:8] != b"ftyp":
+            raise
+    if not can_read("heif"):
+        raise UnfitPictureError(f"is a HEIC image, which Pillow does not read alone; {REMEDIES['heif']}")
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    file.seek(0)
+    return Image.open(file)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF data says; data that are damaged say nothing."""
+    try:
+        how = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # what PIL raises on damaged EXIF data has no common parent
+        how = None
+    if how is None:
+        return image
+    turned = image.transpose(how)
+    turned.format = image.format
+    return turned
+
+
+def samples(image: Image.Image) -> int:
+    """Return how many samples a pixel of a TIFF has; PIL drops those that it has no name for."""
+    return int(image.tag_v2.get(SAMPLES_PER_PIXEL, 1)) if hasattr(image, "tag_v2") else 1
+
+
+def pages_of(image: Image.Image) -> list[int]:
+    """Return the numbers of a TIFF's pages, without smaller copies."""
+    found: list[int] = []
+    size: tuple[int, int] | None = None
+    for number in range(getattr(image, "n_frames", 1)):
+        image.seek(number)
+        small = int(image.tag_v2.get(SUBFILE_TYPE, 0)) & 1  # type: ignore[attr-defined]
+        if not small and image.size == (size or image.size):
+            size = image.size
+            found.append(number)
+    image.seek(found[0] if found else 0)
+    return found
+
+
+def stacked(image: Image.Image, pages: list[int]) -> Tensor:
+    """Return a TIFF's pages as the channels of one image, uint8 (C, H, W)."""
+    planes = []
+    for number in pages:
+        image.seek(number)
+        if len(image.getbands()) > 1 or image.mode == "P":
+            raise UnfitPictureError(
+                f"has {len(pages)} pages of mode {image.mode}, of which one must be chosen; save that one alone"
+            )
+        planes.append(np.array(to_eight_bits(image).convert("L")))
+    return torch.from_numpy(np.stack(planes))
+
+
+def read_with_tifffile(file: BinaryIO) -> Tensor:
+    """Read a TIFF with other channels than PIL knows: uint8 (C, H, W)."""
+    if find_spec("tifffile") is None:
+        raise UnfitPictureError(f"is a TIFF with channels that Pillow does not know; {REMEDIES['tiff']}, or save .npy")
+    import tifffile
+
+    file.seek(0)
+    with tifffile.TiffFile(file) as tiff:
+        series = tiff.series[0]
+        array, axes = series.asarray(), series.axes
+    if sorted(axes)[-2:] != ["X", "Y"] or len(axes) not in (2, 3):
+        raise UnfitPictureError(f"is a TIFF of shape {array.shape}; expected one image with its channels")
+    if len(axes) == 2:
+        array, axes = array[None], f"C{axes}"
+    (channel,) = set(axes) - {"X", "Y"}
+    array = np.transpose(array, [axes.index(axis) for axis in (channel, "Y", "X")])
+    return torch.from_numpy(np.ascontiguousarray(array_to_eight_bits(array)))
+
+
+def read_named(name: str, read: Callable[[], Found]) -> Found:
+    """Read an image, and make one sentence of whatever goes wrong.
+
+    Raises:
+        SenetError: it names the image, what is wrong with it and what to do.
+    """
+    try:
+        with naming(name):
+            return read()
+    except SenetError:
+        raise
+    except FileNotFoundError as error:
+        raise SenetError(f"there is no image {name}; check the path") from error
+    except IsADirectoryError as error:
+        raise SenetError(f"{name} is a folder, not an image; name the files in it") from error
+    except Exception as error:  # what decoders raise on damaged files has no common parent
+        lines = str(error).splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "it is not an image in a known format"
+        raise SenetError(f"{name} cannot be read ({reason}); replace or remove it") from error
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Name the image that a network cannot take."""
+    try:
+        yield
+    except UnfitPictureError as error:
+        raise SenetError(f"{name} {error.problem}") from error
