@@ -161,6 +161,7 @@ class Trainer:
                 num_classes=num_classes,
             )
         self.position = Position()
+        self.caught: list[int] = []
         slow = slow_bf16("compute.precision", accelerator.device, "auto chooses what is fast")
         self.notes = [slow] if compute.precision == "bf16" and slow else []
         self.notes += [said] if (said := data.train.order.said()) else []
@@ -172,27 +173,27 @@ class Trainer:
         done = position.epoch * num_batches + position.batch
         with (
             Reporter(self.run_folder.path, config.epochs, num_batches, done, quiet=not main) as reporter,
-            caught_signals() as caught,
+            caught_signals() as self.caught,
         ):
             for note in self.notes:
                 reporter.say(note)
             try:
                 if config.weights is not None and done == 0:
-                    self.evaluate_start(reporter, caught)
+                    self.evaluate_start(reporter)
                 while position.epoch < config.epochs:
-                    self.train_epoch(reporter, caught)
-                    self.end_epoch(reporter, self.evaluate_epoch(caught))
-                    if self.team.agree(bool(caught)) and position.epoch < config.epochs:
-                        self.interrupt(caught)
+                    self.train_epoch(reporter)
+                    self.end_epoch(reporter, self.evaluate_epoch())
+                    if self.team.agree(bool(self.caught)) and position.epoch < config.epochs:
+                        self.interrupt()
             except SenetError as error:
                 self.team.fail(error)
                 raise
 
-    def evaluate_start(self, reporter: Reporter, caught: list[int]) -> None:
+    def evaluate_start(self, reporter: Reporter) -> None:
         """Save and evaluate the weights that the run starts from, so that it needs them no more."""
         if self.accelerator.is_main_process:
             self.save({}, best=False)
-        result = self.evaluate(caught)
+        result = self.evaluate()
         row = {"epoch": 0, "step": 0, "loss": result.loss, "top1": result.top1, "top5": result.top5}
         if self.accelerator.is_main_process:
             self.run_folder.append_metrics(row)
@@ -209,7 +210,7 @@ class Trainer:
             self.save(row, best=is_best)
         reporter.end_epoch(row)
 
-    def train_epoch(self, reporter: Reporter, caught: list[int]) -> None:
+    def train_epoch(self, reporter: Reporter) -> None:
         """Train from the position to the end of its epoch."""
         position, accumulate, every = self.position, self.config.compute.accumulate, self.config.checkpoint_every
         num_batches = len(self.data.train)
@@ -243,7 +244,7 @@ class Trainer:
             position.seconds += now - started
             num_images, started = 0, now
             reporter.advance(count, float(last_loss), rate)
-            stop = self.team.agree(bool(caught))
+            stop = self.team.agree(bool(self.caught))
             due = every is not None and done // every > previous // every
             if done == num_batches or stop or due:
                 self.check_weights(lr)
@@ -251,7 +252,7 @@ class Trainer:
                 if self.accelerator.is_main_process:
                     self.save({}, best=False)
                 if stop:
-                    self.interrupt(caught)
+                    self.interrupt()
 
     def backward(self, images: Tensor, labels: Tensor, window: int, update: bool) -> Tensor:
         """Add a batch's share of the gradient; with `update`, take the step. Returns the batch's loss."""
@@ -325,10 +326,10 @@ class Trainer:
                 if isinstance(module, _BatchNorm):
                     module.eval()
 
-    def evaluate_epoch(self, caught: list[int]) -> dict[str, float]:
+    def evaluate_epoch(self) -> dict[str, float]:
         """Evaluate what is kept, and return the epoch's line of metrics."""
         position, data = self.position, self.data
-        result = self.evaluate(caught)
+        result = self.evaluate()
         self.schedule.end_epoch(result.loss)
         loss_sum = torch.tensor(position.loss_sum, device=self.accelerator.device)
         train_loss = float(self.sum_over_processes(loss_sum)) / len(data.train) / self.accelerator.num_processes
@@ -344,7 +345,7 @@ class Trainer:
             "time_s": position.seconds,
         }
 
-    def evaluate(self, caught: list[int]) -> Evaluation:
+    def evaluate(self) -> Evaluation:
         """Evaluate what is kept: the running average of the weights if there is one."""
         kept = self.ema.module if self.ema else self.model
         if self.accelerator.num_processes > 1:  # each has seen other images: evaluate what the main process keeps
@@ -356,15 +357,15 @@ class Trainer:
             return self.sum_over_processes(totals)
 
         try:
-            return score(kept, self.evaluation_batches(caught), forward=partial(self.logits, kept), reduce=reduce)
+            return score(kept, self.evaluation_batches(), forward=partial(self.logits, kept), reduce=reduce)
         except SenetError as error:
             self.stop_for(error)
 
-    def evaluation_batches(self, caught: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the evaluation's batches; save at a signal, for the evaluation may take longer than it leaves us."""
         saved = not self.accelerator.is_main_process
         for images, labels in self.data.evaluation.batches(0):
-            if caught and not saved:
+            if self.caught and not saved:
                 self.save({}, best=False)
                 saved = True
             yield images.contiguous(memory_format=self.format), labels
@@ -418,10 +419,10 @@ class Trainer:
         self.team.wait()
         raise SenetError(f"{error} (the run {self.stand()})") from error
 
-    def interrupt(self, caught: list[int]) -> NoReturn:
+    def interrupt(self) -> NoReturn:
         """Stop for a signal that this process or another one caught, saying where the saved run stands."""
         self.team.wait()
-        raise TrainingInterrupted(caught[0] if caught else signal.SIGTERM, self.stand())
+        raise TrainingInterrupted(self.caught[0] if self.caught else signal.SIGTERM, self.stand())
 
     def stand(self) -> str:
         """Say where the run stopped and how it goes on."""
