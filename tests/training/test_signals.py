@@ -33,7 +33,7 @@ def command(images, output, *more):
     options = {
         "--data.dataset": images,
         "--output": output,
-        "--epochs": 40,
+        "--epochs": 20,
         "--batch-size": 4,
         "--model.name": "cifar_resnet20",
         "--model.in-channels": 3,
@@ -156,7 +156,7 @@ def test_an_image_that_cannot_be_read_leaves_a_saved_run(images, tmp_path, whole
     assert code == 2, everything
     assert f"{bad} cannot be read" in said
     assert "replace or remove it" in said
-    assert "stopped in epoch 1 of 40" in said
+    assert "stopped in epoch 1 of 20" in said
     assert ("after 3 of 3 batches" in said) == (split == "val")
     shutil.copy(images / split / "dog" / "1.png", bad)
     assert_goes_on(copy, run, whole)

@@ -132,10 +132,12 @@ class Keys:
             yield [(self.epoch, int(index)) for index in indices]
 
 
-def ignore_signals(worker: int) -> None:
-    """Leave it to the main process what a signal to all processes means: it saves, and ends its workers as it ends."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def ignore_ctrl_c(worker: int) -> None:
+    """Leave it to the main process what Ctrl-C means: it saves, and ends its workers as it ends.
+
+    SIGTERM must end a worker, for that is how its main process ends it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
@@ -185,7 +187,7 @@ class StreamingLoader:
             collate_fn=partial(collate, shape=(preprocessing.in_channels, size, size)),
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
-            worker_init_fn=ignore_signals,
+            worker_init_fn=ignore_ctrl_c,
             generator=torch.Generator(),  # or else each pass draws from the global one
             pin_memory=device.type == "cuda",
         )

@@ -162,7 +162,7 @@ class Trainer:
             )
         self.position = Position()
         self.caught: list[int] = []
-        slow = slow_bf16("compute.precision", accelerator.device, "auto chooses what is fast")
+        slow = slow_bf16("compute.precision bf16", accelerator.device, "auto chooses what is fast")
         self.notes = [slow] if compute.precision == "bf16" and slow else []
         self.notes += [said] if (said := data.train.order.said()) else []
 
@@ -227,6 +227,7 @@ class Trainer:
                 self.team.agree()
             except SenetError as error:
                 self.read_losses(losses, first, lr)
+                self.check_weights(lr)
                 self.stop_for(error)
             lr = self.schedule.set_lr(position.epoch + first / num_batches)
             for batch, (images, labels) in enumerate(window, first):
@@ -412,11 +413,15 @@ class Trainer:
             self.run_folder.keep_metrics(self.position.epoch if self.position.step else -1)
 
     def stop_for(self, error: SenetError) -> NoReturn:
-        """Save and stop, because images cannot be read in this process or in another one."""
+        """Save and stop, because images cannot be read in this process or in another one.
+
+        The reason may be a signal to all processes, of which those that read images have died.
+        """
         self.team.fail(error)
         if self.accelerator.is_main_process:
             self.save({}, best=False)
-        self.team.wait()
+        if self.team.agree(bool(self.caught)):
+            self.interrupt()
         raise SenetError(f"{error} (the run {self.stand()})") from error
 
     def interrupt(self) -> NoReturn:

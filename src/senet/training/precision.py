@@ -30,11 +30,9 @@ def choose_precision(config: TrainConfig, device: torch.device) -> TrainConfig:
     return replace(config, compute=replace(config.compute, precision=precision))
 
 
-def slow_bf16(option: str, device: torch.device, remedy: str) -> str:
+def slow_bf16(chosen: str, device: torch.device, remedy: str) -> str:
     """Return a sentence about a choice of bf16 that makes things slower on a device; empty if it does not."""
     if has_bf16(device):
         return ""
-    return (
-        f"{option} is bf16, which {'this processor' if device.type == 'cpu' else device.type} has no units for: "
-        f"it is emulated, several times slower than fp32; {remedy}"
-    )
+    where = "this processor" if device.type == "cpu" else f"this device ({device.type})"
+    return f"{chosen} is slow: {where} has no units for bf16 and emulates it, several times slower than fp32; {remedy}"
