@@ -234,3 +234,12 @@ def test_models_paper(capsys: pytest.CaptureFixture[str]) -> None:
     rows = json.loads(capsys.readouterr().out)
     assert {row["printed"]["name"] for row in rows} == {"se_resnet50"}
     assert_refused(capsys, ["models", "cifar_*", "--paper"], "gives no costs of networks that match 'cifar_*'")
+
+
+def test_evaluate_reads_its_options_before_it_downloads_a_network(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("senet.cli.training.load_model", lambda source: pytest.fail("downloaded"))
+    argv = ["evaluate", "timm/seresnet50.ra2_in1k", "--data.dataset", "digits"]
+    assert_refused(capsys, [*argv, "--crop-size", "320"], "unrecognized options: --crop-size")
+    assert_refused(capsys, [*argv, "--crop", "x"], "--crop")

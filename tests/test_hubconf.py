@@ -1,5 +1,8 @@
 """torch.hub finds our networks at the root of the repository."""
 
+import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from inspect import signature
 from pathlib import Path
@@ -79,3 +82,31 @@ def test_arguments_are_positional_as_in_create_model() -> None:
 def test_load_from_a_repository(repository: str) -> None:
     loaded = torch.hub.load(repository, NAME, num_classes=3, trust_repo=True)
     assert loaded.config == senet.create_model(NAME, num_classes=3).config
+
+
+LOADING = f"""
+import sys, torch
+torch.hub.load({ROOT!r}, {NAME!r}, source="local", weights="cifar10")
+for name in [name for name, module in sys.modules.items() if name.split(".")[0] == "senet"]:
+    print(sys.modules[name].__file__)
+print(*sys.modules)
+"""
+
+
+def test_dependencies_are_what_loading_weights_imports() -> None:
+    """torch.hub checks them before it runs anything; others would be a traceback in the middle."""
+    done = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, check=True)
+    *files, loaded = done.stdout.splitlines()
+    imported = set()
+    for node in (node for file in files for node in ast.walk(ast.parse(Path(file).read_text()))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(str(node.module))
+    imported &= set(loaded.split())  # what a function imports only if it is called is not needed
+    others = {name for name in imported if name.split(".")[0] not in {*sys.stdlib_module_names, "senet"}}
+    hubconf = ast.parse((Path(ROOT) / "hubconf.py").read_text())
+    (stated,) = (n.value for n in hubconf.body if isinstance(n, ast.Assign) and n.targets[0].id == "dependencies")  # type: ignore[attr-defined]
+    dependencies = set(ast.literal_eval(stated))
+    assert "safetensors" in {name.split(".")[0] for name in others}
+    assert not {name for name in others if not any(f"{name}.".startswith(f"{known}.") for known in dependencies)}

@@ -39,9 +39,10 @@ def test_batches_of_both_splits(in_memory):
     assert isinstance(data.evaluation, kind)
     assert data.class_names == tuple("0123456789")
     train, evaluation = list(data.train.batches(0)), list(data.evaluation.batches(0))
-    assert [len(y) for _, y in train] == [100] * 14
+    assert sum(len(y) for _, y in train) == 1437
+    assert {len(y) for _, y in train} == {95, 96}
     assert [len(y) for _, y in evaluation] == [100, 100, 100, 60]
-    assert (len(data.train), len(data.evaluation)) == (14, 4)
+    assert (len(data.train), len(data.evaluation)) == (15, 4)
     assert all(x.shape == (len(y), 1, 8, 8) for x, y in train + evaluation)
 
 
@@ -79,12 +80,20 @@ def test_only_training_images_are_shuffled():
 
 
 def test_processes_share_the_images():
-    whole = load(batch_size=100)
-    shares = [load(batch_size=50, rank=rank, num_processes=2) for rank in (0, 1)]
+    whole = load(batch_size=60)  # 23 batches: those of two processes have as many images
+    shares = [load(batch_size=30, rank=rank, num_processes=2) for rank in (0, 1)]
     for name in ("train", "evaluation"):
         parts = zip(*(getattr(share, name).batches(1) for share in shares), strict=True)
         for (_, y), ((_, first), (_, second)) in zip(getattr(whole, name).batches(1), parts, strict=True):
             assert torch.equal(torch.stack([first, second], dim=1).flatten(), y)
+
+
+def test_too_few_images_for_the_processes(monkeypatch):
+    monkeypatch.setattr(loading, "open_split", lambda config, split: replace(open_once(config, split), size=3))
+    with pytest.raises(SenetError, match=r"digits \(train\) has 3 images, too few for 4 processes;"):
+        load(num_processes=4)
+    with pytest.raises(SenetError, match=r"too few for 2 processes with mixup"):
+        load(num_processes=2, even=True)
 
 
 def test_splits_with_other_classes(monkeypatch):

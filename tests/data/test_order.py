@@ -26,26 +26,75 @@ def test_without_shuffling_every_image_comes_once_and_in_order(num_images, batch
 
 
 @pytest.mark.parametrize(
-    ("num_images", "batch_size", "expected"), [(10, 3, [3, 3, 3]), (9, 3, [3, 3, 3]), (2, 3, [2]), (3, 3, [3])]
+    ("num_images", "batch_size", "even", "expected"),
+    [
+        (214, 128, False, [107, 107]),
+        (129, 128, False, [64, 65]),  # not one of a single image, which BatchNorm could not train on
+        (10, 3, False, [2, 3, 2, 3]),
+        (9, 3, False, [3, 3, 3]),
+        (2, 3, False, [2]),
+        (1, 3, False, [1]),
+        (214, 128, True, [106, 108]),
+        (215, 128, True, [106, 108]),
+        (3, 8, True, [2]),
+        (62, 3, False, [3] * 20),  # of many batches an incomplete one is left out
+        (61, 3, True, [3] * 20),  # whose size is even in a configuration that asks for it
+    ],
 )
-def test_shuffling_drops_an_incomplete_last_batch_unless_it_is_the_only_one(num_images, batch_size, expected):
-    shuffled = order(num_images, batch_size, shuffle=True)
+def test_shuffled_images_are_divided_evenly_and_left_out_only_where_they_are_few(
+    num_images, batch_size, even, expected
+):
+    shuffled = order(num_images, batch_size, shuffle=True, even=even)
     batches = list(shuffled.batches(epoch=0))
     assert [len(batch) for batch in batches] == expected
     assert len(shuffled) == len(expected)
+    assert shuffled.num_used == sum(expected)
     chosen = np.concatenate(batches)
     assert len(np.unique(chosen)) == len(chosen)
     assert set(chosen) <= set(range(num_images))
 
 
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 8])
+@pytest.mark.parametrize("even", [False, True])
+def test_every_process_has_as_many_images_of_every_batch_and_few_are_left_out(num_processes, even):
+    step = num_processes * (2 if even else 1)
+    for num_images in range(1, 400, 7):
+        parts = [
+            order(num_images, 16, shuffle=True, even=even, rank=rank, num_processes=num_processes)
+            for rank in range(num_processes)
+        ]
+        assert len({len(part) for part in parts}) == 1
+        sizes = [[len(batch) for batch in part.batches(0)] for part in parts]
+        assert all(own == sizes[0] for own in sizes)
+        assert not even or all(size % 2 == 0 for size in sizes[0])
+        assert all(0 < size <= 16 for size in sizes[0])
+        left_out = num_images - sum(map(sum, sizes))
+        assert left_out == num_images - parts[0].num_used
+        assert left_out < step or left_out < num_images / 20
+
+
+@pytest.mark.parametrize(
+    ("num_images", "batch_size", "said"),
+    [
+        (214, 128, "214 images make batches of 107, not 128: 2 an epoch"),
+        (50_000, 128, "each epoch leaves out 80 of 50,000 images, others every time"),
+        (256, 128, ""),
+    ],
+)
+def test_what_differs_from_the_batch_size_is_said(num_images, batch_size, said):
+    assert order(num_images, batch_size, shuffle=True).said() == said
+
+
 def test_over_the_epochs_every_image_is_left_out_at_times():
-    shuffled = order(10, 3, shuffle=True)
-    left_out = {int(np.setdiff1d(np.arange(10), np.concatenate(list(shuffled.batches(e))))[0]) for e in range(100)}
-    assert left_out == set(range(10))
+    shuffled = order(61, 3, shuffle=True)
+    left_out = {int(np.setdiff1d(np.arange(61), np.concatenate(list(shuffled.batches(e))))[0]) for e in range(600)}
+    assert left_out == set(range(61))
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize(("num_images", "batch_size", "num_processes"), [(24, 4, 3), (25, 4, 3), (5, 4, 3), (1, 2, 3)])
+@pytest.mark.parametrize(
+    ("num_images", "batch_size", "num_processes"), [(24, 4, 3), (27, 4, 3), (6, 4, 3), (245, 4, 3)]
+)
 def test_ranks_partition_each_global_batch(shuffle, num_images, batch_size, num_processes):
     whole = order(num_images, batch_size * num_processes, shuffle, seed=7)
     parts = [

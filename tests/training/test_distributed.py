@@ -4,10 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 
+from senet.data.order import BatchOrder
 from senet.files import read_jsonl
 
 NUM_EVAL = 37  # two batches of 32 in all; of the last, one process gets 3 images and the other 2
@@ -112,3 +117,74 @@ def test_two_processes_train_one_network_stop_together_and_go_on(tmp_path: Path)
     states = [torch.load(run / "last" / "training_state.pt") for run in (parts, whole)]
     for part in ("model", "ema"):
         assert_same_tensors(*(state[part] for state in states))
+
+
+def images_of_two_classes(folder):
+    """Eight small pictures to train on, four to evaluate on."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for name in ("cat", "dog"):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+
+
+def torchrun(*argv):
+    """Run a command of senet's in two processes; return what torchrun and they print, and how long it took."""
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "senet", *map(str, argv)]
+    started = time.monotonic()
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=180, env=env)
+    return done, time.monotonic() - started
+
+
+def on_disk(images, run):
+    words = ["train", "digits", "--data.dataset", images, "--output", run, "--epochs", 2, "--batch-size", 2]
+    words += ["--model.name", "cifar_resnet20", "--model.in-channels", 3, "--data.augmentation.padding", 0]
+    words += ["--data.preprocessing.mean", *"000", "--data.preprocessing.std", *"111", "--compute.cpu"]
+    return [*words, "--data.no-in-memory", "--data.num-workers", 1]
+
+
+def assert_one_sentence(done, *said):
+    assert done.returncode != 0
+    lines = done.stderr.splitlines()
+    sentences = [line for line in lines if line.startswith("senet: ")]
+    assert len(sentences) == 1, done.stderr
+    for part in said:
+        assert part in sentences[0]
+    assert "/senet/" not in "".join(line for line in lines if line.lstrip().startswith("File ")), done.stderr
+    assert "exitcode  : 2" in done.stderr or "exitcode: 2" in done.stderr
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_image_that_one_process_cannot_read_ends_both_with_one_sentence(tmp_path, split):
+    images, run = tmp_path / "images", tmp_path / "run"
+    images_of_two_classes(images)
+    assert 1 in next(BatchOrder(num_images=4, batch_size=2, shuffle=False, num_processes=2, rank=1).batches(0))
+    bad = images / split / "cat" / "1.png"  # of the images to evaluate on, in order, the second process has the second
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:40])
+    done, seconds = torchrun(*on_disk(images, run))
+    assert_one_sentence(done, f"{bad} cannot be read", f"saved in {run}")
+    assert seconds < 60
+    bad.write_bytes(whole)
+    done, _ = torchrun(*on_disk(images, run), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("epoch 2/2") == 1
+    assert done.stdout.count("The run is in") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--epochs", "0"], "epochs is 0"), (["--epochz", "1"], "unrecognized options"), ([], "cannot be read")],
+    ids=["value", "option", "image in memory"],
+)
+def test_a_mistake_that_all_processes_notice_is_told_once(tmp_path, options, said):
+    images = tmp_path / "images"
+    images_of_two_classes(images)
+    (images / "train" / "cat" / "0.png").write_bytes(b"nothing")
+    argv = [word for word in on_disk(images, tmp_path / "run") if word != "--data.no-in-memory"]
+    done, _ = torchrun(*argv, *options)
+    assert_one_sentence(done, said)
+    assert not (tmp_path / "run").exists()

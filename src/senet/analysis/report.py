@@ -346,7 +346,7 @@ def training_curves(metrics: Sequence[Mapping[str, float]]) -> dict[str, go.Figu
         figure = go.Figure()
         for i, (label, key) in enumerate(lines.items()):
             style = {"color": COLOURS[i]}
-            figure.add_scatter(x=epochs, y=[row[key] for row in metrics], name=label, mode="lines", line=style)
+            figure.add_scatter(x=epochs, y=[row.get(key) for row in metrics], name=label, mode="lines", line=style)
         figure.update_layout(title=title, xaxis_title="epoch", **LAYOUT)
         figures[name] = figure
     return figures

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from senet.cli.analysis import run_ablate, run_explain, run_prune, run_record
 from senet.cli.networks import run_convert, run_insert, run_models
 from senet.cli.parsing import summary
+from senet.cli.processes import first_speaks, first_to_fail, is_first
 from senet.cli.training import run_demo, run_evaluate, run_predict, run_train
 from senet.errors import SenetError
 
@@ -37,23 +38,39 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, 1 for a part left out, 2 for bad input, or 128 + a signal's number."""
+    """Run a command; the exit status is 0, 1 for a part left out, 2 for bad input, or 128 + a signal's number.
+
+    Of several processes that torchrun started, the first prints; when one fails, all end with the first one's sentence.
+    """
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in ("-h", "--help"):
-        print(usage())
-        return 0
+    stderr = sys.stderr
     try:
-        if not argv or argv[0] not in COMMANDS:
-            given = f"{argv[0]!r} is no command" if argv else "the command is missing"
-            raise SenetError(f"{given}; expected {', '.join(COMMANDS)}")
-        COMMANDS[argv[0]](argv[1:])
+        with first_speaks():
+            run_command(argv)
     except SenetError as error:
-        print(f"senet: {error}", file=sys.stderr)
+        if first_to_fail():
+            print(f"senet: {error}", file=stderr)
         return 2
     except KeyboardInterrupt:
-        print("senet: stopped", file=sys.stderr)
+        if is_first():
+            print("senet: stopped", file=stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 141
+    except Exception:
+        if first_to_fail():
+            raise
+        return 2  # another process has failed, and this one could not go on without it
     return 0
+
+
+def run_command(argv: Sequence[str]) -> None:
+    """Run the command that the first word names."""
+    if argv and argv[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if not argv or argv[0] not in COMMANDS:
+        given = f"{argv[0]!r} is no command" if argv else "the command is missing"
+        raise SenetError(f"{given}; expected {', '.join(COMMANDS)}")
+    COMMANDS[argv[0]](argv[1:])

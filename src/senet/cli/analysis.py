@@ -2,7 +2,6 @@
 
 import atexit
 import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from tyro.conf import Positional
 from senet.borrowing import default_device
 from senet.cli.networks import open_network
 from senet.cli.parsing import check_new, parse, print_report
+from senet.cli.processes import is_first, num_started
 from senet.data.config import DataConfig
 from senet.errors import SenetError
 from senet.evaluation import run_data
@@ -170,14 +170,14 @@ def recorded_now(
 
 def joined() -> bool:
     """Join the other processes that torchrun started, if it did; return whether this one speaks for all."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return True
-    from accelerate import PartialState
+    if num_started() > 1:
+        from accelerate import PartialState
 
-    from senet.training.loop import leave_process_group
+        from senet.training.processes import leave_process_group
 
-    atexit.register(leave_process_group)
-    return bool(PartialState(cpu=not torch.accelerator.is_available()).is_main_process)
+        atexit.register(leave_process_group)
+        PartialState(cpu=not torch.accelerator.is_available())
+    return is_first()
 
 
 def run_record(argv: Sequence[str]) -> None:

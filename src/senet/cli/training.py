@@ -2,10 +2,11 @@
 
 import inspect
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,9 +21,12 @@ from senet.data.views import Crops
 from senet.errors import SenetError
 from senet.evaluation import evaluate, run_data
 from senet.models.folder import PACKAGED_DEFAULT, load_model
+from senet.models.hub import is_hub_id
+from senet.models.registry import CARDS, model_card
 from senet.optimization import optimize
 from senet.optimization.inference import Backend, Precision
 from senet.training.config import TrainConfig
+from senet.training.precision import slow_bf16
 
 if TYPE_CHECKING:
     from senet.prediction import Prediction
@@ -128,12 +132,24 @@ def run_train(argv: Sequence[str]) -> None:
     default = described(output=tyro.MISSING, config=config)
     command = parse(described, argv[1:], f"senet train {argv[0]}", default)
     try:
-        folder = train(command.config, command.output, resume=command.resume)
+        folder = train(asked_in(command.config, argv), command.output, resume=command.resume)
     except TrainingInterrupted as interrupted:
         again = [word for word in argv if word != "--resume"]
         print(f"\nsenet: {interrupted}\n  senet train {shlex.join(again)} --resume", file=sys.stderr)
         raise SystemExit(128 + interrupted.signum) from None
     print(f"The run is in {folder}. Next:\n  senet evaluate {folder}\n  senet predict {folder} IMAGE ...")
+
+
+def asked_in(config: TrainConfig, argv: Sequence[str]) -> TrainConfig:
+    """Return the configuration with the options of a command line asked for, those that are the recipe's, too."""
+    words = (word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--"))
+    asked = {re.sub(r"\.no_(\w+)$", r".\1", word) for word in words}
+    suggested = {
+        name: value
+        for name, value in config.suggested.items()
+        if not any(name == option or name.startswith(f"{option}.") for option in asked)
+    }
+    return replace(config, suggested=suggested)
 
 
 def run_evaluate(argv: Sequence[str]) -> None:
@@ -144,9 +160,14 @@ def run_evaluate(argv: Sequence[str]) -> None:
         parse(EvaluateCommand, ["--help"], prog, unknown)
     if not argv or argv[0].startswith("-"):
         raise SenetError("RUN_OR_MODEL is missing; `senet evaluate --help` explains all arguments")
-    model: nn.Module = load_model(argv[0])
+    if not (Path(argv[0]).exists() or is_hub_id(argv[0])):
+        model_card(argv[0])  # a misspelt name is told before its missing data
     data = run_data(argv[0])
     command = parse(EvaluateCommand, argv[1:], prog, EvaluateCommand(data=data) if data else unknown)
+    model: nn.Module = load_model(argv[0])
+    slow = slow_bf16("--bf16", default_device(), "leave it out for speed")
+    if command.bf16 and slow:
+        print(f"senet: {slow}", file=sys.stderr)
     if command.optimize is not None:
         precision: Precision = "bf16" if command.bf16 else "fp32"
         model = optimize(model, for_="inference", backend=command.optimize, precision=precision)
@@ -171,8 +192,6 @@ def run_evaluate(argv: Sequence[str]) -> None:
 
 def run_predict(argv: Sequence[str]) -> None:
     """Say what is in pictures."""
-    from senet.models.hub import is_hub_id
-    from senet.models.registry import CARDS
     from senet.prediction import predict_each
 
     command = parse(PredictCommand, argv, "senet predict")

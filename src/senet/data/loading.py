@@ -18,6 +18,8 @@ from senet.errors import SenetError
 class Loader(Protocol):
     """Batches of normalised images on the device, by epoch and from any batch on."""
 
+    order: BatchOrder
+
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
         ...
@@ -46,6 +48,7 @@ def build_loader(
     seed: int = 0,
     rank: int = 0,
     num_processes: int = 1,
+    even: bool = False,
 ) -> Loader:
     """Build the loader of one split, in memory or from disk."""
     train = split == "train"
@@ -56,7 +59,13 @@ def build_loader(
         seed=seed,
         rank=rank,
         num_processes=num_processes,
+        even=even,
     )
+    if not len(order):
+        raise SenetError(
+            f"{images.source} has {len(images)} images, too few for {num_processes} processes"
+            f"{' with mixup or CutMix' if even else ''}; add images or start fewer processes"
+        )
     if config.in_memory:
         pixels, labels = decode(images, config.preprocessing)
         augmentation = config.augmentation if train else None
@@ -75,6 +84,7 @@ def load_data(
     seed: int = 0,
     rank: int = 0,
     num_processes: int = 1,
+    even: bool = False,
 ) -> Loaders:
     """Open both splits of a data set and build their loaders.
 
@@ -104,6 +114,7 @@ def load_data(
             seed=seed,
             rank=rank,
             num_processes=num_processes,
+            even=even and split == "train",
         )
 
     return Loaders(

@@ -1,6 +1,8 @@
 """Data that stays on disk: read and augmented an image at a time in worker processes, normalised on the device."""
 
 import random
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -130,6 +132,31 @@ class Keys:
             yield [(self.epoch, int(index)) for index in indices]
 
 
+def ignore_ctrl_c(worker: int) -> None:
+    """Leave it to the main process what Ctrl-C means: it saves, and ends its workers as it ends.
+
+    SIGTERM must end a worker, for that is how its main process ends it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def own_sigchld() -> Iterator[None]:
+    """Keep this process's handler of SIGCHLD.
+
+    A DataLoader sets one that raises an error when a worker dies, whatever the main process is doing, in the middle of
+    a step of the optimizer, too; without it the next batch that the worker owes raises the error.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+
+
 class StreamingLoader:
     """Batches read from disk by workers, collated and normalised by timm's loader.
 
@@ -151,6 +178,7 @@ class StreamingLoader:
         device: torch.device,
         num_workers: int,
     ) -> None:
+        self.order = order
         self.keys = Keys(order)
         size = preprocessing.image_size
         loader = DataLoader(
@@ -159,6 +187,7 @@ class StreamingLoader:
             collate_fn=partial(collate, shape=(preprocessing.in_channels, size, size)),
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
+            worker_init_fn=ignore_ctrl_c,
             generator=torch.Generator(),  # or else each pass draws from the global one
             pin_memory=device.type == "cuda",
         )
@@ -171,18 +200,34 @@ class StreamingLoader:
         )
 
     def __len__(self) -> int:
-        return len(self.keys.order)
+        return len(self.order)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images (N, C, H, W) float32, labels (N,)) of `epoch` from batch `start` on.
 
         Raises:
-            SenetError: an image that cannot be read.
+            SenetError: an image that cannot be read, or a worker that died.
         """
         self.keys.epoch, self.keys.start = epoch, start
-        if not len(self.keys):
-            return
-        try:
-            yield from self.loader
-        except SenetError as error:  # a worker's error carries the worker's traceback in its text
-            raise SenetError(str(error).strip().splitlines()[-1].removeprefix("senet.errors.SenetError: ")) from error
+        batches = iter(self.loader) if len(self.keys) else iter(())
+        while True:
+            try:
+                with own_sigchld():
+                    batch = next(batches, None)
+            except SenetError as error:  # a worker's error carries the worker's traceback in its text
+                raise SenetError(last_line(error).removeprefix("senet.errors.SenetError: ")) from error
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise SenetError(
+                    f"a process that reads images failed ({last_line(error)}), perhaps for lack of memory; "
+                    "lower data.num_workers or batch_size"
+                ) from error
+            if batch is None:
+                return
+            yield batch
+
+
+def last_line(error: Exception) -> str:
+    """Return the last line of an error's text, without its full stop."""
+    return str(error).strip().splitlines()[-1].rstrip(". ")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from senet.data.config import Augmentation, DataConfig
 from senet.models.cards import ModelConfig
 from senet.preprocessing import CIFAR, CIFAR100
-from senet.training.config import ComputeConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from senet.training.config import ComputeConfig, OptimizerConfig, ScheduleConfig, TrainConfig, recipe
 
 FLIP_AND_CROP = Augmentation(flip=True, padding=4)
 
@@ -15,6 +15,7 @@ def on_cifar100(config: TrainConfig) -> TrainConfig:
     return replace(config, data=replace(config.data, dataset="cifar100", preprocessing=CIFAR100))
 
 
+@recipe
 def cifar10() -> TrainConfig:
     """Train on CIFAR-10 as the residual networks' papers did: 64k steps of 128 images.
 
@@ -35,6 +36,7 @@ def cifar10() -> TrainConfig:
     )
 
 
+@recipe
 def cifar100() -> TrainConfig:
     """Train on CIFAR-100 with the hyper-parameters of `cifar10`.
 
@@ -45,6 +47,7 @@ def cifar100() -> TrainConfig:
     return on_cifar100(cifar10())
 
 
+@recipe
 def cifar10_wrn() -> TrainConfig:
     """Train Wide ResNets on CIFAR-10: learning rate 0.1, times 0.2 at epochs 60, 120 and 160 of 200.
 
@@ -66,6 +69,7 @@ def cifar10_wrn() -> TrainConfig:
     )
 
 
+@recipe
 def cifar100_wrn() -> TrainConfig:
     """Train Wide ResNets on CIFAR-100 with the hyper-parameters of `cifar10_wrn`.
 
@@ -76,6 +80,7 @@ def cifar100_wrn() -> TrainConfig:
     return on_cifar100(cifar10_wrn())
 
 
+@recipe
 def cifar10_shake() -> TrainConfig:
     """Train Shake-Shake 26 2x96d with Cutout of 16 pixels on CIFAR-10: half a cosine from 0.2 over 1800 epochs.
 
@@ -98,6 +103,7 @@ def cifar10_shake() -> TrainConfig:
     )
 
 
+@recipe
 def cifar100_shake() -> TrainConfig:
     """Train Shake-Even 29 2x4x64d with Cutout of 8 pixels on CIFAR-100: half a cosine from 0.025 over 1800 epochs.
 
@@ -117,10 +123,12 @@ def cifar100_shake() -> TrainConfig:
     )
 
 
+@recipe
 def cifar10_short() -> TrainConfig:
     """Train a small network on CIFAR-10 in an hour or two on two CPU cores.
 
-    One cycle of 40 epochs with Nesterov momentum, learning rate up to 0.2, weight decay 5e-4, bf16.
+    One cycle of 40 epochs with Nesterov momentum, learning rate up to 0.2, weight decay 5e-4, bf16 where the
+    hardware computes it.
 
     Parquet files of CIFAR-10 without names of the classes need --data.class-names airplane automobile ..., too.
 
@@ -132,7 +140,7 @@ def cifar10_short() -> TrainConfig:
         data=DataConfig(dataset="cifar10", preprocessing=CIFAR, augmentation=FLIP_AND_CROP),
         optimizer=OptimizerConfig(lr=0.2, nesterov=True, weight_decay=5e-4),
         schedule=ScheduleConfig(name="one_cycle"),
-        compute=ComputeConfig(precision="bf16"),
+        compute=ComputeConfig(precision="auto"),
         epochs=40,
         batch_size=128,
     )

@@ -3,11 +3,12 @@
 from senet.data.config import Augmentation, DataConfig
 from senet.models.cards import ModelConfig
 from senet.preprocessing import Preprocessing
-from senet.training.config import OptimizerConfig, ScheduleConfig, TrainConfig
+from senet.training.config import OptimizerConfig, ScheduleConfig, TrainConfig, recipe
 
 DIGITS = Preprocessing(image_size=8, resize=8, mean=(0.3053,), std=(0.3765,))
 
 
+@recipe
 def digits() -> TrainConfig:
     """Train on 1437 greyscale images of 8x8, evaluate on 360; nothing is downloaded.
 

@@ -12,11 +12,13 @@ from senet.training.config import (
     RegularisationConfig,
     ScheduleConfig,
     TrainConfig,
+    recipe,
 )
 
 FIT_224 = Augmentation(flip=True, crop_scale=(0.08, 1.0))
 
 
+@recipe
 def imagenet() -> TrainConfig:
     """Train as in section 5.1: batch 1024, learning rate 0.6 divided by 10 every 30 epochs, 100 epochs.
 
@@ -34,12 +36,13 @@ def imagenet() -> TrainConfig:
         ),
         optimizer=OptimizerConfig(lr=0.6, weight_decay=1e-4),
         schedule=ScheduleConfig(name="step", milestones=(30, 60, 90)),
-        compute=ComputeConfig(precision="bf16"),
+        compute=ComputeConfig(precision="auto"),
         epochs=100,
         batch_size=128,
     )
 
 
+@recipe
 def imagenet_release() -> TrainConfig:
     """Train as the authors' release: batch 256, learning rate 0.1, rotation of 10 degrees, pixel shift of 20.
 
@@ -60,6 +63,7 @@ def imagenet_release() -> TrainConfig:
     )
 
 
+@recipe
 def imagenet_inception_resnet() -> TrainConfig:
     """Train Inception-ResNet-v2 as in section 5.1, on crops of 299; evaluation crops 299 from 352.
 
@@ -77,6 +81,7 @@ def imagenet_inception_resnet() -> TrainConfig:
     )
 
 
+@recipe
 def imagenet_mobile() -> TrainConfig:
     """Train mobile networks: batch 256, learning rate 0.1, divided by 10 on plateaus, 400 epochs.
 
@@ -101,6 +106,7 @@ def imagenet_mobile() -> TrainConfig:
     )
 
 
+@recipe
 def imagenet_ablation() -> TrainConfig:
     """Train as the ablations of section 6: no FC biases, label smoothing, 270 epochs with steps at 125, 200 and 250.
 
@@ -125,6 +131,7 @@ def imagenet_ablation() -> TrainConfig:
     )
 
 
+@recipe
 def imagenet_senet154() -> TrainConfig:
     """Train SENet-154 as in the appendix: batch 2048, learning rate 1.0, label smoothing, BatchNorm frozen at the end.
 
@@ -146,6 +153,7 @@ def imagenet_senet154() -> TrainConfig:
     )
 
 
+@recipe
 def imagenet_senet154_320() -> TrainConfig:
     """Train SENet-154 on crops of 320, otherwise as `imagenet_senet154`.
 

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 from senet.models.cards import ModelConfig
 from senet.recipes.imagenet import imagenet
-from senet.training.config import TrainConfig
+from senet.training.config import TrainConfig, recipe
 
 
+@recipe
 def places365() -> TrainConfig:
     """Train ResNet-152 on scenes of 365 categories, with the hyper-parameters of section 5.1.
 

@@ -1,7 +1,11 @@
 """Everything that determines a run."""
 
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import wraps
+from typing import Annotated, Any, Literal, get_args
+
+from tyro.conf import Fixed, Suppress
 
 from senet.block import check_choice
 from senet.data.config import DataConfig
@@ -9,7 +13,7 @@ from senet.errors import SenetError
 from senet.models.cards import ModelConfig
 
 ScheduleName = Literal["step", "cosine", "one_cycle", "plateau"]
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 def check_ranges(config: object, section: str, ranges: dict[str, tuple[float, float]]) -> None:
@@ -134,7 +138,8 @@ class ComputeConfig:
     """How the arithmetic is done; on the same device it changes speed and rounding alone.
 
     Args:
-        precision: of the forward and backward passes; "fp16" needs a GPU.
+        precision: of the forward and backward passes; "auto" is bf16 where the hardware computes it, else fp32; "fp16"
+            needs a GPU.
         channels_last: memory format of images and weights.
         compile: compile the network with torch.compile.
         fused: run BatchNorm, SE, sum and ReLU as one operator (`senet.ops`); None for on GPUs alone. On the CPU, too,
@@ -155,12 +160,32 @@ class ComputeConfig:
         check_ranges(self, "compute.", {"accumulate": (1, 1e6)})
 
 
+def settings(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield the values of a configuration, or of a part of one, with their dotted names."""
+    if is_dataclass(value):
+        for part in fields(value):
+            yield from settings(getattr(value, part.name), f"{name}.{part.name}")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from settings(item, f"{name}.{key}")
+    else:
+        yield name, value
+
+
+def class_defaults() -> dict[str, Any]:
+    """Return what `suggested` is for a configuration that no recipe made: the defaults of the classes."""
+    return dict(settings(ModelConfig(name=""), "model")) | dict(settings(DEFAULT_PREPROCESSING, "data.preprocessing"))
+
+
+DEFAULT_PREPROCESSING = DataConfig().preprocessing
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A whole run: given the same machine, it ends with the same weights.
 
     Args:
-        model: the network; with `weights` that say what they are of, it is theirs.
+        model: the network; see `weights`.
         data: what it learns from.
         optimizer: how it moves.
         schedule: how fast.
@@ -170,8 +195,12 @@ class TrainConfig:
         batch_size: images of a batch in one process, before accumulation.
         seed: of everything random.
         checkpoint_every: batches between saves within an epoch; None saves after each epoch. Interrupting always saves.
-        weights: what to start from: a tag of the package, a run or model folder, a file or a hub id; a classifier of
-            other classes starts anew. None starts at random.
+        weights: what to start from: a tag of the package, a run or model folder, a file or a hub id. The network and
+            its preprocessing are then those of the weights, except for what you set otherwise than the recipe: that is
+            applied where the weights can be adapted (classes, channels, dropout, image size ...), and refused where it
+            contradicts them. A classifier for other classes starts at random. None starts everything at random.
+        suggested: values of `model` and `data.preprocessing`, by dotted name, that nobody asked for: the recipe's, or
+            the defaults of the classes. Weights that say otherwise replace these and no others.
     """
 
     model: ModelConfig
@@ -185,6 +214,9 @@ class TrainConfig:
     seed: int = 0
     checkpoint_every: int | None = None
     weights: str | None = None
+    suggested: Annotated[Mapping[str, Any], Suppress, Fixed] = field(
+        default_factory=class_defaults, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self, "", {"epochs": (1, 1e6), "batch_size": (1, 1e6), "seed": (0, 2**63 - 1)})
@@ -192,13 +224,41 @@ class TrainConfig:
             raise SenetError(f"checkpoint_every is {self.checkpoint_every}; expected at least 1")
         if self.batch_size % 2 and (self.regularisation.mixup or self.regularisation.cutmix):
             raise SenetError(f"batch_size is {self.batch_size}; mixup and CutMix pair images and need an even number")
-        if self.model.in_channels != self.data.preprocessing.in_channels:
-            raise SenetError(
-                f"model.in_channels is {self.model.in_channels}, but data.preprocessing gives "
-                f"{self.data.preprocessing.in_channels} channels"
-            )
+        if self.weights is None:  # else the weights have a say
+            self.check_channels()
         if self.regularisation.freeze_bn_epochs > self.epochs:
             raise SenetError(
                 f"regularisation.freeze_bn_epochs is {self.regularisation.freeze_bn_epochs}; "
                 f"expected at most the {self.epochs} epochs of the run"
             )
+
+    def check_channels(self) -> None:
+        """Raise a SenetError if the network and the preprocessing differ in their numbers of channels."""
+        if self.model.in_channels != self.data.preprocessing.in_channels:
+            raise SenetError(
+                f"model.in_channels is {self.model.in_channels}, but data.preprocessing gives "
+                f"{self.data.preprocessing.in_channels} channels; set data.preprocessing.mean and std for as many"
+            )
+
+    def asked(self) -> dict[str, Any]:
+        """Return the values of `model` and `data.preprocessing` that somebody asked for, by dotted name."""
+        found, suggested = brought_by(self), dict(self.suggested)
+        if self.data.preprocessing == DEFAULT_PREPROCESSING:  # left out in a `DataConfig` of the caller's
+            suggested |= {name: value for name, value in found.items() if name in suggested and "preprocessing" in name}
+        return {name: value for name, value in found.items() if name not in suggested or suggested[name] != value}
+
+
+def brought_by(config: TrainConfig) -> dict[str, Any]:
+    """Return the values of `model` and `data.preprocessing` by dotted name."""
+    return dict(settings(config.model, "model")) | dict(settings(config.data.preprocessing, "data.preprocessing"))
+
+
+def recipe(function: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
+    """Mark a recipe: its network and preprocessing are suggestions, see `TrainConfig.suggested`."""
+
+    @wraps(function)
+    def suggesting() -> TrainConfig:
+        config = function()
+        return replace(config, suggested=brought_by(config))
+
+    return suggesting

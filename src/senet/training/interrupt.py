@@ -22,14 +22,17 @@ class TrainingInterrupted(Exception):  # noqa: N818  # named for what happened
 
 @contextmanager
 def caught_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying of them; a second one acts as usual."""
+    """Collect SIGINT and SIGTERM in a list instead of dying of them.
+
+    A second Ctrl-C acts as usual. A second SIGTERM does not: `timeout` sends two, and so do batch systems that signal
+    every process besides torchrun, which passes its own on.
+    """
     caught: list[int] = []
     previous: dict[int, Any] = {}
 
     def catch(signum: int, frame: FrameType | None) -> None:
         caught.append(signum)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGINT, previous[signal.SIGINT])
 
     try:
         for number in map(int, (signal.SIGINT, signal.SIGTERM)):

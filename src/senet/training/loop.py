@@ -1,23 +1,21 @@
 """The training loop."""
 
-import atexit
 import math
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 from timm.data import Mixup
 from timm.utils import ModelEmaV3
@@ -27,22 +25,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from senet.data.loading import Loaders, load_data
 from senet.data.order import seed_of
 from senet.errors import SenetError
-from senet.evaluation import score
+from senet.evaluation import Evaluation, score
 from senet.fused import set_fused
-from senet.models.cards import ModelConfig
-from senet.models.checkpoints import Checkpoint
-from senet.models.folder import find_weights
-from senet.models.network import Network
 from senet.models.registry import build
-from senet.models.weights import create_from_weights
-from senet.training.config import ComputeConfig, TrainConfig
+from senet.training.config import TrainConfig
 from senet.training.interrupt import TrainingInterrupted, caught_signals
+from senet.training.precision import choose_precision, slow_bf16
+from senet.training.processes import Team, build_accelerator
 from senet.training.progress import Reporter
 from senet.training.run import RunFolder
 from senet.training.schedule import Schedule, build_optimizer
+from senet.training.warm_start import WarmStart, start_from_weights
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 STATE_KEYS = frozenset({"model", "ema", "optimizer", "schedule", "scaler", "position", "num_processes"})
+ONE_VALUE = "more than 1 value per channel"
+"""In what PyTorch says of it."""
 STEP_STREAM = 1
 """Keeps the random numbers of the steps apart from those of the data loaders, which share seed, epoch and batch."""
 
@@ -67,30 +65,6 @@ def seed_everything(*parts: int) -> None:
     torch.manual_seed(seed)
 
 
-def in_process_group() -> bool:
-    """Whether this process trains with others."""
-    return dist.is_available() and dist.is_initialized()
-
-
-def leave_process_group() -> None:
-    """Part from the other processes; else threads that still listen to them may abort this one as it exits."""
-    if in_process_group():
-        dist.destroy_process_group()
-
-
-def build_accelerator(compute: ComputeConfig) -> Accelerator:
-    """Find the devices and, under torchrun or `accelerate launch`, the other processes."""
-    AcceleratorState._reset_state()  # a process may train several times, on different devices
-    found = in_process_group()
-    cpu = compute.cpu or not torch.accelerator.is_available()  # Accelerate joins processes on the CPU only if told
-    accelerator = Accelerator(cpu=cpu)
-    if in_process_group() and not found:
-        atexit.register(leave_process_group)
-    if compute.precision == "fp16" and accelerator.device.type == "cpu":
-        raise SenetError("compute.precision is 'fp16', which needs a GPU; use bf16 or fp32 on the CPU")
-    return accelerator
-
-
 def train(config: TrainConfig, output: str | Path, *, resume: bool = False) -> Path:
     """Train a network.
 
@@ -107,15 +81,16 @@ def train(config: TrainConfig, output: str | Path, *, resume: bool = False) -> P
         SenetError: bad settings or data, or a loss that is not finite.
         TrainingInterrupted: SIGINT or SIGTERM arrived; the state is saved.
     """
-    checkpoint = None if config.weights is None else find_weights(config.model.name, config.weights)
-    if checkpoint is not None and checkpoint.config is not None:
-        config = replace(config, model=replace(checkpoint.config, num_classes=None))
     accelerator = build_accelerator(config.compute)
     run = RunFolder(output)
+    start = None
     if resume:
-        run.check_same_config(config)
+        config = run.check_same_config(config)
     else:
         run.check_free()
+    if config.weights is not None and not run.state_file.exists():
+        config, start = start_from_weights(config)
+    asked, config = config.compute.precision, choose_precision(config, accelerator.device)
     data = load_data(
         config.data,
         batch_size=config.batch_size,
@@ -123,22 +98,18 @@ def train(config: TrainConfig, output: str | Path, *, resume: bool = False) -> P
         seed=config.seed,
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
+        even=config.regularisation.mixup > 0 or config.regularisation.cutmix > 0,
     )
-    trainer = Trainer(config, run, accelerator, data, checkpoint)
+    trainer = Trainer(config, run, accelerator, data, start)
+    if asked == "auto":
+        trainer.notes.append(f"compute.precision is auto, which is {config.compute.precision} here")
     if resume:
         trainer.restore()
     elif accelerator.is_main_process:
-        run.start(config)
+        run.start(trainer.config)
     accelerator.wait_for_everyone()
     trainer.run_epochs()
     return run.path
-
-
-def start_model(config: ModelConfig, checkpoint: Checkpoint | None) -> Network:
-    """Build the network of a run, at random or with the weights that it starts from."""
-    if checkpoint is None:
-        return build(config)
-    return create_from_weights(config, checkpoint, se=None, convert_input=config.in_channels != 3)
 
 
 class Trainer:
@@ -149,7 +120,7 @@ class Trainer:
         run: its folder.
         accelerator: devices and processes.
         data: its loaders.
-        checkpoint: the weights that it starts from; None for random ones.
+        start: the weights that it starts from; None for random ones, or those of the run that goes on.
     """
 
     def __init__(
@@ -158,16 +129,19 @@ class Trainer:
         run: RunFolder,
         accelerator: Accelerator,
         data: Loaders,
-        checkpoint: Checkpoint | None = None,
+        start: WarmStart | None = None,
     ) -> None:
         num_classes = len(data.class_names)
         if config.model.num_classes not in (None, num_classes):
             raise SenetError(f"model.num_classes is {config.model.num_classes}, but the data has {num_classes} classes")
-        self.config, self.run_folder, self.accelerator, self.data = config, run, accelerator, data
+        self.run_folder, self.accelerator, self.data = run, accelerator, data
+        self.team = Team(accelerator.num_processes)
         compute, regularisation = config.compute, config.regularisation
         self.format = torch.channels_last if compute.channels_last else torch.contiguous_format
         seed_everything(config.seed)
-        model = start_model(replace(config.model, num_classes=num_classes), checkpoint)
+        model_config = replace(config.model, num_classes=num_classes)
+        model = build(model_config) if start is None else start.build(model_config)
+        self.config = config if start is None else replace(config, model=model.config)
         model.preprocessing = config.data.preprocessing
         model.class_names = data.class_names
         set_fused(model, compute.fused)
@@ -187,6 +161,10 @@ class Trainer:
                 num_classes=num_classes,
             )
         self.position = Position()
+        self.caught: list[int] = []
+        slow = slow_bf16("compute.precision bf16", accelerator.device, "auto chooses what is fast")
+        self.notes = [slow] if compute.precision == "bf16" and slow else []
+        self.notes += [said] if (said := data.train.order.said()) else []
 
     def run_epochs(self) -> None:
         """Train and evaluate every epoch that is left."""
@@ -195,63 +173,87 @@ class Trainer:
         done = position.epoch * num_batches + position.batch
         with (
             Reporter(self.run_folder.path, config.epochs, num_batches, done, quiet=not main) as reporter,
-            caught_signals() as caught,
+            caught_signals() as self.caught,
         ):
-            while position.epoch < config.epochs:
-                self.train_epoch(reporter, caught)
-                row = self.evaluate_epoch()
-                position.epoch, position.batch, position.loss_sum, position.seconds = (
-                    position.epoch + 1,
-                    0,
-                    0.0,
-                    0.0,
-                )
-                is_best = row["top1"] > position.best_top1
-                position.best_top1 = max(row["top1"], position.best_top1)
-                if main:
-                    self.run_folder.append_metrics(row)
-                    self.save(row, best=is_best)
-                reporter.end_epoch(row)
-                if self.any_process(bool(caught)) and position.epoch < config.epochs:
-                    self.interrupt(caught)
+            for note in self.notes:
+                reporter.say(note)
+            try:
+                if config.weights is not None and done == 0:
+                    self.evaluate_start(reporter)
+                while position.epoch < config.epochs:
+                    self.train_epoch(reporter)
+                    self.end_epoch(reporter, self.evaluate_epoch())
+                    if self.team.agree(bool(self.caught)) and position.epoch < config.epochs:
+                        self.interrupt()
+            except SenetError as error:
+                self.team.fail(error)
+                raise
 
-    def train_epoch(self, reporter: Reporter, caught: list[int]) -> None:
+    def evaluate_start(self, reporter: Reporter) -> None:
+        """Save and evaluate the weights that the run starts from, so that it needs them no more."""
+        if self.accelerator.is_main_process:
+            self.save({}, best=False)
+        result = self.evaluate()
+        row = {"epoch": 0, "step": 0, "loss": result.loss, "top1": result.top1, "top5": result.top5}
+        if self.accelerator.is_main_process:
+            self.run_folder.append_metrics(row)
+        reporter.start(row, f"{self.config.model.name} from {self.config.weights}", self.config.data.preprocessing)
+
+    def end_epoch(self, reporter: Reporter, row: dict[str, float]) -> None:
+        """Go on to the next epoch, and save."""
+        position = self.position
+        position.epoch, position.batch, position.loss_sum, position.seconds = position.epoch + 1, 0, 0.0, 0.0
+        is_best = row["top1"] > position.best_top1
+        position.best_top1 = max(row["top1"], position.best_top1)
+        if self.accelerator.is_main_process:
+            self.run_folder.append_metrics(row)
+            self.save(row, best=is_best)
+        reporter.end_epoch(row)
+
+    def train_epoch(self, reporter: Reporter) -> None:
         """Train from the position to the end of its epoch."""
-        position, data, accumulate = self.position, self.data.train, self.config.compute.accumulate
-        num_batches = len(data)
+        position, accumulate, every = self.position, self.config.compute.accumulate, self.config.checkpoint_every
+        num_batches = len(self.data.train)
         self.set_train_mode()
         self.optimizer.zero_grad(set_to_none=True)
         # Reading a loss waits for the GPU, which then starves; on the CPU it costs nothing.
         read_every = accumulate if self.accelerator.device.type == "cpu" else 20 * accumulate
         losses: list[Tensor] = []
-        started = time.perf_counter()
-        for batch, (images, labels) in enumerate(data.batches(position.epoch, position.batch), position.batch):
-            seed_everything(self.config.seed, position.epoch, batch, self.accelerator.process_index, STEP_STREAM)
-            window_end = min(num_batches, (batch // accumulate + 1) * accumulate)
-            window = window_end - batch // accumulate * accumulate
-            lr = self.schedule.set_lr(position.epoch + batch // accumulate * accumulate / num_batches)
-            losses.append(self.backward(images, labels, window, update=batch + 1 == window_end))
-            if batch + 1 == window_end:
-                position.step += 1
-            if (batch + 1) % read_every and batch + 1 < num_batches:
-                continue
-            self.read_losses(losses, batch, lr)
-            now = time.perf_counter()
-            rate = len(losses) * len(images) * self.accelerator.num_processes / (now - started)
-            position.seconds += now - started
-            previous, position.batch, started = position.batch, batch + 1, now
-            reporter.advance(len(losses), float(losses[-1]), rate)
-            losses.clear()
-            every = self.config.checkpoint_every
-            stop = self.any_process(bool(caught))
-            due = every is not None and position.batch // every > previous // every
-            if position.batch == num_batches or stop or due:
+        num_images, started, lr = 0, time.perf_counter(), 0.0
+        batches = self.data.train.batches(position.epoch, position.batch)
+        for first in range(position.batch, num_batches, accumulate):
+            try:
+                window = list(islice(batches, accumulate))
+                self.team.agree()
+            except SenetError as error:
+                self.read_losses(losses, first, lr)
                 self.check_weights(lr)
-            if position.batch < num_batches and (stop or due):
+                self.stop_for(error)
+            lr = self.schedule.set_lr(position.epoch + first / num_batches)
+            for batch, (images, labels) in enumerate(window, first):
+                seed_everything(self.config.seed, position.epoch, batch, self.accelerator.process_index, STEP_STREAM)
+                losses.append(self.backward(images, labels, len(window), update=batch + 1 == first + len(window)))
+                num_images += len(images)
+            position.step += 1
+            done = first + len(window)
+            if done % read_every and done < num_batches:
+                continue
+            previous, last_loss, count = position.batch, losses[-1], len(losses)
+            self.read_losses(losses, done, lr)
+            now = time.perf_counter()
+            rate = num_images * self.accelerator.num_processes / (now - started)
+            position.seconds += now - started
+            num_images, started = 0, now
+            reporter.advance(count, float(last_loss), rate)
+            stop = self.team.agree(bool(self.caught))
+            due = every is not None and done // every > previous // every
+            if done == num_batches or stop or due:
+                self.check_weights(lr)
+            if done < num_batches and (stop or due):
                 if self.accelerator.is_main_process:
                     self.save({}, best=False)
                 if stop:
-                    self.interrupt(caught)
+                    self.interrupt()
 
     def backward(self, images: Tensor, labels: Tensor, window: int, update: bool) -> Tensor:
         """Add a batch's share of the gradient; with `update`, take the step. Returns the batch's loss."""
@@ -261,7 +263,8 @@ class Trainer:
             images, targets = self.mixup(images, labels)
             smoothing = 0.0  # Mixup has smoothed the targets
         with nullcontext() if update else self.accelerator.no_sync(self.wrapped):
-            loss = F.cross_entropy(self.logits(self.forward, images), targets, label_smoothing=smoothing)
+            logits = self.train_logits(images)
+            loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
             self.scaler.scale(loss / window).backward()
         if update:
             if self.config.optimizer.clip_norm is not None:
@@ -274,6 +277,18 @@ class Trainer:
                 self.ema.update(self.model)
         return loss.detach()
 
+    def train_logits(self, images: Tensor) -> Tensor:
+        """Call the network to train it; one image whose last map is one pixel leaves BatchNorm nothing to average."""
+        try:
+            return self.logits(self.forward, images)
+        except (ValueError, RuntimeError) as error:
+            if ONE_VALUE not in str(error):
+                raise
+            raise SenetError(
+                f"a batch of {len(images)} image whose feature maps shrink to one pixel gives BatchNorm nothing to "
+                "average; set batch_size to at least 2, or data.preprocessing.image_size to more pixels"
+            ) from error
+
     def logits(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """Call a network in the configured precision; float32 logits."""
         dtype = DTYPES[self.config.compute.precision]
@@ -281,12 +296,15 @@ class Trainer:
             logits = network(images)
         return logits.float()
 
-    def read_losses(self, losses: list[Tensor], batch: int, lr: float) -> None:
-        """Add the losses up to `batch` to the position's sum, or stop at the first that is not finite."""
-        for number, loss in enumerate(torch.stack(losses).tolist(), batch + 1 - len(losses)):
+    def read_losses(self, losses: list[Tensor], done: int, lr: float) -> None:
+        """Move the position to `done` batches, with their losses, or stop at the first that is not finite."""
+        values = torch.stack(losses).tolist() if losses else []
+        losses.clear()
+        for batch, loss in enumerate(values, done + 1 - len(values)):
             if not math.isfinite(loss):
-                self.stop_at(f"loss is {loss}", number + 1, lr)
+                self.stop_at(f"loss is {loss}", batch, lr)
             self.position.loss_sum += loss
+        self.position.batch = done
 
     def check_weights(self, lr: float) -> None:
         """Stop if the last step ruined the weights: their loss would tell in the next batch only, after a save."""
@@ -310,19 +328,12 @@ class Trainer:
                     module.eval()
 
     def evaluate_epoch(self) -> dict[str, float]:
-        """Evaluate what is kept, the running average if there is one, and return the epoch's line of metrics."""
+        """Evaluate what is kept, and return the epoch's line of metrics."""
         position, data = self.position, self.data
-        batches = ((x.contiguous(memory_format=self.format), y) for x, y in data.evaluation.batches(0))
-        kept = self.ema.module if self.ema else self.model
-        if self.accelerator.num_processes > 1:  # each has seen other images: evaluate what the main process keeps
-            for buffer in kept.buffers():
-                broadcast(buffer)
-        result = score(kept, batches, forward=partial(self.logits, kept), reduce=self.sum_over_processes)
+        result = self.evaluate()
         self.schedule.end_epoch(result.loss)
-        num_batches, num_processes = len(data.train), self.accelerator.num_processes
         loss_sum = torch.tensor(position.loss_sum, device=self.accelerator.device)
-        train_loss = float(self.sum_over_processes(loss_sum)) / num_batches / num_processes
-        images_seen = num_batches * self.config.batch_size * num_processes
+        train_loss = float(self.sum_over_processes(loss_sum)) / len(data.train) / self.accelerator.num_processes
         return {
             "epoch": position.epoch + 1,
             "step": position.step,
@@ -331,20 +342,39 @@ class Trainer:
             "loss": result.loss,
             "top1": result.top1,
             "top5": result.top5,
-            "images_per_s": images_seen / max(position.seconds, 1e-9),
+            "images_per_s": data.train.order.num_used / max(position.seconds, 1e-9),
             "time_s": position.seconds,
         }
+
+    def evaluate(self) -> Evaluation:
+        """Evaluate what is kept: the running average of the weights if there is one."""
+        kept = self.ema.module if self.ema else self.model
+        if self.accelerator.num_processes > 1:  # each has seen other images: evaluate what the main process keeps
+            for buffer in kept.buffers():
+                broadcast(buffer)
+
+        def reduce(totals: Tensor) -> Tensor:
+            self.team.agree()
+            return self.sum_over_processes(totals)
+
+        try:
+            return score(kept, self.evaluation_batches(), forward=partial(self.logits, kept), reduce=reduce)
+        except SenetError as error:
+            self.stop_for(error)
+
+    def evaluation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the evaluation's batches; save at a signal, for the evaluation may take longer than it leaves us."""
+        saved = not self.accelerator.is_main_process
+        for images, labels in self.data.evaluation.batches(0):
+            if self.caught and not saved:
+                self.save({}, best=False)
+                saved = True
+            yield images.contiguous(memory_format=self.format), labels
 
     def sum_over_processes(self, values: Tensor) -> Tensor:
         """Sum a tensor over all processes."""
         total: Tensor = self.accelerator.reduce(values, reduction="sum")
         return total
-
-    def any_process(self, flag: bool) -> bool:
-        """Tell whether the flag is set in any process."""
-        if self.accelerator.num_processes == 1:
-            return flag
-        return bool(self.sum_over_processes(torch.tensor(float(flag), device=self.accelerator.device)) > 0)
 
     def save(self, metrics: dict[str, float], *, best: bool) -> None:
         """Write last/, and best/ if it is the best."""
@@ -365,7 +395,7 @@ class Trainer:
         state = self.run_folder.load_state(STATE_KEYS)
         if state is None:
             if self.accelerator.is_main_process:
-                self.run_folder.keep_metrics(0)
+                self.run_folder.keep_metrics(-1)
             return
         if state["num_processes"] != self.accelerator.num_processes:
             raise SenetError(
@@ -380,13 +410,28 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.position = Position(**state["position"])
         if self.accelerator.is_main_process:
-            self.run_folder.keep_metrics(self.position.epoch)
+            self.run_folder.keep_metrics(self.position.epoch if self.position.step else -1)
 
-    def interrupt(self, caught: list[int]) -> NoReturn:
-        """Stop for a signal that this process or another one caught, saying where the run stands."""
-        position = self.position
-        raise TrainingInterrupted(
-            caught[0] if caught else signal.SIGTERM,
-            f"stopped in epoch {position.epoch + 1} of {self.config.epochs}, after {position.batch} of "
-            f"{len(self.data.train)} batches; saved in {self.run_folder.path}: repeat with --resume to go on",
+    def stop_for(self, error: SenetError) -> NoReturn:
+        """Save and stop, because images cannot be read in this process or in another one.
+
+        The reason may be a signal to all processes, of which those that read images have died.
+        """
+        self.team.fail(error)
+        if self.accelerator.is_main_process:
+            self.save({}, best=False)
+        if self.team.agree(bool(self.caught)):
+            self.interrupt()
+        raise SenetError(f"{error} (the run {self.stand()})") from error
+
+    def interrupt(self) -> NoReturn:
+        """Stop for a signal that this process or another one caught, saying where the saved run stands."""
+        self.team.wait()
+        raise TrainingInterrupted(self.caught[0] if self.caught else signal.SIGTERM, self.stand())
+
+    def stand(self) -> str:
+        """Say where the run stopped and how it goes on."""
+        return (
+            f"stopped in epoch {self.position.epoch + 1} of {self.config.epochs}, after {self.position.batch} of "
+            f"{len(self.data.train)} batches; saved in {self.run_folder.path}: repeat with --resume to go on"
         )

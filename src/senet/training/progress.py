@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from senet.preprocessing import Preprocessing
+
 LINE_EVERY_S = 60.0
 """Where there is no terminal for a live bar, a line says at least this often how far the run is."""
 
@@ -30,9 +32,9 @@ class Reporter:
         self.first_epoch = done_batches // num_batches + 1
         self.quiet = quiet
         self.live = not quiet and sys.stderr.isatty()
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, markup=False)
         self.bar = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[now]}"),
@@ -57,6 +59,17 @@ class Reporter:
         if self.writer is not None:
             self.writer.close()
 
+    def say(self, sentence: str) -> None:
+        """Print a line about the run."""
+        self.console.print(f"{self.folder.name}: {sentence}")
+
+    def start(self, row: Mapping[str, float], what: str, preprocessing: Preprocessing) -> None:
+        """Print what the run starts from, and how good that is."""
+        told = f"{preprocessing.image_size} pixels out of {preprocessing.resize}, mean {preprocessing.mean}"
+        self.say(
+            f"starts as {what}, on {told}, std {preprocessing.std}: loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %"
+        )
+
     def advance(self, batches: int, loss: float, images_per_s: float) -> None:
         """Move the bar."""
         now = f"loss {loss:.3f}  {images_per_s:,.0f} images/s"
@@ -64,14 +77,14 @@ class Reporter:
         if not self.live and time.monotonic() - self.last_line > LINE_EVERY_S:
             self.last_line = time.monotonic()
             progress = self.bar.tasks[self.task]
-            self.console.print(f"{self.folder.name}: batch {progress.completed:,.0f}/{progress.total:,.0f}  {now}")
+            self.say(f"batch {progress.completed:,.0f}/{progress.total:,.0f}  {now}")
 
     def end_epoch(self, row: Mapping[str, float]) -> None:
         """Print an epoch's line and log its numbers."""
         self.last_line = time.monotonic()
         left = row["time_s"] * (self.num_epochs - row["epoch"])
-        self.console.print(
-            f"{self.folder.name}: epoch {row['epoch']:.0f}/{self.num_epochs}  train loss {row['train_loss']:.4f}  "
+        self.say(
+            f"epoch {row['epoch']:.0f}/{self.num_epochs}  train loss {row['train_loss']:.4f}  "
             f"loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %  {row['images_per_s']:,.0f} images/s  "
             f"about {f'{left / 60:.0f} min' if left >= 120 else f'{left:.0f} s'} left"
         )

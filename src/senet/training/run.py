@@ -2,7 +2,7 @@
 
     config.json             the TrainConfig
     environment.json        versions and machine
-    metrics.jsonl           one line an epoch
+    metrics.jsonl           one line an epoch; epoch 0 is the weights that it starts from, if there are any
     events.out.tfevents.*   the same for TensorBoard
     best/, last/            model folders (see senet.models.folder)
     last/training_state.pt  optimiser, schedule, position; read with weights_only=True
@@ -14,8 +14,8 @@ import json
 import pickle
 import platform
 import shutil
-from collections.abc import Iterator, Set
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,10 @@ from senet.errors import SenetError
 from senet.files import read_jsonl, write_json, written_beside
 from senet.models.checkpoints import CONFIG_FILE, WEIGHTS_FILE
 from senet.models.folder import save_pretrained
+from senet.models.registry import config_from_dict
+from senet.preprocessing import Preprocessing
 from senet.training.config import TrainConfig
+from senet.training.warm_start import with_asked
 
 STATE_FILE = "training_state.pt"
 MAY_CHANGE = ("data.root", "data.num_workers", "checkpoint_every")
@@ -36,6 +39,27 @@ MAY_CHANGE = ("data.root", "data.num_workers", "checkpoint_every")
 def to_json(value: Any) -> Any:
     """Return a configuration's values as JSON has them."""
     return json.loads(json.dumps(value, default=lambda v: str(v) if isinstance(v, Path) else dict(v)))
+
+
+def described(config: TrainConfig) -> dict[str, Any]:
+    """Return what config.json holds of a run's configuration."""
+    values = to_json(asdict(config))
+    del values["suggested"]
+    return dict(values)
+
+
+def settled(config: TrainConfig, stored: Mapping[str, Any]) -> TrainConfig:
+    """Return a configuration with what the run of a config.json has settled.
+
+    Raises:
+        TypeError, KeyError: it is not one.
+    """
+    if config.compute.precision == "auto":
+        config = replace(config, compute=replace(config.compute, precision=stored["compute"]["precision"]))
+    if config.weights is not None and config.weights == stored["weights"]:
+        model, preprocessing = config_from_dict(stored["model"]), Preprocessing(**stored["data"]["preprocessing"])
+        config = with_asked(config, model, preprocessing)
+    return config
 
 
 def entries(folder: Path) -> Iterator[Path]:
@@ -83,22 +107,30 @@ class RunFolder:
             "threads": torch.get_num_threads(),
             "versions": {name: version(name) for name in ("senet", "torch", "torchvision", "timm", "accelerate")},
         }
-        write_json(self.path / CONFIG_FILE, to_json(asdict(config)))
+        write_json(self.path / CONFIG_FILE, described(config))
         write_json(self.path / "environment.json", environment)
 
-    def check_same_config(self, config: TrainConfig) -> None:
-        """Raise a SenetError unless the run has this configuration; only where data lies and is read may change."""
+    def check_same_config(self, config: TrainConfig) -> TrainConfig:
+        """Return the configuration that the run goes on with, or raise a SenetError if it is not the run's.
+
+        Only where data lies and how it is read may change. What the run settled when it started, such as the network of
+        its weights and the precision that "auto" chose, stays.
+        """
         path = self.path / CONFIG_FILE
         try:
             stored = dict(json.loads(path.read_text()))
+            config = settled(config, stored)
         except FileNotFoundError:
             raise SenetError(f"{self.path} holds no run to resume; leave out --resume") from None
-        except (ValueError, TypeError) as error:
+        except SenetError:
+            raise
+        except (ValueError, TypeError, KeyError) as error:
             raise SenetError(f"{path} is not a run's configuration ({error})") from error
-        differing = _differences(stored, to_json(asdict(config)))
+        differing = sorted(_differences(stored, described(config)), key=lambda name: name != "weights")
         different = [name for name in differing if name not in MAY_CHANGE]
         if different:
             raise SenetError(f"{self.path} was started with another {different[0]}; resume with the same settings")
+        return config
 
     def load_state(self, keys: Set[str]) -> dict[str, Any] | None:
         """Read the training state; None if the run was stopped before its first save.

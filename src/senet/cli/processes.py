@@ -1,0 +1,70 @@
+"""Which of the processes that torchrun started speaks: the first, and of failures whoever fails first."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+FAILURES = "senet/failures"
+"""A counter in the processes' store."""
+
+
+def num_started() -> int:
+    """Return the number of processes that torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this process is the only one, or the one that speaks for all."""
+    return num_started() == 1 or os.environ.get("RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def first_speaks() -> Iterator[None]:
+    """Let nothing but the first process print or warn."""
+    if is_first():
+        yield
+        return
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+def first_to_fail() -> bool:
+    """Count this process's failure; return whether it is the first, and so the one to be told."""
+    if num_started() == 1:
+        return True
+    try:
+        return count_failure() == 1
+    except RuntimeError:  # there is no store, or no longer
+        return is_first()
+
+
+def count_failure() -> int:
+    """Count a failure in the store that all processes share: torchrun's, else that of the process group.
+
+    Raises:
+        RuntimeError: there is no store, or it cannot be reached.
+    """
+    from torch.distributed import TCPStore, is_initialized  # type: ignore[attr-defined]
+    from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
+
+    store: Store
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        shared = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=20))
+        store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), shared)
+    elif is_initialized():
+        store = _get_default_store()
+    else:
+        raise RuntimeError("there is no store yet")
+    return int(store.add(FAILURES, 1))

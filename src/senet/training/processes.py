@@ -1,0 +1,93 @@
+"""The processes of a run that torchrun starts: an error in one is an error in all."""
+
+import atexit
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from senet.errors import SenetError
+from senet.training.config import ComputeConfig
+
+FAILED = 2
+"""What a process that has failed tells the others, in the place of 0 or 1 for a flag."""
+
+
+def in_process_group() -> bool:
+    """Whether this process trains with others."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def leave_process_group() -> None:
+    """Part from the other processes; else threads that still listen to them may abort this one as it exits."""
+    if in_process_group():
+        dist.destroy_process_group()
+
+
+def build_accelerator(compute: ComputeConfig) -> Accelerator:
+    """Find the devices and, under torchrun or `accelerate launch`, the other processes."""
+    AcceleratorState._reset_state()  # a process may train several times, on different devices
+    found = in_process_group()
+    cpu = compute.cpu or not torch.accelerator.is_available()  # Accelerate joins processes on the CPU only if told
+    accelerator = Accelerator(cpu=cpu)
+    if in_process_group() and not found:
+        atexit.register(leave_process_group)
+    if compute.precision == "fp16" and accelerator.device.type == "cpu":
+        raise SenetError("compute.precision is 'fp16', which needs a GPU; use bf16 or fp32 on the CPU")
+    return accelerator
+
+
+class Team:
+    """What the processes of a run tell each other beside their gradients, through the processors' memory.
+
+    All processes call `agree` at the same places, so that a process that fails reaches the others there rather than
+    leave them to wait.
+
+    Args:
+        size: number of processes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.group: Any = dist.new_group(backend="gloo") if size > 1 else None
+        self.failed = False
+
+    def agree(self, flag: bool = False) -> bool:
+        """Return whether the flag is set in any process.
+
+        Raises:
+            SenetError: another process has failed; the message is that process's.
+        """
+        if self.group is None:
+            return flag
+        largest = self.exchange(int(flag))
+        if largest == FAILED:
+            self.failed = True
+            raise SenetError(self.message(""))
+        return largest > 0
+
+    def fail(self, error: SenetError) -> None:
+        """Tell the others that this process has failed, unless all know that one has."""
+        if self.group is not None and not self.failed:
+            self.failed = True
+            self.exchange(FAILED)
+            self.message(str(error))
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.group is not None:
+            dist.barrier(self.group)
+
+    def exchange(self, value: int) -> int:
+        """Return the largest value of all processes."""
+        largest = torch.tensor(value)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group)
+        return int(largest)
+
+    def message(self, own: str) -> str:
+        """Return the first message of all processes."""
+        messages: list[str] = [""] * self.size
+        dist.all_gather_object(messages, own, group=self.group)
+        return next(filter(None, messages), "")

@@ -1,0 +1,169 @@
+"""Starting from weights: the network and its preprocessing are theirs, but for what the caller asked for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from senet.errors import SenetError
+from senet.models.cards import ModelConfig
+from senet.models.checkpoints import NOT_OF_THE_WEIGHTS, Checkpoint
+from senet.models.folder import find_weights
+from senet.models.foreign import is_foreign
+from senet.models.network import Network
+from senet.models.registry import CARDS, model_card
+from senet.models.weights import create_from_weights
+from senet.preprocessing import Preprocessing
+from senet.training.config import TrainConfig, settings
+
+ADAPTABLE = ("model.num_classes", *(f"model.options.{name}" for name in NOT_OF_THE_WEIGHTS))
+"""What may differ from the weights of any network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """The weights that a run starts from, and what they say.
+
+    Args:
+        checkpoint: the weights.
+        model: what they are of; the recipe's where they do not tell.
+        preprocessing: how they want their images.
+    """
+
+    checkpoint: Checkpoint
+    model: ModelConfig
+    preprocessing: Preprocessing
+
+    def build(self, config: ModelConfig) -> Network:
+        """Build a network that these weights fit, and load them."""
+        of_weights = self.checkpoint.config
+        if of_weights is not None:  # options without an effect on the weights are taken from it in one case
+            of_weights = replace(of_weights, options=config.options)
+        return create_from_weights(
+            config,
+            replace(self.checkpoint, config=of_weights),
+            se=config.se if config.name in CARDS and model_card(config.name).has_se else None,
+            convert_input=config.in_channels != self.model.in_channels,
+        )
+
+
+def start_from_weights(config: TrainConfig) -> tuple[TrainConfig, WarmStart]:
+    """Read the weights that a run starts from.
+
+    Returns:
+        The configuration with the network and the preprocessing that it trains, and the weights.
+
+    Raises:
+        SenetError: there are no such weights, or what was asked for contradicts them.
+    """
+    assert config.weights is not None
+    checkpoint = find_weights(config.model.name, config.weights)
+    asked = config.asked()
+    model = model_of(checkpoint, config.model, asked)
+    stated = checkpoint.preprocessing or checkpoint.layout.preprocessing(model_card(model.name))
+    start = WarmStart(checkpoint=checkpoint, model=model, preprocessing=stated.with_channels(model.in_channels))
+    check_asked(asked, start)
+    return with_asked(config, model, start.preprocessing), start
+
+
+def model_of(checkpoint: Checkpoint, config: ModelConfig, asked: Mapping[str, Any]) -> ModelConfig:
+    """Return what the weights are of, with the caller's name where it is another that they fit.
+
+    Args:
+        checkpoint: the weights.
+        config: the network of the run's configuration.
+        asked: what the caller asked for.
+
+    Raises:
+        SenetError: they do not fit the name that the caller asked for.
+    """
+    stated, name = checkpoint.name, config.name
+    known = stated is not None or checkpoint.architecture is not None
+    fits = not known or stated in (name, name.replace("se_", "", 1))
+    if "model.name" in asked and not fits:
+        raise SenetError(
+            f"model.name is {name!r}, but {checkpoint.source} holds {checkpoint.architecture or stated}; "
+            "leave model.name out or start from other weights"
+        )
+    of_weights = checkpoint.config
+    if of_weights is not None:
+        name = name if "model.name" in asked else of_weights.name
+        model = replace(of_weights, name=name, num_classes=None)
+    else:
+        name = name if fits or stated is None else stated
+        checkpoint.check_network(model_card(name))
+        card = model_card(name)
+        options = {key: value for key, value in checkpoint.options(card).items() if key in card.options}
+        channels = (checkpoint.preprocessing or checkpoint.layout.preprocessing(card)).in_channels
+        model = ModelConfig(name=name, in_channels=channels, options=options)
+    if not is_foreign(name) and model_card(name).has_se:
+        model = replace(model, se=checkpoint.se_options() if has_se(checkpoint) else config.se)
+    return model
+
+
+def has_se(checkpoint: Checkpoint) -> bool:
+    """Whether the weights have SE blocks of a network's own."""
+    if checkpoint.config is not None:
+        return checkpoint.config.name in CARDS and model_card(checkpoint.config.name).has_se
+    return any(".se." in key for key in checkpoint.state)
+
+
+def is_exact(checkpoint: Checkpoint) -> bool:
+    """Whether the network is built exactly as the weights describe it, but for its classes."""
+    config = checkpoint.config
+    return config is not None and bool(config.inserted or config.removed or is_foreign(config.name))
+
+
+def check_asked(asked: Mapping[str, Any], start: WarmStart) -> None:
+    """Raise a SenetError for the first thing asked for that contradicts the weights."""
+    checkpoint, own = start.checkpoint, dict(settings(start.model, "model"))
+    if start.model.name in CARDS:  # options at their defaults count, too
+        stated = checkpoint.options(model_card(start.model.name))
+        own |= {f"model.options.{key}": value for key, value in stated.items()}
+    for name, value in asked.items():
+        if name not in own or own[name] == value or name in ADAPTABLE:
+            continue
+        if not is_exact(checkpoint) and adapts(name, value, own[name], has_se(checkpoint)):
+            continue
+        raise SenetError(
+            f"{name} is {value!r}, but {checkpoint.source} has {own[name]!r}; leave it out or start from other weights"
+        )
+
+
+def adapts(name: str, asked: Any, own: Any, with_se: bool) -> bool:
+    """Whether weights of a network of this package can be changed to what was asked for, see `load_weights`."""
+    if name == "model.in_channels":
+        return True
+    if name.startswith("model.se."):
+        wider = name == "model.se.reduction" and asked < own
+        return not with_se or wider or (name == "model.se.bias" and asked)
+    return False
+
+
+def with_asked(config: TrainConfig, model: ModelConfig, preprocessing: Preprocessing) -> TrainConfig:
+    """Return the configuration with another network and preprocessing, but with what was asked for.
+
+    Raises:
+        SenetError: it does not go together.
+    """
+    asked = config.asked()
+    model = overlaid(model, asked, "model")
+    preprocessing = preprocessing.with_channels(model.in_channels)
+    size = asked.get("data.preprocessing.image_size", preprocessing.image_size)
+    if size != preprocessing.image_size:  # in proportion, unless asked for
+        resize = round(size * preprocessing.resize / preprocessing.image_size)
+        preprocessing = replace(preprocessing, image_size=size, resize=asked.get("data.preprocessing.resize", resize))
+    preprocessing = overlaid(preprocessing, asked, "data.preprocessing")
+    found = replace(config, model=model, data=replace(config.data, preprocessing=preprocessing))
+    found.check_channels()
+    return found
+
+
+def overlaid(value: Any, asked: Mapping[str, Any], name: str) -> Any:
+    """Return a part of a configuration with the values of `asked`, by dotted name, in their places."""
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {part.name: getattr(value, part.name) for part in fields(value)}
+        return replace(value, **{part: overlaid(own, asked, f"{name}.{part}") for part, own in parts.items()})
+    if isinstance(value, Mapping):
+        start = f"{name}."
+        return {**value, **{key.removeprefix(start): v for key, v in asked.items() if key.startswith(start)}}
+    return asked.get(name, value)
