@@ -24,7 +24,7 @@ from senet.examples import on_example
 from senet.models.checkpoints import CONFIG_FILE
 from senet.models.folder import load_model
 from senet.preprocessing import Preprocessing, preprocessing_of
-from senet.progress import tracked
+from senet.terminal import tracked
 
 Crops = Literal["center", "ten"]
 Data = DataConfig | str | Path | Iterable[Any]

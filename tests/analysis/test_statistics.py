@@ -1,5 +1,8 @@
 """Each number against its formula on all gates at once."""
 
+from dataclasses import replace
+from html import unescape
+
 import numpy as np
 import plotly.graph_objects as go
 import pytest
@@ -85,6 +88,14 @@ def test_figure_6_holds_the_means():
     chosen = np.array([0, 3, 6, 8, 11])
     np.testing.assert_allclose(figure.data[0].y, GATES.mean(0)[chosen])
     np.testing.assert_allclose(figure.data[1].y, GATES[LABELS == 2].mean(0)[chosen])
+
+
+def test_figures_show_names_as_they_are():
+    recording = replace(recorded(GATES, LABELS, 4), class_names=("<b>a</b>", "b", "R&amp;D", "d"))
+    figure = class_figure(recording, "SE_2_1", recording.class_names)
+    assert [unescape(trace.name) for trace in figure.data] == ["all images", *recording.class_names]
+    assert figure.data[1].name == "&lt;b&gt;a&lt;/b&gt;"
+    assert spread_figure(recording, "SE_2_1", "<b>a</b>").layout.title.text.endswith("&lt;b&gt;a&lt;/b&gt;")
 
 
 def test_figure_7_holds_mean_and_deviation():

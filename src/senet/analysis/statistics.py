@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from senet.analysis.recording import BlockRecord, Recording
+from senet.terminal import Table
 
 Verdict = Literal["class-specific", "class-agnostic", "saturated", "constant"]
 SATURATED = 0.9
@@ -139,7 +139,7 @@ def statistics(recording: Recording) -> tuple[BlockStatistics, ...]:
 
 def statistics_table(recording: Recording) -> Table:
     """Return the numbers of all blocks as a table to print."""
-    table = Table(box=None, header_style="bold")
+    table = Table()
     for heading in ("block", "module", "verdict"):
         table.add_column(heading)
     for heading in ("mean gate", "spread", "specificity", "agreement", "at the low end", "at the high end"):

@@ -1,5 +1,6 @@
 """The command line: `senet COMMAND`, see `COMMANDS`."""
 
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -9,6 +10,7 @@ from senet.cli.networks import run_convert, run_insert, run_models
 from senet.cli.parsing import summary
 from senet.cli.training import run_demo, run_evaluate, run_predict, run_train
 from senet.errors import SenetError
+from senet.terminal import console, printable, say
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = MappingProxyType(
     {
@@ -38,6 +40,9 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 2 for bad input, or 128 + the signal that stopped a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the encoding lacks is printed with escapes
+            stream.reconfigure(errors="backslashreplace")
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in ("-h", "--help"):
         print(usage())
@@ -48,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise SenetError(f"{given}; expected {', '.join(COMMANDS)}")
         COMMANDS[argv[0]](argv[1:])
     except SenetError as error:
-        print(f"senet: {error}", file=sys.stderr)
+        say(f"senet: {printable(str(error))}", console(stderr=True))
         return 2
     except KeyboardInterrupt:
-        print("senet: stopped", file=sys.stderr)
+        say("senet: stopped", console(stderr=True))
         return 130
     except BrokenPipeError:
         sys.stderr.close()

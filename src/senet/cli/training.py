@@ -3,15 +3,12 @@
 import inspect
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 from tyro.conf import Positional
 
@@ -22,6 +19,7 @@ from senet.evaluation import Crops, evaluate, run_data
 from senet.models.folder import PACKAGED_DEFAULT, load_model
 from senet.optimization import optimize
 from senet.optimization.inference import Backend, Precision
+from senet.terminal import Table, console, say
 from senet.training.config import TrainConfig
 
 
@@ -124,9 +122,10 @@ def run_train(argv: Sequence[str]) -> None:
         folder = train(command.config, command.output, resume=command.resume)
     except TrainingInterrupted as interrupted:
         again = [word for word in argv if word != "--resume"]
-        print(f"\nsenet: {interrupted}\n  senet train {shlex.join(again)} --resume", file=sys.stderr)
+        say(f"\nsenet: {interrupted}\n  senet train {shlex.join(again)} --resume", console(stderr=True))
         raise SystemExit(128 + interrupted.signum) from None
-    print(f"The run is in {folder}. Next:\n  senet evaluate {folder}\n  senet predict {folder} IMAGE ...")
+    quoted = shlex.quote(str(folder))
+    say(f"The run is in {folder}. Next:\n  senet evaluate {quoted}\n  senet predict {quoted} IMAGE ...")
 
 
 def run_evaluate(argv: Sequence[str]) -> None:
@@ -155,7 +154,7 @@ def run_evaluate(argv: Sequence[str]) -> None:
     if command.json:
         print(json.dumps(asdict(result)))
     else:
-        print(
+        say(
             f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, loss {result.loss:.4f} "
             f"on {result.num_images:,} images of {command.data.dataset}"
         )
@@ -180,11 +179,11 @@ def run_predict(argv: Sequence[str]) -> None:
         rows = zip(images, predictions, strict=True)
         print(json.dumps([{"image": image, "classes": [asdict(c) for c in classes]} for image, classes in rows]))
         return
-    table = Table("image", "class", "probability", box=None, header_style="bold")
+    table = Table("image", "class", "probability")
     for image, classes in zip(images, predictions, strict=True):
         for i, likely in enumerate(classes):
             table.add_row("" if i else image, likely.class_name, f"{100 * likely.probability:.2f} %")
-    Console(soft_wrap=True).print(table)
+    console().print(table)
 
 
 def run_demo(argv: Sequence[str]) -> None:

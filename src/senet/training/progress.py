@@ -1,13 +1,12 @@
 """What a run says while it goes: a live bar on a terminal, lines elsewhere, TensorBoard always."""
 
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
+
+from senet.terminal import bar, console, printable, say
 
 LINE_EVERY_S = 60.0
 """Where there is no terminal for a live bar, a line says at least this often how far the run is."""
@@ -29,21 +28,12 @@ class Reporter:
         self.num_epochs = num_epochs
         self.first_epoch = done_batches // num_batches + 1
         self.quiet = quiet
-        self.live = not quiet and sys.stderr.isatty()
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self.bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[now]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.live,
-        )
+        self.console = console(stderr=True, quiet=quiet)
+        self.bar = bar(self.console)
         self.last_line = time.monotonic()
-        self.task = self.bar.add_task(folder.name, total=num_epochs * num_batches, completed=done_batches, now="")
+        self.task = self.bar.add_task(
+            printable(folder.name), total=num_epochs * num_batches, completed=done_batches, now=""
+        )
         self.writer: SummaryWriter | None = None
 
     def __enter__(self) -> "Reporter":
@@ -61,19 +51,20 @@ class Reporter:
         """Move the bar."""
         now = f"loss {loss:.3f}  {images_per_s:,.0f} images/s"
         self.bar.update(self.task, advance=batches, now=now)
-        if not self.live and time.monotonic() - self.last_line > LINE_EVERY_S:
+        if self.bar.disable and time.monotonic() - self.last_line > LINE_EVERY_S:
             self.last_line = time.monotonic()
             progress = self.bar.tasks[self.task]
-            self.console.print(f"{self.folder.name}: batch {progress.completed:,.0f}/{progress.total:,.0f}  {now}")
+            say(f"{self.folder.name}: batch {progress.completed:,.0f}/{progress.total:,.0f}  {now}", self.console)
 
     def end_epoch(self, row: Mapping[str, float]) -> None:
         """Print an epoch's line and log its numbers."""
         self.last_line = time.monotonic()
         left = row["time_s"] * (self.num_epochs - row["epoch"])
-        self.console.print(
+        say(
             f"{self.folder.name}: epoch {row['epoch']:.0f}/{self.num_epochs}  train loss {row['train_loss']:.4f}  "
             f"loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %  {row['images_per_s']:,.0f} images/s  "
-            f"about {f'{left / 60:.0f} min' if left >= 120 else f'{left:.0f} s'} left"
+            f"about {f'{left / 60:.0f} min' if left >= 120 else f'{left:.0f} s'} left",
+            self.console,
         )
         if self.writer is not None:
             for name, value in row.items():
