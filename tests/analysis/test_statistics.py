@@ -40,6 +40,8 @@ def test_formulas():
     between = (counts[:, None] * (means - GATES.mean(0)) ** 2).sum()
     assert found.specificity == pytest.approx(between / ((GATES - GATES.mean(0)) ** 2).sum(), rel=1e-9)
     assert found.spread == pytest.approx(np.sqrt(GATES.var(0).mean()) / 2, rel=1e-9)
+    assert found.effect == pytest.approx(np.sqrt(means[LABELS].var(0).mean()) / 2, rel=1e-9)
+    assert found.effect == pytest.approx(found.spread * found.specificity**0.5, rel=1e-9)
     correlations = np.corrcoef(means)[np.triu_indices(4, 1)]
     assert found.agreement == pytest.approx(correlations.mean(), rel=1e-9)
     assert found.mean == pytest.approx(GATES.mean(), rel=1e-9)
@@ -67,15 +69,30 @@ def test_ends_of_the_scales():
         (np.where(GENERATOR.random((200, 12)) < 0.5, 0.01, 0.99), "saturated"),
         (GATES, "class-specific"),
         (GENERATOR.random((200, 12)), "class-agnostic"),
+        (0.9 + 0.1 * (GATES - GATES.mean(0)), "class-agnostic"),  # as large a share of a movement that nobody sees
     ],
 )
 def test_verdicts(gates, verdict):
     assert statistics(recorded(gates, LABELS, 4))[0].verdict == verdict
 
 
+@pytest.mark.parametrize("apart", [0.005, 0.01, 0.02, 0.03, 0.05, 0.2])
+def test_a_block_is_class_specific_where_the_lines_of_figure_6_part(apart):
+    """Two classes at `apart` to either side: an eye wants three of the widest line's widths between them."""
+    centre = np.linspace(0.3, 0.7, 12)
+    gates = centre + apart * np.where(LABELS % 2, 1, -1)[:, None] + 0.02 * GENERATOR.normal(size=(200, 12))
+    recording = recorded(gates, LABELS % 2, 2)
+    figure = class_figure(recording, "SE_2_1", recording.class_names)
+    lines = np.array([trace.y for trace in figure.data[1:]])
+    width_of_a_line = 3 / 200  # pixels of the line of all images, and of the picture's height
+    seen = (lines.max(0) - lines.min(0)).mean() > 3 * width_of_a_line
+    (found,) = statistics(recording)
+    assert (found.verdict == "class-specific") == (seen and found.specificity >= 0.25)
+
+
 def test_without_labels():
     (found,) = statistics(recorded(GATES, np.zeros(200, int), 1, named=False))
-    assert (found.specificity, found.agreement, found.verdict) == (None, None, None)
+    assert (found.specificity, found.effect, found.agreement, found.verdict) == (None,) * 4
     assert found.spread == pytest.approx(np.sqrt(GATES.var(0).mean()), rel=1e-9)
 
 
