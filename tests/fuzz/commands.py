@@ -1,5 +1,9 @@
 """Command lines with the mistakes of hands, for every subcommand."""
 
+import contextlib
+import io
+import re
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -28,23 +32,14 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 """A small example of each that works."""
 VALUES = (
-    "",
-    "-1",
-    "0",
-    "1e400",
-    "nan",
-    "x",
-    "9" * 30,
-    "1.5",
-    "[red]",
-    "None",
-    "True",
-    "ä",
-    "nowhere",
-    "a b",
-    "\\",
-    "3,4",
+    *("", "-1", "0", "1.5", "-0.1", "1e400", "nan", "x", "9" * 30, "99999999", "3,4", "None", "True"),
+    *("[red]", "ä", "nowhere", "a b", "\\", "x.png", "data", "."),
 )
+ENDLESS = ("--epochs", "--seeds", "--regularisation.freeze-bn-epochs")
+"""Options with which a large number is right, and takes forever."""
+SLOW = ("--compute.compile", "--compute.no-compile")
+PLACES = ("argument", "RECIPE", "recipe", "RUN_OR_MODEL", "model", "image")
+"""What a message calls words that have no flag."""
 FLAGS = ("--nope", "-z", "--js", "--output-folder", "--=", "---", "--json=maybe", "--top", "--weigths", "--data.datset")
 
 
@@ -67,26 +62,44 @@ def without_a_value(words: list[str], random: Random) -> tuple[list[str], str, t
 def with_another_value(words: list[str], random: Random) -> tuple[list[str], str, tuple[str, ...]]:
     """Another value, of a wrong type or out of range."""
     at = random.choice([i for i, word in enumerate(words) if not word.startswith("--")])
-    value = random.choice(VALUES)
     flag = words[at - 1] if at else words[0]
-    key = flag.removeprefix("--").replace("-", "_")
-    names = (
-        flag,
-        key,
-        key.rpartition(".")[2],
-        value or "''",
-        words[at],
-        "RECIPE",
-        "recipe",
-        "RUN_OR_MODEL",
-        "argument",
-    )
-    return [*words[:at], value, *words[at + 1 :]], "either", names
+    value = value_for(flag, random)
+    return [*words[:at], value, *words[at + 1 :]], "either", (*called(flag, value), words[at], *PLACES)
+
+
+def value_for(flag: str, random: Random) -> str:
+    """Return a value of any kind, but none that lasts."""
+    value = random.choice(VALUES)
+    return "1" if flag in ENDLESS and value.startswith("999") else value
+
+
+def called(flag: str, value: str) -> tuple[str, ...]:
+    """Return what a message may call an option."""
+    key = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
+    return flag, key, key.rpartition(".")[2], value or "''"
+
+
+@cache
+def options(command: str) -> tuple[str, ...]:
+    """Return the options that a command's help lists."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        main([command, *(["digits"] if command == "train" else []), "--help"])
+    found = set(re.findall(r"(--[a-z][\w.-]+)", said.getvalue()))
+    return tuple(sorted(found - {"--help", *SLOW}))
+
+
+def with_any_option(words: list[str], random: Random) -> tuple[list[str], str, tuple[str, ...]]:
+    """An option that the command has, with a value of any kind."""
+    command = next(name for name, example in COMMANDS.items() if list(example) == words)
+    option = random.choice(options(command))
+    value = value_for(option, random)
+    return [*words, option, value], "either", (*called(option, value), *PLACES)
 
 
 def in_another_order(words: list[str], random: Random) -> tuple[list[str], str, tuple[str, ...]]:
     """The words in another order."""
-    return random.sample(words, len(words)), "either", (*words, "RECIPE", "recipe", "RUN_OR_MODEL", "model", "argument")
+    return random.sample(words, len(words)), "either", (*words, *PLACES)
 
 
 def twice(words: list[str], random: Random) -> tuple[list[str], str, tuple[str, ...]]:
@@ -100,7 +113,7 @@ def cut(words: list[str], random: Random) -> tuple[list[str], str, tuple[str, ..
     return (
         words[: random.randrange(len(words))],
         "either",
-        (*words, "argument", "RECIPE", "recipe", "RUN_OR_MODEL", "missing"),
+        (*words, *PLACES),
     )
 
 
@@ -112,11 +125,11 @@ def as_it_should_be(words: list[str], random: Random) -> tuple[list[str], str, t
 def asking_for_help(words: list[str], random: Random) -> tuple[list[str], str, tuple[str, ...]]:
     """--help among other words."""
     at = random.randrange(len(words) + 1)
-    return [*words[:at], random.choice(("--help", "-h")), *words[at:]], "done", ()
+    return [*words[:at], random.choice(("--help", "-h")), *words[at:]], "either", (*words, "argument")
 
 
 MISTAKES = (
-    *(with_an_unknown_flag, without_a_value, with_another_value, with_another_value, with_another_value),
+    *(with_an_unknown_flag, without_a_value, with_another_value, with_any_option, with_any_option, with_any_option),
     *(in_another_order, twice, cut, as_it_should_be, asking_for_help),
 )
 LONG = {"demo": (with_an_unknown_flag,), "ablate": (with_an_unknown_flag, with_another_value, as_it_should_be)}

@@ -14,12 +14,13 @@ import senet
 from fuzz.judge import Case
 from fuzz.pictures import logits_of, pixels
 
-HIDDEN = (".ipynb_checkpoints", ".DS_Store", "._a.png", "__MACOSX", ".git", "Thumbs.db", "desktop.ini")
+HIDDEN_FILES = (".DS_Store", "._a.png", "Thumbs.db", "desktop.ini")
+HIDDEN_FOLDERS = (".ipynb_checkpoints", "__MACOSX", ".git", ".a")
 CLASSES = (
     ("bar", "loop", "rod"),
     ("[red]a", "x [b]", ":smile:"),
-    ("<script>", "ä 猫", "z"),
-    ("a", "a b", "B"),
+    ("<script>", "z", "ä 猫"),
+    ("B", "a", "a b"),
     tuple(map(str, range(12))),
     ("00", "01", "02"),
 )
@@ -53,15 +54,14 @@ def with_hidden_entries(root: Path, classes: tuple[str, ...], random: Random) ->
     """What notebooks, Macs and Windows leave in folders."""
     as_it_should_be(root, classes, random)
     told = []
-    for entry in random.sample(HIDDEN, 3):
+    for entry in random.sample((*HIDDEN_FILES, *HIDDEN_FOLDERS), 3):
         place = random.choice([root, *(path for path in root.rglob("*") if path.is_dir())]) / entry
-        if "." in entry[1:]:
+        if entry in HIDDEN_FILES:
             place.write_bytes(b"\x00\x05\x16\x07")
-        elif random.random() < 0.7:
-            place.mkdir()
-            Image.fromarray(pixels(random)).save(place / random.choice(("a.png", "b-checkpoint.png")))
         else:
             place.mkdir()
+            for name in random.choice(((), ("a.png", "b-checkpoint.png"))):
+                Image.fromarray(pixels(random)).save(place / name)
         told.append(str(place.relative_to(root)))
     return f"hidden {', '.join(told)}"
 
@@ -152,7 +152,7 @@ def make(random: Random, folder: Path) -> Case:
     if random.random() < 0.3:
         settings = ["--data.dataset", root.name, "--epochs", "1", "--batch-size", "4", "--output", "run"]
         small = ["--data.preprocessing.image-size", "8", "--data.preprocessing.resize", "8"]
-        check = lambda _: trained(folder / "run", root)  # noqa: E731
+        check = lambda _, err: trained(folder / "run", root, err)  # noqa: E731
         return Case(about=f"train, {about}", argv=["train", "digits", *settings, *small], names=names, check=check)
     senet.save_pretrained(network(classes), folder / "model")
     argv = ["evaluate", "model", "--data.dataset", root.name, "--json"]
@@ -163,16 +163,17 @@ def make(random: Random, folder: Path) -> Case:
         argv=argv,
         names=names,
         expected="done" if bad else expected,
-        check=lambda out: compared(out, split, classes),
+        check=lambda out, _: compared(out, split, classes),
     )
 
 
-def trained(run: Path, root: Path) -> str:
-    """Check the classes of a run."""
+def trained(run: Path, root: Path, said: str) -> str:
+    """Check the classes of a run: the folders that hold images, or those around them if that is said."""
     names = senet.from_pretrained(run).class_names
     found = {path.parent.name for path in visible(root / "train" if (root / "train").is_dir() else root)}
     order = sorted(found, key=int) if all(name.isdigit() for name in found) else sorted(found)
-    return "" if list(names) == order else f"the run's classes are {names}, the folder's {order}"
+    told = set(names) == {"group", "other"} and "group" in said
+    return "" if told or list(names) == order else f"the run's classes are {names}, the folder's {order}"
 
 
 def compared(out: str, split: Path, classes: tuple[str, ...]) -> str:

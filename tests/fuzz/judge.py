@@ -32,7 +32,7 @@ class Case:
         names: a refusal names one of these files, arguments or keys.
         expected: "done", "refused", or "either" where both would be right.
         wanted: each is in the output, or named in what is said beside it.
-        check: standard output -> what is wrong, empty if nothing is; asked of commands that did what they should.
+        check: (standard output, standard error) -> what is wrong, empty if nothing is; asked where there is a result.
     """
 
     about: str
@@ -40,7 +40,7 @@ class Case:
     names: tuple[str, ...]
     expected: Literal["done", "refused", "either"] = "either"
     wanted: tuple[str, ...] = ()
-    check: Callable[[str], str] | None = None
+    check: Callable[[str, str], str] | None = None
 
 
 def judge(case: Case, folder: Path, *, in_process: bool = True) -> str:
@@ -70,7 +70,7 @@ def wrong_of(case: Case, status: int, out: str, err: str) -> str:
         return f"names none of {case.names}: {err.strip()[-300:]!r}"
     if status and case.expected == "done":
         return f"refused: {err.strip()[-300:]!r}"
-    return case.check(out) if case.check and status in (0, 1) else ""
+    return case.check(out, err) if case.check and status in (0, 1) else ""
 
 
 def mentions(text: str, name: str) -> bool:

@@ -11,19 +11,7 @@ import senet
 
 SIDE = 32
 NAMES = (
-    *(
-        "a",
-        "IMG 0001",
-        "[red]x",
-        "x[/b]",
-        ":smile:",
-        "<b>&amp;",
-        "猫 ä",
-        "line\nend",
-        "tab\t\x1b[31m",
-        "%s{0}",
-        "$HOME",
-    ),
+    *("a", "IMG 0001", "[red]x", "x[/b]", ":smile:", "<b>&amp;", "猫 ä", "line\nend", "tab\t\x1b[31m", "%s{0}", "$A"),
     *("a'b\"c", "--top", "#1", "*?", "a" * 200, "e\u0301", "100%", "..a", "a.tar.gz", "\\", "null", "\udcff"),
 )
 
