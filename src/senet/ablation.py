@@ -8,9 +8,6 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from senet.costs import cost
 from senet.errors import SenetError
 from senet.files import read_jsonl, write_json
@@ -18,6 +15,7 @@ from senet.models.cards import ModelConfig
 from senet.models.folder import from_pretrained
 from senet.models.registry import config_to_dict, plain_twin
 from senet.recipes.paper import ABLATIONS, Errors, PaperRow
+from senet.terminal import Table, console, say
 from senet.training.config import TrainConfig
 from senet.training.loop import train
 from senet.training.run import RunFolder
@@ -103,11 +101,10 @@ def ablate(tables: Sequence[int], config: TrainConfig, output: str | Path, *, se
     rows = [row for row in ABLATIONS if row.table in tables]
     runs = {row.run: variant(row, config) for row in rows}
     errors: dict[str, list[float]] = {run: [] for run in runs}
-    console = Console(stderr=True, highlight=False)
     todo = [(seed, run) for seed in range(seeds) for run in runs]
     for number, (seed, run) in enumerate(todo, 1):
         path = folder / name_of(run) / f"seed{seed}"
-        console.print(f"{number} of {len(todo)}: {path}")
+        say(f"{number} of {len(todo)}: {path}", console(stderr=True))
         errors[run].append(trained(replace(runs[run], seed=seed), path))
     models = {run: from_pretrained(folder / name_of(run) / "seed0" / "last") for run in runs}
     costs = {run: cost(model) for run, model in models.items()}
@@ -155,7 +152,7 @@ def trained(config: TrainConfig, path: Path) -> float:
 def tables_of(rows: Sequence[AblationRow]) -> Iterator[Table]:
     """Yield a table to print for each of the paper's."""
     for number in sorted({row.table for row in rows}):
-        table = Table(box=None, header_style="bold", title=f"Table {number}: {SUBJECTS[number]}", title_justify="left")
+        table = Table(title=f"Table {number}: {SUBJECTS[number]}")
         table.add_column("variant")
         for heading in ("parameters", "MMAdds", "top-1 err., %", "± over seeds", "paper's, %"):
             table.add_column(heading, justify="right")

@@ -5,11 +5,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
 
 from senet.analysis.report import explain
 from senet.channels import shown
@@ -20,6 +19,7 @@ from senet.files import read_jsonl
 from senet.models.folder import from_pretrained
 from senet.models.registry import create_model
 from senet.recipes.digits import digits
+from senet.terminal import Table, console, say
 from senet.training.loop import train
 
 NETWORKS: Mapping[str, str] = {"plain": "cifar_resnet20", "se": "cifar_se_resnet20"}
@@ -115,10 +115,9 @@ def demo(output: Path, *, epochs: int = 8, seed: int = 0) -> list[DemoResult]:
     Raises:
         SenetError: `epochs` or `seed` out of range, or a folder that cannot be written.
     """
-    console = Console(soft_wrap=True, highlight=False)
     folder = free_folder(output)
     if folder != output:
-        console.print(f"{output} is taken; writing to {folder}.")
+        say(f"{output} is taken; writing to {folder}.")
     recipe = replace(digits(), epochs=epochs, seed=seed)
     try:
         folder.mkdir(parents=True)
@@ -126,7 +125,7 @@ def demo(output: Path, *, epochs: int = 8, seed: int = 0) -> list[DemoResult]:
         raise SenetError(f"{folder} cannot be made ({error.strerror}); choose another --output") from error
     runs = {}
     for kind, name in NETWORKS.items():
-        console.print(f"Training {name} on handwritten digits (8x8, {epochs} epochs) ...")
+        say(f"Training {name} on handwritten digits (8x8, {epochs} epochs) ...")
         runs[kind] = train(replace(recipe, model=replace(recipe.model, name=name)), folder / kind)
 
     results = []
@@ -141,23 +140,24 @@ def demo(output: Path, *, epochs: int = 8, seed: int = 0) -> list[DemoResult]:
                 step_time_ms=step_time_ms,
             )
         )
-    print_results(console, results)
+    print_results(results)
     picture = folder / "curves.png"
     draw_curves({NETWORKS[kind]: run for kind, run in runs.items()}, picture)
     save_samples(folder / "samples")
     report = explain(runs["se"], output=folder / "report.html")
-    console.print(
-        f"\nCurves: {picture}\nWhat the gates do: {report}\nNext:\n  senet evaluate {runs['se']}\n"
-        f"  senet predict {runs['se']} {folder / 'samples'}/*.png"
+    se, samples = quote(str(runs["se"])), quote(str(folder / "samples"))
+    say(
+        f"\nCurves: {picture}\nWhat the gates do: {report}\nNext:\n  senet evaluate {se}\n"
+        f"  senet predict {se} {samples}/*.png"
     )
     return results
 
 
-def print_results(console: Console, results: list[DemoResult]) -> None:
+def print_results(results: list[DemoResult]) -> None:
     """Print the networks side by side."""
-    table = Table("", *(result.name for result in results), box=None, header_style="bold")
+    table = Table("", *(result.name for result in results))
     table.add_row("accuracy on unseen digits, %", *(f"{result.top1:.2f}" for result in results))
     table.add_row("parameters", *(f"{result.parameters:,}" for result in results))
     table.add_row("multiply-adds per image", *(f"{result.multiply_adds:,}" for result in results))
     table.add_row("training step of 32 images, ms", *(f"{result.step_time_ms:.1f}" for result in results))
-    console.print(table)
+    console().print(table)

@@ -26,7 +26,7 @@ from senet.examples import on_example
 from senet.models.checkpoints import CONFIG_FILE
 from senet.models.folder import load_model
 from senet.preprocessing import Preprocessing, preprocessing_of
-from senet.progress import tracked
+from senet.terminal import tracked
 
 Data = DataConfig | str | Path | Iterable[Any]
 """A data set's configuration, its name or its folder; or batches."""

@@ -119,6 +119,21 @@ def drawn(browser, figure: str = "by-class") -> list:
     return browser.execute_script(script, figure)
 
 
+def test_names_are_escaped_in_the_pictures(digits_run, tmp_path, browser):
+    """Plotly takes tags in any text for markup."""
+    name = "<b>R&amp;D</b>"
+    recording = record_excitations(digits_run)
+    page = write_report(tmp_path / "r.html", replace(recording, class_names=(name, *recording.class_names[1:])))
+    browser.get(page.as_uri())
+    shown = browser.execute_script(
+        "return [...document.querySelectorAll('#by-class .legendtext')].map(t => t.textContent)"
+    )
+    assert shown[:2] == ["all images", name]
+    browser.execute_script("document.getElementById('within').value = 0; drawWithin(data.blocks[0])")
+    title = browser.execute_script("return document.querySelector('#within-class .gtitle').textContent")
+    assert title.endswith(f"gates within {name}")
+
+
 def test_choosing_a_block_and_a_class_changes_the_figures(page, browser):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys

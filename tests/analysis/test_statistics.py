@@ -1,5 +1,8 @@
 """Each number against its formula on all gates at once."""
 
+from dataclasses import replace
+from html import unescape
+
 import numpy as np
 import plotly.graph_objects as go
 import pytest
@@ -37,6 +40,8 @@ def test_formulas():
     between = (counts[:, None] * (means - GATES.mean(0)) ** 2).sum()
     assert found.specificity == pytest.approx(between / ((GATES - GATES.mean(0)) ** 2).sum(), rel=1e-9)
     assert found.spread == pytest.approx(np.sqrt(GATES.var(0).mean()) / 2, rel=1e-9)
+    assert found.effect == pytest.approx(np.sqrt(means[LABELS].var(0).mean()) / 2, rel=1e-9)
+    assert found.effect == pytest.approx(found.spread * found.specificity**0.5, rel=1e-9)
     correlations = np.corrcoef(means)[np.triu_indices(4, 1)]
     assert found.agreement == pytest.approx(correlations.mean(), rel=1e-9)
     assert found.mean == pytest.approx(GATES.mean(), rel=1e-9)
@@ -64,15 +69,30 @@ def test_ends_of_the_scales():
         (np.where(GENERATOR.random((200, 12)) < 0.5, 0.01, 0.99), "saturated"),
         (GATES, "class-specific"),
         (GENERATOR.random((200, 12)), "class-agnostic"),
+        (0.9 + 0.1 * (GATES - GATES.mean(0)), "class-agnostic"),  # as large a share of a movement that nobody sees
     ],
 )
 def test_verdicts(gates, verdict):
     assert statistics(recorded(gates, LABELS, 4))[0].verdict == verdict
 
 
+@pytest.mark.parametrize("apart", [0.005, 0.01, 0.02, 0.03, 0.05, 0.2])
+def test_a_block_is_class_specific_where_the_lines_of_figure_6_part(apart):
+    """Two classes at `apart` to either side: an eye wants three of the widest line's widths between them."""
+    centre = np.linspace(0.3, 0.7, 12)
+    gates = centre + apart * np.where(LABELS % 2, 1, -1)[:, None] + 0.02 * GENERATOR.normal(size=(200, 12))
+    recording = recorded(gates, LABELS % 2, 2)
+    figure = class_figure(recording, "SE_2_1", recording.class_names)
+    lines = np.array([trace.y for trace in figure.data[1:]])
+    width_of_a_line = 3 / 200  # pixels of the line of all images, and of the picture's height
+    seen = (lines.max(0) - lines.min(0)).mean() > 3 * width_of_a_line
+    (found,) = statistics(recording)
+    assert (found.verdict == "class-specific") == (seen and found.specificity >= 0.25)
+
+
 def test_without_labels():
     (found,) = statistics(recorded(GATES, np.zeros(200, int), 1, named=False))
-    assert (found.specificity, found.agreement, found.verdict) == (None, None, None)
+    assert (found.specificity, found.effect, found.agreement, found.verdict) == (None,) * 4
     assert found.spread == pytest.approx(np.sqrt(GATES.var(0).mean()), rel=1e-9)
 
 
@@ -85,6 +105,14 @@ def test_figure_6_holds_the_means():
     chosen = np.array([0, 3, 6, 8, 11])
     np.testing.assert_allclose(figure.data[0].y, GATES.mean(0)[chosen])
     np.testing.assert_allclose(figure.data[1].y, GATES[LABELS == 2].mean(0)[chosen])
+
+
+def test_figures_show_names_as_they_are():
+    recording = replace(recorded(GATES, LABELS, 4), class_names=("<b>a</b>", "b", "R&amp;D", "d"))
+    figure = class_figure(recording, "SE_2_1", recording.class_names)
+    assert [unescape(trace.name) for trace in figure.data] == ["all images", *recording.class_names]
+    assert figure.data[1].name == "&lt;b&gt;a&lt;/b&gt;"
+    assert spread_figure(recording, "SE_2_1", "<b>a</b>").layout.title.text.endswith("&lt;b&gt;a&lt;/b&gt;")
 
 
 def test_figure_7_holds_mean_and_deviation():

@@ -1,6 +1,7 @@
 """The paper's Figures 6 and 7 for any recording."""
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from types import MappingProxyType
 from typing import Any
 
@@ -44,18 +45,23 @@ def default_classes(recording: Recording, number: int = 4) -> tuple[str, ...]:
     return tuple(seen[::step][:number])
 
 
+def shown(name: str) -> str:
+    """Return a name as plotly has to be given it: plotly reads tags and entities in any text."""
+    return escape(name, quote=False)
+
+
 def line(x: Tensor, y: Tensor, name: str, colour: str, width: float = 1.5) -> go.Scatter:
     """Return a line of gates over channels."""
     hover = "channel %{x}: %{y:.3f}"
     style = {"color": colour, "width": width}
-    return go.Scatter(x=x.tolist(), y=y.tolist(), name=name, mode="lines", line=style, hovertemplate=hover)
+    return go.Scatter(x=x.tolist(), y=y.tolist(), name=shown(name), mode="lines", line=style, hovertemplate=hover)
 
 
 def laid_out(figure: go.Figure, recording: Recording, block: str, title: str) -> go.Figure:
     """Give a figure its title and axes."""
     at = recording[block].block
     figure.update_layout(
-        title=f"{at.name}: {title}",
+        title=f"{at.name}: {shown(title)}",
         xaxis_title=f"channel (of {at.channels})",
         yaxis_title="gate",
         yaxis_range=[at.low, at.high],

@@ -10,8 +10,6 @@ from statistics import median
 from typing import cast
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -26,6 +24,7 @@ from senet.examples import as_written, on_example
 from senet.insertion.dataflow import Value, record
 from senet.insertion.sites import at_or_within
 from senet.models.cards import ModelConfig
+from senet.terminal import Table, text_of
 
 HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", "max_pool2d", "dropout", "dropout2d", "clone"})
 """f(a x) = a f(x) for a >= 0, channel by channel."""
@@ -68,7 +67,7 @@ class PruningReport:
 
     def __str__(self) -> str:
         """Return the report as a table."""
-        table = Table("", "before", "after", box=None, header_style="bold")
+        table = Table("", "before", "after")
         rows = [
             ("parameters", f"{self.before.parameters:,}", f"{self.after.parameters:,}"),
             ("multiply-adds (M)", *(f"{m.multiply_adds / 1e6:,.2f}" for m in (self.before, self.after))),
@@ -80,12 +79,11 @@ class PruningReport:
             rows.append(("loss", *(f"{e.loss:.4f}" for e in both)))
         for row in rows:
             table.add_row(*row)
-        console = Console(width=100, color_system=None)
-        with console.capture() as text:
-            for name, layer, moved in zip(self.blocks, self.folded_into, self.spreads, strict=True):
-                console.print(f"{name} is in {layer} now; its gate moved by {moved:.3f} of its range")
-            console.print(table)
-        return text.get().rstrip()
+        removed = [
+            f"{name} is in {layer} now; its gate moved by {moved:.3f} of its range\n"
+            for name, layer, moved in zip(self.blocks, self.folded_into, self.spreads, strict=True)
+        ]
+        return "".join(removed) + text_of(table).rstrip()
 
 
 def prune_se(

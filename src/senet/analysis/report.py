@@ -26,6 +26,7 @@ from senet.analysis.recording import BlockRecord, Recording, record_excitations
 from senet.analysis.statistics import (
     BlockStatistics,
     agreement,
+    effect,
     mean_gate,
     sampled_channels,
     share_high,
@@ -247,6 +248,7 @@ DEFINITIONS = {
     "mean gate": mean_gate,
     "spread": spread,
     "specificity": specificity,
+    "effect": effect,
     "agreement": agreement,
     "at the low end": share_low,
     "at the high end": share_high,
@@ -324,7 +326,10 @@ def block_text(block: GateBlock, numbers: BlockStatistics) -> str:
     outer = f"{numbers.low + numbers.high:.0%} of the gates are in the outer tenths of their range"
     if numbers.specificity is None:
         return f"{said}{outer}."
-    return f"{said}{numbers.specificity:.0%} of the variance is between classes; {outer}."
+    return (
+        f"{said}{numbers.specificity:.0%} of the variance is between classes, which move a gate by "
+        f"{numbers.effect:.3f} of its range (one standard deviation); {outer}."
+    )
 
 
 def plain(figure: go.Figure) -> Any:

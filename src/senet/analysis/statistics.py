@@ -4,16 +4,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from senet.analysis.recording import BlockRecord, Recording
+from senet.terminal import Table
 
 Verdict = Literal["class-specific", "class-agnostic", "saturated", "constant"]
 SATURATED = 0.9
 """Share of gates in the outer tenths of the range, from which a block is called saturated."""
 SPECIFIC = 0.25
-"""Share of the variance that is between classes, from which a block is called class-specific."""
+"""Share of the variance that is between classes, from which a block can be called class-specific."""
+VISIBLE = 0.025
+"""Effect from which a block can be called class-specific: classes one standard deviation to either side then lie a
+twentieth of the range apart, three times the width of a line in the paper's Figure 6, so that an eye sees them part."""
 CONSTANT = 0.01
 """Standard deviation over images, in parts of the gate's range, below which a block is called constant."""
 
@@ -28,11 +31,13 @@ class BlockStatistics:
         mean: see `mean_gate`.
         spread: see `spread`.
         specificity: see `specificity`; None without labels, or with one class.
+        effect: see `effect`; likewise.
         agreement: see `agreement`; likewise.
         low: see `share_low`.
         high: see `share_high`.
         verdict: "constant" if the spread is below 0.01; else "saturated" if 0.9 of the gates are in the outer tenths;
-            else "class-specific" if the specificity is at least 0.25; else "class-agnostic". None for what only labels
+            else "class-specific" if the specificity is at least 0.25 and the effect at least 0.025 (much of the
+            movement is between classes, and far enough to be seen); else "class-agnostic". None for what only labels
             could decide.
     """
 
@@ -41,6 +46,7 @@ class BlockStatistics:
     mean: float
     spread: float
     specificity: float | None
+    effect: float | None
     agreement: float | None
     low: float
     high: float
@@ -62,11 +68,29 @@ def specificity(record: BlockRecord) -> float | None:
     of class k and m_c over all: eta squared of an analysis of variance, 0 if classes do not differ and 1 if images of a
     class do not. K classes of n images each that differ by chance alone give (K - 1) / (K n - 1).
     """
+    between, total = between_classes(record), record.overall_variance
+    if between is None:
+        return None
+    return float(between.sum() / total.sum()) if total.sum() > 0 else 0.0
+
+
+def effect(record: BlockRecord) -> float | None:
+    """Return how far the classes move a gate, in parts of the gate's range; None for fewer than two classes.
+
+    sqrt(mean_c sum_k n_k (m_kc - m_c)^2 / n) / (high - low), with the letters of `specificity` and n images: the
+    standard deviation of the classes' means, which is what an eye sees in the paper's Figure 6. It is the spread times
+    the square root of the specificity, so a large share of next to no movement is a small effect.
+    """
+    between = between_classes(record)
+    return None if between is None else float(between.mean().sqrt()) / (record.block.high - record.block.low)
+
+
+def between_classes(record: BlockRecord) -> Tensor | None:
+    """Return the variance of the classes' means, weighted by images, (C,); None for fewer than two classes."""
     if int((record.count > 0).sum()) < 2:
         return None
-    total = record.overall_variance.sum() * record.count.sum()
-    between = (record.count[:, None] * (record.mean - record.overall_mean).square()).sum()
-    return float(between / total) if total > 0 else 0.0
+    squares = (record.mean - record.overall_mean).square()
+    return (record.count[:, None] * squares).sum(0) / record.count.sum()
 
 
 def agreement(record: BlockRecord) -> float | None:
@@ -113,13 +137,13 @@ def statistics(recording: Recording) -> tuple[BlockStatistics, ...]:
     found = []
     for record in recording.blocks:
         low, high = share_low(record), share_high(record)
-        between, moves = specificity(record), spread(record)
-        verdict: Verdict | None = None if between is None else "class-agnostic"
+        moves, share, moved_by_classes = spread(record), specificity(record), effect(record)
+        verdict: Verdict | None = None if share is None else "class-agnostic"
         if moves < CONSTANT:
             verdict = "constant"
         elif low + high >= SATURATED:
             verdict = "saturated"
-        elif between is not None and between >= SPECIFIC:
+        elif share is not None and moved_by_classes is not None and share >= SPECIFIC and moved_by_classes >= VISIBLE:
             verdict = "class-specific"
         found.append(
             BlockStatistics(
@@ -127,7 +151,8 @@ def statistics(recording: Recording) -> tuple[BlockStatistics, ...]:
                 module=record.block.module,
                 mean=mean_gate(record),
                 spread=moves,
-                specificity=between,
+                specificity=share,
+                effect=moved_by_classes,
                 agreement=agreement(record),
                 low=low,
                 high=high,
@@ -139,13 +164,13 @@ def statistics(recording: Recording) -> tuple[BlockStatistics, ...]:
 
 def statistics_table(recording: Recording) -> Table:
     """Return the numbers of all blocks as a table to print."""
-    table = Table(box=None, header_style="bold")
+    table = Table()
     for heading in ("block", "module", "verdict"):
         table.add_column(heading)
-    for heading in ("mean gate", "spread", "specificity", "agreement", "at the low end", "at the high end"):
+    for heading in ("mean gate", "spread", "specificity", "effect", "agreement", "at the low end", "at the high end"):
         table.add_column(heading, justify="right")
     for of in statistics(recording):
-        values = (of.mean, of.spread, of.specificity, of.agreement, of.low, of.high)
+        values = (of.mean, of.spread, of.specificity, of.effect, of.agreement, of.low, of.high)
         shown = ["no labels" if value is None else f"{value:.3f}" for value in values]
         table.add_row(of.block, of.module, of.verdict or "no labels", *shown)
     return table

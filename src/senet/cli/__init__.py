@@ -1,5 +1,6 @@
 """The command line: `senet COMMAND`, see `COMMANDS`."""
 
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -10,6 +11,7 @@ from senet.cli.parsing import summary
 from senet.cli.processes import first_speaks, first_to_fail, is_first
 from senet.cli.training import run_demo, run_evaluate, run_predict, run_train
 from senet.errors import SenetError
+from senet.terminal import console, printable, say
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = MappingProxyType(
     {
@@ -42,18 +44,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Of several processes that torchrun started, the first prints; when one fails, all end with the first one's sentence.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the encoding lacks is printed with escapes
+            stream.reconfigure(errors="backslashreplace")
     argv = sys.argv[1:] if argv is None else argv
-    stderr = sys.stderr
     try:
         with first_speaks():
             run_command(argv)
     except SenetError as error:
         if first_to_fail():
-            print(f"senet: {error}", file=stderr)
+            say(f"senet: {printable(str(error))}", console(stderr=True))
         return 2
     except KeyboardInterrupt:
         if is_first():
-            print("senet: stopped", file=stderr)
+            say("senet: stopped", console(stderr=True))
         return 130
     except BrokenPipeError:
         sys.stderr.close()

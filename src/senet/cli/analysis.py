@@ -3,7 +3,6 @@
 import atexit
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import torch
 import tyro
-from rich.console import Console
 from torch import nn
 from tyro.conf import Positional
 
@@ -24,6 +22,7 @@ from senet.data.config import DataConfig
 from senet.errors import SenetError
 from senet.evaluation import run_data
 from senet.files import check_writable
+from senet.terminal import console, say
 from senet.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -196,10 +195,8 @@ def run_record(argv: Sequence[str]) -> None:
     if command.json:
         print(json.dumps([asdict(row) for row in statistics(found)]))
     else:
-        console = Console()
-        console = console if console.is_terminal else Console(width=140)
-        console.print(statistics_table(found))
-        print(f"{command.output} holds the gates of {found.num_images:,} images")
+        console().print(statistics_table(found))
+        say(f"{command.output} holds the gates of {found.num_images:,} images")
 
 
 def run_explain(argv: Sequence[str]) -> None:
@@ -220,7 +217,7 @@ def run_explain(argv: Sequence[str]) -> None:
         run=command.model,
         batch_size=command.batch_size,
     )
-    print(f"{page} is the report; open it in a browser")
+    say(f"{page} is the report; open it in a browser")
 
 
 def run_prune(argv: Sequence[str]) -> None:
@@ -251,13 +248,12 @@ def run_ablate(argv: Sequence[str]) -> None:
     try:
         rows = ablate(command.tables or TABLES, command.config, command.output, seeds=command.seeds)
     except TrainingInterrupted as interrupted:
-        print(f"\nsenet: {interrupted}\n  senet ablate {shlex.join(argv)}", file=sys.stderr)
+        say(f"\nsenet: {interrupted}\n  senet ablate {shlex.join(argv)}", console(stderr=True))
         raise SystemExit(128 + interrupted.signum) from None
     if command.json:
         print(json.dumps([asdict(row) for row in rows]))
         return
-    console = Console(soft_wrap=True, highlight=False)
     for table in tables_of(rows):
-        console.print(table)
-        console.print()
-    console.print(f"{command.output} holds the runs; the same command again prints this without training.")
+        console().print(table)
+        say()
+    say(f"{command.output} holds the runs; the same command again prints this without training.")

@@ -1,12 +1,12 @@
 """`senet models | convert | insert`."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from rich.console import Console
 from torch import nn
 from tyro.conf import Positional
 
@@ -15,6 +15,7 @@ from senet.cli.parsing import check_new, parse, print_report
 from senet.errors import SenetError
 from senet.insertion import Gated
 from senet.models.folder import load_model
+from senet.terminal import console, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,11 +131,8 @@ def print_paper(command: ModelsCommand) -> None:
     if command.json:
         print(json.dumps([asdict(row) | {"agrees": row.agrees, "counting": row.counting} for row in rows]))
         return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=180)
-    console.print(paper_table(rows))
-    console.print(LEGEND, soft_wrap=True)
+    console().print(paper_table(rows))
+    say(LEGEND)
 
 
 def run_convert(argv: Sequence[str]) -> None:
@@ -154,7 +152,7 @@ def run_convert(argv: Sequence[str]) -> None:
         checkpoint = checkpoint.with_layout(find_layout(command.layout))
     model = create_from_weights(config, checkpoint, se=None, convert_input=command.in_channels != 3)
     save_pretrained(model, command.output)
-    print(f"{command.output} holds {command.name} with {model.num_classes} classes (layout {checkpoint.layout.name})")
+    say(f"{command.output} holds {command.name} with {model.num_classes} classes (layout {checkpoint.layout.name})")
 
 
 def open_network(source: str, *, pretrained: bool = True) -> nn.Module:
@@ -188,5 +186,6 @@ def run_insert(argv: Sequence[str]) -> None:
         preserve_outputs=command.preserve_outputs,
     )
     save_pretrained(model, command.output)
-    ending = f"{command.output} holds the model. Next:\n  senet train RECIPE --weights {command.output} --output RUN"
+    quoted = shlex.quote(str(command.output))
+    ending = f"{command.output} holds the model. Next:\n  senet train RECIPE --weights {quoted} --output RUN"
     print_report(report, command.json, ending)

@@ -14,6 +14,7 @@ import tyro
 
 from senet.errors import SenetError
 from senet.files import check_writable
+from senet.terminal import say
 
 
 def parse(command: Any, argv: Sequence[str], prog: str, default: Any = None) -> Any:
@@ -58,7 +59,10 @@ def check_new(folder: Path) -> None:
 
 def print_report(report: Any, as_json: bool, ending: str) -> None:
     """Print a report dataclass as JSON, or as its own text with a last line."""
-    print(json.dumps(asdict(report)) if as_json else f"{report}\n{ending}")
+    if as_json:
+        print(json.dumps(asdict(report)))
+    else:
+        say(f"{report}\n{ending}")
 
 
 def summary(function: Callable[..., Any]) -> str:

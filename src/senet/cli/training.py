@@ -4,7 +4,6 @@ import inspect
 import json
 import re
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from senet.models.hub import is_hub_id
 from senet.models.registry import CARDS, model_card
 from senet.optimization import optimize
 from senet.optimization.inference import Backend, Precision
+from senet.terminal import console, printable, say
 from senet.training.config import TrainConfig
 from senet.training.precision import slow_bf16
 
@@ -135,9 +135,10 @@ def run_train(argv: Sequence[str]) -> None:
         folder = train(asked_in(command.config, argv), command.output, resume=command.resume)
     except TrainingInterrupted as interrupted:
         again = [word for word in argv if word != "--resume"]
-        print(f"\nsenet: {interrupted}\n  senet train {shlex.join(again)} --resume", file=sys.stderr)
+        say(f"\nsenet: {interrupted}\n  senet train {shlex.join(again)} --resume", console(stderr=True))
         raise SystemExit(128 + interrupted.signum) from None
-    print(f"The run is in {folder}. Next:\n  senet evaluate {folder}\n  senet predict {folder} IMAGE ...")
+    quoted = shlex.quote(str(folder))
+    say(f"The run is in {folder}. Next:\n  senet evaluate {quoted}\n  senet predict {quoted} IMAGE ...")
 
 
 def asked_in(config: TrainConfig, argv: Sequence[str]) -> TrainConfig:
@@ -167,7 +168,7 @@ def run_evaluate(argv: Sequence[str]) -> None:
     model: nn.Module = load_model(argv[0])
     slow = slow_bf16("--bf16", default_device(), "leave it out for speed")
     if command.bf16 and slow:
-        print(f"senet: {slow}", file=sys.stderr)
+        say(f"senet: {slow}", console(stderr=True))
     if command.optimize is not None:
         precision: Precision = "bf16" if command.bf16 else "fp32"
         model = optimize(model, for_="inference", backend=command.optimize, precision=precision)
@@ -184,7 +185,7 @@ def run_evaluate(argv: Sequence[str]) -> None:
     if command.json:
         print(json.dumps(asdict(result)))
     else:
-        print(
+        say(
             f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, loss {result.loss:.4f} "
             f"on {result.num_images:,} images of {command.data.dataset}"
         )
@@ -203,12 +204,12 @@ def run_predict(argv: Sequence[str]) -> None:
     if not images:
         raise SenetError("no image is given; `senet predict --help` explains all arguments")
     found = predict_each(model, images, top=command.top, batch_size=AT_ONCE, on_error="keep")
-    errors = (print_json if command.json else print_rows)(found, max(map(len, images)))
+    errors = (print_json if command.json else print_rows)(found, max(len(printable(image)) for image in images))
     if len(images) == 1 and errors:
         raise errors[0]
     if errors:
-        print(f"senet: {len(errors)} of {len(images)} images are left out:", file=sys.stderr)
-        print(*(f"  {error}" for error in errors), sep="\n", file=sys.stderr)
+        told = "".join(f"\n  {printable(str(error))}" for error in errors)
+        say(f"senet: {len(errors)} of {len(images)} images are left out:{told}", console(stderr=True))
         raise SystemExit(1)
 
 
@@ -228,8 +229,9 @@ def print_rows(predictions: Iterator["Prediction"], width: int) -> list[SenetErr
             print(f"{'image':<{width}}  probability  class")
             started = True
         for i, likely in enumerate(found.classes):
-            image = "" if i else str(found.image)
-            print(f"{image:<{width}}  {100 * likely.probability:>9.2f} %  {likely.class_name}", flush=True)
+            image = "" if i else printable(str(found.image))
+            class_name = printable(likely.class_name)
+            print(f"{image:<{width}}  {100 * likely.probability:>9.2f} %  {class_name}", flush=True)
     return errors
 
 

@@ -15,7 +15,7 @@ from senet.data.datasets import ImageSplit
 from senet.data.order import BatchOrder, seed_of
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
-from senet.progress import tracked
+from senet.terminal import tracked
 
 
 def physical_memory() -> float:

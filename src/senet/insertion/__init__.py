@@ -7,8 +7,6 @@ from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from senet.attachment import AttachedSE, attach, attached, attached_sites, detach
@@ -18,6 +16,7 @@ from senet.examples import CannotRunError, as_written, on_example
 from senet.insertion.dataflow import Dataflow, record, tensors
 from senet.insertion.sites import Site, Skipped, sites_of
 from senet.models.cards import ModelConfig
+from senet.terminal import Table, text_of
 
 Where = str | Sequence[str] | Callable[[str], bool]
 Gated = Literal["skip", "double"]
@@ -48,19 +47,16 @@ class InsertionReport:
 
     def __str__(self) -> str:
         """Return the report as a table."""
-        table = Table("module", "", "channels", "side", "stage", "where", box=None, header_style="bold")
+        table = Table("module", "", "channels", "side", "stage", "where")
         for site in self.sites:
             side = "x".join(map(str, site.side))
             row = (site.module, "input" if site.in_front else "output", str(site.channels), side, str(site.stage))
             table.add_row(*row, site.kind)
         for skip in self.skipped:
             table.add_row(skip.place, "", "", "", "", f"skipped: {skip.reason}", style="dim")
-        console = Console(width=140, color_system=None)
-        with console.capture() as text:
-            console.print(table)
         share = 100 * self.num_parameters / max(1, self.model_parameters)
         return (
-            f"{text.get()}{len(self.sites)} SE blocks, {self.num_parameters:,} parameters ({share:+.2f} %), "
+            f"{text_of(table)}{len(self.sites)} SE blocks, {self.num_parameters:,} parameters ({share:+.2f} %), "
             f"{self.multiply_adds / 1e6:,.2f} million multiply-adds an image"
         )
 

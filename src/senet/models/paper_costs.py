@@ -6,12 +6,11 @@ from decimal import Decimal
 from typing import Literal
 
 import torch
-from rich.table import Table
 
 from senet.block import SEOptions
 from senet.costs import Cost, cost
 from senet.models.registry import CARDS, create_model
-from senet.progress import tracked
+from senet.terminal import Table, tracked
 
 TOLERANCE = 0.01
 """Largest relative difference of multiply-adds that needs no explanation."""
@@ -197,7 +196,7 @@ def cells(row: CostComparison) -> tuple[str, ...]:
 
 def paper_table(rows: list[CostComparison]) -> Table:
     """Return the comparisons as a table for the terminal."""
-    table = Table(box=None, header_style="bold")
+    table = Table()
     for heading in HEADINGS:
         left = heading in ("table", "network", "agree", "note")
         table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "note")

@@ -3,12 +3,10 @@
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from senet.costs import cost
 from senet.models.registry import create_model, list_models, model_card
-from senet.progress import tracked
+from senet.terminal import Table, console, say, tracked
 
 
 def model_rows(pattern: str = "*") -> list[dict[str, Any]]:
@@ -48,7 +46,7 @@ def scaled(value: float | None, unit: float, digits: int) -> str:
 
 def print_models(rows: list[dict[str, Any]]) -> None:
     """Print the rows as a table."""
-    table = Table(box=None, header_style="bold")
+    table = Table()
     for heading in (
         "network",
         "pixels",
@@ -73,11 +71,8 @@ def print_models(rows: list[dict[str, Any]]) -> None:
             scaled(row["paper_top5_error"], 1, 2),
             row["source"],
         )
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=150)
-    console.print(table)
-    console.print(
+    console().print(table)
+    say(
         "MMAdds: millions of multiply-adds for one image. "
         "Errors in %, single crop, as the paper (arXiv:1709.01507v4) prints them."
     )

@@ -1,15 +1,13 @@
 """What a run says while it goes: a live bar on a terminal, lines elsewhere, TensorBoard always."""
 
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from senet.preprocessing import Preprocessing
+from senet.terminal import bar, console, printable, say
 
 LINE_EVERY_S = 60.0
 """Where there is no terminal for a live bar, a line says at least this often how far the run is."""
@@ -31,21 +29,12 @@ class Reporter:
         self.num_epochs = num_epochs
         self.first_epoch = done_batches // num_batches + 1
         self.quiet = quiet
-        self.live = not quiet and sys.stderr.isatty()
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, markup=False)
-        self.bar = Progress(
-            TextColumn("{task.description}", style="bold", markup=False),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[now]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.live,
-        )
+        self.console = console(stderr=True, quiet=quiet)
+        self.bar = bar(self.console)
         self.last_line = time.monotonic()
-        self.task = self.bar.add_task(folder.name, total=num_epochs * num_batches, completed=done_batches, now="")
+        self.task = self.bar.add_task(
+            printable(folder.name), total=num_epochs * num_batches, completed=done_batches, now=""
+        )
         self.writer: SummaryWriter | None = None
 
     def __enter__(self) -> "Reporter":
@@ -61,7 +50,7 @@ class Reporter:
 
     def say(self, sentence: str) -> None:
         """Print a line about the run."""
-        self.console.print(f"{self.folder.name}: {sentence}")
+        say(f"{self.folder.name}: {sentence}", self.console)
 
     def start(self, row: Mapping[str, float], what: str, preprocessing: Preprocessing) -> None:
         """Print what the run starts from, and how good that is."""
@@ -74,7 +63,7 @@ class Reporter:
         """Move the bar."""
         now = f"loss {loss:.3f}  {images_per_s:,.0f} images/s"
         self.bar.update(self.task, advance=batches, now=now)
-        if not self.live and time.monotonic() - self.last_line > LINE_EVERY_S:
+        if self.bar.disable and time.monotonic() - self.last_line > LINE_EVERY_S:
             self.last_line = time.monotonic()
             progress = self.bar.tasks[self.task]
             self.say(f"batch {progress.completed:,.0f}/{progress.total:,.0f}  {now}")

@@ -1,5 +1,7 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
+// Plotly reads tags and entities in any text, and a name may look like one.
+const shown = (name) => name.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const byId = (id) => document.getElementById(id);
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 let chosen = data.first;
@@ -14,7 +16,7 @@ function layout(figure, title, block) {
   return {
     ...own,
     template: undefined,
-    title: { text: title, font: { size: 15 } },
+    title: { text: shown(title), font: { size: 15 } },
     font: { color: colour("--ink"), family: "system-ui, sans-serif" },
     paper_bgcolor: colour("--paper"),
     plot_bgcolor: colour("--paper"),
@@ -26,7 +28,7 @@ function layout(figure, title, block) {
 const options = { responsive: true, displaylogo: false, displayModeBar: false };
 
 function trace(like, block, y, name, lineColour) {
-  return { ...like, x: block.channel, y, name, line: { ...like.line, color: lineColour ?? like.line.color } };
+  return { ...like, x: block.channel, y, name: shown(name), line: { ...like.line, color: lineColour ?? like.line.color } };
 }
 
 function checkedClasses() {
