@@ -14,7 +14,7 @@ from senet.models.network import Network
 from senet.tracing import script_form
 
 
-class Pyramid(FeatureGetterNet):
+class Pyramid(FeatureGetterNet):  # type: ignore[misc]  # timm has no types
     """The maps of `forward_intermediates`; what lies behind the last of them is cut off."""
 
     def __prepare_scriptable__(self) -> nn.Module:
