@@ -125,12 +125,11 @@ class InceptionModule(SEUnit):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, out_channels, H / stride, W / stride)."""
-        pooled = self.pool(x)
         branches = (
             None if self.conv1x1 is None else self.conv1x1(x),
             self.conv3x3(self.conv3x3_reduce(x)),
             self.double3x3_2(self.double3x3_1(self.double3x3_reduce(x))),
-            pooled if self.pool_proj is None else self.pool_proj(pooled),
+            self.pool(x) if self.pool_proj is None else self.pool_proj(self.pool(x)),
         )
         u = torch.cat([branch for branch in branches if branch is not None], 1)
         return u if self.se is None else self.tail(u, se=self.se, relu=False)

@@ -162,7 +162,6 @@ class InceptionResNetV2(Network):
     """
 
     classifier_name = "classif"
-    min_side = 75
 
     def __init__(
         self,

@@ -35,9 +35,9 @@ class SeparableUnit(SEUnit):
         super().__init__()
         self.conv_dw = conv3x3(in_channels, in_channels, stride, groups=in_channels)
         self.bn1 = nn.BatchNorm2d(in_channels)
+        self.act = ACTIVATIONS[activation]()
         self.conv_pw = conv1x1(in_channels, out_channels)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.act = ACTIVATIONS[activation]()
         self.se = None if build_se is None else build_se(out_channels)
 
     def affine_before_se(self) -> tuple[nn.Module, ...]:

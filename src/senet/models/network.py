@@ -53,7 +53,6 @@ class Network(Fusible):
         class_names: of its outputs; None until it is trained or loaded.
         num_features: channels of the last feature map.
         feature_info: num_chs, reduction (the stride) and module of each level of the pyramid, as in timm.
-        min_side: of the images, in pixels.
     """
 
     config: "ModelConfig"
@@ -63,7 +62,6 @@ class Network(Fusible):
     num_features: int
     feature_info: list[dict[str, Any]]
     classifier_name = "fc"
-    min_side = 1
 
     def __init__(self) -> None:
         super().__init__()
@@ -231,7 +229,6 @@ class Network(Fusible):
             "architecture": self.config.name,
             "num_classes": self.num_classes,
             "input_size": (wants.in_channels, wants.image_size, wants.image_size),
-            "min_input_size": (wants.in_channels, self.min_side, self.min_side),
             "fixed_input_size": False,
             "pool_size": (side, side),
             "crop_pct": wants.image_size / wants.resize,

@@ -171,9 +171,9 @@ class ShakeUnit(SEUnit):
         pre_activation: bool,
     ) -> None:
         super().__init__()
+        self.downsample = shortcut
         self.branch1 = branch1
         self.branch2 = branch2
-        self.downsample = shortcut
         self.shake = shake
         self.se = se
         self.pre_activation = pre_activation
