@@ -46,6 +46,8 @@ def wrap(model: Network, out_indices: Any = None, feature_cls: str = "getter", *
         SenetError: another wrapper.
     """
     check_choice("feature_cls", feature_cls, tuple(WRAPPERS))
+    if feature_cls in ("list", "dict") and any("." in info["module"] for info in model.feature_info):
+        feature_cfg.setdefault("flatten_sequential", True)  # else they look at the network's children alone
     description = pretrained_cfg_for_features(model.default_cfg)
     pyramid = WRAPPERS[feature_cls](model, out_indices=model.level_indices(out_indices), **feature_cfg)
     pyramid.default_cfg = pyramid.pretrained_cfg = description
