@@ -23,7 +23,7 @@ PYRAMIDS = (
 
 def empty(model: Network, side: int | None = None) -> Tensor:
     channels, height, width = model.default_cfg["input_size"]
-    return torch.empty(1, channels, side or height, side or width, device="meta")
+    return torch.empty(2, channels, side or height, side or width, device="meta")
 
 
 # ---- descriptions ----------------------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ def test_the_description_is_what_the_network_does(name):
     seen = model.forward_head(features, pre_logits=True)
     model.reset_classifier(0)
     assert model.num_classes == 0
-    assert model.forward_head(features).shape == seen.shape == (1, model.head_hidden_size)
+    assert model.forward_head(features).shape == seen.shape == (2, model.head_hidden_size)
     model.reset_classifier(0, "")
     assert model.forward_head(features) is features
 
@@ -143,7 +143,7 @@ def test_every_network_is_traced_at_its_full_depth(name):
     """The graph calls every layer that holds parameters, once."""
     model = fresh_on_meta(name, num_classes=7)
     graph = fx.symbolic_trace(model)
-    assert graph(empty(model, side_of(name))).shape == (1, 7)
+    assert graph(empty(model, side_of(name))).shape == (2, 7)
     called = [node.target for node in graph.graph.nodes if node.op == "call_module"]
     layers = [path for path, module in model.named_modules() if list(module.parameters(recurse=False))]
     assert sorted(target for target in called if target in layers) == sorted(layers)
