@@ -1,6 +1,7 @@
 """The SE block against values worked out by hand and against NumPy in float64."""
 
 import copy
+import io
 import math
 import pickle
 import shutil
@@ -11,6 +12,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.ao.quantization import get_default_qconfig_mapping
+from torch.ao.quantization.quantize_fx import prepare_fx
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from senet.block import SEBlock, SEOptions
 from senet.errors import SenetError
@@ -319,6 +323,94 @@ def test_bad_input_shapes(shape):
     with pytest.raises(SenetError, match=r"the input is \(.*\); expected \(N, 12, H, W\)") as caught:
         random_block()(torch.randn(shape))
     assert str(shape) in str(caught.value)
+
+
+# ---- tools that read or change the block -----------------------------------------------------------------------------
+
+
+def users_network(**options: object) -> nn.Sequential:
+    """A network of somebody else that holds a block."""
+    torch.manual_seed(0)
+    block = random_block(8, **options)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), block, nn.Conv2d(8, 6, 1)).eval()
+
+
+VARIANTS = [
+    *({"squeeze": squeeze, "gate": gate} for squeeze, gate in product(SQUEEZES, GATES)),
+    {"bias": False, "factor": 2.0},
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", VARIANTS)
+def test_torch_fx_and_torchscript_read_the_block(options):
+    model = users_network(**options)
+    x = torch.randn(2, 3, 6, 5)
+    scripted = torch.jit.script(model)
+    file = io.BytesIO()
+    torch.jit.save(scripted, file)
+    file.seek(0)
+    extractor = create_feature_extractor(model, {"4": "out"})
+    forms = (torch.fx.symbolic_trace(model), scripted, torch.jit.load(file), lambda x: extractor(x)["out"])
+    for form in forms:
+        assert torch.equal(form(x), model(x))
+    assert scripted.state_dict().keys() == model.state_dict().keys()
+    assert type(model[3]) is SEBlock
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", VARIANTS)
+def test_quantization_reads_the_block(options):
+    model = users_network(**options)
+    x = torch.randn(2, 3, 6, 5)
+    prepared = prepare_fx(copy.deepcopy(model), get_default_qconfig_mapping("x86"), (x,))
+    torch.testing.assert_close(prepared(x), model(x))
+
+
+def test_a_traced_block_takes_gradients_and_other_types():
+    block = random_block().double()
+    graph = torch.fx.symbolic_trace(block)
+    x = torch.randn(2, 12, 3, 4, dtype=torch.float64)
+    gradients = [torch.autograd.grad(form(x).square().sum(), list(block.parameters())) for form in (graph, block)]
+    for actual, expected in zip(*gradients, strict=True):
+        assert torch.equal(actual, expected)
+
+
+def only(layer: nn.Module, out: list[int] | None = None, into: list[int] | None = None) -> nn.Module:
+    """A layer that is narrower, as tools for structured pruning make it: some of its channels are left."""
+    weight = layer.weight.detach()
+    weight, bias = (
+        (weight, layer.bias) if out is None else (weight[out], None if layer.bias is None else layer.bias[out])
+    )
+    if into is not None:
+        weight = weight[:, into]
+    narrow = nn.Conv2d(weight.shape[1], weight.shape[0], layer.kernel_size, bias=bias is not None)
+    narrow.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias.detach()}))
+    return narrow
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", VARIANTS)
+def test_what_is_left_of_the_two_convolutions_counts(options):
+    """Channels are removed from the convolution before the block, the block, and the one after it; hidden units too."""
+    torch.manual_seed(0)
+    block = random_block(**options)
+    before, after = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 5, 1)
+    kept, hidden = [0, 3, 4, 5, 9, 11], [1, 2]
+    x = torch.randn(2, 3, 4, 4)
+
+    expected = random_block(6, **{**options, "reduction": 3})
+    expected.fc1, expected.fc2 = only(block.fc1, hidden, kept), only(block.fc2, kept, hidden)
+    expected = only(after, into=kept)(expected(only(before, kept)(x)))
+
+    before, after = only(before, kept), only(after, into=kept)
+    block.fc1, block.fc2 = only(block.fc1, hidden, kept), only(block.fc2, kept, hidden)
+    assert (block.channels, block.hidden_channels) == (6, 2)
+    assert torch.equal(after(block(before(x))), expected)
+    assert_close(block.gate(before(x)), numpy_gate(block, before(x)) * options.get("factor", 1), 2e-6)
+    assert str(block).startswith("SEBlock(\n  6, hidden=2")
+    with pytest.raises(SenetError, match=r"expected \(N, 6, H, W\)"):
+        block(torch.randn(2, 12, 4, 4))
 
 
 def test_options_build_their_block():

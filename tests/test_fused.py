@@ -9,8 +9,10 @@ from collections.abc import Callable
 from itertools import product
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 from networks import assert_relatively_close, randomise
@@ -20,6 +22,7 @@ from senet.fused import Chain, Fusible, set_fused
 from senet.models.network import Network
 from senet.models.registry import create_model
 from senet.models.resnet import cifar_resnet
+from senet.optimization.training import optimize_for_training
 
 C = 8
 EXACT = 1e-10
@@ -397,6 +400,43 @@ def test_autocast_of_a_network(calls):
         assert {b.dtype for name, b in twin.named_buffers() if "running" in name} == {torch.float32}
         found[value] = (y.double() - exact["y"]).abs().max() / exact["y"].abs().max()
     assert found[True] < 2 * found[False] < 0.2
+
+
+# ---- tools that read the layers --------------------------------------------------------------------------------------
+
+
+def test_graphs_hold_the_single_layers(calls):
+    """Of torch.fx and of TorchScript, which compute what the operator does."""
+    torch.manual_seed(0)
+    unit = Unit(nn.BatchNorm2d(C), SEBlock(C, 2), nn.BatchNorm2d(C)).double().eval()
+    model = Chain(nn.Conv2d(C, C, 1), nn.BatchNorm2d(C), nn.ReLU(), unit).double().eval()
+    randomise(model)
+    set_fused(model, True)
+    graph, scripted = torch.fx.symbolic_trace(model), torch.jit.script(model)
+    x = torch.randn(2, C, 5, 4, dtype=torch.float64)
+    for form in (graph, scripted):
+        actual = form(x)
+        assert not calls
+        assert_relatively_close(actual, model(x), EXACT)
+        assert len(calls) == 2
+        calls.clear()
+    called = {node.target for node in graph.graph.nodes if node.op == "call_module"}
+    assert {"0", "1", "2", "3.norm", "3.se.fc1", "3.se.fc2"} <= called
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("build", [lambda: timm.create_model("seresnet18"), torchvision.models.resnet18])
+def test_graphs_of_somebody_elses_network_with_fused_layers(build, calls):
+    torch.manual_seed(0)
+    model = build().eval()
+    x = torch.randn(1, 3, 64, 64)
+    expected = model(x)
+    optimize_for_training(model)
+    for form in (torch.fx.symbolic_trace(model), torch.jit.script(copy.deepcopy(model))):
+        assert torch.equal(form(x), expected)
+    assert not calls
+    assert_relatively_close(model(x), expected, 2e-5)
+    assert calls
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -14,7 +14,7 @@ PACKAGE = Path(senet.__file__).parent
 
 # A module imports from its own layer and from those above it in this table.
 LAYERS = (
-    {"errors", "files", "terminal"},
+    {"errors", "files", "terminal", "tracing"},
     {"ops"},
     {"block"},
     {"attachment"},

@@ -1,9 +1,8 @@
 """The Squeeze-and-Excitation block: the only implementation of squeeze, excitation and scale."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal, get_args
 
 import torch
@@ -11,14 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.errors import SenetError
+from senet.tracing import is_traced
 
 Squeeze = Literal["avg", "max", "none"]
 Gate = Literal["sigmoid", "tanh", "relu", "hard_sigmoid"]
 Placement = Literal["standard", "pre", "post", "identity", "3x3"]
-
-GATES: Mapping[Gate, Callable[[Tensor], Tensor]] = MappingProxyType(
-    {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": F.relu, "hard_sigmoid": F.hardsigmoid}
-)
 
 
 def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
@@ -31,6 +27,15 @@ def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None
     """
     if value not in choices:
         raise SenetError(f"{argument} is {value!r}; expected one of {', '.join(choices)}")
+
+
+def apply_gate(gate: str, logits: Tensor) -> Tensor:
+    """Apply one of the non-linearities `Gate`; written out, for TorchScript knows no table of functions."""
+    if gate == "sigmoid":
+        return torch.sigmoid(logits)
+    if gate == "tanh":
+        return torch.tanh(logits)
+    return F.relu(logits) if gate == "relu" else F.hardsigmoid(logits)
 
 
 class SEBlock(nn.Module):
@@ -58,6 +63,8 @@ class SEBlock(nn.Module):
     torch.Size([2, 64, 7, 7])
     """
 
+    __jit_unused_properties__ = ("channels", "hidden_channels")
+
     def __init__(
         self,
         channels: int,
@@ -74,15 +81,24 @@ class SEBlock(nn.Module):
             raise SenetError(f"reduction is {reduction}; expected at least 1")
         check_choice("squeeze", squeeze, get_args(Squeeze))
         check_choice("gate", gate, get_args(Gate))
-        self.channels = channels
-        self.hidden_channels = max(1, channels // reduction)
+        hidden_channels = max(1, channels // reduction)
         self.squeeze: Squeeze = squeeze
         self.gate_function: Gate = gate
-        self.fc1 = nn.Conv2d(channels, self.hidden_channels, 1, bias=bias)
-        self.fc2 = nn.Conv2d(self.hidden_channels, channels, 1, bias=bias)
+        self.fc1 = nn.Conv2d(channels, hidden_channels, 1, bias=bias)
+        self.fc2 = nn.Conv2d(hidden_channels, channels, 1, bias=bias)
         self.factor: Tensor | None
         self.set_factor(factor)
         self.reset_parameters()
+
+    @property
+    def channels(self) -> int:
+        """C, the channels of the input: as many as `fc1` takes, which tools that prune networks may replace."""
+        return self.fc1.in_channels
+
+    @property
+    def hidden_channels(self) -> int:
+        """The hidden width: what `fc1` returns."""
+        return self.fc1.out_channels
 
     def set_factor(self, factor: float) -> None:
         """Set the constant factor of the gate; a buffer, kept only where it is not 1."""
@@ -94,6 +110,11 @@ class SEBlock(nn.Module):
             nn.init.normal_(fc.weight, std=gain / math.sqrt(fc.in_channels))
             if fc.bias is not None:
                 nn.init.zeros_(fc.bias)
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise a SenetError unless `x` is (N, C, H, W); while torch.fx traces it has no shape to check."""
+        if not is_traced(x) and (x.dim() != 4 or x.shape[1] != self.channels):
+            raise SenetError(f"the input is {tuple(x.shape)}; expected (N, {self.channels}, H, W)")
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the factor of every channel, before it is applied.
@@ -107,14 +128,14 @@ class SEBlock(nn.Module):
         Raises:
             SenetError: `x` is not (N, C, H, W) with the block's number of channels.
         """
-        if x.dim() != 4 or x.shape[1] != self.channels:
-            raise SenetError(f"the input is {tuple(x.shape)}; expected (N, {self.channels}, H, W)")
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            self.check_input(x)
         z = x
         if self.squeeze == "avg":
             z = x.mean((2, 3), keepdim=True)
         elif self.squeeze == "max":
             z = x.amax((2, 3), keepdim=True)
-        gate = GATES[self.gate_function](self.fc2(F.relu(self.fc1(z))))
+        gate = apply_gate(self.gate_function, self.fc2(F.relu(self.fc1(z))))
         return gate if self.factor is None else gate * self.factor.to(gate.dtype)
 
     def forward(self, x: Tensor) -> Tensor:

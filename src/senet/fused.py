@@ -14,6 +14,7 @@ from senet.block import SEBlock
 from senet.ops import Excitation, Norm, residual_tail
 from senet.ops.backends import has_fused_passes
 from senet.ops.passes import BatchStatistics
+from senet.tracing import is_traced, script_form
 
 LEAST_VALUES = 3_000_000
 """Of a feature map on the CPU without SE: below, the operator's way through Python costs more than it saves."""
@@ -22,11 +23,17 @@ LEAST_VALUES = 3_000_000
 class Fusible(nn.Module):
     """A module whose BatchNorm, SE, sum and ReLU may run as one operator.
 
+    torch.fx and TorchScript see the single layers.
+
     Attributes:
         fused: True, False, or None for fused on CUDA alone. On the CPU the first fused call compiles for some seconds.
     """
 
     fused: bool | None = None
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Return what `torch.jit.script` compiles in this module's place."""
+        return script_form(self)
 
     def tail(
         self,
@@ -50,7 +57,7 @@ class Fusible(nn.Module):
             shortcut_norm: BatchNorm of the shortcut.
             relu: close with a ReLU.
         """
-        if u.is_cuda if self.fused is None else self.fused:
+        if not is_traced(u) and (u.is_cuda if self.fused is None else self.fused):
             y = fused_tail(u, norm, se, shortcut, shortcut_norm, relu)
             if y is not None:
                 return y
@@ -64,7 +71,7 @@ class Fusible(nn.Module):
         """Apply modules one after another, BatchNorm and ReLU as one."""
         i = 0
         while i < len(modules):
-            pair = is_norm_and_relu(modules[i : i + 2])
+            pair = not is_traced(x) and is_norm_and_relu(modules[i : i + 2])
             x = self.tail(x, modules[i]) if pair else modules[i](x)
             i += 2 if pair else 1
         return x

@@ -89,7 +89,7 @@ def test_the_classifier_is_the_last_linear_layer(name):
 def test_dropout_out_of_its_range():
     for dropout in (-0.1, 1.1):
         with pytest.raises(SenetError, match=f"dropout is {dropout}; expected 0 to 1"):
-            Network(num_classes=3, dropout=dropout)
+            create_model("cifar_resnet20", dropout=dropout)
 
 
 # ---- the feature pyramid ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from senet.block import GATES, SEBlock
+from senet.block import SEBlock, apply_gate
 from senet.errors import SenetError, nearest
 from senet.examples import on_example
 
@@ -70,7 +70,7 @@ def gates_of(block: nn.Module, output: Tensor) -> Tensor:
         output: of its `gate_module`, (N, C, 1, 1) or (N, C, H, W).
     """
     if isinstance(block, SEBlock):
-        output = GATES[block.gate_function](output)
+        output = apply_gate(block.gate_function, output)
         output = output if block.factor is None else output * block.factor.to(output.dtype)
     return output.mean((2, 3))
 

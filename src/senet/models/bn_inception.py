@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from senet.block import SEOptions
 from senet.fused import Fusible
-from senet.models.network import BuildSE, Network, SEUnit, build_classifier, check_se, initialise
+from senet.models.network import BuildSE, Network, SEUnit, check_se, initialise
 
 MODULES: tuple[tuple[str, int, int, int, int, int, int], ...] = (
     ("3a", 64, 64, 64, 64, 96, 32),
@@ -125,12 +125,11 @@ class InceptionModule(SEUnit):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, out_channels, H / stride, W / stride)."""
-        pooled = self.pool(x)
         branches = (
             None if self.conv1x1 is None else self.conv1x1(x),
             self.conv3x3(self.conv3x3_reduce(x)),
             self.double3x3_2(self.double3x3_1(self.double3x3_reduce(x))),
-            pooled if self.pool_proj is None else self.pool_proj(pooled),
+            self.pool(x) if self.pool_proj is None else self.pool_proj(self.pool(x)),
         )
         u = torch.cat([branch for branch in branches if branch is not None], 1)
         return u if self.se is None else self.tail(u, se=self.se, relu=False)
@@ -160,7 +159,7 @@ class BNInception(Network):
         se: SEOptions | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(num_classes=num_classes, dropout=dropout)
+        super().__init__()
         check_se(se, (3, 4, 5), ("standard",))
         self.conv1 = ConvUnit(in_channels, 64, 7, 2)
         self.pool1 = nn.MaxPool2d(3, 2, ceil_mode=True)
@@ -180,7 +179,7 @@ class BNInception(Network):
             names.append(f"inception_{name}")
             self.add_module(names[-1], module)
             channels = module.out_channels
-        self.fc = build_classifier(channels, num_classes)
+        self.add_head(channels, num_classes, dropout)
         self.trunk = ("conv1", "pool1", "conv2_reduce", "conv2", "pool2", *names)
         self.set_levels(
             ("conv1", 64, 2),
@@ -190,3 +189,7 @@ class BNInception(Network):
             (names[-1], 1024, 32),
         )
         initialise(self)
+
+    def last_side(self, side: int) -> int:
+        """Return the side of the last feature map; the two poolings of the stem have no padding and round down."""
+        return super().last_side(-(-side // 2) // 4 * 8)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from senet.block import SEOptions
 from senet.models.bn_inception import ConvUnit
-from senet.models.network import BuildSE, Network, SEUnit, build_classifier, check_se, initialise
+from senet.models.network import BuildSE, Network, SEUnit, check_se, initialise
 
 EPS = 1e-3
 unit = partial(ConvUnit, eps=EPS)
@@ -171,7 +171,7 @@ class InceptionResNetV2(Network):
         se: SEOptions | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(num_classes=num_classes, dropout=dropout)
+        super().__init__()
         check_se(se, (3, 4, 5), ("standard",))
         se35, se17, se8 = (None if se is None else se.in_stage(stage) for stage in (3, 4, 5))
         self.conv2d_1a = unit(in_channels, 32, 3, 2, 0)
@@ -189,8 +189,8 @@ class InceptionResNetV2(Network):
         self.repeat_2 = nn.Sequential(*(block8(se8) for _ in range(9)))
         self.block8 = block8(se8, last=True)
         self.conv2d_7b = unit(2080, 1536)
-        self.trunk = tuple(name for name, _ in self.named_children() if name != "dropout")
-        self.classif = build_classifier(1536, num_classes)
+        self.trunk = tuple(name for name, _ in self.named_children())
+        self.add_head(1536, num_classes, dropout)
         self.set_levels(
             ("conv2d_2b", 64, 2),
             ("conv2d_4a", 192, 4),
@@ -199,3 +199,9 @@ class InceptionResNetV2(Network):
             ("conv2d_7b", 1536, 32),
         )
         initialise(self)
+
+    def last_side(self, side: int) -> int:
+        """Return the side of the last feature map; five layers with stride 2 and two without have no padding."""
+        for stride in (2, 1, 2, 1, 2, 2, 2):
+            side = (side - 3) // stride + 1
+        return side

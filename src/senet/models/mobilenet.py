@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from senet.block import SEOptions, check_choice
-from senet.models.network import BuildSE, Network, SEUnit, build_classifier, check_se, initialise
+from senet.models.network import BuildSE, Network, SEUnit, check_se, initialise
 from senet.models.residual import conv1x1, conv3x3
 
 Activation = Literal["relu", "relu6"]
@@ -35,9 +35,9 @@ class SeparableUnit(SEUnit):
         super().__init__()
         self.conv_dw = conv3x3(in_channels, in_channels, stride, groups=in_channels)
         self.bn1 = nn.BatchNorm2d(in_channels)
+        self.act = ACTIVATIONS[activation]()
         self.conv_pw = conv1x1(in_channels, out_channels)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.act = ACTIVATIONS[activation]()
         self.se = None if build_se is None else build_se(out_channels)
 
     def affine_before_se(self) -> tuple[nn.Module, ...]:
@@ -83,7 +83,7 @@ class MobileNetV1(Network):
         activation: Activation = "relu",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(num_classes=num_classes, dropout=dropout)
+        super().__init__()
         check_choice("activation", activation, get_args(Activation))
         check_se(se, range(1, 1 + len(STAGES)), ("standard",))
         channels = 32
@@ -99,7 +99,7 @@ class MobileNetV1(Network):
                 units.append(SeparableUnit(channels, width, stride, activation, build_se))
                 channels = width
             self.blocks.append(units)
-        self.classifier = build_classifier(channels, num_classes)
+        self.add_head(channels, num_classes, dropout)
         names = tuple(f"blocks.{i}" for i in range(len(STAGES)))
         self.trunk = ("conv_stem", "bn1", "act1", *names)
         self.set_levels(*((name, STAGES[i][-1], 2 ** (i + 1)) for i, name in enumerate(names)))

@@ -16,6 +16,7 @@ from senet.block import Placement, SEBlock, SEOptions
 from senet.errors import SenetError
 from senet.fused import Fusible, is_norm_and_relu
 from senet.preprocessing import Preprocessing
+from senet.tracing import is_traced
 
 if TYPE_CHECKING:
     from senet.models.cards import ModelConfig
@@ -42,12 +43,9 @@ class Network(Fusible):
     """A chain of modules, global average pooling and one linear layer; the base class of all of ours.
 
     Subclasses build the modules and name them: `trunk` lists those that run one after another, `levels` those of the
-    trunk whose outputs make the feature pyramid. The methods and attributes that timm's scripts, loaders and feature
-    extractors look for are here.
-
-    Args:
-        num_classes: of the linear layer; 0 leaves it out.
-        dropout: before the linear layer.
+    trunk whose outputs make the feature pyramid. They register their modules in the order in which these run,
+    `add_head` at the end, for some tools run them in that order. The methods and attributes that timm's scripts,
+    loaders and feature extractors look for are here.
 
     Attributes:
         config: what it was built from, and can be built from again.
@@ -55,9 +53,6 @@ class Network(Fusible):
         class_names: of its outputs; None until it is trained or loaded.
         num_features: channels of the last feature map.
         feature_info: num_chs, reduction (the stride) and module of each level of the pyramid, as in timm.
-
-    Raises:
-        SenetError: a dropout out of its range.
     """
 
     config: "ModelConfig"
@@ -68,26 +63,54 @@ class Network(Fusible):
     feature_info: list[dict[str, Any]]
     classifier_name = "fc"
 
-    def __init__(self, *, num_classes: int, dropout: float = 0.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
+        self.global_pool = "avg"
+        self.grad_checkpointing = False
+
+    def add_trunk(self, **modules: nn.Module) -> None:
+        """Register the modules of the trunk in this order, in which they run."""
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.trunk = tuple(modules)
+
+    def add_head(self, in_features: int, num_classes: int, dropout: float) -> None:
+        """Register the dropout and the linear layer.
+
+        Args:
+            in_features: of the linear layer.
+            num_classes: of the linear layer; 0 leaves it out.
+            dropout: before the linear layer.
+
+        Raises:
+            SenetError: a dropout out of its range.
+        """
         if not 0 <= dropout <= 1:
             raise SenetError(f"dropout is {dropout}; expected 0 to 1")
         self.num_classes = num_classes
         self.dropout = nn.Dropout(dropout)
-        self.global_pool = "avg"
-        self.grad_checkpointing = False
+        self.set_submodule(self.classifier_name, build_classifier(in_features, num_classes))
 
     def set_levels(self, *levels: tuple[str, int, int]) -> None:
         """Set `feature_info` and `num_features` from (module, channels, stride) of each level up to the last map."""
         self.feature_info = [{"num_chs": c, "reduction": stride, "module": name} for name, c, stride in levels]
         self.num_features = levels[-1][1]
 
+    def last_side(self, side: int) -> int:
+        """Return the side of the last feature map, in pixels, for images of `side` pixels.
+
+        Here every layer with a stride rounds up, as one with padding does.
+        """
+        stride: int = self.feature_info[-1]["reduction"]
+        return -(-side // stride)
+
     # ---- computation -------------------------------------------------------------------------------------------------
 
     def run_module(self, name: str, x: Tensor) -> Tensor:
         """Apply one module of the trunk, recomputing it in the backward pass if gradients are checkpointed."""
         module = self.get_submodule(name)
-        if self.grad_checkpointing and self.training and any(True for _ in module.parameters()):
+        checkpointed = self.grad_checkpointing and self.training and not is_traced(x)
+        if checkpointed and any(True for _ in module.parameters()):
             if torch.compiler.is_compiling():  # it traces no contexts: the statistics move twice, as in timm
                 return cast(Tensor, checkpoint(module, x, use_reentrant=False))
             contexts = partial(recompute_contexts, module)
@@ -104,13 +127,15 @@ class Network(Fusible):
     def run_trunk(self, x: Tensor, wanted: Collection[str] = ()) -> Iterator[tuple[str, Tensor]]:
         """Run the trunk; yield the name and the output of each module, those of `wanted` among them.
 
-        BatchNorm and a ReLU behind it run as one, so that the former may have no output of its own.
+        BatchNorm and a ReLU behind it run as one, so that the former may have no output of its own. To torch.fx, whose
+        graph offers the output of each, they are two.
         """
+        paired = not self.grad_checkpointing and not is_traced(x)
         i = 0
         while i < len(self.trunk):
             name, following = self.trunk[i], self.trunk[i + 1 : i + 2]
             pair = [self.get_submodule(n) for n in (name, *following)]
-            if name not in wanted and not self.grad_checkpointing and is_norm_and_relu(pair):
+            if name not in wanted and paired and is_norm_and_relu(pair):
                 i, name, x = i + 1, following[0], self.tail(x, pair[0])
             else:
                 x = self.run_module(name, x)
@@ -199,14 +224,18 @@ class Network(Fusible):
     def default_cfg(self) -> dict[str, Any]:
         """The description of input, preprocessing and classifier that timm's `resolve_data_config` reads."""
         wants = self.preprocessing
+        side = self.last_side(wants.image_size)
         return {
             "architecture": self.config.name,
             "num_classes": self.num_classes,
             "input_size": (wants.in_channels, wants.image_size, wants.image_size),
+            "fixed_input_size": False,
+            "pool_size": (side, side),
             "crop_pct": wants.image_size / wants.resize,
             "interpolation": wants.interpolation,
             "mean": wants.mean,
             "std": wants.std,
+            "first_conv": next(name for name, m in self.named_modules() if isinstance(m, nn.Conv2d)),
             "classifier": self.classifier_name,
         }
 

@@ -71,28 +71,28 @@ class Wiring:
 class ResidualUnit(SEUnit):
     """`relu(branch(x) + shortcut(x))`, with SE before, inside, behind or beside the branch.
 
-    Subclasses say what the branch is. `channels_3x3` is the width of the branch's 3x3 convolution, which SE follows in
-    the "3x3" placement.
+    Subclasses say what the branch is. They register their modules, SE among them, in the order in which these run.
 
     Source: arXiv:1709.01507v4, Figure 3 and Figure 5 (placements).
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        wiring: Wiring,
-        *,
-        channels_3x3: int,
-    ) -> None:
+    def __init__(self, out_channels: int, wiring: Wiring) -> None:
         super().__init__()
         self.out_channels = out_channels
-        same_shape = stride == 1 and in_channels == out_channels
-        self.downsample = None if same_shape else wiring.build_shortcut(in_channels, out_channels, stride)
         self.placement = wiring.placement
-        se_channels = {"pre": in_channels, "3x3": channels_3x3}.get(wiring.placement, out_channels)
-        self.se = None if wiring.build_se is None else wiring.build_se(se_channels)
+        self.downsample: nn.Module | None = None
+        self.se = None
+
+    def add_shortcut(self, in_channels: int, stride: int, wiring: Wiring) -> None:
+        """Register the module on the identity branch, if the shape changes, and SE if it follows there."""
+        if stride != 1 or in_channels != self.out_channels:
+            self.downsample = wiring.build_shortcut(in_channels, self.out_channels, stride)
+        self.offer_place(wiring, self.out_channels, "identity")
+
+    def offer_place(self, wiring: Wiring, channels: int, *placements: Placement) -> None:
+        """Register SE if this is its place."""
+        if wiring.build_se is not None and wiring.placement in placements:
+            self.se = wiring.build_se(channels)
 
     def se_at(self, placement: Placement) -> nn.Module | None:
         """Return SE if this is its place in the unit."""
@@ -156,12 +156,16 @@ class BasicUnit(ResidualUnit):
     """
 
     def __init__(self, in_channels: int, planes: int, stride: int, wiring: Wiring, *, relu_last: bool = False) -> None:
-        super().__init__(in_channels, planes, stride, wiring, channels_3x3=planes)
+        super().__init__(planes, wiring)
+        self.add_shortcut(in_channels, stride, wiring)
+        self.offer_place(wiring, in_channels, "pre")
         self.conv1 = conv3x3(in_channels, planes, stride)
         self.bn1 = nn.BatchNorm2d(planes)
+        self.offer_place(wiring, planes, "3x3")
         self.conv2 = conv3x3(planes, planes)
         self.bn2 = nn.BatchNorm2d(planes)
         self.act2 = nn.ReLU() if relu_last else nn.Identity()
+        self.offer_place(wiring, planes, "standard", "post")
 
     @property
     def last_affine(self) -> nn.Module:
@@ -212,14 +216,18 @@ class BottleneckUnit(ResidualUnit):
         width = planes * width_per_group // 64 * groups
         entry = width // entry_divisor
         out_channels = planes * self.expansion
-        super().__init__(in_channels, out_channels, stride, wiring, channels_3x3=width)
+        super().__init__(out_channels, wiring)
+        self.add_shortcut(in_channels, stride, wiring)
+        self.offer_place(wiring, in_channels, "pre")
         stride_1x1, stride_3x3 = (stride, 1) if stride_on == "1x1" else (1, stride)
         self.conv1 = conv1x1(in_channels, entry, stride_1x1)
         self.bn1 = nn.BatchNorm2d(entry)
         self.conv2 = conv3x3(entry, width, stride_3x3, groups)
         self.bn2 = nn.BatchNorm2d(width)
+        self.offer_place(wiring, width, "3x3")
         self.conv3 = conv1x1(width, out_channels)
         self.bn3 = nn.BatchNorm2d(out_channels)
+        self.offer_place(wiring, out_channels, "standard", "post")
 
     @property
     def last_affine(self) -> nn.Module:
@@ -246,7 +254,11 @@ class PreActivationUnit(ResidualUnit):
     Source: He et al., "Identity Mappings in Deep Residual Networks", arXiv:1603.05027, Figure 1b.
     """
 
-    bn1: nn.BatchNorm2d
+    def __init__(self, in_channels: int, out_channels: int, stride: int, wiring: Wiring) -> None:
+        super().__init__(out_channels, wiring)
+        self.offer_place(wiring, in_channels, "pre")
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.add_shortcut(in_channels, stride, wiring)
 
     def convolutions(self, x: Tensor) -> Tensor:
         """Compute the branch behind its first BatchNorm and ReLU."""
@@ -263,18 +275,13 @@ class PreActivationUnit(ResidualUnit):
 class PreActivationBasicUnit(PreActivationUnit):
     """Two 3x3 convolutions, pre-activated."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        planes: int,
-        stride: int,
-        wiring: Wiring,
-    ) -> None:
-        super().__init__(in_channels, planes, stride, wiring, channels_3x3=planes)
-        self.bn1 = nn.BatchNorm2d(in_channels)
+    def __init__(self, in_channels: int, planes: int, stride: int, wiring: Wiring) -> None:
+        super().__init__(in_channels, planes, stride, wiring)
         self.conv1 = conv3x3(in_channels, planes, stride)
+        self.offer_place(wiring, planes, "3x3")
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv2 = conv3x3(planes, planes)
+        self.offer_place(wiring, planes, "standard", "post")
 
     @property
     def last_affine(self) -> nn.Module:
@@ -307,14 +314,15 @@ class PreActivationBottleneckUnit(PreActivationUnit):
         *,
         stride_on: StrideOn = "1x1",
     ) -> None:
-        super().__init__(in_channels, planes * self.expansion, stride, wiring, channels_3x3=planes)
+        super().__init__(in_channels, planes * self.expansion, stride, wiring)
         stride_1x1, stride_3x3 = (stride, 1) if stride_on == "1x1" else (1, stride)
-        self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = conv1x1(in_channels, planes, stride_1x1)
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv2 = conv3x3(planes, planes, stride_3x3)
+        self.offer_place(wiring, planes, "3x3")
         self.bn3 = nn.BatchNorm2d(planes)
         self.conv3 = conv1x1(planes, planes * self.expansion)
+        self.offer_place(wiring, self.out_channels, "standard", "post")
 
     @property
     def last_affine(self) -> nn.Module:

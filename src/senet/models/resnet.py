@@ -9,7 +9,7 @@ from torch import nn
 from senet.block import SEOptions, check_choice
 from senet.errors import SenetError
 from senet.fused import Chain
-from senet.models.network import Network, build_classifier, check_se, initialise
+from senet.models.network import Network, check_se, initialise
 from senet.models.residual import (
     BasicUnit,
     BottleneckUnit,
@@ -72,19 +72,18 @@ class ResNet(Network):
         dropout: float = 0.0,
         zero_init_last: bool = False,
     ) -> None:
-        super().__init__(num_classes=num_classes, dropout=dropout)
+        super().__init__()
         stages = range(2, 2 + len(layers))
         check_se(se, stages)
-        self.conv1 = stem
-        self.maxpool: nn.Module = {
+        maxpool: nn.Module = {
             "ceil": nn.MaxPool2d(3, 2, ceil_mode=True),
             "pad": nn.MaxPool2d(3, 2, padding=1),
             None: nn.Identity(),
         }[stem_pool]
         channels = stem_channels
-        names = tuple(f"layer{i + 1}" for i in range(len(layers)))
-        outputs = []
-        for i, (name, stage) in enumerate(zip(names, stages, strict=True)):
+        residual_stages: dict[str, nn.Module] = {}
+        levels = []
+        for i, stage in enumerate(stages):
             wiring = Wiring(
                 build_shortcut=build_shortcut(stage),
                 build_se=None if se is None else se.in_stage(stage),
@@ -95,26 +94,26 @@ class ResNet(Network):
                 stride = 2 if i > 0 and j == 0 else 1
                 units.append(unit(channels, planes[i], stride, wiring))
                 channels = units[-1].out_channels
-            self.add_module(name, nn.Sequential(*units))
-            outputs.append(channels)
-        pre_activation = isinstance(units[-1], PreActivationUnit)
-        self.bn1 = nn.BatchNorm2d(channels if pre_activation else stem_channels)
-        self.act1 = nn.ReLU()
-        self.fc = build_classifier(channels, num_classes)
-
-        stride = 1 if stem_pool is None else 4
-        levels = [(name, outputs[i], stride * 2**i) for i, name in enumerate(names)]
-        if pre_activation:
-            self.trunk = ("conv1", "maxpool", *names, "bn1", "act1")
+            residual_stages[f"layer{i + 1}"] = nn.Sequential(*units)
+            levels.append((f"layer{i + 1}", channels, 2**i if stem_pool is None else 4 * 2**i))
+        if isinstance(units[-1], PreActivationUnit):
             levels[-1] = ("act1", *levels[-1][1:])
+            self.add_trunk(conv1=stem, maxpool=maxpool, **residual_stages, bn1=nn.BatchNorm2d(channels), act1=nn.ReLU())
         else:
-            self.trunk = ("conv1", "bn1", "act1", "maxpool", *names)
+            self.add_trunk(
+                conv1=stem, bn1=nn.BatchNorm2d(stem_channels), act1=nn.ReLU(), maxpool=maxpool, **residual_stages
+            )
+        self.add_head(channels, num_classes, dropout)
         if stem_pool is not None:
             levels.insert(0, ("act1", stem_channels, 2))
         self.set_levels(*levels)
         initialise(self)
         if zero_init_last:
             self.zero_init_last()
+
+    def last_side(self, side: int) -> int:
+        """Return the side of the last feature map; only a pooling in ceil mode rounds down, for it has no padding."""
+        return super().last_side(-(-side // 2) // 2 * 4 if getattr(self.maxpool, "ceil_mode", False) else side)
 
     def zero_init_last(self) -> None:
         """Set the last BatchNorm of every branch to zero."""

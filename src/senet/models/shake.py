@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from senet.block import SEOptions, check_choice
 from senet.fused import Chain
-from senet.models.network import BuildSE, Network, SEUnit, build_classifier, check_se, initialise
+from senet.models.network import BuildSE, Network, SEUnit, check_se, initialise
 from senet.models.residual import conv1x1, conv3x3, projection
 from senet.models.resnet import three_stages
 
@@ -39,6 +39,16 @@ class MixFunction(torch.autograd.Function):
         return beta * grad, (1 - beta) * grad, None, None
 
 
+@torch.fx.wrap
+def mix(a: Tensor, b: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """Apply `MixFunction`, as one node of a graph; TorchScript, which has no such functions, sums to the same."""
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        of_backward = torch.lerp(b, a, beta)
+        return of_backward + (torch.lerp(b, a, alpha) - of_backward).detach()
+    mixed: Tensor = MixFunction.apply(a, b, alpha, beta)
+    return mixed
+
+
 class Shake(nn.Module):
     """Mixes two branches: in training with random coefficients, drawn anew for each image; their mean in evaluation.
 
@@ -55,6 +65,8 @@ class Shake(nn.Module):
     Source: Gastaldi, arXiv:1705.07485, section 1.2 and section 2.1 ("Image" level).
     """
 
+    scripted_whole = True
+
     def __init__(self, forward_mode: ShakeForward, backward_mode: ShakeBackward) -> None:
         super().__init__()
         check_choice("shake_forward", forward_mode, get_args(ShakeForward))
@@ -62,11 +74,11 @@ class Shake(nn.Module):
         self.forward_mode = forward_mode
         self.backward_mode = backward_mode
 
-    def draw(self, x: Tensor, mode: ShakeForward | ShakeBackward) -> Tensor:
+    def draw(self, x: Tensor, mode: str) -> Tensor:
         """Return a coefficient for each image of `x`, (N, 1, 1, 1)."""
         if mode == "even":
             return x.new_full((x.shape[0], 1, 1, 1), 0.5)
-        return torch.rand(x.shape[0], 1, 1, 1, device=x.device).to(x.dtype)
+        return torch.rand_like(x[:, :1, :1, :1], dtype=torch.float32).to(x.dtype)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Two of (N, C, H, W) -> (N, C, H, W)."""
@@ -75,7 +87,7 @@ class Shake(nn.Module):
         alpha = self.draw(a, self.forward_mode)
         if self.backward_mode == "keep":
             return torch.lerp(b, a, alpha)
-        return cast(Tensor, MixFunction.apply(a, b, alpha, self.draw(a, self.backward_mode)))
+        return mix(a, b, alpha, self.draw(a, self.backward_mode))
 
     def extra_repr(self) -> str:
         """Show the modes."""
@@ -159,9 +171,9 @@ class ShakeUnit(SEUnit):
         pre_activation: bool,
     ) -> None:
         super().__init__()
+        self.downsample = shortcut
         self.branch1 = branch1
         self.branch2 = branch2
-        self.downsample = shortcut
         self.shake = shake
         self.se = se
         self.pre_activation = pre_activation
@@ -213,12 +225,11 @@ class ShakeNet(Network):
         se: SEOptions | None,
         dropout: float,
     ) -> None:
-        super().__init__(num_classes=num_classes, dropout=dropout)
+        super().__init__()
         check_se(se, range(2, 2 + len(widths)), ("standard",))
         channels = stem_channels
-        self.conv1 = conv3x3(in_channels, channels)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.act1 = nn.ReLU()
+        stem = {"conv1": conv3x3(in_channels, channels), "bn1": nn.BatchNorm2d(channels)}
+        stages: dict[str, nn.Module] = {}
         levels = []
         for i, (number, width) in enumerate(zip(layers, widths, strict=True)):
             build_se = None if se is None else se.in_stage(i + 2)
@@ -226,15 +237,14 @@ class ShakeNet(Network):
             for j in range(number):
                 units.append(unit(channels, width, 2 if i > 0 and j == 0 else 1, build_se))
                 channels = width
-            self.add_module(f"layer{i + 1}", units)
+            stages[f"layer{i + 1}"] = units
             levels.append((f"layer{i + 1}", width, 2**i))
-        self.fc = build_classifier(channels, num_classes)
-        stages = tuple(name for name, _, _ in levels)
         if pre_activation:
-            self.trunk = ("conv1", "bn1", *stages, "act1")
+            self.add_trunk(**stem, **stages, act1=nn.ReLU())
             levels[-1] = ("act1", *levels[-1][1:])
         else:
-            self.trunk = ("conv1", "bn1", "act1", *stages)
+            self.add_trunk(**stem, act1=nn.ReLU(), **stages)
+        self.add_head(channels, num_classes, dropout)
         self.set_levels(*levels)
         initialise(self)
 

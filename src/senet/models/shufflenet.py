@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.block import SEOptions
-from senet.models.network import BuildSE, Network, SEUnit, build_classifier, check_se, initialise
+from senet.models.network import BuildSE, Network, SEUnit, check_se, initialise
 from senet.models.residual import conv3x3
 
 GROUPS = 3
@@ -85,7 +85,7 @@ class ShuffleNetV1(Network):
         se: SEOptions | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(num_classes=num_classes, dropout=dropout)
+        super().__init__()
         stages = range(2, 2 + len(STAGES))
         check_se(se, stages, ("standard",))
         channels = STEM_CHANNELS
@@ -104,7 +104,7 @@ class ShuffleNetV1(Network):
                 channels = out_channels
             self.add_module(f"stage{stage}", units)
             levels.append((f"stage{stage}", channels, 2 ** (stage + 1)))
-        self.fc = build_classifier(channels, num_classes)
+        self.add_head(channels, num_classes, dropout)
         self.trunk = ("conv1", "bn1", "act1", "maxpool", *(f"stage{stage}" for stage in stages))
         self.set_levels(*levels)
         initialise(self)

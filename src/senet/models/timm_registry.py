@@ -79,10 +79,16 @@ def entrypoint(name: str) -> Callable[..., nn.Module]:
         global_pool: str | None = None,
         features_only: bool = False,
         out_indices: int | Sequence[int] | None = None,
+        feature_cls: str | None = None,
+        feature_cfg: Mapping[str, Any] | None = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
         **options: Any,
     ) -> nn.Module:
+        stated = {"out_indices": out_indices, "feature_cls": feature_cls}
+        wanted = {**(feature_cfg or {}), **{key: value for key, value in stated.items() if value is not None}}
+        if wanted and not features_only:
+            raise SenetError(f"{min(wanted)} has no effect without features_only=True")
         cfg = read_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
         if pretrained and cache_dir is not None:
             raise SenetError(f"cache_dir is {str(cache_dir)!r}, which senet does not take; set HF_HUB_CACHE instead")
@@ -102,10 +108,9 @@ def entrypoint(name: str) -> Callable[..., nn.Module]:
         if not features_only:
             return model.train()
 
-        from timm.models._features import FeatureGetterNet
+        from senet.models.timm_features import wrap
 
-        pyramid: nn.Module = FeatureGetterNet(model, out_indices=model.level_indices(out_indices))
-        return pyramid
+        return wrap(model, **wanted)
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = f"Build senet's {name}; see `senet.create_model`."

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.block import SEOptions
-from senet.models.network import Network, SEUnit, build_classifier, check_se, initialise
+from senet.models.network import Network, SEUnit, check_se, initialise
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Output channels and convolutions of conv1 to conv5; each ends in a max pooling."""
@@ -68,7 +68,7 @@ class VGG16(Network):
         se: SEOptions | None = None,
         dropout: float = 0.5,
     ) -> None:
-        super().__init__(num_classes=num_classes, dropout=dropout)
+        super().__init__()
         check_se(se, range(1, 1 + len(STAGES)), ("standard",))
         self.features = nn.Sequential()
         channels = in_channels
@@ -88,12 +88,13 @@ class VGG16(Network):
         self.classifier = nn.Sequential(
             nn.Linear(channels * POOLED**2, HIDDEN),
             nn.ReLU(),
-            self.dropout,
+            nn.Identity(),
             nn.Linear(HIDDEN, HIDDEN),
             nn.ReLU(),
-            self.dropout,
-            build_classifier(HIDDEN, num_classes),
+            nn.Identity(),
         )
+        self.add_head(HIDDEN, num_classes, dropout)
+        self.classifier[2], self.classifier[5] = nn.Dropout(dropout), self.dropout
         self.trunk = tuple(f"features.{i}" for i in range(len(self.features)))
         self.set_levels(*levels, (self.trunk[-1], channels, 2 ** len(STAGES)))
         initialise(self)
@@ -102,6 +103,11 @@ class VGG16(Network):
     def head_hidden_size(self) -> int:
         """Number of features that the last linear layer sees."""
         return HIDDEN
+
+    def last_side(self, side: int) -> int:
+        """Return the side of the last feature map; every pooling rounds down."""
+        stride: int = 2 ** len(STAGES)
+        return side // stride
 
     def pool(self, x: Tensor) -> Tensor:
         """(N, 512, h, w) -> (N, 4096): average pooling to 7x7 and the hidden linear layers, but the last dropout."""
