@@ -165,7 +165,10 @@ def listening(
     """Call `hear` with each block and its gates (N, C) whenever it runs; outputs stay what they are."""
 
     def listener(block: GateBlock, module: nn.Module) -> Callable[..., None]:
-        return lambda _, __, output: hear(block, gates_of(module, output.detach()))
+        def listen(_: nn.Module, __: object, output: Tensor) -> None:
+            hear(block, gates_of(module, output.detach()))  # what a hook returns would become the layer's output
+
+        return listen
 
     handles = []
     for block in blocks:

@@ -150,7 +150,7 @@ def remove_blocks(model: nn.Module, names: Sequence[str]) -> None:
     own = []
     for name in names:
         if isinstance(model.get_submodule(name), AttachedSE):
-            detach(model.get_submodule(name.rpartition(".")[0]))
+            detach(model, [name.rpartition(".")[0]])
         else:
             model.set_submodule(name, nn.Identity())
             own.append(name)

@@ -169,8 +169,7 @@ def insert_se(
             start_at_one(block)
         like = next(model.get_submodule(site.module).parameters(), next(model.parameters()))
         blocks.append(block.to(like.device, like.dtype).train(model.get_submodule(site.module).training))
-    for site, block in zip(chosen, blocks, strict=True):
-        attach(model.get_submodule(site.module), block)
+    attach(model, {site.module: block for site, block in zip(chosen, blocks, strict=True)})
     if flow is not None:
         try:
             check_outputs(model, flow, equal=preserve_outputs)
@@ -202,13 +201,12 @@ def remove_se(model: nn.Module) -> int:
     Raises:
         SenetError: there is none.
     """
-    parents = [module for module in model.modules() if attached(module)]
-    if not parents:
+    names = [name for name, module in model.named_modules() if attached(module)]
+    if not names:
         raise SenetError(f"{type(model).__name__} has no SE blocks from insert_se")
-    for module in parents:
-        detach(module)
+    detach(model, names)
     describe_blocks(model, SEOptions())
-    return len(parents)
+    return len(names)
 
 
 def describe_blocks(model: nn.Module, options: SEOptions) -> None:
