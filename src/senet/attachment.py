@@ -1,12 +1,12 @@
 """SE blocks attached to the layers of a model that was written without them.
 
-A block becomes the child `se` of a layer, and the layer takes a class that derives from its own and runs the block on its
-output or its input. So forward passes and all keys of the state dict stay what they were, and no tool that looks for a
-BatchNorm or a convolution by its exact class folds the layer away: torch.fx keeps it as one node, block included.
+A block becomes the child `se` of a layer, and the layer takes a class that derives from its own and runs the block on
+its output or its input. So forward passes and all keys of the state dict stay what they were, and no tool that looks
+for a BatchNorm or a convolution by its exact class folds the layer away: torch.fx keeps it as one node, with its block.
 
-Tools that replace layers would lose the blocks. So the modules that hold such layers, directly or further down, keep their
-children in `Children`, which gives the block to the layer that comes into the place of another, and refuses what would
-lose blocks.
+Tools that replace layers would lose the blocks. So the modules that hold such layers, directly or further down, keep
+their children in `Children`, which gives the block to the layer that comes into the place of another, and refuses what
+would lose blocks.
 """
 
 from collections.abc import Iterable, Mapping
@@ -47,8 +47,8 @@ class AttachedSE(SEBlock):
     def __prepare_scriptable__(self) -> nn.Module:
         """Refuse torch.jit.script, which knows nothing of classes that are made while a program runs."""
         raise SenetError(
-            "torch.jit.script cannot compile a model with SE blocks from insert_se; use torch.jit.trace(model, example) "
-            "or torch.export.export(model, (example,))"
+            "torch.jit.script cannot compile a model with SE blocks from insert_se; use "
+            "torch.jit.trace(model, example) or torch.export.export(model, (example,))"
         )
 
 
@@ -122,7 +122,7 @@ def attached(module: nn.Module | None) -> AttachedSE | None:
 
 
 def can_carry(module: nn.Module) -> bool:
-    """Whether a block can be attached to a module: it has no `se`, no `forward` of its own, and runs no child unasked."""
+    """Whether a module can run a block: it has no `se`, no `forward` of its own, and runs no child unasked."""
     unfit = nn.Sequential | nn.ModuleList | nn.ModuleDict | fx.GraphModule
     return not hasattr(module, NAME) and "forward" not in module.__dict__ and not isinstance(module, unfit)
 
@@ -191,8 +191,8 @@ def refuse(name: str, child: nn.Module) -> None:
     blocks = sum(attached(module) is not None for module in child.modules())
     if blocks:
         raise SenetError(
-            f"{name} ({plain_class(child).__name__}) has {blocks} SE block{'s' * (blocks > 1)} from insert_se, which this "
-            "change would lose; make it before insert_se, or take them out first by senet.remove_se"
+            f"{name} ({plain_class(child).__name__}) has {blocks} SE block{'s' * (blocks > 1)} from insert_se, which "
+            "this change would lose; make it before insert_se, or take them out first by senet.remove_se"
         )
 
 
@@ -210,13 +210,15 @@ def guard(module: nn.Module) -> None:
 def keep_blocks(parent: nn.Module, name: str, child: nn.Module | None) -> None:
     """Keep blocks where a module is given a child; PyTorch calls this before the child is in its place."""
     if isinstance(child, AttachedSE) and name == NAME:
-        if isinstance(parent, _BatchNorm) and not isinstance(parent, Scaled):  # a conversion moves a block to its result
+        if isinstance(parent, _BatchNorm) and not isinstance(
+            parent, Scaled
+        ):  # a conversion moves a block to its result
             run(parent, child)
     elif "_modules" in parent.__dict__ and any(
         m is not None and holds_blocks(m) for m in (child, parent._modules.get(name))
     ):
         guard(parent)
-        parent._modules[name] = child  # PyTorch may go on with the dictionary that was there before
+        parent._modules[name] = child  # PyTorch goes on with the dictionary that was there
 
 
 register_module_module_registration_hook(keep_blocks)

@@ -24,7 +24,7 @@ from senet.errors import SenetError
 from senet.evaluation import Data, Evaluation, evaluate
 from senet.examples import as_written, on_example
 from senet.insertion.dataflow import Value, record
-from senet.insertion.sites import at_or_within
+from senet.insertion.structure import at_or_within
 from senet.models.cards import ModelConfig
 
 HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", "max_pool2d", "dropout", "dropout2d", "clone"})

@@ -16,7 +16,8 @@ from senet.block import Gate, Placement, SEOptions, Squeeze, check_choice
 from senet.errors import SenetError
 from senet.examples import CannotRunError, as_written, on_example
 from senet.insertion.dataflow import Dataflow, record, tensors
-from senet.insertion.sites import Site, Skipped, sites_of
+from senet.insertion.sites import Site, sites_of
+from senet.insertion.structure import Skipped
 from senet.models.cards import ModelConfig
 
 Where = str | Sequence[str] | Callable[[str], bool]

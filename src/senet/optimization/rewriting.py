@@ -65,7 +65,9 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is one node of the graph."""
-        return isinstance(m, SEBlock) or excitation_of(m) is not None or super().is_leaf_module(m, module_qualified_name)
+        return (
+            isinstance(m, SEBlock) or excitation_of(m) is not None or super().is_leaf_module(m, module_qualified_name)
+        )
 
 
 def rewrite(model: nn.Module) -> fx.GraphModule:
