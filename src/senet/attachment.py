@@ -62,7 +62,8 @@ class Scaled(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copy and pickle by the layer's own class, for this one has no name that can be imported."""
-        function, arguments, *rest = super().__reduce_ex__(protocol)
+        reduced: Any = super().__reduce_ex__(protocol)
+        function, arguments, *rest = reduced
         if not is_scaled(self):
             return function, arguments, *rest
         return rebuild, (function, type(self).__bases__, arguments[1:]), *rest
@@ -73,7 +74,7 @@ class ScaledOutput(Scaled):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the layer, then the block."""
-        return self.se(super().forward(*args, **kwargs))  # type: ignore[misc]
+        return self.se(super().forward(*args, **kwargs))
 
 
 class ScaledInput(Scaled):
@@ -81,11 +82,11 @@ class ScaledInput(Scaled):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the block, then the layer."""
-        return super().forward(self.se(x), *args, **kwargs)  # type: ignore[misc]
+        return super().forward(self.se(x), *args, **kwargs)
 
 
 @cache
-def scaled_class(kind: type[Scaled], plain: type[nn.Module]) -> type[nn.Module]:
+def scaled_class(kind: Any, plain: Any) -> Any:
     """Return the class that runs a block on the output or the input of a class of layers.
 
     It says that it is of the same Python module: that is how torch.fx knows PyTorch's layers, which it does not enter.
@@ -95,7 +96,7 @@ def scaled_class(kind: type[Scaled], plain: type[nn.Module]) -> type[nn.Module]:
     )
 
 
-def rebuild(function: Any, bases: tuple[type[Scaled], type[nn.Module]], arguments: tuple[Any, ...]) -> Any:
+def rebuild(function: Any, bases: tuple[Any, Any], arguments: tuple[Any, ...]) -> Any:
     """Build what `Scaled.__reduce_ex__` took apart."""
     return function(scaled_class(*bases), *arguments)
 
@@ -110,7 +111,7 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
     return type(module).__bases__[1] if is_scaled(module) else type(module)
 
 
-def set_plain_class(module: nn.Module, plain: type[nn.Module]) -> None:
+def set_plain_class(module: nn.Module, plain: Any) -> None:
     """Change the class that a module has without its block; with a block, it goes on running that."""
     module.__class__ = scaled_class(type(module).__bases__[0], plain) if is_scaled(module) else plain
 
@@ -129,7 +130,8 @@ def can_carry(module: nn.Module) -> bool:
 
 def run(module: nn.Module, block: AttachedSE) -> None:
     """Make a module run its block from now on."""
-    module.__class__ = scaled_class(ScaledInput if block.in_front else ScaledOutput, type(module))
+    plain: Any = type(module)
+    module.__class__ = scaled_class(ScaledInput if block.in_front else ScaledOutput, plain)
 
 
 # ---- modules that hold such layers -----------------------------------------------------------------------------------

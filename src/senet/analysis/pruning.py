@@ -170,7 +170,7 @@ def find_layers(model: nn.Module, gates: Mapping[GateBlock, Tensor], example: Te
     Raises:
         SenetError: there is none.
     """
-    flow = on_example(model, example, lambda images: record(model, (images,)))
+    flow = on_example(model, example, lambda images: record(model, images))
     calls = {call.name: call for call in flow.calls}
     times = Counter(call.name for call in flow.calls)
     layers: dict[GateBlock, Layer] = {}
