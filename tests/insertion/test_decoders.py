@@ -12,7 +12,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from senet import find_sites, insert_se
 from senet.attachment import AttachedSE
 
-PYRAMID = "a sum of maps of several levels, none of them a branch of the module that adds them"
+PYRAMID = "a sum of maps of several levels, none of them the branch of a block"
 
 
 class Unit(nn.Module):

@@ -27,7 +27,7 @@ POOLS = frozenset({"mean", "amax", "sum"}) | frozenset(
     f"{adaptive}{kind}_pool{n}d" for adaptive in ("", "adaptive_") for kind in ("avg", "max") for n in (1, 2, 3)
 )
 NOT_RESIDUAL = "a sum of parallel branches, none of them residual"
-PYRAMID = "a sum of maps of several levels, none of them a branch of the module that adds them"
+PYRAMID = "a sum of maps of several levels, none of them the branch of a block"
 AROUND_BLOCKS = "it goes around whole blocks, which are places of their own"
 
 
