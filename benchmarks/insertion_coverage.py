@@ -96,11 +96,13 @@ def build(name: str) -> nn.Module:
     """Build a network with random weights that leave no branch without effect."""
     torch.manual_seed(0)
     library, _, name = name.partition("/")
-    model: nn.Module
     if library == "timm":
-        model = timm.create_model(name, num_classes=10)
-    else:
-        model = torchvision.models.get_model(name, weights=None, num_classes=10)
+        return randomise(timm.create_model(name, num_classes=10))
+    return randomise(torchvision.models.get_model(name, weights=None, num_classes=10))
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """Give a network statistics, biases and LayerScales that leave no branch without effect; in evaluation mode."""
     for key, x in [*model.named_parameters(), *model.named_buffers()]:
         if x.is_floating_point():
             if "running_var" in key:

@@ -24,6 +24,14 @@ convolutional networks the smallest network of each set of layer classes. Output
 training step, removal: all of it holds for all that have not failed. Where every branch has a gate already, a second
 one was inserted (`gated="double"`).
 """
+DENSE_HEAD = """
+## Encoder-decoders and detectors
+
+`python benchmarks/insertion_dense.py`: the decoders of segmentation_models_pytorch with a {encoder}, and every
+detection and segmentation network of torchvision. Outputs equal bit for bit, keys kept, removal. The encoder gets what
+it gets in a classifier. A decoder gets blocks where it joins maps (U-Net) or adds a branch of its own to a map
+(LinkNet), and none in the top-down sums of a feature pyramid.
+"""
 FINETUNING_HEAD = """
 ## Does it help?
 
@@ -42,8 +50,7 @@ def coverage(result: Mapping[str, Any]) -> str:
         counts = Counter(row["status"] for row in of)
         counted.append((library, str(len(of)), *(str(counts[status]) for status in STATUSES)))
     text += table(("library", "networks", *STATUSES), counted)
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    text += f"\n{versions}; {result['date']}.\n"
+    text += provenance(result)
     told = [(row["network"], row["reason"]) for row in rows if row["status"] in ("nothing to insert", "failed")]
     if told:
         text += "\nNothing to insert, or failed:\n\n| network | why |\n|---|---|\n"
@@ -55,6 +62,27 @@ def coverage(result: Mapping[str, Any]) -> str:
             where = ", ".join(row["kinds"])
             lines.append((row["network"], row["family"], str(row["blocks"]), str(row["gated"]), where))
     return text + table(("network", "family", "blocks", "branches with a gate", "where"), lines)
+
+
+def dense(result: Mapping[str, Any]) -> str:
+    """Return the table of `insertion_dense.py`."""
+    lines = [
+        (
+            row["network"],
+            *("; ".join(f"{count} x {what}" for what, count in row[key].items()) for key in ("sites", "skipped")),
+        )
+        for row in result["networks"]
+    ]
+    text = DENSE_HEAD.format(encoder=result["encoder"])
+    text += "\n| network | sites | skipped |\n|---|---|---|\n"
+    text += "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return text + provenance(result)
+
+
+def provenance(result: Mapping[str, Any]) -> str:
+    """Say which versions a result comes from, and when."""
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return f"\n{versions}; {result['date']}.\n"
 
 
 def finetuning(result: Mapping[str, Any]) -> str:
@@ -85,7 +113,7 @@ def finetuning(result: Mapping[str, Any]) -> str:
 
 def insertion_page() -> str:
     """Return docs/insertion.md."""
-    sections = {"insertion_finetuning": finetuning, "insertion_coverage": coverage}
+    sections = {"insertion_finetuning": finetuning, "insertion_dense": dense, "insertion_coverage": coverage}
     results = {name: read(name) for name in sections}
     missing = [f"`python benchmarks/{name}.py`" for name, result in results.items() if result is None]
     text = HEAD + (f"\nNot measured yet: {' and '.join(missing)}.\n" if missing else "")

@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.attachment import AttachedSE, attached, scale_output
+from senet.attachment import AttachedSE, ScaledInput, attached, plain_class
 from senet.block import SEBlock
 from senet.ops import Excitation, Norm, residual_tail
 from senet.ops.backends import has_fused_passes
@@ -95,23 +95,15 @@ def set_fused(model: nn.Module, fused: bool | None) -> int:
 
 def is_norm_and_relu(modules: Sequence[nn.Module]) -> bool:
     """Whether these are a BatchNorm, an SE block of `insert_se` behind it or not, and a ReLU that nobody watches."""
-    norm, relu = (*map(type, modules), None, None)[:2]
-    fit = norm in (nn.BatchNorm2d, nn.SyncBatchNorm) and relu is nn.ReLU
-    return fit and not watched(modules[:1], but=scale_output) and not watched(modules[1:])
+    if len(modules) < 2 or type(modules[1]) is not nn.ReLU or isinstance(modules[0], ScaledInput):
+        return False
+    return plain_class(modules[0]) in (nn.BatchNorm2d, nn.SyncBatchNorm) and not watched(modules)
 
 
-def watched(modules: Iterable[nn.Module], but: object = None) -> bool:
-    """Whether a module has hooks or a `forward` of its own, which only a call of the module itself runs.
-
-    Args:
-        modules: to look at.
-        but: a hook that does not count.
-    """
+def watched(modules: Iterable[nn.Module]) -> bool:
+    """Whether a module has hooks or a `forward` of its own, which only a call of the module itself runs."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(
-        "forward" in m.__dict__ or any(hook is not but for kind in kinds for hook in m.__dict__[kind].values())
-        for m in modules
-    )
+    return any("forward" in m.__dict__ or any(m.__dict__[kind] for kind in kinds) for m in modules)
 
 
 def fused_tail(
@@ -124,13 +116,14 @@ def fused_tail(
 ) -> Tensor | None:
     """Compute `Fusible.tail` with the operator; None where it has no equal for the layers, or is not worth it."""
     norms = [m for m in (norm, shortcut_norm) if m is not None]
-    if u.numel() == 0 or any(type(m) not in (nn.BatchNorm2d, nn.SyncBatchNorm) for m in norms):
-        return None
     inserted = attached(norm)
-    if watched(norms[:1], but=scale_output if inserted else None) or watched(norms[1:]) or (se and inserted):
+    if inserted and (se or inserted.in_front):
+        return None
+    kinds = [plain_class(m) if m is norm else type(m) for m in norms]
+    if u.numel() == 0 or any(kind not in (nn.BatchNorm2d, nn.SyncBatchNorm) for kind in kinds) or watched(norms):
         return None
     se = inserted or (None if type(se) is nn.Identity and not watched((se,)) else se)
-    synchronised = any(type(m) is nn.SyncBatchNorm for m in norms)
+    synchronised = nn.SyncBatchNorm in kinds
     if se is None and not synchronised and not u.is_cuda and u.numel() < LEAST_VALUES:
         return None
     excitation = None if se is None else excitation_of(se)

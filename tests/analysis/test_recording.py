@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import senet
 from senet import SEBlock, SenetError, SEOptions, record_excitations
-from senet.analysis.gates import choose_blocks, find_blocks, gate_module
+from senet.analysis.gates import choose_blocks, find_blocks, gate_module, listening
 from senet.analysis.recording import BINS, Recording
 
 
@@ -208,6 +208,14 @@ def test_outputs_are_those_of_the_model_while_it_is_recorded():
     assert torch.equal(outputs[-1], expected)
     assert model.training
     assert not model.se1.fc2._forward_hooks
+
+
+def test_what_a_callback_returns_has_no_effect():
+    model, x = Net().eval(), images()
+    expected, heard = model(x), []
+    with listening(model, find_blocks(model, x), lambda block, gates: heard.append(block.name) or torch.zeros(1)):
+        assert torch.equal(model(x), expected)
+    assert len(heard) == 2
 
 
 # ---- files and bad input ---------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 import senet
 from networks import assert_relatively_close, randomise
+from senet import SEOptions, insert_se
 from senet.block import SEBlock
 from senet.optimization.inference import InferenceModel
 from senet.optimization.rewriting import EarlyGate, rewrite
@@ -229,6 +230,22 @@ def test_a_fused_network_can_be_rewritten():
     optimised = senet.optimize(model, for_="inference", backend="eager")
     assert_relatively_close(optimised(x), expected, FLOAT32)
     assert all(unit.fused for unit in model.layer1)  # the original stays what it was
+
+
+@pytest.mark.parametrize("squeeze", ["max", "none"])
+@pytest.mark.parametrize("inserted", [False, True], ids=["own", "inserted"])
+def test_every_squeeze_can_be_rewritten(squeeze, inserted):
+    torch.manual_seed(0)
+    if inserted:
+        model = timm.create_model("test_resnet", num_classes=10)
+        insert_se(model, squeeze=squeeze, reduction=4, preserve_outputs=False)
+    else:
+        model = senet.create_model("cifar_se_resnet20", num_classes=10, se=SEOptions(squeeze=squeeze))
+    randomise(model.eval())
+    x = torch.randn(2, 3, 32, 32)
+    optimised = senet.optimize(model, for_="inference", backend="eager")
+    assert_relatively_close(optimised(x), logits(model, x), FLOAT32)
+    assert number_of(nn.BatchNorm2d, optimised) == 0
 
 
 class Untraceable(nn.Module):

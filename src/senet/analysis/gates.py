@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from senet.block import SEBlock, apply_gate
 from senet.errors import SenetError, nearest
-from senet.examples import on_example
+from senet.examples import Example, on_example, run_on
 
 GATE_MODULES: Mapping[tuple[str, str], str] = MappingProxyType(
     {
@@ -38,7 +38,7 @@ class GateBlock:
             of the module's name where it says "layerN", or else resolutions, from 2 on.
         module: its name in the model.
         channels: C of its feature map.
-        side: (H, W) of its feature map.
+        side: (H, W) of its feature map, or as many numbers as it has.
         low: the least value of its gate.
         high: the largest; histograms of a ReLU gate end here.
     """
@@ -46,7 +46,7 @@ class GateBlock:
     name: str
     module: str
     channels: int
-    side: tuple[int, int]
+    side: tuple[int, ...]
     low: float
     high: float
 
@@ -83,14 +83,15 @@ def gate_range(block: nn.Module) -> tuple[float, float]:
     return {"tanh": (-factor, factor), "relu": (0.0, UNBOUNDED * factor)}.get(block.gate_function, (0.0, factor))
 
 
-def find_blocks(model: nn.Module, example: Tensor | None = None) -> tuple[GateBlock, ...]:
+def find_blocks(model: nn.Module, example: Example | None = None) -> tuple[GateBlock, ...]:
     """Return the SE blocks of a model in the order of computation; the model stays as it is.
 
     It runs once, in evaluation mode, to see the order and the sizes. Blocks that do not run exactly once are left out.
 
     Args:
         model: of ours, with inserted blocks, timm's or torchvision's.
-        example: images to run it on, (N, C, H, W); None for noise of the size that the model says it takes.
+        example: images to run it on, (N, C, H, W), or see `senet.examples.Example`; None for noise of the size that the
+            model says it takes.
 
     Raises:
         SenetError: it has no SE blocks, or does not run.
@@ -103,7 +104,7 @@ def find_blocks(model: nn.Module, example: Tensor | None = None) -> tuple[GateBl
         )
     shapes = shapes_of_calls(model, found, example)
     once = {name: calls[0] for name, calls in shapes.items() if len(calls) == 1}
-    maps = {name: (channels, (height, width)) for name, (_, channels, height, width) in once.items()}
+    maps = {name: (channels, tuple(side)) for name, (_, channels, *side) in once.items()}
     sides = sorted({side for _, side in maps.values()}, reverse=True)
     counts: dict[int, int] = defaultdict(int)
     places, counted = [], []
@@ -122,7 +123,7 @@ def find_blocks(model: nn.Module, example: Tensor | None = None) -> tuple[GateBl
 
 
 def shapes_of_calls(
-    model: nn.Module, modules: Mapping[str, nn.Module], example: Tensor | None
+    model: nn.Module, modules: Mapping[str, nn.Module], example: Example | None
 ) -> dict[str, list[tuple[int, ...]]]:
     """Run a model once and return the shapes of what some of its modules took, in the order of their first calls."""
     seen: dict[str, list[tuple[int, ...]]] = {}
@@ -130,9 +131,9 @@ def shapes_of_calls(
     def watch(name: str) -> Callable[..., None]:
         return lambda _, args, __: seen.setdefault(name, []).append(tuple(args[0].shape))
 
-    def run(images: Tensor) -> None:
+    def run(images: Example) -> None:
         seen.clear()
-        model(images)
+        run_on(model, images)
 
     handles = [module.register_forward_hook(watch(name)) for name, module in modules.items()]
     try:
@@ -165,7 +166,10 @@ def listening(
     """Call `hear` with each block and its gates (N, C) whenever it runs; outputs stay what they are."""
 
     def listener(block: GateBlock, module: nn.Module) -> Callable[..., None]:
-        return lambda _, __, output: hear(block, gates_of(module, output.detach()))
+        def listen(_: nn.Module, __: object, output: Tensor) -> None:
+            hear(block, gates_of(module, output.detach()))  # what a hook returns would become the layer's output
+
+        return listen
 
     handles = []
     for block in blocks:

@@ -22,7 +22,7 @@ from senet.errors import SenetError
 from senet.evaluation import Data, Evaluation, evaluate
 from senet.examples import as_written, on_example
 from senet.insertion.dataflow import Value, record
-from senet.insertion.sites import at_or_within
+from senet.insertion.structure import at_or_within
 from senet.models.cards import ModelConfig
 from senet.terminal import Table, text_of
 
@@ -148,7 +148,7 @@ def remove_blocks(model: nn.Module, names: Sequence[str]) -> None:
     own = []
     for name in names:
         if isinstance(model.get_submodule(name), AttachedSE):
-            detach(model.get_submodule(name.rpartition(".")[0]))
+            detach(model, [name.rpartition(".")[0]])
         else:
             model.set_submodule(name, nn.Identity())
             own.append(name)
@@ -168,7 +168,7 @@ def find_layers(model: nn.Module, gates: Mapping[GateBlock, Tensor], example: Te
     Raises:
         SenetError: there is none.
     """
-    flow = on_example(model, example, lambda images: record(model, (images,)))
+    flow = on_example(model, example, lambda images: record(model, images))
     calls = {call.name: call for call in flow.calls}
     times = Counter(call.name for call in flow.calls)
     layers: dict[GateBlock, Layer] = {}

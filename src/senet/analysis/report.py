@@ -321,8 +321,8 @@ def block_data(record: BlockRecord, numbers: BlockStatistics, classes: Sequence[
 
 def block_text(block: GateBlock, numbers: BlockStatistics) -> str:
     """Describe a block in two sentences."""
-    height, width = block.side
-    said = f"{block.module}: {block.channels} channels of {height} x {width}. "
+    side = " x ".join(map(str, block.side))
+    said = f"{block.module}: {block.channels} channels of {side}. "
     outer = f"{numbers.low + numbers.high:.0%} of the gates are in the outer tenths of their range"
     if numbers.specificity is None:
         return f"{said}{outer}."

@@ -7,14 +7,15 @@ from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from senet.attachment import AttachedSE, attach, attached, attached_sites, detach
+from senet.attachment import AttachedSE, attach, attached, attached_sites, can_carry, detach
 from senet.block import Gate, Placement, SEOptions, Squeeze, check_choice
 from senet.errors import SenetError
-from senet.examples import CannotRunError, as_written, on_example
+from senet.examples import CannotRunError, Example, as_written, on_example, run_on
 from senet.insertion.dataflow import Dataflow, record, tensors
-from senet.insertion.sites import Site, Skipped, sites_of
+from senet.insertion.sites import Site, sites_of
+from senet.insertion.structure import Skipped
 from senet.models.cards import ModelConfig
 from senet.terminal import Table, text_of
 
@@ -62,7 +63,7 @@ class InsertionReport:
 
 
 def find_sites(
-    model: nn.Module, example: Tensor | None = None, *, placement: Placement = "standard"
+    model: nn.Module, example: Example | None = None, *, placement: Placement = "standard"
 ) -> tuple[tuple[Site, ...], tuple[Skipped, ...]]:
     """Say where SE blocks belong in a model, and where they would but cannot be; the model stays as it is.
 
@@ -70,8 +71,9 @@ def find_sites(
 
     Args:
         model: any CNN that runs.
-        example: images to run it on, (N, C, H, W); None for noise of the size that the model says it takes, or of 224,
-            299, 64 or 32 pixels.
+        example: what to run it on: images (N, C, H, W), or whatever its first argument is; a tuple of all its
+            arguments, or a dictionary by keyword. None for noise of the size that the model says it takes, or of the
+            sizes in `senet.examples.SIZES`.
         placement: see `insert_se`.
 
     Raises:
@@ -95,13 +97,16 @@ def insert_se(
     where: Where | None = None,
     gated: Gated = "skip",
     preserve_outputs: bool = True,
-    example: Tensor | None = None,
+    example: Example | None = None,
 ) -> InsertionReport:
     """Put SE blocks into a model, which changes in place; its outputs stay what they are, bit for bit.
 
-    A block is a new child `se` of a module that the model has, and runs by a hook: classes, forward passes and all
-    keys of the state dict stay, and old checkpoints load with `strict=False`. It starts with a gate of exactly 1: its
-    last layer is zero, so that a sigmoid is one half, and the gate carries a constant factor of 2.
+    A block is a new child `se` of a module that the model has, whose class then derives from its own: forward passes
+    and all keys of the state dict stay, and old checkpoints load with `strict=False`. It starts with a gate of exactly
+    1: its last layer is zero, so that a sigmoid is one half, and the gate carries a constant factor of 2.
+
+    Where another layer replaces that module later, such as a frozen BatchNorm, the block goes over to it. A change that
+    would lose a block raises an error.
 
     Args:
         model: any CNN that runs; in evaluation or training mode.
@@ -109,12 +114,12 @@ def insert_se(
         squeeze: see `SEBlock`.
         gate: see `SEBlock`; "tanh" cannot start at 1, "relu" only with biases.
         bias: see `SEBlock`.
-        placement: "standard" (end of the residual branch), "pre" (its start), "post" (behind the sum and its
-            activation) or "3x3" (behind the branch's last convolution with a window); without effect where there is no
+        placement: "standard" (end of the residual branch), "pre" (its start), "post" (after the sum and its
+            activation) or "3x3" (after the branch's last convolution with a window); without effect where there is no
             residual branch.
         stages: only blocks of these stages, numbered by resolution from 2, see `find_sites`; None for all.
         where: only on modules whose names match a shell pattern, or one of several, or a predicate. If the model cannot
-            be run, blocks go behind exactly these modules.
+            be run, blocks go after exactly these modules.
         gated: whether branches with a gate of their own are skipped, or get a second gate ("double").
         preserve_outputs: False starts the blocks at random, as in a new network.
         example: see `find_sites`.
@@ -145,6 +150,11 @@ def insert_se(
         stages=None if stages is None else tuple(stages),
     )
     check_model(model)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise SenetError(
+            f"{type(model).__name__} is on the meta device, where blocks would have no values to start from; give it "
+            "memory and its weights first (to_empty, load_state_dict); find_sites looks without"
+        )
     flow: Dataflow | None = None
     try:
         flow = observe(model, example)
@@ -165,8 +175,7 @@ def insert_se(
             start_at_one(block)
         like = next(model.get_submodule(site.module).parameters(), next(model.parameters()))
         blocks.append(block.to(like.device, like.dtype).train(model.get_submodule(site.module).training))
-    for site, block in zip(chosen, blocks, strict=True):
-        attach(model.get_submodule(site.module), block)
+    attach(model, {site.module: block for site, block in zip(chosen, blocks, strict=True)})
     if flow is not None:
         try:
             check_outputs(model, flow, equal=preserve_outputs)
@@ -198,13 +207,12 @@ def remove_se(model: nn.Module) -> int:
     Raises:
         SenetError: there is none.
     """
-    parents = [module for module in model.modules() if attached(module)]
-    if not parents:
+    names = [name for name, module in model.named_modules() if attached(module)]
+    if not names:
         raise SenetError(f"{type(model).__name__} has no SE blocks from insert_se")
-    for module in parents:
-        detach(module)
+    detach(model, names)
     describe_blocks(model, SEOptions())
-    return len(parents)
+    return len(names)
 
 
 def describe_blocks(model: nn.Module, options: SEOptions) -> None:
@@ -253,7 +261,7 @@ def check_outputs(model: nn.Module, flow: Dataflow, equal: bool) -> None:
     """
     try:
         with as_written(model), torch.no_grad():
-            outputs = model(*flow.inputs)
+            outputs = run_on(model, flow.example)
     except Exception:  # whatever somebody's model may raise
         outputs = ()
     pairs = list(zip(tensors(flow.outputs), tensors(outputs), strict=False))
@@ -333,6 +341,8 @@ def named_sites(model: nn.Module, where: Where) -> Iterator[Site]:
                 ),
                 None,
             )
+            if not can_carry(module):
+                raise SenetError(f"where matches {name}, a {type(module).__name__}, which cannot run an SE block")
             if not isinstance(channels, int):
                 raise SenetError(
                     f"where matches {name}, a {type(module).__name__} whose channels are unknown because "
@@ -344,9 +354,9 @@ def named_sites(model: nn.Module, where: Where) -> Iterator[Site]:
 # ---- looking ---------------------------------------------------------------------------------------------------------
 
 
-def observe(model: nn.Module, example: Tensor | None) -> Dataflow:
+def observe(model: nn.Module, example: Example | None) -> Dataflow:
     """Run a model in evaluation mode and return what it computes from what."""
-    return on_example(model, example, lambda images: record(model, (images,)))
+    return on_example(model, example, lambda images: record(model, images))
 
 
 def check_model(model: nn.Module) -> None:

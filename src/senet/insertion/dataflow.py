@@ -5,7 +5,7 @@ That works for every model that runs: unlike with torch.fx, control flow, views 
 were, and unlike with torch.export, modules keep their names and their outputs.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
+
+from senet.examples import Example, run_on
 
 
 @dataclass(eq=False)
@@ -63,9 +65,9 @@ class Call:
 
 @dataclass
 class Dataflow:
-    """One run: its inputs, everything that was computed, every module that was called as they ended, its outputs."""
+    """One run: its example, everything that was computed, every module that was called as they ended, its outputs."""
 
-    inputs: tuple[Any, ...]
+    example: Example
     values: list[Value]
     calls: list[Call]
     outputs: Any
@@ -153,7 +155,7 @@ def tensors(x: Any) -> Iterator[Tensor]:
     """Yield the tensors in nested tuples, lists and dictionaries."""
     if isinstance(x, Tensor):
         yield x
-    elif isinstance(x, dict):
+    elif isinstance(x, Mapping):
         for part in x.values():
             yield from tensors(part)
     elif isinstance(x, list | tuple):
@@ -162,9 +164,9 @@ def tensors(x: Any) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def record(model: nn.Module, inputs: tuple[Any, ...]) -> Dataflow:
+def record(model: nn.Module, example: Example) -> Dataflow:
     """Run a model, in the mode in which it is, and return what it did."""
     recorder = Recorder()
     with recorder.watching(model), recorder:
-        outputs = model(*inputs)
-    return Dataflow(inputs, recorder.values, recorder.calls, outputs)
+        outputs = run_on(model, example)
+    return Dataflow(example, recorder.values, recorder.calls, outputs)

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from senet.attachment import attached, detach
+from senet.block import SEBlock
 from senet.errors import SenetError
 from senet.fused import excitation_of, set_fused
 from senet.ops import Excitation
@@ -64,7 +65,9 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is one node of the graph."""
-        return excitation_of(m) is not None or super().is_leaf_module(m, module_qualified_name)
+        return (
+            isinstance(m, SEBlock) or excitation_of(m) is not None or super().is_leaf_module(m, module_qualified_name)
+        )
 
 
 def rewrite(model: nn.Module) -> fx.GraphModule:
@@ -99,7 +102,7 @@ def unfold_attached(model: nn.Module) -> None:
     for name, module in list(model.named_modules()):
         block = attached(module)
         if block is not None and fx.Tracer().is_leaf_module(module, name):
-            detach(module)
+            detach(model, [name])
             model.set_submodule(name, nn.Sequential(*((block, module) if block.in_front else (module, block))))
 
 

@@ -4,6 +4,7 @@ from typing import cast
 
 from torch import nn
 
+from senet.attachment import plain_class, set_plain_class
 from senet.errors import SenetError
 from senet.fused import Fusible, is_norm_and_relu, set_fused
 from senet.optimization.blocks import FUSED, PLAIN
@@ -28,14 +29,15 @@ def optimize_for_training(model: nn.Module, *, fused: bool = True) -> nn.Module:
         raise SenetError(f"fused is {fused!r}; expected True or False")
     found = set_fused(model, fused)
     for module in model.modules():
-        if type(module) in FUSED and (type(module) is not nn.Sequential or has_pairs(module)):
+        kind = plain_class(module)
+        if kind in FUSED and (not isinstance(module, nn.Sequential) or has_pairs(module)):
             found += 1
             if fused:
-                module.__class__ = FUSED[type(module)]
+                set_plain_class(module, FUSED[kind])
                 cast(Fusible, module).fused = True
-        elif type(module) in PLAIN and not fused:
+        elif kind in PLAIN and not fused:
             del cast(Fusible, module).fused
-            module.__class__ = PLAIN[type(module)]
+            set_plain_class(module, PLAIN[kind])
     if not found:
         known = ", ".join(sorted(f"{c.__module__}.{c.__name__}" for c in FUSED if c is not nn.Sequential))
         raise SenetError(f"{type(model).__name__} has no block that can run fused; known are ours and {known}")
