@@ -17,12 +17,12 @@ from rich.console import Console
 from torch import nn
 from tyro.conf import Positional
 
-from senet.cli.networks import open_network
 from senet.cli.parsing import check_new, parse, print_report
 from senet.data.config import DataConfig
 from senet.errors import SenetError
 from senet.evaluation import run_data
 from senet.files import check_writable
+from senet.models.folder import load_model
 from senet.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def run_record(argv: Sequence[str]) -> None:
     command = parse(RecordCommand, argv, "senet record")
     check_writable(command.output)
     data = data_of(command.model, command.data)
-    model = open_network(command.model)
+    model = load_model(command.model)
     speaks = joined()
     found = recorded_now(model, data, command)
     if not speaks:
@@ -208,7 +208,7 @@ def run_explain(argv: Sequence[str]) -> None:
     command = parse(ExplainCommand, argv, "senet explain")
     check_writable(command.output)
     data = data_of(command.model, command.data)
-    model = open_network(command.model)
+    model = load_model(command.model)
     page = explain(
         model,
         data,
@@ -230,7 +230,7 @@ def run_prune(argv: Sequence[str]) -> None:
     command = parse(PruneCommand, argv, "senet prune")
     check_new(command.output)
     data = data_of(command.model, command.data)
-    model = open_network(command.model)
+    model = load_model(command.model)
     recording = recorded(model, data, command)
     report = prune_se(model, recording, command.blocks or None, data=data, batch_size=command.batch_size)
     save_pretrained(model, command.output)

@@ -19,7 +19,7 @@ from senet.cli.parsing import parse, summary
 from senet.data.config import DataConfig
 from senet.errors import SenetError
 from senet.evaluation import Crops, evaluate, run_data
-from senet.models.folder import PACKAGED_DEFAULT, load_model
+from senet.models.folder import PACKAGED_DEFAULT, load_model, names_a_network
 from senet.optimization import optimize
 from senet.optimization.inference import Backend, Precision
 from senet.training.config import TrainConfig
@@ -163,15 +163,12 @@ def run_evaluate(argv: Sequence[str]) -> None:
 
 def run_predict(argv: Sequence[str]) -> None:
     """Say what is in pictures."""
-    from senet.models.hub import is_hub_id
-    from senet.models.registry import CARDS
     from senet.prediction import predict
 
     command = parse(PredictCommand, argv, "senet predict")
     inputs = command.inputs
     model, images = PACKAGED_DEFAULT, inputs
-    on_hub = len(inputs) > 1 and not Path(inputs[0]).exists() and is_hub_id(inputs[0])
-    if inputs and (Path(inputs[0]).is_dir() or inputs[0] in CARDS or on_hub):
+    if inputs and names_a_network(inputs[0]):
         model, images = inputs[0], inputs[1:]
     if not images:
         raise SenetError("no image is given; `senet predict --help` explains all arguments")
