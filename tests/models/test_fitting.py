@@ -267,7 +267,7 @@ def test_without_a_classifier_theirs_is_left_out(tmp_path):
     assert torch.equal(model(x), theirs.forward_head(theirs.forward_features(x), pre_logits=True))
 
     file = file_of(model, tmp_path)
-    assert_refused(random_network("cifar_se_resnet20"), file, "has no classes, the model 10", "num_classes=0")
+    assert_refused(random_network("cifar_se_resnet20"), file, "has no classifier", "num_classes=0")
     assert create_model("cifar_se_resnet20", weights=file).num_classes == 0
 
 

@@ -11,9 +11,7 @@ from senet.block import SEBlock
 from senet.errors import SenetError
 from senet.models.layouts import State
 from senet.models.network import Network, SEUnit
-
-COUNTERS = re.compile(r"(^|\.)(total_ops|total_params|num_batches_tracked|n_averaged)$")
-"""What tools that count operations or average weights leave in a state dict, and BatchNorm's own count."""
+from senet.models.reading import COUNTERS
 
 
 def plain_state(state: State, expected: Mapping[str, Tensor], source: str) -> tuple[State, list[str]]:

@@ -2,12 +2,14 @@
 
 import collections
 import datetime
+import decimal
 import pathlib
 import pickle
 import re
 import types
+import uuid
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,12 @@ LEAST_TENSORS = 50
 """Fewer are a part of a network: a decoder, a head, a unit. The smallest network here has 84."""
 WRAPPED = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.|$)")
 """What torch.compile, FSDP and activation checkpointing put into names, wherever they wrap a module."""
+COUNTERS = re.compile(r"(^|\.)(total_ops|total_params|num_batches_tracked|n_averaged)$")
+"""What tools that count operations or average weights leave in a state dict, and BatchNorm's own count."""
 RECORDS = (
-    *(Namespace, types.SimpleNamespace, collections.defaultdict, collections.deque),
+    *(Namespace, types.SimpleNamespace, decimal.Decimal, uuid.UUID),
     *(datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone),
-    *(list, dict, tuple, int, float, str, bool),
+    *(list, dict, tuple, frozenset, range, slice, int, float, str, bool),
     *(np.ndarray, np.dtype),
 )
 """Harmless types that training scripts save beside the weights: plain records, dates, containers, NumPy's values."""
@@ -44,7 +48,18 @@ def allowed() -> list[Any]:
         for system in ("Posix", "Windows"):
             pure = getattr(pathlib, f"Pure{system}Path")
             renamed += [(pure, f"{module}.{system}Path"), (pure, f"{module}.Pure{system}Path")]
-    return [*RECORDS, *numpy_types, *renamed]
+    plain = [(plain_dict, "collections.defaultdict"), (plain_list, "collections.deque")]  # PyTorch fills no others
+    return [*RECORDS, *numpy_types, *renamed, *plain]
+
+
+def plain_dict(*_: object) -> dict[Any, Any]:
+    """Return what stands for a defaultdict: an empty dictionary, which its items are put into."""
+    return collections.OrderedDict()
+
+
+def plain_list(items: Iterable[Any] = (), _: int | None = None) -> list[Any]:
+    """Return what stands for a deque: a list, which its items are appended to."""
+    return list(items)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +94,11 @@ def read_state(path: Path, key: str | None = None, is_root: Callable[[str], bool
     """
     if not path.is_file():
         raise SenetError(f"there is no weights file {path}")
-    check_magic(path)
     with path.open("rb") as file:
-        pickled = file.read(2)[:1] in (b"P", b"\x80")  # a zip archive, or a bare pickle
+        start = file.read(40)
+    if start.startswith(b"version https://git-lfs"):
+        raise SenetError(f"{path} is a pointer of Git LFS, not the file itself; run `git lfs pull`")
+    pickled = start.startswith((b"PK", b"\x80"))  # a zip archive, or a bare pickle
     if path.suffix == ".safetensors" and not pickled:
         tensors, descriptions, dictionaries = read_safetensors(path)
     else:
@@ -92,7 +109,8 @@ def read_state(path: Path, key: str | None = None, is_root: Callable[[str], bool
     chosen = under(tensors, root)
     home = max((place for place in dictionaries if root.startswith(place)), key=len, default="")
     others = [name for name in tensors if name.startswith(home) and not name.startswith(root)]
-    left = f"{len(others)} tensors outside {root.removesuffix('.')} are left out ({others[0]}, ...)" if others else ""
+    others = [name for name in others if not COUNTERS.search(name)] if key is None else []
+    left = f"what is not in {root.removesuffix('.')} is left out: {others[0]}, ..." if others else ""
     return FileState(tensors=chosen, description=descriptions.get(root), notes=(left,) if left else ())
 
 
@@ -117,26 +135,17 @@ def read_safetensors(path: Path) -> Contents:
     return tensors, {"": text} if text else {}, {"": len(tensors)}
 
 
-def check_magic(path: Path) -> None:
-    """Raise a SenetError for a file that stands for another one."""
-    with path.open("rb") as file:
-        if file.read(40).startswith(b"version https://git-lfs"):
-            raise SenetError(f"{path} is a pointer of Git LFS, not the file itself; run `git lfs pull`")
-
-
 def read_pickle(path: Path) -> Any:
     """Read what torch.save wrote, if it holds nothing but tensors and harmless records."""
     try:
         with torch.serialization.safe_globals(allowed()):
-            return torch.load(path, "cpu", weights_only=True)
+            with path.open("rb") as file:  # by name, PyTorch would go by the suffix
+                return torch.load(file, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SenetError(f"{path} is refused: {refusal(path, str(error))}") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         if "TorchScript" in str(error):
-            raise SenetError(
-                f"{path} is a TorchScript archive; save its weights alone: "
-                f"torch.save(torch.jit.load({str(path)!r}).state_dict(), 'weights.pth')"
-            ) from error
+            raise SenetError(f"{path} is refused: {refusal(path, str(error))}") from error
         raise SenetError(f"{path} is truncated or not a PyTorch file; get it again") from error
 
 
@@ -153,8 +162,8 @@ def refusal(path: Path, said: str) -> str:
     name = found[1] or found[2]
     return (
         f"it needs {name}, a pickle that may execute code; if you trust it, open it by "
-        f"torch.load({str(path)!r}, weights_only=False) where {name.partition('.')[0]} is installed, and "
-        "torch.save its state dict alone"
+        f"torch.load({str(path)!r}, weights_only=False) where its class can be imported, and torch.save "
+        "its state dict alone"
     )
 
 
@@ -194,18 +203,15 @@ def find_roots(
     tensors: Mapping[str, Tensor], descriptions: Mapping[str, str], is_root: Callable[[str], bool]
 ) -> list[str]:
     """Return the prefixes under which a whole network lies: described as one of ours, or known by its first layer."""
-    if descriptions:
-        return [root for root in descriptions if not any(is_inside(root, other) for other in descriptions)]
     found = []
     for name in tensors:
         parts = name.split(".")
         prefixes = [".".join([*parts[:i], ""]) for i in range(len(parts))]
         found += [prefix for prefix in prefixes if is_root(name.removeprefix(prefix))][:1]
-    found = [with_head(root, tensors) for root in dict.fromkeys(found)]
-    outermost = [root for root in found if not any(is_inside(root, other) for other in found)]
-    if is_root is not is_first_layer:
-        return outermost
-    return [root for root in outermost if sum(name.startswith(root) for name in tensors) >= LEAST_TENSORS]
+    if is_root is is_first_layer:
+        found = [root for root in found if sum(name.startswith(root) for name in tensors) >= LEAST_TENSORS]
+    found = list(dict.fromkeys([*descriptions, *(with_head(root, tensors) for root in found)]))
+    return [root for root in found if not any(is_inside(root, other) for other in found)]
 
 
 def is_inside(prefix: str, other: str) -> bool:
@@ -241,8 +247,9 @@ def choose_root(
         roots = named or inside or here
         if not roots:
             places = [place.removesuffix(".") for place in (*find_roots(tensors, descriptions, is_root), *dictionaries)]
-            known = ", ".join(repr(place) for place in dict.fromkeys(places) if place) or "one network and no names"
-            raise SenetError(f"{path} has nothing under key={key!r}; it has {known}")
+            known = ", ".join(repr(place) for place in dict.fromkeys(places) if place)
+            remedy = f"pass one of {known}" if known else "leave it out"
+            raise SenetError(f"{path} has nothing under key={key!r}; {remedy}")
     if len(roots) > 1:
         names = ", ".join(repr(root.removesuffix(".")) for root in roots)
         raise SenetError(f"{path} holds several networks: {names}; say which by key={roots[0].removesuffix('.')!r}")

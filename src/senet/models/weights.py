@@ -1,6 +1,7 @@
 """Loading weights from anywhere: a file, a folder or the hub, in anybody's layout, whole or not at all."""
 
 import logging
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -109,6 +110,7 @@ def load_checkpoint(model: Network, checkpoint: Checkpoint, adapt: Collection[Ad
     expected = model.state_dict()
     state, done = plain_state(checkpoint.state, expected, source)
     done += keep_inserted(state, model)
+    check_trunk(state, model, source)
     classifier = fit_classifier(state, model, source, "classifier" in adapt)
     done += classifier + fit_input(state, model, source, "input" in adapt)
     fitted, factor = fit_se(state, model, source)
@@ -329,6 +331,17 @@ def is_classifier(own: Tensor, theirs: Tensor, number: int | None) -> bool:
     if own.dim() == 0 or theirs.dim() == 0 or len(own) == len(theirs) or own.shape[1:] != theirs.shape[1:]:
         return False
     return len(own) == number
+
+
+def check_trunk(state: Mapping[str, Tensor], model: Network, source: str) -> None:
+    """Raise a SenetError for a state that lacks more than the classifier, before that is what is said of it."""
+    if f"{model.classifier_name}.weight" not in state:
+        optional = re.compile(rf"^{re.escape(model.classifier_name)}\.|\.se\.|\.num_batches_tracked$")
+        trunk, theirs = (
+            {key: tensor for key, tensor in each.items() if not optional.search(key)}
+            for each in (model.state_dict(), state)
+        )
+        check_fit(theirs, trunk, source)
 
 
 def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
