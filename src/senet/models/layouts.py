@@ -10,15 +10,18 @@ from torch import Tensor
 
 from senet.errors import SenetError
 from senet.models.cards import Card
-from senet.preprocessing import CIFAR, CIFAR100, IMAGENET, Preprocessing
+from senet.preprocessing import IMAGENET, Preprocessing
 
 STANDARDISED = replace(IMAGENET, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """What torchvision, timm, mmpretrain and the PyTorch ports of the release use."""
 HALVES = replace(IMAGENET, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bicubic")
 """What timm's weights of the Inception and MobileNet kind use."""
 
-CHENYAOFO_STDS = ((0.2023, 0.1994, 0.2010), (0.2673, 0.2564, 0.2761))
-"""Of CIFAR-10 and CIFAR-100 in pytorch-cifar-models; source: logs/*/resnet20/default.log there."""
+CHENYAOFO = {
+    10: ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    100: ((0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)),
+}
+"""Mean and standard deviation by the number of classes; source: pytorch-cifar-models, logs/*/resnet20/default.log."""
 
 State = dict[str, Tensor]
 
@@ -33,7 +36,7 @@ class Layout:
         without: a pattern that no key of such a file matches.
         renames: patterns and replacements that turn its keys into ours, applied in order.
         options: how its networks differ in computation from ours with the same keys: options of the card's network.
-        preprocessing: how its networks want their images.
+        preprocessing: how its networks want their images, by the card, whose number of classes is that of the weights.
         reshape: turns tensors into the shapes of ours, after renaming.
         rearrange: turns a whole state into that of our network, after reshaping.
     """
@@ -99,9 +102,9 @@ def standardised(card: Card) -> Preprocessing:
 
 
 def of_chenyaofo(card: Card) -> Preprocessing:
-    """Return how the networks of pytorch-cifar-models want their images, by the data that the card is for."""
-    mean = CIFAR.mean if card.num_classes == 10 else CIFAR100.mean
-    return replace(card.preprocessing, mean=mean, std=CHENYAOFO_STDS[card.num_classes != 10])
+    """Return how the networks of pytorch-cifar-models want their images: CIFAR-100's for 100 classes."""
+    mean, std = CHENYAOFO.get(card.num_classes, CHENYAOFO[10])
+    return replace(card.preprocessing, mean=mean, std=std)
 
 
 def with_imagenets_statistics(card: Card) -> Preprocessing:

@@ -138,9 +138,8 @@ def read_safetensors(path: Path) -> Contents:
 def read_pickle(path: Path) -> Any:
     """Read what torch.save wrote, if it holds nothing but tensors and harmless records."""
     try:
-        with torch.serialization.safe_globals(allowed()):
-            with path.open("rb") as file:  # by name, PyTorch would go by the suffix
-                return torch.load(file, "cpu", weights_only=True)
+        with torch.serialization.safe_globals(allowed()), path.open("rb") as file:  # by name, its suffix would count
+            return torch.load(file, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SenetError(f"{path} is refused: {refusal(path, str(error))}") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

@@ -124,6 +124,7 @@ def load_checkpoint(model: Network, checkpoint: Checkpoint, adapt: Collection[Ad
     set_factor(model, 1.0)
     model.load_state_dict(state)
     set_factor(model, factor)
+    card = replace(card, num_classes=checkpoint.num_classes or card.num_classes)
     preprocessing = checkpoint.preprocessing or checkpoint.layout.preprocessing(card)
     model.preprocessing = preprocessing.with_channels(model.config.in_channels)
     model.class_names = None if classifier else checkpoint.class_names
