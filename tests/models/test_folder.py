@@ -209,7 +209,7 @@ def test_load_model_takes_folders_and_names(saved: Path, packaged: Path):
     assert load_model(saved).num_classes == 3
     assert load_model(NAME).class_names[0] == "cifar10 0"
     for source, said in (
-        (saved / "absent.safetensors", "there is no folder"),
+        (saved / "absent.safetensors", "there is no weights file"),
         ("se_resnet50", "se_resnet50 has no weights in the package"),
         ("cifar_se_resnet21", "the nearest are"),
     ):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from senet.block import SEOptions
+from senet.block import SEBlock, SEOptions
 from senet.errors import SenetError
 from senet.models.cards import Card, ModelConfig
 from senet.models.hub import fetch_model_folder, is_hub_id
@@ -44,6 +44,7 @@ class Checkpoint:
         architecture: timm's name of the network, if it is stated.
         preprocessing: how the network wants its images, if it is stated.
         class_names: of the outputs, if they are stated.
+        block: the class of the SE blocks that the weights were trained in, if `config` is known.
         notes: what was left out of the file, a phrase each.
     """
 
@@ -54,6 +55,7 @@ class Checkpoint:
     architecture: str | None = None
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] | None = None
+    block: str = SEBlock.__name__
     notes: tuple[str, ...] = ()
 
     @property
@@ -124,12 +126,15 @@ def stages_of(state: State) -> tuple[int, ...] | None:
 
 
 def reduction_of(shapes: Sequence[Sequence[int]]) -> int:
-    """Return the reduction of blocks with these (hidden width, channels).
+    """Return the largest reduction with which blocks have these (hidden width, channels), or else are no narrower.
 
-    It is the largest for which every width is max(1, channels // reduction): the one that they were built with, unless
-    it divides no number of channels. Where the widths follow another rule (timm rounds them to multiples of 8) no
-    reduction gives them, and the largest that gives none less is returned.
+    A block has max(1, channels // reduction) hidden units. Where the widths follow another rule (timm rounds them to
+    multiples of 8), no reduction gives them, and units without effect are added, see `fit_se`.
     """
+    wide = [channels // hidden for hidden, channels in shapes if hidden > 1]
+    largest = min(wide, default=max(channels for _, channels in shapes))
+    if all(max(1, channels // largest) == hidden for hidden, channels in shapes):
+        return largest
     return max(1, min(channels // hidden for hidden, channels in shapes))
 
 
@@ -249,6 +254,7 @@ def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
         "config": config_from_dict(values["model"]),
         "preprocessing": Preprocessing(**values["preprocessing"]),
         "class_names": None if names is None else tuple(names),
+        "block": values.get("block", SEBlock.__name__),
     }
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
@@ -12,7 +12,6 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from senet.attachment import AttachedSE
 from senet.block import SEBlock, SEOptions
 from senet.errors import SenetError
 from senet.files import write_json, written_beside
@@ -28,8 +27,8 @@ from senet.models.foreign import build_foreign, is_foreign
 from senet.models.hub import FILES, is_hub_id, upload_model_folder
 from senet.models.network import Network
 from senet.models.reading import DESCRIPTION_KEY
-from senet.models.registry import CARDS, build, config_from_dict, config_to_dict, describe, model_card
-from senet.models.weights import check_fit, create_from_weights, is_root_of
+from senet.models.registry import CARDS, block_class, build, config_from_dict, config_to_dict, describe, model_card
+from senet.models.weights import create_from_weights, is_root_of
 
 PACKAGED = Path(__file__).parent.parent / "pretrained"
 """One model folder per network and tag, such as pretrained/cifar_se_resnet20/cifar10."""
@@ -53,6 +52,7 @@ def save_pretrained(model: nn.Module, folder: str | Path, metrics: Mapping[str, 
             f"{type(model).__name__} cannot be saved: it does not come from create_model, "
             "which makes networks of timm and torchvision too (create_model('timm/resnet50'))"
         )
+    model = getattr(model, "_orig_mod", model)  # inside what torch.compile returns
     check_readable(cast(Network, model))
     described = describe(cast(Network, model))
     description = described | {"metrics": dict(metrics or {})}
@@ -76,35 +76,31 @@ def check_readable(model: Network) -> None:
     """Raise a SenetError unless what a model's configuration says, read back, builds that model.
 
     Raises:
-        SenetError: the first difference: an option or block of a class of one's own, other tensors, another gate.
+        SenetError: the first difference: an option or block of a class of one's own, another tensor, another gate.
     """
     refused, remedy = f"{type(model).__name__} cannot be saved", "save its state_dict() by torch.save instead"
-    config = model.config
-    again = config_from_dict(json.loads(json.dumps(config_to_dict(config))))
-    for field in fields(config):
-        own, read = getattr(config, field.name), getattr(again, field.name)
-        if own != read:
-            said = f"of class {type(own).__name__}" if type(own) is not type(read) else f"{own!r}"
-            raise SenetError(f"{refused}: its config.{field.name} is {said}, which cannot be read back; {remedy}")
-    with torch.device("meta"):
-        rebuilt = build(again)
-    for name, block in model.named_modules():
-        if isinstance(block, SEBlock) and type(block) not in (SEBlock, AttachedSE):
-            kind = type(block).__name__
-            raise SenetError(f"{refused}: {name} is a {kind}, which would come back as {SEBlock.__name__}; {remedy}")
-    own_blocks, read_blocks = blocks_of(model), blocks_of(rebuilt)
-    differing = [name for name in {**own_blocks, **read_blocks} if own_blocks.get(name) != read_blocks.get(name)]
+    config, block = model.config, block_class(model)
+    for name, options in (("se", config.se), ("inserted_se", config.inserted_se)):
+        if type(options) is not SEOptions:
+            raise SenetError(f"{refused}: its config.{name} is of class {type(options).__name__}; {remedy}")
+    if block != SEBlock.__name__:
+        raise SenetError(f"{refused}: it has blocks of class {block}, which would come back as SEBlock; {remedy}")
     try:
-        check_fit(model.state_dict(), rebuilt.state_dict(), "the model")
-    except SenetError as error:
-        raise SenetError(f"{refused}: it is not what its config describes ({error}); {remedy}") from error
+        text = json.dumps(config_to_dict(config))
+    except TypeError as error:
+        raise SenetError(f"{refused}: an option of its config is no plain value ({error}); {remedy}") from error
+    with torch.device("meta"):
+        rebuilt = build(config_from_dict(json.loads(text)))
+    own, read = parts(model), parts(rebuilt)
+    differing = [name for name in {**own, **read} if own.get(name) != read.get(name)]
     if differing:
-        raise SenetError(f"{refused}: {differing[0]} is not the block that its config describes; {remedy}")
+        raise SenetError(f"{refused}: {differing[0]} is not what its config describes; {remedy}")
 
 
-def blocks_of(model: nn.Module) -> dict[str, str]:
-    """Return the SE blocks of a network by name, in words."""
-    return {name: repr(module) for name, module in model.named_modules() if isinstance(module, SEBlock)}
+def parts(model: nn.Module) -> dict[str, object]:
+    """Return what must be the same in a network that is read back: the shape of each tensor, each SE block in words."""
+    blocks = {name: repr(module) for name, module in model.named_modules() if isinstance(module, SEBlock)}
+    return {**{key: tensor.shape for key, tensor in model.state_dict().items()}, **blocks}
 
 
 def push_to_hub(model: nn.Module, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -144,7 +140,7 @@ def from_pretrained(source: str | Path) -> Network:
     """
     if is_foreign(str(source)) and not Path(source).exists():
         return cast(Network, build_foreign(ModelConfig(name=str(source)), pretrained=True)).eval()
-    if not (Path(source).exists() or is_hub_id(str(source))):
+    if not (Path(source).exists() or is_hub_id(str(source)) or Path(source).suffix in FILES):
         find_model_folder(source)  # says what is wrong
     checkpoint = read_checkpoint(source)
     if checkpoint.name is None:

@@ -52,7 +52,7 @@ def build_foreign(config: ModelConfig, *, pretrained: bool | None = None) -> nn.
             weights = (tag or "DEFAULT") if pretrained else None
             model = torchvision.models.get_model(architecture, weights=weights, **options)
     except Exception as error:  # whatever a library says of an unknown option or an unreachable server
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise SenetError(f"{config.name} cannot be created: {said}{tags_of(library, architecture, tag)}") from error
     preprocessing = preprocessing_of(model) if library == "timm" else of_torchvision(architecture, tag)
     described = ModelConfig(

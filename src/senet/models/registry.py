@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from torch import nn
 
-from senet.attachment import attach_at
-from senet.block import SEOptions
+from senet.attachment import AttachedSE, attach_at
+from senet.block import SEBlock, SEOptions
 from senet.errors import SenetError, nearest
 from senet.models import networks
 from senet.models.cards import Card, ModelConfig
@@ -165,14 +165,21 @@ def option_value(config: ModelConfig, option: str) -> Any:
     return config.options.get(option, signature(model_card(config.name).build).parameters[option].default)
 
 
+def block_class(model: nn.Module) -> str:
+    """Return the name of the class of a network's own SE blocks that is not this library's; SEBlock if none is."""
+    kinds = {type(module) for module in model.modules() if isinstance(module, SEBlock)}
+    return next((kind.__name__ for kind in kinds if kind not in (SEBlock, AttachedSE)), SEBlock.__name__)
+
+
 def describe(model: Network) -> dict[str, Any]:
     """Return what config.json says of a network: architecture, preprocessing, classes."""
+    block = block_class(model)
     return {
         "format": "senet/1",
         "model": config_to_dict(model.config),
         "preprocessing": asdict(model.preprocessing),
         "class_names": None if model.class_names is None else list(model.class_names),
-    }
+    } | ({} if block == SEBlock.__name__ else {"block": block})
 
 
 def describe_state(model: nn.Module, state: Any, prefix: str, metadata: dict[str, Any]) -> None:

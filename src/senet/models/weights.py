@@ -27,7 +27,7 @@ from senet.models.fitting import (
 from senet.models.foreign import is_foreign
 from senet.models.layouts import TORCHVISION, stranger
 from senet.models.network import Network
-from senet.models.registry import CARDS, build, model_card, option_value
+from senet.models.registry import CARDS, block_class, build, model_card, option_value
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +107,7 @@ def load_checkpoint(model: Network, checkpoint: Checkpoint, adapt: Collection[Ad
     check_known(checkpoint)
     checkpoint.check_network(card)
     check_options(model.config, checkpoint)
+    check_blocks(model, checkpoint)
     expected = model.state_dict()
     state, done = plain_state(checkpoint.state, expected, source)
     done += keep_inserted(state, model)
@@ -217,19 +218,26 @@ def check_surgery(config: ModelConfig, checkpoint: Checkpoint) -> None:
         check_se_options("inserted_se", config.inserted_se, theirs.inserted_se, checkpoint.source, ())
 
 
+def check_blocks(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Raise a SenetError for weights that are known to be of SE blocks of another class than the model's."""
+    has_se = checkpoint.config is not None and model_card(checkpoint.config.name).has_se
+    own, theirs = block_class(model), checkpoint.block
+    if has_se and own != theirs:
+        raise SenetError(
+            f"{checkpoint.source} has weights of SE blocks of class {theirs}, the model has {own}; create the network "
+            f"with {theirs} and call load_weights"
+        )
+
+
 def check_se_options(name: str, own: SEOptions, theirs: SEOptions, source: str, adaptable: Collection[str]) -> None:
     """Raise a SenetError for the first SE option in which weights and model differ, unless it is adaptable."""
-    if type(own) is not type(theirs):
-        raise SenetError(
-            f"{source} has weights for {name} of class {type(theirs).__name__}, but the model's is "
-            f"{type(own).__name__}; create it with {type(theirs).__name__}"
-        )
     for option in (field.name for field in fields(theirs) if field.name not in adaptable):
         stored = getattr(theirs, option)
         if getattr(own, option) != stored:
+            asked = f"SEOptions({option}={stored!r})" if name == "se" else f"blocks inserted with {option}={stored!r}"
             raise SenetError(
                 f"{source} has weights for {name}.{option}={stored!r}, but the model has {getattr(own, option)!r}; "
-                f"create it with SEOptions({option}={stored!r})"
+                f"create it with {asked}"
             )
 
 
