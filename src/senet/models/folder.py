@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +11,7 @@ from typing import cast
 import torch
 from PIL import Image
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from senet.block import SEBlock, SEOptions
 from senet.errors import SenetError
@@ -163,19 +164,22 @@ def unnamed(checkpoint: Checkpoint) -> str:
 
 def fitting_networks(checkpoint: Checkpoint) -> list[str]:
     """Return the names of our networks that have exactly the tensors of a checkpoint, whatever its classes."""
+    state, se = checkpoint.state, checkpoint.se_options()
+    has_se = any(".se." in key for key in state)
     fitting = []
-    shapes = {key: x.shape[1:] for key, x in checkpoint.state.items() if not key.endswith("num_batches_tracked")}
     for name, card in CARDS.items():
-        options = {option: value for option, value in checkpoint.options(card).items() if option != "depth"}
-        config = ModelConfig(name=name, se=checkpoint.se_options() if card.has_se else SEOptions(), options=options)
-        try:
-            with torch.device("meta"):
-                own = build(config).state_dict()
-        except SenetError:  # no such stage
-            continue
-        if {key: x.shape[1:] for key, x in own.items() if not key.endswith("num_batches_tracked")} == shapes:
-            fitting.append(name)
+        if card.has_se == has_se:
+            options = {option: value for option, value in checkpoint.options(card).items() if option != "depth"}
+            config = ModelConfig(name=name, se=se if has_se else SEOptions(), options=options)
+            with suppress(SenetError), torch.device("meta"):  # a network without the stages of the weights
+                if shapes_within(build(config).state_dict()) == shapes_within(state):
+                    fitting.append(name)
     return fitting
+
+
+def shapes_within(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Return the shape of each tensor after its first dimension, without BatchNorm's counts."""
+    return {key: tensor.shape[1:] for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
 
 
 def packaged_weights(name: str) -> list[str]:

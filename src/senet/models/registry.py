@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from fnmatch import fnmatchcase
 from inspect import signature
 from pathlib import Path
@@ -193,6 +193,8 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     without = [name for name in ("inserted", "inserted_se", "removed") if not getattr(config, name)]
     without += [] if config.inserted else ["inserted_se"]
     values = asdict(config) | {"options": dict(config.options)}
+    known = [field.name for field in fields(SEOptions)]  # not those of a subclass
+    values |= {name: {option: values[name][option] for option in known} for name in ("se", "inserted_se")}
     return {name: value for name, value in values.items() if name not in without}
 
 
