@@ -3,14 +3,18 @@
 import re
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from networks import assert_relatively_close, randomise, relative_difference
 from senet.block import SEBlock, SEOptions
+from senet.cli import main
 from senet.errors import SenetError
+from senet.models.checkpoints import Checkpoint
 from senet.models.folder import from_pretrained, save_pretrained
+from senet.models.layouts import SENET
 from senet.models.registry import create_model, list_models
 from senet.models.weights import load_weights
 
@@ -267,7 +271,7 @@ def test_without_a_classifier_theirs_is_left_out(tmp_path):
     assert torch.equal(model(x), theirs.forward_head(theirs.forward_features(x), pre_logits=True))
 
     file = file_of(model, tmp_path)
-    assert_refused(random_network("cifar_se_resnet20"), file, "has no classes, the model 10", "num_classes=0")
+    assert_refused(random_network("cifar_se_resnet20"), file, "has no classifier", "num_classes=0")
     assert create_model("cifar_se_resnet20", weights=file).num_classes == 0
 
 
@@ -354,3 +358,64 @@ def test_the_comparisons_here_can_fail(tmp_path):
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert relative_difference(model.eval()(x), theirs(x)) > 1e-2
+
+
+# ---- gates are never lost --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["layer1.0.se.conv.weight", "layer1.0.excitation.0.weight", "layer2.1.eca.conv.weight"])
+def test_gates_of_another_kind_are_not_replaced_by_the_identity(key, tmp_path):
+    state = dict(random_network("cifar_resnet20").state_dict())
+    torch.save({**state, key: torch.zeros(1, 1, 3)}, tmp_path / "weights.pth")
+    assert_refused(random_network("cifar_se_resnet20"), tmp_path / "weights.pth", "of another network", key)
+
+
+@pytest.mark.parametrize("name", ["cifar_se_resnet20", "se_resnet18"])
+@pytest.mark.parametrize("reduction", [1, 2, 3, 8, 12, 16, 24, 32, 64, 128])
+def test_the_reduction_is_read_off_the_widths(name, reduction, tmp_path):
+    """Also where max(1, channels // reduction) gives one unit, and where the reduction divides no width."""
+    with torch.device("meta"):
+        theirs = create_model(name, se=SEOptions(reduction=reduction))
+    checkpoint = Checkpoint(source="weights.pth", raw=dict(theirs.state_dict()), layout=SENET)
+    with torch.device("meta"):
+        ours = create_model(name, se=checkpoint.se_options())
+    shapes = ({key: x.shape for key, x in model.state_dict().items()} for model in (ours, theirs))
+    assert next(shapes) == next(shapes)
+    if reduction <= (64 if name == "se_resnet18" else 16):
+        assert checkpoint.se_options().reduction == reduction
+
+
+def test_stages_are_read_off_too():
+    with torch.device("meta"):
+        theirs = create_model("cifar_se_resnet20", se=SEOptions(stages=(3, 4)))
+    checkpoint = Checkpoint(source="weights.pth", raw=dict(theirs.state_dict()), layout=SENET)
+    assert checkpoint.se_options() == SEOptions(stages=(3, 4))
+
+
+@torch.no_grad()
+def test_widths_rounded_as_in_timm_get_units_without_effect(tmp_path):
+    """timm rounds C / 16 up to a multiple of 8; no reduction gives 8, 8, 16 and 32 on 64, 128, 256 and 512 channels."""
+    theirs = timm.create_model("seresnet18")
+    randomise(theirs)
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    ours = create_model("se_resnet18", weights=tmp_path / "weights.pth")
+    assert ours.config.se.reduction == 8
+    x = torch.randn(2, 3, 64, 64)
+    assert_relatively_close(ours(x), theirs.eval()(x), 1e-5)
+    model = create_model("se_resnet18", stem_pool="pad")
+    assert_refused(model, tmp_path / "weights.pth", "create it with SEOptions(reduction=8)")
+    load_weights(create_model("se_resnet18", stem_pool="pad", se=SEOptions(reduction=8)), tmp_path / "weights.pth")
+
+
+@torch.no_grad()
+def test_bare_weights_of_ours_load_with_the_options_that_the_caller_gives(tmp_path):
+    options = {"stem_pool": "ceil", "se": SEOptions(gate="hard_sigmoid", reduction=8)}
+    theirs = random_network("se_resnet18", **options)
+    torch.save(dict(theirs.state_dict()), tmp_path / "weights.pth")
+    with pytest.raises(SenetError, match="pass layout='senet'"):
+        create_model("se_resnet18", weights=tmp_path / "weights.pth", **options)
+    ours = create_model("se_resnet18", weights=tmp_path / "weights.pth", layout="senet", **options)
+    assert torch.equal(outputs(ours), outputs(theirs))
+    words = ["--layout", "senet", "--options", "stem_pool", "ceil", "--se.gate", "hard_sigmoid", "--se.reduction", "8"]
+    assert main(["convert", "se_resnet18", str(tmp_path / "weights.pth"), str(tmp_path / "model"), *words]) == 0
+    assert torch.equal(outputs(from_pretrained(tmp_path / "model")), outputs(theirs))

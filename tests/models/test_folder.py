@@ -1,19 +1,21 @@
 """A model folder gives back the network that was written, or says in one sentence why it cannot."""
 
 import json
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from senet.block import SEOptions
+from senet.block import SEBlock, SEOptions
 from senet.errors import SenetError
 from senet.models import folder as folders
 from senet.models.cards import ModelConfig
-from senet.models.checkpoints import find_model_folder
+from senet.models.checkpoints import ADAPTABLE_SE, find_model_folder
 from senet.models.folder import from_pretrained, load_model, save_pretrained
 from senet.models.registry import create_model
+from senet.models.weights import load_weights
 from senet.preprocessing import CIFAR, Preprocessing
 
 NAME = "cifar_se_resnet20"
@@ -209,7 +211,7 @@ def test_load_model_takes_folders_and_names(saved: Path, packaged: Path):
     assert load_model(saved).num_classes == 3
     assert load_model(NAME).class_names[0] == "cifar10 0"
     for source, said in (
-        (saved / "model.safetensors", "is a file"),
+        (saved / "absent.safetensors", "there is no weights file"),
         ("se_resnet50", "se_resnet50 has no weights in the package"),
         ("cifar_se_resnet21", "the nearest are"),
     ):
@@ -223,3 +225,109 @@ def test_the_files_have_the_usual_permissions(tmp_path):
     (tmp_path / "usual").touch()
     modes = {file.stat().st_mode for file in [*(tmp_path / "model").iterdir(), tmp_path / "usual"]}
     assert len(modes) == 1
+
+
+# ---- what cannot be read back ----------------------------------------------------------------------------------------
+
+
+class DoublingBlock(SEBlock):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoublingOptions(SEOptions):
+    def block(self, channels):
+        return DoublingBlock(channels, self.reduction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongerOptions(SEOptions):
+    temperature: float = 1.0
+
+
+def with_doubling_block():
+    model = create_model(NAME)
+    model.layer1[0].se = DoublingBlock(16)
+    return model
+
+
+def with_another_gate():
+    model = create_model(NAME)
+    model.layer1[0].se = SEBlock(16, gate="tanh")
+    return model
+
+
+def with_another_head():
+    model = create_model(NAME)
+    model.fc = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 10))
+    return model
+
+
+def with_a_module_as_option():
+    return create_model("timm/resnet18", act_layer=nn.SiLU)
+
+
+UNREADABLE = {
+    "options of one's own": (lambda: create_model(NAME, se=DoublingOptions()), "config.se is of class DoublingOptions"),
+    "more options": (lambda: create_model(NAME, se=LongerOptions()), "config.se is of class LongerOptions"),
+    "a block of one's own": (with_doubling_block, "blocks of class DoublingBlock"),
+    "another gate": (with_another_gate, "layer1.0.se is not what its config describes"),
+    "another head": (with_another_head, "fc.0.weight is not what its config describes"),
+    "a class as option": (with_a_module_as_option, "an option of its config is no plain value"),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_what_cannot_be_read_back_is_not_saved_and_the_remedy_helps(kind, tmp_path: Path):
+    build, said = UNREADABLE[kind]
+    torch.manual_seed(0)
+    model = build()
+    with pytest.raises(SenetError) as caught:
+        save_pretrained(model, tmp_path / "model")
+    assert_one_sentence(caught, "cannot be saved", said, "save its state_dict() by torch.save instead")
+    assert not (tmp_path / "model").exists()
+
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    torch.manual_seed(1)
+    again = build()
+    if kind == "another head":
+        again.load_state_dict(torch.load(tmp_path / "weights.pth"))
+    else:
+        load_weights(again, tmp_path / "weights.pth")
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), model.eval()(x))
+
+
+def test_weights_of_another_class_of_blocks_are_refused_by_its_name(tmp_path: Path):
+    """The keys and shapes are the same, and the outputs would not be."""
+    doubling = create_model(NAME, se=DoublingOptions())
+    torch.save(doubling.state_dict(), tmp_path / "weights.pth")
+    for load in (
+        lambda: create_model(NAME, weights=tmp_path / "weights.pth"),
+        lambda: load_weights(create_model(NAME), tmp_path / "weights.pth"),
+        lambda: load_model(tmp_path / "weights.pth"),
+    ):
+        with pytest.raises(SenetError) as caught:
+            load()
+        assert_one_sentence(caught, "weights.pth", "of class DoublingBlock, the model has SEBlock")
+    save_pretrained(create_model(NAME), tmp_path / "plain")
+    with pytest.raises(SenetError, match="of class SEBlock, the model has DoublingBlock"):
+        load_weights(doubling, tmp_path / "plain")
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(SEOptions) if field.name not in ADAPTABLE_SE])
+def test_every_se_option_is_compared_unless_it_is_adaptable(field, tmp_path: Path):
+    values = {"squeeze": "max", "gate": "tanh", "placement": "post", "stages": (3, 4)}
+    save_pretrained(create_model(NAME, se=SEOptions(**{field: values[field]})), tmp_path / "model")
+    with pytest.raises(SenetError) as caught:
+        load_weights(create_model(NAME), tmp_path / "model")
+    assert_one_sentence(caught, f"se.{field}={values[field]!r}", f"create it with SEOptions({field}={values[field]!r})")
+    load_weights(create_model(NAME, se=SEOptions(**{field: values[field]})), tmp_path / "model")
+
+
+def test_what_torch_compile_returns_is_saved_as_the_network_inside(tmp_path: Path):
+    model = create_model(NAME)
+    save_pretrained(torch.compile(model), tmp_path / "model")
+    assert torch.equal(from_pretrained(tmp_path / "model").fc.weight, model.fc.weight)

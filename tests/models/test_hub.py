@@ -312,7 +312,7 @@ def test_weights_of_timm(hub: FakeHub, tmp_path: Path, architecture: str, name: 
     repo, theirs = timm_published(hub, tmp_path / "theirs", architecture, safe)
     assert (tmp_path / "theirs" / ("model.safetensors" if safe else "pytorch_model.bin")).is_file()
     x = torch.randn(2, 3, 64, 64)
-    for ours in (senet.create_model(name, weights=repo), senet.from_pretrained(repo)):
+    for ours in (senet.create_model(name, weights=repo), senet.from_pretrained(f"hf-hub:{repo}")):
         assert_relatively_close(ours(x), theirs(x), 1e-5)
         assert ours.config.name == name
         assert ours.preprocessing == Preprocessing(
@@ -355,7 +355,7 @@ def test_only_its_name_tells_resnetaa50_from_resnet50() -> None:
 def test_from_pretrained_refuses_a_network_that_is_not_ours(hub: FakeHub, tmp_path: Path) -> None:
     repo, _ = timm_published(hub, tmp_path / "theirs", "resnetaa50")
     with pytest.raises(SenetError) as caught:
-        senet.from_pretrained(repo)
+        senet.from_pretrained(f"hf-hub:{repo}")
     assert_one_sentence(caught, repo, "resnetaa50", "not one of our networks")
 
 

@@ -90,6 +90,7 @@ def test_every_option_of_every_card_reaches_the_network():
         "relu_last": (False, True),
         "activation": ("relu", "relu6"),
         "shortcut": ("pad", "projection"),
+        "depth": (26, 38),
         "shake_forward": ("shake", "even"),
         "shake_backward": ("shake", "even"),
         "dropout": (0.1, 0.6),

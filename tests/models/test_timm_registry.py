@@ -311,7 +311,9 @@ def test_training_with_the_tools_of_timm(pictures: Path, tmp_path: Path) -> None
         load_checkpoint(restored, str(last), use_ema=use_ema)
         assert_same_weights(restored, expected)
     ours = senet.create_model(NAME, num_classes=2)
-    senet.load_weights(ours, tmp_path / "run" / "model_best.pth.tar")
+    with pytest.raises(senet.SenetError, match="holds several networks: 'state_dict', 'state_dict_ema'"):
+        senet.load_weights(ours, tmp_path / "run" / "model_best.pth.tar")
+    senet.load_weights(ours, tmp_path / "run" / "model_best.pth.tar", key="state_dict")
     assert top1(ours, validation) == 100
 
 
@@ -332,6 +334,6 @@ def test_what_timm_saves_of_ours_is_read_as_ours(tmp_path, stem_pool):
 
 def test_arguments_that_cannot_be_read_back_are_refused(tmp_path):
     model = timm.create_model("cifar_se_resnet20")
-    timm.models.save_for_hf(model, tmp_path, model_args={"depth": 20})
-    with pytest.raises(senet.SenetError, match="model_args has 'depth', which cifar_se_resnet20 does not take"):
+    timm.models.save_for_hf(model, tmp_path, model_args={"width": 20})
+    with pytest.raises(senet.SenetError, match="model_args has 'width', which cifar_se_resnet20 does not take"):
         senet.from_pretrained(tmp_path)

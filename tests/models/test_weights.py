@@ -55,7 +55,7 @@ def test_a_pytorch_file_loads_bare_or_wrapped(tmp_path: Path, suffix, wrap):
 def test_a_safetensors_file_loads(tmp_path: Path):
     source = network()
     save_file(source.state_dict(), tmp_path / "weights.safetensors")
-    assert_same_tensors(read_state(tmp_path / "weights.safetensors")[0], source.state_dict())
+    assert_same_tensors(read_state(tmp_path / "weights.safetensors").tensors, source.state_dict())
 
 
 def test_weights_of_another_architecture_name_the_first_difference(tmp_path: Path):

@@ -15,13 +15,13 @@ from torch import nn
 from tyro.conf import Positional
 
 from senet.borrowing import default_device
-from senet.cli.networks import open_network
 from senet.cli.parsing import check_new, parse, print_report
 from senet.cli.processes import is_first, num_started
 from senet.data.config import DataConfig
 from senet.errors import SenetError
 from senet.evaluation import run_data
 from senet.files import check_writable
+from senet.models.folder import load_model
 from senet.terminal import console, say
 from senet.training.config import TrainConfig
 
@@ -186,7 +186,7 @@ def run_record(argv: Sequence[str]) -> None:
     command = parse(RecordCommand, argv, "senet record")
     check_writable(command.output)
     data = data_of(command.model, command.data)
-    model = open_network(command.model)
+    model = load_model(command.model)
     speaks = joined()
     found = recorded_now(model.to(default_device()), data, command)
     if not speaks:
@@ -206,7 +206,7 @@ def run_explain(argv: Sequence[str]) -> None:
     command = parse(ExplainCommand, argv, "senet explain")
     check_writable(command.output)
     data = data_of(command.model, command.data)
-    model = open_network(command.model).to(default_device())
+    model = load_model(command.model).to(default_device())
     page = explain(
         model,
         data,
@@ -228,7 +228,7 @@ def run_prune(argv: Sequence[str]) -> None:
     command = parse(PruneCommand, argv, "senet prune")
     check_new(command.output)
     data = data_of(command.model, command.data)
-    model = open_network(command.model).to(default_device())
+    model = load_model(command.model).to(default_device())
     recording = recorded(model, data, command)
     report = prune_se(model, recording, command.blocks or None, data=data, batch_size=command.batch_size)
     save_pretrained(model, command.output)

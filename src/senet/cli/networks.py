@@ -2,15 +2,14 @@
 
 import json
 import shlex
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from torch import nn
 from tyro.conf import Positional
 
-from senet.block import Gate, Placement, Squeeze
+from senet.block import Gate, Placement, SEOptions, Squeeze
 from senet.cli.parsing import check_new, parse, print_report
 from senet.errors import SenetError
 from senet.insertion import Gated
@@ -61,6 +60,12 @@ class ConvertCommand:
     """channels of the images; another number than the weights' converts the first convolution"""
     layout: str | None = None
     """overrules the layout that the keys say, see `senet.load_weights`"""
+    key: str | None = None
+    """which of several networks in a file, such as model_ema"""
+    options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    """options of the network that the weights do not show, such as stem_pool pad; with --layout senet"""
+    se: SEOptions = field(default_factory=SEOptions)
+    """SE options of the network that the weights do not show, such as the gate"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,30 +144,25 @@ def run_convert(argv: Sequence[str]) -> None:
     """Turn weights from anywhere into a model folder."""
     from senet.models.cards import ModelConfig
     from senet.models.folder import find_weights, save_pretrained
-    from senet.models.layouts import find_layout
     from senet.models.registry import model_card
     from senet.models.weights import create_from_weights
 
     command = parse(ConvertCommand, argv, "senet convert")
-    model_card(command.name)
+    card = model_card(command.name)
     check_new(command.output)
-    config = ModelConfig(name=command.name, num_classes=command.num_classes, in_channels=command.in_channels)
-    checkpoint = find_weights(command.name, command.source)
-    if command.layout is not None:
-        checkpoint = checkpoint.with_layout(find_layout(command.layout))
-    model = create_from_weights(config, checkpoint, se=None, convert_input=command.in_channels != 3)
+    config = ModelConfig(
+        name=command.name,
+        num_classes=command.num_classes,
+        in_channels=command.in_channels,
+        options=command.options,
+    )
+    se = None if command.se == SEOptions() else command.se
+    if se is not None and not card.has_se:
+        raise SenetError(f"--se has no effect: {command.name} is a plain network")
+    checkpoint = find_weights(command.name, command.source, layout=command.layout, key=command.key)
+    model = create_from_weights(config, checkpoint, se=se, convert_input=command.in_channels != 3)
     save_pretrained(model, command.output)
     say(f"{command.output} holds {command.name} with {model.num_classes} classes (layout {checkpoint.layout.name})")
-
-
-def open_network(source: str, *, pretrained: bool = True) -> nn.Module:
-    """Return the network of a folder, a hub id or a name, another library's with its own weights among them."""
-    from senet.models.cards import ModelConfig
-    from senet.models.foreign import build_foreign, is_foreign
-
-    if is_foreign(source) and not Path(source).exists():
-        return build_foreign(ModelConfig(name=source), pretrained=pretrained)
-    return load_model(source)
 
 
 def run_insert(argv: Sequence[str]) -> None:
@@ -172,7 +172,7 @@ def run_insert(argv: Sequence[str]) -> None:
 
     command = parse(InsertCommand, argv, "senet insert")
     check_new(command.output)
-    model = open_network(command.source, pretrained=command.pretrained)
+    model = load_model(command.source, pretrained=command.pretrained)
     report = insert_se(
         model,
         reduction=command.reduction,

@@ -19,9 +19,8 @@ from senet.data.config import DataConfig
 from senet.data.views import Crops
 from senet.errors import SenetError
 from senet.evaluation import evaluate, run_data
-from senet.models.folder import PACKAGED_DEFAULT, load_model
-from senet.models.hub import is_hub_id
-from senet.models.registry import CARDS, model_card
+from senet.models.folder import PACKAGED_DEFAULT, load_model, names_a_network
+from senet.models.registry import model_card
 from senet.optimization import optimize
 from senet.optimization.inference import Backend, Precision
 from senet.terminal import console, printable, say
@@ -161,7 +160,7 @@ def run_evaluate(argv: Sequence[str]) -> None:
         parse(EvaluateCommand, ["--help"], prog, unknown)
     if not argv or argv[0].startswith("-"):
         raise SenetError("RUN_OR_MODEL is missing; `senet evaluate --help` explains all arguments")
-    if not (Path(argv[0]).exists() or is_hub_id(argv[0])):
+    if not (Path(argv[0]).exists() or names_a_network(argv[0])):
         model_card(argv[0])  # a misspelt name is told before its missing data
     data = run_data(argv[0])
     command = parse(EvaluateCommand, argv[1:], prog, EvaluateCommand(data=data) if data else unknown)
@@ -198,8 +197,7 @@ def run_predict(argv: Sequence[str]) -> None:
     command = parse(PredictCommand, argv, "senet predict")
     inputs = command.inputs
     model, images = PACKAGED_DEFAULT, inputs
-    on_hub = len(inputs) > 1 and not Path(inputs[0]).exists() and is_hub_id(inputs[0])
-    if inputs and (Path(inputs[0]).is_dir() or inputs[0] in CARDS or on_hub):
+    if inputs and names_a_network(inputs[0]):
         model, images = inputs[0], inputs[1:]
     if not images:
         raise SenetError("no image is given; `senet predict --help` explains all arguments")

@@ -1,34 +1,24 @@
 """Reading weights, and what is known of where they come from, from a file, a model folder or the hub."""
 
 import json
-import pickle
 import re
-from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
-
-from senet.block import SEOptions
+from senet.block import SEBlock, SEOptions
 from senet.errors import SenetError
-from senet.models.caffe import read_caffemodel, to_state_dict
 from senet.models.cards import Card, ModelConfig
 from senet.models.hub import fetch_model_folder, is_hub_id
-from senet.models.layouts import CAFFE, SENET, Layout, State, recognise
+from senet.models.layouts import CAFFE, SENET, Layout, State, find_layout, is_first_layer, recognise
+from senet.models.reading import read_state
 from senet.models.registry import CARDS, config_from_dict, model_card, option_value, se_from_dict
 from senet.preprocessing import Preprocessing, of_timm
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 TIMM_WEIGHTS_FILE = "pytorch_model.bin"
-DESCRIPTION_KEY = "senet"
-"""In the metadata of a safetensors file or a state dict: the JSON text that config.json has too."""
-WRAPPERS = ("module.", "_orig_mod.")
-"""Prefixes that DistributedDataParallel and torch.compile put in front of every key."""
 NAMES_IN_TIMM = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x4d"),
     *("senet154", "vgg16_bn", "inception_resnet_v2"),
@@ -37,7 +27,9 @@ NAMES_IN_TIMM = (
 CLASSIFIERS = ("fc", "classifier", "classifier.6", "classif")
 """What our networks call their last layer."""
 NOT_OF_THE_WEIGHTS = ("dropout", "zero_init_last", "shake_forward", "shake_backward")
-"""Options with which the same weights compute the same outputs in evaluation mode."""
+"""Options with which the same weights compute the same outputs in evaluation mode: these may differ, and no others."""
+ADAPTABLE_SE = ("reduction", "bias", "factor")
+"""SE options to which weights are fitted exactly, see `fit_se`: these may differ, and no others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +44,8 @@ class Checkpoint:
         architecture: timm's name of the network, if it is stated.
         preprocessing: how the network wants its images, if it is stated.
         class_names: of the outputs, if they are stated.
+        block: the class of the SE blocks that the weights were trained in, if `config` is known.
+        notes: what was left out of the file, a phrase each.
     """
 
     source: str
@@ -61,6 +55,8 @@ class Checkpoint:
     architecture: str | None = None
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] | None = None
+    block: str = SEBlock.__name__
+    notes: tuple[str, ...] = ()
 
     @property
     def state(self) -> State:
@@ -83,14 +79,23 @@ class Checkpoint:
         rows = (state[f"{name}.weight"].shape[0] for name in CLASSIFIERS if f"{name}.weight" in state)
         return next(rows, None)
 
-    def with_layout(self, layout: Layout) -> "Checkpoint":
-        """Return the same weights, to be read in another layout."""
-        return replace(self, layout=layout)
+    def with_layout(self, layout: str | None) -> "Checkpoint":
+        """Return the same weights, to be read in another layout; None for the one that the keys say.
+
+        Raises:
+            SenetError: there is no such layout, or the weights say themselves what they are.
+        """
+        if layout is None or layout == self.layout.name:
+            return self
+        found = find_layout(layout)
+        if self.config is not None or self.layout is CAFFE:
+            raise SenetError(f"{self.source} is known to have layout {self.layout.name}; leave layout={layout!r} out")
+        return replace(self, layout=found)
 
     def options(self, card: Card) -> Mapping[str, Any]:
         """Return the options with which a network computes what the weights were made for."""
         if self.config is None:
-            return self.layout.options(card)
+            return {**self.layout.options(card), **read_off(card, self.state)}
         names = [name for name in card.options if name not in NOT_OF_THE_WEIGHTS]
         return {name: option_value(self.config, name) for name in names}
 
@@ -102,11 +107,8 @@ class Checkpoint:
         shapes = [state[key].shape[:2] for key in state if key.endswith(".se.fc1.weight")]
         if not shapes:
             return SEOptions()
-        ratios = range(1, max(channels for _, channels in shapes) + 1)
-        exact = (r for r in ratios if all(max(1, channels // r) == hidden for hidden, channels in shapes))
-        enough = max(1, min(channels // hidden for hidden, channels in shapes))
         bias = any(key.endswith(".se.fc1.bias") for key in state)
-        return SEOptions(reduction=next(exact, enough), bias=bias)
+        return SEOptions(reduction=reduction_of(shapes), bias=bias, stages=stages_of(state))
 
     def check_network(self, card: Card) -> None:
         """Raise a SenetError if the weights are stated to be of another network than `card`'s or its plain twin."""
@@ -114,6 +116,37 @@ class Checkpoint:
         if (self.architecture or stated) and self.name not in (card.name, card.name.replace("se_", "", 1)):
             remedy = "none of ours" if self.name is None else f"create {self.name}"
             raise SenetError(f"{self.source} holds {self.architecture or stated}, not {card.name}: {remedy}")
+
+
+def stages_of(state: State) -> tuple[int, ...] | None:
+    """Return the stages of a ResNet that have SE; None for all, and for networks whose keys do not name stages."""
+    every = {int(key[5]) + 1 for key in state if re.match(r"layer\d\.", key)}
+    some = {int(key[5]) + 1 for key in state if re.match(r"layer\d\..*\.se\.fc1\.", key)}
+    return tuple(sorted(some)) if some and some != every else None
+
+
+def reduction_of(shapes: Sequence[Sequence[int]]) -> int:
+    """Return the largest reduction with which blocks have these (hidden width, channels), or else are no narrower.
+
+    A block has max(1, channels // reduction) hidden units. Where the widths follow another rule (timm rounds them to
+    multiples of 8), no reduction gives them, and units without effect are added, see `fit_se`.
+    """
+    wide = [channels // hidden for hidden, channels in shapes if hidden > 1]
+    largest = min(wide, default=max(channels for _, channels in shapes))
+    if all(max(1, channels // largest) == hidden for hidden, channels in shapes):
+        return largest
+    return max(1, min(channels // hidden for hidden, channels in shapes))
+
+
+def read_off(card: Card, state: State) -> Mapping[str, Any]:
+    """Return the options of a CIFAR ResNet that the names of its tensors show."""
+    found: dict[str, Any] = {}
+    if "shortcut" in card.options:
+        found["shortcut"] = "projection" if "layer2.0.downsample.0.weight" in state else "pad"
+    units = {key.split(".")[1] for key in state if re.match(r"layer1\.\d+\.conv1\.weight", key)}
+    if "depth" in card.options and units:
+        found["depth"] = 6 * len(units) + 2
+    return found
 
 
 def name_of_timm(architecture: str) -> str | None:
@@ -124,21 +157,26 @@ def name_of_timm(architecture: str) -> str | None:
     return name if name in CARDS else None
 
 
-def read_checkpoint(source: str | Path) -> Checkpoint:
+def read_checkpoint(
+    source: str | Path, key: str | None = None, is_root: Callable[[str], bool] = is_first_layer
+) -> Checkpoint:
     """Read weights from a file, a model or run folder, or the hub; nothing in them is executed.
 
     Args:
         source: a path, or a hub id ("owner/name", "hf-hub:owner/name", with "@revision" if need be).
+        key: which of several networks in a file, see `read_state`.
+        is_root: see `read_state`.
 
     Raises:
         SenetError: it is absent, cannot be reached, truncated, or holds no weights.
     """
     path = Path(source)
-    if path.is_dir():
-        return read_folder(find_model_folder(path), str(source))
-    if path.is_file() or not is_hub_id(str(source)):
-        return read_file(path)
-    return read_folder(fetch_model_folder(str(source)), str(source))
+    if path.is_file() or not (path.is_dir() or is_hub_id(str(source))):
+        return read_file(path, key, is_root)
+    if key is not None:
+        raise SenetError(f"key={key!r} has no effect: {source} is no file, and holds one network")
+    folder = find_model_folder(path) if path.is_dir() else fetch_model_folder(str(source))
+    return read_folder(folder, str(source))
 
 
 def find_model_folder(source: str | Path) -> Path:
@@ -163,24 +201,29 @@ def read_folder(folder: Path, source: str) -> Checkpoint:
     """Read a model folder of ours or of timm's: config.json and the weights beside it."""
     described = read_description(folder / CONFIG_FILE)
     file = folder / WEIGHTS_FILE
-    state, _ = read_state(file if file.is_file() else folder / TIMM_WEIGHTS_FILE)
-    layout = SENET if "config" in described else recognise(state)
-    return Checkpoint(source=source, raw=state, layout=layout, **described)
+    found = read_state(file if file.is_file() else folder / TIMM_WEIGHTS_FILE)
+    layout = SENET if "config" in described else recognise(found.tensors)
+    return Checkpoint(source=source, raw=found.tensors, layout=layout, **described)
 
 
-def read_file(path: Path) -> Checkpoint:
+def read_file(path: Path, key: str | None = None, is_root: Callable[[str], bool] = is_first_layer) -> Checkpoint:
     """Read a file of weights; one that `save_pretrained` or the state dict of our networks wrote describes itself."""
     if path.suffix == ".caffemodel":
+        if key is not None:
+            raise SenetError(f"key={key!r} has no effect: {path} holds one network")
+        from senet.models.caffe import read_caffemodel, to_state_dict  # protobuf only where it is needed
+
         blobs = read_caffemodel(path)
         try:
             return Checkpoint(source=str(path), raw=to_state_dict(blobs), layout=CAFFE)
         except SenetError as error:
             raise SenetError(f"{path}: {error}") from error
-    state, text = read_state(path)
-    if text is None:
-        return Checkpoint(source=str(path), raw=state, layout=recognise(state))
+    found = read_state(path, key, is_root)
+    known: dict[str, Any] = {"source": str(path), "raw": found.tensors, "notes": found.notes}
+    if found.description is None:
+        return Checkpoint(layout=recognise(found.tensors), **known)
     try:
-        return Checkpoint(source=str(path), raw=state, layout=SENET, **parse_description(json.loads(text)))
+        return Checkpoint(layout=SENET, **known, **parse_description(json.loads(found.description)))
     except (ValueError, KeyError, TypeError) as error:
         raise SenetError(f"{path} has a description that is not senet's ({error})") from error
 
@@ -211,6 +254,7 @@ def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
         "config": config_from_dict(values["model"]),
         "preprocessing": Preprocessing(**values["preprocessing"]),
         "class_names": None if names is None else tuple(names),
+        "block": values.get("block", SEBlock.__name__),
     }
 
 
@@ -237,55 +281,3 @@ def config_of_timm(values: Mapping[str, Any]) -> ModelConfig:
         se=se if isinstance(se, SEOptions) else se_from_dict(se),
         options=options,
     )
-
-
-def read_state(path: Path) -> tuple[State, str | None]:
-    """Read a state dict from a .safetensors or PyTorch file, on the CPU, executing nothing.
-
-    A checkpoint that holds the state dict under "state_dict" or "model" is unwrapped, and so are the keys of a model
-    inside DistributedDataParallel or torch.compile.
-
-    Returns:
-        The tensors, and the description of the network if the file has one of ours.
-
-    Raises:
-        SenetError: the file is absent, truncated, not a state dict, or a pickle that would execute code.
-    """
-    if not path.is_file():
-        raise SenetError(f"there is no weights file {path}")
-    state, text = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-    for wrapper in WRAPPERS * 2:  # either may be inside the other
-        if state and all(key.startswith(wrapper) for key in state):
-            state = {key.removeprefix(wrapper): tensor for key, tensor in state.items()}
-    return state, text
-
-
-def read_safetensors(path: Path) -> tuple[State, str | None]:
-    """Read a .safetensors file."""
-    try:
-        with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, (file.metadata() or {}).get(DESCRIPTION_KEY)  # noqa: SIM118
-    except SafetensorError as error:
-        raise SenetError(f"{path} is truncated or not a safetensors file ({error}); get it again") from error
-
-
-def read_pickle(path: Path) -> tuple[State, str | None]:
-    """Read a file that torch.save wrote."""
-    try:
-        with torch.serialization.safe_globals([Namespace]):  # a plain record, in what timm's train.py saves
-            state: Any = torch.load(path, "cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise SenetError(
-            f"{path} is refused: it is no weights file, or a pickle that may execute code; "
-            "save its state_dict() as .safetensors"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise SenetError(f"{path} is truncated or not a PyTorch file; get it again") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise SenetError(f"{path} does not hold a state dict (names to tensors)")
-    metadata = getattr(state, "_metadata", {})
-    described = (metadata.get(prefix, {}).get(DESCRIPTION_KEY) for prefix in ("", *(w[:-1] for w in WRAPPERS)))
-    return dict(state), next((text for text in described if text), None)

@@ -1,12 +1,110 @@
 """Making a state dict fit a network: exactly where that is possible, by name where it is asked for."""
 
-import torch
-from torch import nn
+import re
+from collections.abc import Mapping
 
+import torch
+from torch import Tensor, nn
+
+from senet.attachment import AttachedSE
 from senet.block import SEBlock
 from senet.errors import SenetError
 from senet.models.layouts import State
 from senet.models.network import Network, SEUnit
+from senet.models.reading import COUNTERS
+
+
+def plain_state(state: State, expected: Mapping[str, Tensor], source: str) -> tuple[State, list[str]]:
+    """Return a state as dense tensors of the kinds that the model has, floating-point numbers of at least 32 bits.
+
+    Args:
+        state: the model's keys, or other ones too.
+        expected: the model's state.
+        source: for messages.
+
+    Returns:
+        The tensors, and what was left out.
+
+    Raises:
+        SenetError: a tensor without values, quantized, of integers where the model has none, or not finite.
+    """
+    counters = [key for key in state if COUNTERS.search(key) and key not in expected]
+    plain = {key: plain_tensor(key, tensor, expected.get(key), source) for key, tensor in state.items()}
+    for key in counters:
+        del plain[key]
+    return plain, [f"{len(counters)} counters of other tools are left out"] if counters else []
+
+
+def plain_tensor(key: str, tensor: Tensor, expected: Tensor | None, source: str) -> Tensor:
+    """Return one tensor of a state, see `plain_state`."""
+    kind = "quantized" if tensor.is_quantized else "without values (on the meta device)" if tensor.is_meta else ""
+    tensor = tensor.detach()
+    if not kind and tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    if expected is not None and expected.is_floating_point() and not tensor.is_floating_point():
+        kind = kind or f"{str(tensor.dtype).removeprefix('torch.')}, not floating-point"
+    if kind:
+        raise SenetError(f"{source} cannot be loaded: {key} is {kind}; save the network as it was trained")
+    if tensor.is_floating_point():
+        tensor = tensor.float() if tensor.itemsize < 4 else tensor
+        if not tensor.isfinite().all():
+            raise SenetError(
+                f"{source} cannot be loaded: {key} has values that are infinite or not a number; "
+                "its training diverged or the file is damaged, use an earlier one"
+            )
+    if expected is not None and not expected.is_floating_point() and tensor.numel() == expected.numel() == 1:
+        tensor = tensor.to(expected.dtype).reshape(expected.shape)
+    return tensor
+
+
+def rounded(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> list[str]:
+    """Return what is said of tensors that the model's precision cannot hold exactly.
+
+    Raises:
+        SenetError: a value is beyond the range of the model's precision.
+    """
+    inexact = []
+    for key, tensor in state.items():
+        held = tensor.to(expected[key].dtype)
+        if held.dtype != tensor.dtype and not torch.equal(held.to(tensor.dtype), tensor):
+            inexact.append(key)
+            if not held.isfinite().all():
+                precision = str(held.dtype).removeprefix("torch.")
+                raise SenetError(f"{source} cannot be loaded: {key} has values beyond {precision}; call model.float()")
+    dtypes = " and ".join(sorted({str(expected[key].dtype).removeprefix("torch.") for key in inexact}))
+    return [f"{len(inexact)} tensors are rounded to the model's {dtypes}"] if inexact else []
+
+
+def keep_inserted(state: State, model: nn.Module) -> list[str]:
+    """Add the model's own inserted blocks to a state that has none of them.
+
+    Args:
+        state: the model's keys; changed in place.
+        model: the network.
+
+    Returns:
+        What was done.
+    """
+    names = inserted_names(model)
+    inside = tuple(f"{name}." for name in names)
+    if not names or any(key.startswith(inside) for key in state):
+        return []
+    state.update({key: tensor for key, tensor in model.state_dict().items() if key.startswith(inside)})
+    return [f"{len(names)} inserted SE blocks keep their gates: the weights have none of them"]
+
+
+def inserted_names(model: nn.Module) -> list[str]:
+    """Return the names of a network's inserted SE blocks."""
+    return [name for name, module in model.named_modules() if isinstance(module, AttachedSE)]
+
+
+def own_blocks(model: nn.Module) -> dict[str, SEBlock]:
+    """Return a network's SE blocks by name, without inserted ones."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, SEBlock) and not isinstance(module, AttachedSE)
+    }
 
 
 def fit_classifier(state: State, model: Network, source: str, start_anew: bool) -> list[str]:
@@ -29,13 +127,15 @@ def fit_classifier(state: State, model: Network, source: str, start_anew: bool) 
     if theirs == model.num_classes:
         return []
     if model.num_classes == 0:
-        del state[weight], state[bias]
+        state.pop(weight)
+        state.pop(bias, None)
         return [f"the classifier of {theirs} classes is left out"]
     if not start_anew:
-        remedy = f", or create the model with num_classes={theirs}"
+        said = f"has {theirs} classes, the model {model.num_classes}" if theirs else "has no classifier"
         raise SenetError(
-            f"{source} has {theirs or 'no'} classes, the model {model.num_classes}; "
-            f"pass adapt=('classifier',) to keep the model's own classifier{remedy}"
+            f"{source} {said}; create the model with num_classes={theirs}, "
+            f"or start a new classifier: create_model(num_classes={model.num_classes}), "
+            "load_weights(adapt=('classifier',))"
         )
     own = model.state_dict()
     state[weight], state[bias] = own[weight], own[bias]
@@ -92,12 +192,14 @@ def fit_se(state: State, model: Network, source: str) -> tuple[list[str], float]
     Raises:
         SenetError: the SE blocks cannot be fitted; the sentence says which option would match.
     """
-    blocks = {name: module for name, module in model.named_modules() if isinstance(module, SEBlock)}
-    factors = [state.pop(key).item() for key in list(state) if key.endswith(".se.factor")]
-    theirs = {key.rpartition(".fc1.")[0] for key in state if key.endswith(".se.fc1.weight")}
+    blocks, inserted = own_blocks(model), tuple(f"{site}." for site in inserted_names(model))
+    own_keys = [key for key in state if not key.startswith(inserted)] if inserted else list(state)
+    factors = [state.pop(key).item() for key in own_keys if key.endswith(".se.factor")]
+    theirs = {key.rpartition(".fc1.")[0] for key in own_keys if key.endswith(".se.fc1.weight")}
     if not blocks:
         if theirs:
-            raise SenetError(f"{source} has SE blocks, {model.config.name} has none; create the network with SE")
+            name = re.sub("^(cifar_)?", r"\1se_", model.config.name)
+            raise SenetError(f"{source} has SE blocks, {model.config.name} has none; create {name}")
         return [], 1.0
     if not theirs:
         return start_as_identity(state, model, source)
@@ -105,7 +207,7 @@ def fit_se(state: State, model: Network, source: str) -> tuple[list[str], float]
         differing = sorted(theirs.symmetric_difference(blocks))
         raise SenetError(
             f"{source} has {len(theirs)} SE blocks, the model {len(blocks)} ({differing[0]}, ...); "
-            "create it with the SEOptions.stages of the weights"
+            "create it with the SEOptions.stages of the weights, which create_model without se reads off"
         )
     done = fit_biases(state, blocks, source) + fit_hidden_widths(state, blocks, source)
     return done, factors[0] if factors else 1.0
@@ -178,6 +280,13 @@ def start_as_identity(state: State, model: Network, source: str) -> tuple[list[s
     names = {module: name for name, module in model.named_modules()}
     units = [module for module in model.modules() if isinstance(module, SEUnit) and isinstance(module.se, SEBlock)]
     blocks = {names[unit.se]: unit.se for unit in units if isinstance(unit.se, SEBlock)}
+    expected = model.state_dict()
+    unknown = [key for key in state if key not in expected]
+    if unknown:  # gates of another kind would be lost
+        raise SenetError(
+            f"{source} is of another network: it has {len(unknown)} keys that the model lacks ({unknown[0]}, ...), so "
+            "SE cannot start as the identity; create the network it was saved from"
+        )
     options = model.config.se
     one_by_bias = options.gate == "relu" and options.bias
     if not one_by_bias and options.gate not in ("sigmoid", "hard_sigmoid"):

@@ -2,29 +2,34 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
 
+import torch
+from PIL import Image
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
+from senet.block import SEBlock, SEOptions
 from senet.errors import SenetError
 from senet.files import write_json, written_beside
 from senet.models.cards import ModelConfig
 from senet.models.checkpoints import (
     CONFIG_FILE,
-    DESCRIPTION_KEY,
     WEIGHTS_FILE,
     Checkpoint,
     find_model_folder,
     read_checkpoint,
 )
-from senet.models.hub import is_hub_id, upload_model_folder
+from senet.models.foreign import build_foreign, is_foreign
+from senet.models.hub import FILES, is_hub_id, upload_model_folder
 from senet.models.network import Network
-from senet.models.registry import describe, model_card
-from senet.models.weights import create_from_weights
+from senet.models.reading import DESCRIPTION_KEY
+from senet.models.registry import CARDS, block_class, build, config_from_dict, config_to_dict, describe, model_card
+from senet.models.weights import create_from_weights, is_root_of
 
 PACKAGED = Path(__file__).parent.parent / "pretrained"
 """One model folder per network and tag, such as pretrained/cifar_se_resnet20/cifar10."""
@@ -41,13 +46,15 @@ def save_pretrained(model: nn.Module, folder: str | Path, metrics: Mapping[str, 
         metrics: what to note about it.
 
     Raises:
-        SenetError: the model does not come from `create_model`.
+        SenetError: the model does not come from `create_model`, or could not be read back.
     """
     if not isinstance(getattr(model, "config", None), ModelConfig):
         raise SenetError(
             f"{type(model).__name__} cannot be saved: it does not come from create_model, "
             "which makes networks of timm and torchvision too (create_model('timm/resnet50'))"
         )
+    model = getattr(model, "_orig_mod", model)  # inside what torch.compile returns
+    check_readable(cast(Network, model))
     described = describe(cast(Network, model))
     description = described | {"metrics": dict(metrics or {})}
     if isinstance(model, Network) and not (model.config.inserted or model.config.removed):  # timm cannot build others
@@ -64,6 +71,37 @@ def save_pretrained(model: nn.Module, folder: str | Path, metrics: Mapping[str, 
         # order, and the same weights should give the same file.
         path.write_bytes(save(state, metadata={DESCRIPTION_KEY: json.dumps(described)}))
     write_json(folder / CONFIG_FILE, description)
+
+
+def check_readable(model: Network) -> None:
+    """Raise a SenetError unless what a model's configuration says, read back, builds that model.
+
+    Raises:
+        SenetError: the first difference: an option or block of a class of one's own, another tensor, another gate.
+    """
+    refused, remedy = f"{type(model).__name__} cannot be saved", "save its state_dict() by torch.save instead"
+    config, block = model.config, block_class(model)
+    for name, options in (("se", config.se), ("inserted_se", config.inserted_se)):
+        if type(options) is not SEOptions:
+            raise SenetError(f"{refused}: its config.{name} is of class {type(options).__name__}; {remedy}")
+    if block != SEBlock.__name__:
+        raise SenetError(f"{refused}: it has blocks of class {block}, which would come back as SEBlock; {remedy}")
+    try:
+        text = json.dumps(config_to_dict(config))
+    except TypeError as error:
+        raise SenetError(f"{refused}: an option of its config is no plain value ({error}); {remedy}") from error
+    with torch.device("meta"):
+        rebuilt = build(config_from_dict(json.loads(text)))
+    own, read = parts(model), parts(rebuilt)
+    differing = [name for name in {**own, **read} if own.get(name) != read.get(name)]
+    if differing:
+        raise SenetError(f"{refused}: {differing[0]} is not what its config describes; {remedy}")
+
+
+def parts(model: nn.Module) -> dict[str, object]:
+    """Return what must be the same in a network that is read back: the shape of each tensor, each SE block in words."""
+    blocks = {name: repr(module) for name, module in model.named_modules() if isinstance(module, SEBlock)}
+    return {**{key: tensor.shape for key, tensor in model.state_dict().items()}, **blocks}
 
 
 def push_to_hub(model: nn.Module, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -87,25 +125,61 @@ def push_to_hub(model: nn.Module, repo_id: str, *, private: bool = False, token:
 
 
 def from_pretrained(source: str | Path) -> Network:
-    """Read a network from a model folder, a run folder (its best model) or the hub.
+    """Read a network from a model folder, a run folder (its best model), a file that names it, or the hub.
 
     Args:
-        source: a folder, or a hub id ("owner/name", with "@revision" if need be): of ours, or of one of timm's models
-            that the paper has too, such as "timm/seresnet50.ra2_in1k".
+        source: a folder; a file that `save_pretrained` or the state dict of one of our networks wrote; a hub id
+            ("owner/name", with "@revision" if need be); or "timm/NAME" or "torchvision/NAME" for that library's own
+            network with its weights, those of a tag ("timm/resnet50.a1_in1k") or its default.
 
     Returns:
         The network in evaluation mode, with `config`, `preprocessing` and `class_names`.
 
     Raises:
-        SenetError: the folder is absent, incomplete or inconsistent, or the hub cannot be reached.
+        SenetError: the source is absent, incomplete or inconsistent, does not name its network, or the hub cannot be
+            reached.
     """
-    if Path(source).is_file() or not (Path(source).exists() or is_hub_id(str(source))):
+    if is_foreign(str(source)) and not Path(source).exists():
+        return cast(Network, build_foreign(ModelConfig(name=str(source)), pretrained=True)).eval()
+    if not (Path(source).exists() or is_hub_id(str(source)) or Path(source).suffix in FILES):
         find_model_folder(source)  # says what is wrong
     checkpoint = read_checkpoint(source)
     if checkpoint.name is None:
-        raise SenetError(f"{source} holds {checkpoint.architecture}, which is not one of our networks")
+        raise SenetError(unnamed(checkpoint))
     config = checkpoint.config or ModelConfig(name=checkpoint.name)
     return create_from_weights(replace(config, num_classes=None), checkpoint, se=None, convert_input=False)
+
+
+def unnamed(checkpoint: Checkpoint) -> str:
+    """Return what is said of weights that do not say what network they are of, or one that we do not have."""
+    if checkpoint.architecture is not None:
+        return f"{checkpoint.source} holds {checkpoint.architecture}, which is not one of our networks"
+    names = fitting_networks(checkpoint)
+    fits = f" (its tensors fit {', '.join(names)})" if names else ""
+    return (
+        f"{checkpoint.source} does not say what network it is of{fits}; make a model folder that does and name that: "
+        f"senet convert {names[0] if names else 'NETWORK'} {checkpoint.source} FOLDER"
+    )
+
+
+def fitting_networks(checkpoint: Checkpoint) -> list[str]:
+    """Return the names of our networks that have exactly the tensors of a checkpoint, whatever its classes."""
+    state, se = checkpoint.state, checkpoint.se_options()
+    has_se = any(".se." in key for key in state)
+    fitting = []
+    for name, card in CARDS.items():
+        if card.has_se == has_se:
+            options = {option: value for option, value in checkpoint.options(card).items() if option != "depth"}
+            config = ModelConfig(name=name, se=se if has_se else SEOptions(), options=options)
+            with suppress(SenetError), torch.device("meta"):  # a network without the stages of the weights
+                if shapes_within(build(config).state_dict()) == shapes_within(state):
+                    fitting.append(name)
+    return fitting
+
+
+def shapes_within(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Return the shape of each tensor after its first dimension, without BatchNorm's counts."""
+    return {key: tensor.shape[1:] for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
 
 
 def packaged_weights(name: str) -> list[str]:
@@ -114,35 +188,67 @@ def packaged_weights(name: str) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
 
 
-def find_weights(name: str, weights: str | Path) -> Checkpoint:
+def find_weights(name: str, weights: str | Path, *, layout: str | None = None, key: str | None = None) -> Checkpoint:
     """Read the weights that `create_model` was given for the network `name`: a tag of the package, or a source.
+
+    Args:
+        name: of the network.
+        weights: the tag or source.
+        layout: see `load_weights`.
+        key: see `load_weights`.
 
     Raises:
         SenetError: they are neither; or as `read_checkpoint`.
     """
     tags = packaged_weights(name)
     if str(weights) in tags:
-        return read_checkpoint(PACKAGED / name / str(weights))
-    if Path(weights).exists() or is_hub_id(str(weights)):
-        return read_checkpoint(weights)
-    raise SenetError(
-        f"weights is {str(weights)!r}; expected a tag of the package (for {name}: {', '.join(tags) or 'none'}), "
-        "a model folder, a file or a hub id (owner/name)"
-    )
+        return read_checkpoint(PACKAGED / name / str(weights), key).with_layout(layout)
+    if not (Path(weights).exists() or is_hub_id(str(weights))):
+        raise SenetError(
+            f"weights is {str(weights)!r}; expected a tag of the package (for {name}: {', '.join(tags) or 'none'}), "
+            "a model folder, a file or a hub id (owner/name)"
+        )
+    if not is_foreign(name):
+        return read_checkpoint(weights, key).with_layout(layout)
+    if layout is not None:
+        raise SenetError(f"layout={layout!r} has no effect: {name} is none of this library's networks")
+    with torch.device("meta"):
+        model = build_foreign(ModelConfig(name=name))
+    return read_checkpoint(weights, key, is_root_of(model))
 
 
-def load_model(source: str | Path) -> Network:
-    """Return the network of a run folder, a model folder, a hub id, or a name that has weights in the package.
+def names_a_network(word: str) -> bool:
+    """Whether a word names a network, for `load_model`, rather than a file of something else, such as an image."""
+    path = Path(word)
+    if path.exists():
+        return path.is_dir() or path.suffix in FILES
+    return word in CARDS or path.suffix in FILES or is_foreign(word) or (is_hub_id(word) and not is_image(path))
+
+
+def is_image(path: Path) -> bool:
+    """Whether a path ends as files of images do."""
+    return path.suffix.lower() in Image.registered_extensions()
+
+
+def load_model(source: str | Path, *, pretrained: bool = True) -> Network:
+    """Return the network that every command means by its RUN_OR_MODEL.
+
+    Args:
+        source: what `from_pretrained` takes; or a name that has weights in the package.
+        pretrained: False starts a network of timm or torchvision at random.
 
     Raises:
         SenetError: it is none of these.
     """
-    if Path(source).is_dir() or (is_hub_id(str(source)) and not Path(source).exists()):
+    word = str(source)
+    if is_foreign(word) and not Path(word).exists() and not pretrained:
+        return cast(Network, build_foreign(ModelConfig(name=word), pretrained=False)).eval()
+    if not pretrained:
+        raise SenetError(f"pretrained is False, which has no effect on {source}; it is for timm/NAME, torchvision/NAME")
+    if Path(word).exists() or Path(word).suffix in FILES or is_hub_id(word):
         return from_pretrained(source)
-    tags = packaged_weights(str(source))
+    tags = packaged_weights(word)
     if tags:
-        return from_pretrained(PACKAGED / str(source) / tags[0])
-    if Path(source).exists():
-        raise SenetError(f"{source} is a file; `senet convert` makes a model folder of a file of weights")
-    model_card(str(source))
+        return from_pretrained(PACKAGED / word / tags[0])
+    model_card(word)
     raise SenetError(f"{source} has no weights in the package; train it, or name a run or model folder or a hub id")

@@ -14,12 +14,18 @@ def is_foreign(name: str) -> bool:
     return name.partition("/")[0] in LIBRARIES and name.count("/") == 1
 
 
-def build_foreign(config: ModelConfig, *, pretrained: bool = False) -> nn.Module:
+def tag_of(name: str) -> str:
+    """Return the tag of weights in a name, such as "a1_in1k" in "timm/resnet50.a1_in1k"; empty if it has none."""
+    return name.partition(".")[2] if is_foreign(name) else ""
+
+
+def build_foreign(config: ModelConfig, *, pretrained: bool | None = None) -> nn.Module:
     """Build another library's network: its own class, with `config`, `preprocessing`, `class_names`, `num_classes`.
 
     Args:
         config: its name is "timm/..." or "torchvision/..."; options are passed on.
-        pretrained: take the library's weights, which it downloads.
+        pretrained: take the library's weights, which it downloads: those of the tag in the name, or else its default;
+            None for random ones unless the name has a tag.
 
     Raises:
         SenetError: no such network or option, or weights that cannot be had.
@@ -29,7 +35,10 @@ def build_foreign(config: ModelConfig, *, pretrained: bool = False) -> nn.Module
 
     library, _, name = config.name.partition("/")
     known = timm.list_models() if library == "timm" else torchvision.models.list_models(module=torchvision.models)
-    architecture = name.partition(".")[0]
+    architecture, _, tag = name.partition(".")
+    pretrained = bool(tag) if pretrained is None else pretrained
+    if tag and not pretrained:
+        raise SenetError(f"{config.name} means the weights {tag!r}; leave them out of the name to start at random")
     if architecture not in known:
         raise SenetError(f"{library} has no network {architecture!r}; the nearest are {nearest(architecture, known)}")
     if library == "torchvision" and config.in_channels != 3:
@@ -40,11 +49,12 @@ def build_foreign(config: ModelConfig, *, pretrained: bool = False) -> nn.Module
         if library == "timm":
             model = timm.create_model(name, pretrained=pretrained, in_chans=config.in_channels, **options)
         else:
-            model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
+            weights = (tag or "DEFAULT") if pretrained else None
+            model = torchvision.models.get_model(architecture, weights=weights, **options)
     except Exception as error:  # whatever a library says of an unknown option or an unreachable server
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SenetError(f"{config.name} cannot be created: {said}") from error
-    preprocessing = preprocessing_of(model) if library == "timm" else of_torchvision(name)
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise SenetError(f"{config.name} cannot be created: {said}{tags_of(library, architecture, tag)}") from error
+    preprocessing = preprocessing_of(model) if library == "timm" else of_torchvision(architecture, tag)
     described = ModelConfig(
         name=f"{library}/{architecture}",
         num_classes=classes_of(model, config.num_classes),
@@ -62,11 +72,24 @@ def classes_of(model: nn.Module, asked: int | None) -> int:
     return int(getattr(model, "num_classes", 1000)) if asked is None else asked
 
 
-def of_torchvision(name: str) -> Preprocessing:
-    """Return how a network of torchvision's wants its images."""
+def tags_of(library: str, architecture: str, tag: str) -> str:
+    """Return what is said of a library's weights for a network, where a name asks for others; else nothing."""
+    import timm
     from torchvision.models import get_model_weights
 
-    preset = get_model_weights(name).DEFAULT.transforms()
+    if library == "timm":
+        names = timm.list_pretrained(f"{architecture}.*", exclude_filters="")
+        known = [name.partition(".")[2] for name in names]
+    else:
+        known = [weights.name for weights in get_model_weights(architecture)] + ["DEFAULT"]
+    return "" if not tag or tag in known else f"; its weights are {', '.join(known) or 'none'}"
+
+
+def of_torchvision(architecture: str, tag: str = "") -> Preprocessing:
+    """Return how a network of torchvision's wants its images, with certain weights or by default."""
+    from torchvision.models import get_model_weights
+
+    preset = get_model_weights(architecture)[tag or "DEFAULT"].transforms()
     return Preprocessing(
         image_size=preset.crop_size[0],
         resize=max(preset.crop_size[0], preset.resize_size[0]),

@@ -18,7 +18,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 from senet.errors import SenetError
 
 HUB_ID = re.compile(r"^(hf[-_]hub:)?(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?$")
-FILES = (".safetensors", ".pt", ".pth", ".pkl", ".bin", ".caffemodel")
+FILES = (".safetensors", ".pt", ".pth", ".th", ".pkl", ".bin", ".ckpt", ".tar", ".caffemodel")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 

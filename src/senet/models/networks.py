@@ -179,9 +179,9 @@ CARDS: tuple[Card, ...] = (
         for depth in (20, 32, 44, 56, 110)
         for card in cifar(
             f"resnet{depth}",
-            partial(cifar_resnet, depth),
+            partial(cifar_resnet, depth=depth),
             source=RESNET,
-            options=("shortcut", "dropout", "zero_init_last"),
+            options=("depth", "shortcut", "dropout", "zero_init_last"),
         )
     ),
     *cifar(

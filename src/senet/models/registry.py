@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from fnmatch import fnmatchcase
 from inspect import signature
 from pathlib import Path
@@ -11,12 +11,12 @@ from typing import Any, cast
 
 from torch import nn
 
-from senet.attachment import attach_at
-from senet.block import SEOptions
+from senet.attachment import AttachedSE, attach_at
+from senet.block import SEBlock, SEOptions
 from senet.errors import SenetError, nearest
 from senet.models import networks
 from senet.models.cards import Card, ModelConfig
-from senet.models.foreign import build_foreign, is_foreign
+from senet.models.foreign import build_foreign, is_foreign, tag_of
 from senet.models.network import Network
 
 CARDS: Mapping[str, Card] = MappingProxyType({card.name: card for card in networks.CARDS})
@@ -47,6 +47,8 @@ def create_model(
     *,
     se: SEOptions | None = None,
     weights: str | Path | None = None,
+    layout: str | None = None,
+    key: str | None = None,
     **options: Any,
 ) -> Network:
     """Build a network.
@@ -55,7 +57,8 @@ def create_model(
     trained or loaded).
 
     Args:
-        name: see `list_models`.
+        name: see `list_models`; or "timm/NAME" or "torchvision/NAME" for the network of one of these libraries, at
+            random, and with a tag of weights, such as "timm/resnet50.a1_in1k", with these.
         num_classes: None for the number of the network's own data set (or of the weights); 0 leaves the classifier out.
         in_channels: channels of the images.
         se: SE options, for networks with SE; None for the paper's.
@@ -63,7 +66,10 @@ def create_model(
             `load_weights` takes them: then options and SE options that are left out are those of the weights, another
             `num_classes` starts the classifier anew, and another `in_channels` converts the first convolution, as in
             timm. None initialises at random.
-        **options: further arguments that the card lists, such as `stride_on`, `stem_pool`, `dropout`, `zero_init_last`.
+        layout: of the weights, see `load_weights`; None for what the keys say.
+        key: which of several networks in a file of weights, see `load_weights`.
+        **options: further arguments that the card lists, such as `stride_on`, `stem_pool`, `dropout`, `zero_init_last`;
+            `depth` for CIFAR ResNets of other depths.
 
     Returns:
         The network in training mode; in evaluation mode if it has weights.
@@ -74,8 +80,9 @@ def create_model(
     >>> create_model("cifar_se_resnet20", num_classes=100).num_classes
     100
     """
-    has_se = not is_foreign(name) and model_card(name).has_se
-    if se is not None and not has_se:
+    if se is not None and is_foreign(name):
+        raise SenetError(f"se is given, but {name} is of another library; create it without, and call senet.insert_se")
+    if se is not None and not model_card(name).has_se:
         twin = next((n for n in (f"se_{name}", name.replace("cifar_", "cifar_se_")) if n in CARDS and n != name), None)
         raise SenetError(f"se is given, but {name} is a plain network; the network with SE is {twin}")
     if in_channels < 1:
@@ -84,12 +91,18 @@ def create_model(
         name=name, num_classes=num_classes, in_channels=in_channels, se=se or SEOptions(), options=options
     )
     if weights is None:
-        return build(config)
+        for argument, value in (("layout", layout), ("key", key)):
+            if value is not None:
+                raise SenetError(f"{argument}={value!r} has no effect without weights")
+        return build(config).eval() if tag_of(name) else build(config)
+    if tag_of(name):
+        raise SenetError(f"weights is {str(weights)!r}, but {name} means the weights {tag_of(name)!r}; leave one out")
 
     from senet.models.folder import find_weights  # the readers build networks with this module
     from senet.models.weights import create_from_weights
 
-    return create_from_weights(config, find_weights(name, weights), se=se, convert_input=in_channels != 3)
+    checkpoint = find_weights(name, weights, layout=layout, key=key)
+    return create_from_weights(config, checkpoint, se=se, convert_input=in_channels != 3)
 
 
 def plain_twin(name: str) -> str:
@@ -152,14 +165,21 @@ def option_value(config: ModelConfig, option: str) -> Any:
     return config.options.get(option, signature(model_card(config.name).build).parameters[option].default)
 
 
+def block_class(model: nn.Module) -> str:
+    """Return the name of the class of a network's own SE blocks that is not this library's; SEBlock if none is."""
+    kinds = {type(module) for module in model.modules() if isinstance(module, SEBlock)}
+    return next((kind.__name__ for kind in kinds if kind not in (SEBlock, AttachedSE)), SEBlock.__name__)
+
+
 def describe(model: Network) -> dict[str, Any]:
     """Return what config.json says of a network: architecture, preprocessing, classes."""
+    block = block_class(model)
     return {
         "format": "senet/1",
         "model": config_to_dict(model.config),
         "preprocessing": asdict(model.preprocessing),
         "class_names": None if model.class_names is None else list(model.class_names),
-    }
+    } | ({} if block == SEBlock.__name__ else {"block": block})
 
 
 def describe_state(model: nn.Module, state: Any, prefix: str, metadata: dict[str, Any]) -> None:
@@ -173,6 +193,8 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     without = [name for name in ("inserted", "inserted_se", "removed") if not getattr(config, name)]
     without += [] if config.inserted else ["inserted_se"]
     values = asdict(config) | {"options": dict(config.options)}
+    known = [field.name for field in fields(SEOptions)]  # not those of a subclass
+    values |= {name: {option: values[name][option] for option in known} for name in ("se", "inserted_se")}
     return {name: value for name, value in values.items() if name not in without}
 
 

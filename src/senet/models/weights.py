@@ -1,23 +1,33 @@
 """Loading weights from anywhere: a file, a folder or the hub, in anybody's layout, whole or not at all."""
 
 import logging
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from senet.block import SEBlock, SEOptions, check_choice
+from senet.block import SEOptions, check_choice
 from senet.errors import SenetError
 from senet.models.cards import ModelConfig
-from senet.models.checkpoints import Checkpoint, read_checkpoint
-from senet.models.fitting import fit_classifier, fit_input, fit_se
+from senet.models.checkpoints import ADAPTABLE_SE, NOT_OF_THE_WEIGHTS, Checkpoint, read_checkpoint
+from senet.models.fitting import (
+    fit_classifier,
+    fit_input,
+    fit_se,
+    inserted_names,
+    keep_inserted,
+    own_blocks,
+    plain_state,
+    rounded,
+)
 from senet.models.foreign import is_foreign
-from senet.models.layouts import TORCHVISION, find_layout
+from senet.models.layouts import TORCHVISION, stranger
 from senet.models.network import Network
-from senet.models.registry import build, model_card, option_value
+from senet.models.registry import CARDS, block_class, build, model_card, option_value
 
 logger = logging.getLogger(__name__)
 
@@ -40,21 +50,29 @@ class LoadReport:
 
 
 def load_weights(
-    model: nn.Module, source: str | Path, *, layout: str | None = None, adapt: Collection[Adapt] = ()
+    model: nn.Module,
+    source: str | Path,
+    *,
+    layout: str | None = None,
+    key: str | None = None,
+    adapt: Collection[Adapt] = (),
 ) -> LoadReport:
     """Load weights into a network: all of them, or none and the model stays as it is.
 
     The layout is recognised by the keys: ours, torchvision's, timm's (legacy ones and Cadene's too), mmpretrain's,
-    moskomule's senet.pytorch, the authors' Caffe. What can be adapted exactly is: SE without biases, SE of a smaller
-    hidden width, weights of the plain network (every SE block then starts as the identity, and the outputs are the
-    plain network's bit for bit). The network's `preprocessing` becomes that of the weights.
+    moskomule's senet.pytorch, akamaster's and chenyaofo's CIFAR networks, the authors' Caffe. What can be adapted
+    exactly is: SE without biases, SE of a smaller hidden width, weights of the plain network (every SE block then
+    starts as the identity, and the outputs are the plain network's bit for bit). Blocks of `insert_se` keep their gates
+    where the weights have none of them. The network's `preprocessing` becomes that of the weights.
 
     Args:
         model: the network; a module that is not one of ours takes its own state dict only.
-        source: a file (.safetensors, .pt, .pth, .pkl, .bin, .caffemodel), a model or run folder, or a hub id such as
-            "timm/seresnet50.ra2_in1k".
+        source: a file (.safetensors, .pt, .pth, .th, .pkl, .bin, .ckpt, .caffemodel), a model or run folder, or a hub
+            id such as "timm/seresnet50.ra2_in1k". In a file, the state dict may lie in dictionaries, and its keys may
+            share a prefix.
         layout: overrules what the keys say: "senet", "torchvision", "timm_legacy", "timm_legacy_deep", "timm_vgg",
-            "mmpretrain", "moskomule" or "caffe".
+            "mmpretrain", "moskomule", "akamaster", "chenyaofo" or "caffe".
+        key: which of several networks in a file, such as "model_ema" or "student".
         adapt: what may start anew or be converted: "classifier" keeps the model's own classifier where the classes
             differ in number; "input" fits the first convolution to another number of channels, as timm does.
 
@@ -66,65 +84,171 @@ def load_weights(
     """
     for what in adapt:
         check_choice("adapt", what, get_args(Adapt))
-    checkpoint = read_checkpoint(source)
-    if layout is not None:
-        checkpoint = checkpoint.with_layout(find_layout(layout))
-    if not isinstance(model, Network):
-        load_state_dict(model, checkpoint.raw, checkpoint.source)
-        return LoadReport(source=checkpoint.source, layout="its own", adaptations=())
-    return load_checkpoint(model, checkpoint, adapt)
+    if isinstance(model, Network):
+        return load_checkpoint(model, read_checkpoint(source, key).with_layout(layout), adapt)
+    for argument, given in (("layout", layout is not None), ("adapt=('input',)", "input" in adapt)):
+        if given:
+            raise SenetError(f"{argument} has no effect: {type(model).__name__} is none of this library's networks")
+    return load_plain(model, read_checkpoint(source, key, is_root_of(model)), "classifier" in adapt)
+
+
+def is_root_of(model: nn.Module) -> Callable[[str], bool]:
+    """Return what finds a module's state among the names in a file: its longest name, which is hardly another's too."""
+    inserted = tuple(f"{name}." for name in inserted_names(model))
+    names = [name for name in model.state_dict() if name.endswith("weight") and not name.startswith(inserted or "..")]
+    longest = max(names, key=len, default="")
+    return lambda name: name == longest
 
 
 @torch.no_grad()
 def load_checkpoint(model: Network, checkpoint: Checkpoint, adapt: Collection[Adapt] = ()) -> LoadReport:
     """Load a checkpoint that has been read; see `load_weights`."""
     source, card = checkpoint.source, model_card(model.config.name)
+    check_known(checkpoint)
     checkpoint.check_network(card)
     check_options(model.config, checkpoint)
-    state = checkpoint.state
-    done = fit_classifier(state, model, source, "classifier" in adapt)
-    own_classifier = bool(done)
-    done += fit_input(state, model, source, "input" in adapt)
+    check_blocks(model, checkpoint)
+    expected = model.state_dict()
+    state, done = plain_state(checkpoint.state, expected, source)
+    done += keep_inserted(state, model)
+    check_trunk(state, model, source)
+    classifier = fit_classifier(state, model, source, "classifier" in adapt)
+    done += classifier + fit_input(state, model, source, "input" in adapt)
     fitted, factor = fit_se(state, model, source)
-    expected = {key: tensor for key, tensor in model.state_dict().items() if not key.endswith(".se.factor")}
+    expected = {key: tensor for key, tensor in expected.items() if key not in factor_keys(model)}
     for key, tensor in expected.items():
         if key.endswith("num_batches_tracked"):
             state.setdefault(key, torch.zeros_like(tensor))
     check_fit(state, expected, source)
+    done += fitted + rounded(state, expected, source)
 
     set_factor(model, 1.0)
     model.load_state_dict(state)
     set_factor(model, factor)
+    card = replace(card, num_classes=checkpoint.num_classes or card.num_classes)
     preprocessing = checkpoint.preprocessing or checkpoint.layout.preprocessing(card)
     model.preprocessing = preprocessing.with_channels(model.config.in_channels)
-    model.class_names = None if own_classifier else checkpoint.class_names
-    return LoadReport(source=source, layout=checkpoint.layout.name, adaptations=(*done, *fitted))
+    model.class_names = None if classifier else checkpoint.class_names
+    return LoadReport(source=source, layout=checkpoint.layout.name, adaptations=(*checkpoint.notes, *done))
+
+
+@torch.no_grad()
+def load_plain(model: nn.Module, checkpoint: Checkpoint, start_classifier: bool = False) -> LoadReport:
+    """Load a checkpoint whose names are those of the module itself.
+
+    Args:
+        model: a module of another library, or one of ours as a model folder describes it.
+        checkpoint: the weights.
+        start_classifier: whether the model's own classifier may stay where the classes differ in number.
+
+    Raises:
+        SenetError: the weights do not fit.
+    """
+    source, config = checkpoint.source, getattr(model, "config", None)
+    check_known(checkpoint)
+    if isinstance(config, ModelConfig):
+        check_surgery(config, checkpoint)
+    expected = model.state_dict()
+    state, done = plain_state(checkpoint.raw, expected, source)
+    done += keep_inserted(state, model)
+    number = getattr(model, "num_classes", None)
+    anew = [key for key, x in expected.items() if key in state and is_classifier(x, state[key], number)]
+    if anew and not start_classifier:
+        theirs = len(state[anew[0]])
+        raise SenetError(
+            f"{source} has {theirs} classes, the model {number}; create the model with num_classes={theirs}, "
+            f"or start a new classifier: create_model(num_classes={number}), load_weights(adapt=('classifier',))"
+        )
+    state |= {key: expected[key] for key in anew}
+    check_fit(state, expected, source)
+    done += [f"the classifier of {number} classes starts anew"] if anew else []
+    done += rounded(state, expected, source)
+    model.load_state_dict(state)
+    if checkpoint.preprocessing is not None:
+        cast(Any, model).preprocessing = checkpoint.preprocessing
+    if hasattr(model, "class_names"):
+        cast(Any, model).class_names = None if anew else checkpoint.class_names
+    return LoadReport(source=source, layout="its own", adaptations=(*checkpoint.notes, *done))
+
+
+def check_known(checkpoint: Checkpoint) -> None:
+    """Raise a SenetError for weights of a network that is known to be none of ours."""
+    what = None if checkpoint.config or checkpoint.architecture else stranger(checkpoint.raw)
+    if what is not None:
+        raise SenetError(
+            f"{checkpoint.source} is of {what}, none of this library's; load it into the class that it was saved from"
+        )
 
 
 def check_options(config: ModelConfig, checkpoint: Checkpoint) -> None:
     """Raise a SenetError for the first option with which the same weights would compute something else."""
-    source, layout = checkpoint.source, checkpoint.layout
-    for option, theirs in checkpoint.options(model_card(config.name)).items():
+    source, layout, card = checkpoint.source, checkpoint.layout, model_card(config.name)
+    for option, theirs in checkpoint.options(card).items():
         ours = option_value(config, option)
+        if option == "depth" and ours != theirs:
+            other = config.name.rstrip("0123456789") + str(theirs)
+            remedy = other if other in CARDS else f"it with depth={theirs}"
+            raise SenetError(f"{source} is of a network of depth {theirs}, the model of {ours}; create {remedy}")
         if ours != theirs:
             remedy = "; if they are of one of our networks, pass layout='senet'" if layout is TORCHVISION else ""
             raise SenetError(
                 f"{source} has weights for {option}={theirs!r} (layout {layout.name}), but the model has {ours!r}; "
                 f"create it with {option}={theirs!r}{remedy}"
             )
+    check_surgery(config, checkpoint)
     if checkpoint.config is not None and model_card(checkpoint.config.name).has_se:
-        for name in ("squeeze", "gate", "placement", "stages"):
-            theirs, ours = getattr(checkpoint.config.se, name), getattr(config.se, name)
-            if theirs != ours:
-                raise SenetError(
-                    f"{source} has weights for se.{name}={theirs!r}, but the model has {ours!r}; "
-                    f"create it with SEOptions({name}={theirs!r})"
-                )
+        check_se_options("se", config.se, checkpoint.config.se, source, ADAPTABLE_SE)
+
+
+def check_surgery(config: ModelConfig, checkpoint: Checkpoint) -> None:
+    """Raise a SenetError if the weights have inserted or removed blocks that the model has not, or of another kind."""
+    theirs = checkpoint.config
+    if theirs is None:
+        return
+    for what, own, stored in (
+        ("inserted", config.inserted, theirs.inserted),
+        ("removed", config.removed, theirs.removed),
+    ):
+        if stored != own and (stored or what == "removed"):
+            raise SenetError(
+                f"{checkpoint.source} has other {what} SE blocks than the model; "
+                f"open it with them: senet.from_pretrained({checkpoint.source!r})"
+            )
+    if theirs.inserted:
+        check_se_options("inserted_se", config.inserted_se, theirs.inserted_se, checkpoint.source, ())
+
+
+def check_blocks(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Raise a SenetError for weights that are known to be of SE blocks of another class than the model's."""
+    has_se = checkpoint.config is not None and model_card(checkpoint.config.name).has_se
+    own, theirs = block_class(model), checkpoint.block
+    if has_se and own != theirs:
+        raise SenetError(
+            f"{checkpoint.source} has weights of SE blocks of class {theirs}, the model has {own}; create the network "
+            f"with {theirs} and call load_weights"
+        )
+
+
+def check_se_options(name: str, own: SEOptions, theirs: SEOptions, source: str, adaptable: Collection[str]) -> None:
+    """Raise a SenetError for the first SE option in which weights and model differ, unless it is adaptable."""
+    for option in (field.name for field in fields(theirs) if field.name not in adaptable):
+        stored = getattr(theirs, option)
+        if getattr(own, option) != stored:
+            asked = f"SEOptions({option}={stored!r})" if name == "se" else f"blocks inserted with {option}={stored!r}"
+            raise SenetError(
+                f"{source} has weights for {name}.{option}={stored!r}, but the model has {getattr(own, option)!r}; "
+                f"create it with {asked}"
+            )
+
+
+def factor_keys(model: nn.Module) -> set[str]:
+    """Return the names of the factors of a network's own gates, which `set_factor` sets."""
+    return {f"{name}.factor" for name in own_blocks(model)}
 
 
 def set_factor(model: Network, factor: float) -> None:
-    """Set the factor of every gate, and say so in the network's configuration."""
-    blocks = [module for module in model.modules() if isinstance(module, SEBlock)]
+    """Set the factor of every gate that was not inserted, and say so in the network's configuration."""
+    blocks = own_blocks(model).values()
     for block in blocks:
         block.set_factor(factor)
         block.to(block.fc1.weight.device)
@@ -151,12 +275,14 @@ def create_from_weights(
         SenetError: the weights are of another network, or contradict an option.
     """
     theirs = checkpoint.config
-    if theirs is not None and (theirs.inserted or theirs.removed or is_foreign(theirs.name)):
-        return create_exactly(config, checkpoint)
+    if is_foreign(config.name) or (theirs and (theirs.inserted or theirs.removed or is_foreign(theirs.name))):
+        return create_exactly(config, checkpoint, se)
+    check_known(checkpoint)
     card = model_card(config.name)
     checkpoint.check_network(card)
     asked = checkpoint.options(card) if theirs is None else theirs.options
-    options = {name: value for name, value in asked.items() if name in card.options} | dict(config.options)
+    depth = {"depth"} if theirs is None else set()  # what the name says; `check_options` compares it
+    options = {k: v for k, v in asked.items() if k in card.options and k not in depth} | dict(config.options)
     if card.has_se:
         se = checkpoint.se_options() if se is None else se
     num_classes = checkpoint.num_classes if config.num_classes is None else config.num_classes
@@ -172,38 +298,59 @@ def create_from_weights(
     return model.eval()
 
 
-def create_exactly(config: ModelConfig, checkpoint: Checkpoint) -> Network:
-    """Build a network with inserted blocks, or another library's, as a model folder describes it, and load it.
+def create_exactly(config: ModelConfig, checkpoint: Checkpoint, se: SEOptions | None) -> Network:
+    """Build another library's network, or one of ours as a model folder describes it, and load it.
 
     Args:
         config: what the caller asked for; a `num_classes` other than that of the weights starts the classifier anew.
-        checkpoint: the weights, with their configuration.
+        checkpoint: the weights, with their configuration or plain.
+        se: the caller's SE options.
 
     Raises:
-        SenetError: the weights do not fit what their configuration describes, or are of another network than asked for.
+        SenetError: the weights do not fit, are of another network than asked for, or an option contradicts them.
     """
-    theirs = checkpoint.config
-    assert theirs is not None
-    if config.name != theirs.name:
-        raise SenetError(f"{checkpoint.source} holds {theirs.name}, not {config.name}: create {theirs.name}")
-    model = build(theirs if config.num_classes is None else replace(theirs, num_classes=config.num_classes))
-    own, state = model.state_dict(), dict(checkpoint.raw)
-    anew = [key for key, x in own.items() if key in state and is_classifier(x, state[key], model, theirs)]
-    state |= {key: own[key] for key in anew}
-    load_state_dict(model, state, checkpoint.source)
-    if anew:
-        logger.warning("%s: the classifier of %s classes starts anew", checkpoint.source, model.num_classes)
-    if checkpoint.preprocessing is not None:
-        model.preprocessing = checkpoint.preprocessing
-    model.class_names = None if anew else checkpoint.class_names
+    theirs, source, asked = checkpoint.config, checkpoint.source, config
+    stated = theirs.name if theirs else f"timm/{checkpoint.architecture}" if checkpoint.architecture else config.name
+    if config.name != stated:
+        raise SenetError(f"{source} holds {stated}, not {config.name}: create {stated}")
+    if theirs is not None:
+        check_asked(config, theirs, se, source)
+        classes = theirs.num_classes if config.num_classes is None else config.num_classes
+        asked = replace(theirs, num_classes=classes, options={**theirs.options, **config.options})
+    model = build(asked)
+    report = load_plain(model, checkpoint, start_classifier=config.num_classes is not None)
+    for adaptation in report.adaptations:
+        logger.warning("%s: %s", source, adaptation)
     return model.eval()
 
 
-def is_classifier(own: Tensor, theirs: Tensor, model: Network, config: ModelConfig) -> bool:
-    """Whether two tensors differ in the number of classes alone."""
+def check_asked(config: ModelConfig, theirs: ModelConfig, se: SEOptions | None, source: str) -> None:
+    """Raise a SenetError for an argument that a network with inserted or removed blocks cannot follow."""
+    if config.in_channels not in (3, theirs.in_channels):  # 3 is what nobody asked for
+        raise SenetError(f"{source} is for images of {theirs.in_channels} channels; leave in_channels out")
+    if se is not None and se != theirs.se:
+        raise SenetError(f"{source} has SE options of its own; leave se out")
+    for option, value in config.options.items():
+        if option not in NOT_OF_THE_WEIGHTS and theirs.options.get(option, value) != value:
+            raise SenetError(f"{source} has weights for {option}={theirs.options[option]!r}; leave {option} out")
+
+
+def is_classifier(own: Tensor, theirs: Tensor, number: int | None) -> bool:
+    """Whether two tensors differ in the number of classes alone, and the model's is `number`."""
     if own.dim() == 0 or theirs.dim() == 0 or len(own) == len(theirs) or own.shape[1:] != theirs.shape[1:]:
         return False
-    return (len(own), len(theirs)) == (model.num_classes, config.num_classes)
+    return len(own) == number
+
+
+def check_trunk(state: Mapping[str, Tensor], model: Network, source: str) -> None:
+    """Raise a SenetError for a state that lacks more than the classifier, before that is what is said of it."""
+    if f"{model.classifier_name}.weight" not in state:
+        optional = re.compile(rf"^{re.escape(model.classifier_name)}\.|\.se\.|\.num_batches_tracked$")
+        trunk, theirs = (
+            {key: tensor for key, tensor in each.items() if not optional.search(key)}
+            for each in (model.state_dict(), state)
+        )
+        check_fit(theirs, trunk, source)
 
 
 def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
@@ -224,13 +371,3 @@ def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], sourc
             raise SenetError(
                 f"{source} does not fit: {key} is {tuple(state[key].shape)} there, {tuple(tensor.shape)} in the model"
             )
-
-
-def load_state_dict(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state dict whose keys and shapes must all match, or leave the model as it is.
-
-    Raises:
-        SenetError: the first difference; `source` names the origin in it.
-    """
-    check_fit(state, model.state_dict(), source)
-    model.load_state_dict(dict(state))
