@@ -44,12 +44,6 @@ def said(caplog):
 
 
 HIDDEN = (".ipynb_checkpoints/a.png", "__MACOSX/cat/a.png", "@eaDir/a.png", ".cache/b.png", "cat/.cache/1.png")
-    ".ipynb_checkpoints/a.png",
-    "__MACOSX/cat/a.png",
-    "@eaDir/a.png",
-    ".cache/b.png",
-    "cat/.ipynb_checkpoints/a.png",
-)
 JUNK = ("cat/._0.png", "cat/.DS_Store", "cat/Thumbs.db", "cat/deep/._1.png", ".DS_Store", "._cat", "cat/__MACOSX/x.png")
 
 
