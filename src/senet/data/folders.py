@@ -134,12 +134,18 @@ def read_classes(folder: Path, names: Sequence[str] | None = None) -> tuple[list
     return [(file, numbers[name]) for name, files in by_class.items() for file in files], tuple(names)
 
 
+def path_below(folder: Path, file: str) -> str:
+    """Return the path of a file in a folder, with slashes; much faster than a Path's, for a million files."""
+    return file[len(str(folder)) + 1 :].replace(os.sep, "/")
+
+
 def tell_of_groups(folder: Path, by_class: dict[str, list[str]]) -> None:
     """Warn of folders that hold folders of images alone: they may be groups of classes."""
     groups = {}
     for name, files in by_class.items():
-        parents = {Path(file).relative_to(folder / name).parts[0] for file in files}
-        if len(parents) > 1 and all((folder / name / parent).is_dir() for parent in parents):
+        below = [path_below(folder / name, file) for file in files]
+        parents = {path.split("/")[0] for path in below}
+        if len(parents) > 1 and all("/" in path for path in below):
             groups[name] = sorted(parents)
     if groups:
         name, inside = next(iter(groups.items()))
@@ -183,6 +189,6 @@ def held_out(folder: Path, files: Sequence[File], fraction: float, *, take: bool
     for members in by_label.values():
         if len(members) < 2:
             raise SenetError(f"{members[0]} is alone in its class, which data.val_fraction cannot divide; add images")
-        members.sort(key=lambda file: hashlib.sha256(Path(file).relative_to(folder).as_posix().encode()).digest())
+        members.sort(key=lambda file: hashlib.sha256(path_below(folder, file).encode()).digest())
         chosen.update(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
     return [(file, label) for file, label in files if (file in chosen) == take]
