@@ -210,7 +210,9 @@ def print_rows(predictions: Iterator["Prediction"], width: int) -> list[SenetErr
             started = True
         for i, likely in enumerate(found.classes):
             image = "" if i else str(found.image)
-            print(f"{image:<{width}}  {100 * likely.probability:>9.2f} %  {likely.class_name}", flush=True)
+            row = f"{image:<{width}}  {100 * likely.probability:>9.2f} %  {likely.class_name}"
+            encoding = sys.stdout.encoding or "utf-8"  # which may lack characters of a name
+            print(row.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     return errors
 
 

@@ -189,6 +189,6 @@ def held_out(folder: Path, files: Sequence[File], fraction: float, *, take: bool
     for members in by_label.values():
         if len(members) < 2:
             raise SenetError(f"{members[0]} is alone in its class, which data.val_fraction cannot divide; add images")
-        members.sort(key=lambda file: hashlib.sha256(path_below(folder, file).encode()).digest())
+        members.sort(key=lambda file: hashlib.sha256(os.fsencode(path_below(folder, file))).digest())
         chosen.update(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
     return [(file, label) for file, label in files if (file in chosen) == take]
