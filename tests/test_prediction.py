@@ -1,4 +1,5 @@
 import json
+import os
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,6 +204,17 @@ def test_class_names_are_not_markup(digits_run: Path, tmp_path: Path, capsys: py
     assert main(["predict", str(tmp_path / "model"), str(tmp_path / "x.png"), "--top", "10"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in model.class_names)
+
+
+def test_names_that_no_encoding_has_are_printed(
+    digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = os.fsencode(tmp_path) + b"/na\xefve.png"  # Latin-1
+    Image.new("L", (8, 8)).save(tmp_path / "x.png")
+    (tmp_path / "x.png").rename(os.fsdecode(picture))
+    for options in ([], ["--json"]):
+        assert main(["predict", str(digits_run), os.fsdecode(picture), *options]) == 0
+        assert "na\\udcefve.png" in capsys.readouterr().out
 
 
 def test_a_network_in_half_precision_predicts(digits_run: Path) -> None:

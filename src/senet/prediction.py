@@ -66,7 +66,8 @@ def predict(
     Args:
         run_or_model: a network with `preprocessing`, a run or model folder, or the name of a network with weights in
             the package.
-        images: files, PIL images of any size, or arrays (H, W), (H, W, C) or (C, H, W) of uint8 or uint16.
+        images: files; PIL images of any size, which are not turned by their EXIF data as files are; or arrays (H, W),
+            (H, W, C) or (C, H, W) of uint8 or uint16.
         top: how many classes to return for each; at least 1.
         batch_size: images at once; no more are held in memory.
 

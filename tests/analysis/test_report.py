@@ -75,6 +75,13 @@ def test_images_of_other_classes_than_the_networks(digits_run, tmp_path):
         senet.evaluate(digits_run, tmp_path / "images")
 
 
+def test_a_recording_of_other_classes_is_refused(digits_run, tmp_path):
+    found = record_excitations(digits_run)
+    found = replace(found, class_names=tuple(reversed(found.class_names)))
+    with pytest.raises(SenetError, match=r"of other classes than digits \(eval\) \(9, 8, 7, 6, 5 and 5 more against 0"):
+        explain(digits_run, None, tmp_path / "report.html", recording=found)
+
+
 def test_names_are_escaped(digits_run, tmp_path):
     recording = record_excitations(digits_run)
     names = ("</script><b>", *recording.class_names[1:])

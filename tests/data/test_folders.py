@@ -43,7 +43,7 @@ def said(caplog):
     return lambda: "\n".join(record.message for record in caplog.records if record.name.startswith("senet"))
 
 
-HIDDEN = (".ipynb_checkpoints/a.png", "__MACOSX/cat/a.png", ".cache/b.png", "cat/.ipynb_checkpoints/a.png")
+HIDDEN = (".ipynb_checkpoints/a.png", "__MACOSX/cat/a.png", "@eaDir/a.png", ".cache/b.png", "cat/.cache/1.png")
 JUNK = ("cat/._0.png", "cat/.DS_Store", "cat/Thumbs.db", "cat/deep/._1.png", ".DS_Store", "._cat", "cat/__MACOSX/x.png")
 
 

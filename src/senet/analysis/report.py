@@ -37,7 +37,9 @@ from senet.analysis.statistics import (
 from senet.analysis.statistics import statistics as block_statistics
 from senet.borrowing import borrowed, dtype_of
 from senet.channels import shown
+from senet.data.folders import listed
 from senet.data.reading import naming
+from senet.errors import SenetError
 from senet.evaluation import Batches, Data, model_and_data, open_batches
 from senet.files import check_writable, read_jsonl, write_output
 
@@ -166,6 +168,11 @@ def explain(
     if recording is None:
         recording = record_excitations(model, data, batch_size=batch_size)
     batches = open_batches(model, data)
+    if recording.class_names and batches.class_names not in ((), recording.class_names):
+        raise SenetError(
+            f"the recording is of other classes than {batches.source} ({listed(recording.class_names)} against "
+            f"{listed(batches.class_names)}); record the excitations on these data"
+        )
     study = None
     if ablate and not batches.unscored:
         study = ablate_blocks(model, data, recording=recording, batch_size=batch_size)

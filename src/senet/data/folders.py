@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,7 +12,7 @@ from senet.errors import SenetError, warn
 
 File = tuple[str, int]
 """A file and its label."""
-JUNK = ("__MACOSX", "Thumbs.db", "desktop.ini")
+JUNK = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"})
 SHOWN = 5
 """Names that a message lists at most."""
 
@@ -26,7 +25,7 @@ def listed(names: Sequence[str]) -> str:
 
 def is_hidden(name: str) -> bool:
     """Tell whether an entry is the system's or a program's own: neither class nor image."""
-    return name.startswith(".") or name in JUNK
+    return name.startswith(".") or name.lower() in JUNK
 
 
 def refuse(error: OSError) -> NoReturn:
@@ -57,33 +56,30 @@ def is_number(name: str) -> bool:
     return name.isascii() and name.isdigit()
 
 
-@dataclass
-class Skipped:
+class Skipped(Counter[str]):
     """What was left out of a folder, counted by reason."""
 
-    reasons: Counter[str]
-
-    def take(self, path: Path) -> bool:
-        """Return whether a file is an image; count it otherwise."""
-        extension = path.suffix.lower()
+    def take(self, name: str) -> bool:
+        """Return whether a file is an image by its name; count it otherwise."""
+        extension = os.path.splitext(name)[1].lower()  # noqa: PTH122  # much faster than a Path, for a million files
         remedy = missing_for(extension)
-        if is_hidden(path.name):
+        if is_hidden(name):
             if remedy is not None:
-                self.reasons["hidden"] += 1
+                self["hidden"] += 1
             return False
         if remedy:
-            self.reasons[f"{extension} ({remedy})"] += 1
+            self[f"{extension} ({remedy})"] += 1
         elif remedy is None:
-            self.reasons[extension or "without extension"] += 1
+            self[extension or "without extension"] += 1
         return remedy == ""
 
     def __str__(self) -> str:
-        return ", ".join(f"{count} {reason}" for reason, count in sorted(self.reasons.items()))
+        return ", ".join(f"{count} {reason}" for reason, count in sorted(self.items()))
 
     def tell(self, folder: Path) -> None:
         """Warn of what was left out of a folder, if anything was."""
-        if self.reasons:
-            warn(f"{folder}: left out {sum(self.reasons.values())} files that are not read as images: {self}")
+        if self:
+            warn(f"{folder}: left out {sum(self.values())} files that are not read as images: {self}")
 
 
 def images_below(folder: Path, skipped: Skipped) -> Iterator[str]:
@@ -91,14 +87,14 @@ def images_below(folder: Path, skipped: Skipped) -> Iterator[str]:
     for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(names):
-            if skipped.take(Path(root, name)):
-                yield str(Path(root, name))
+            if skipped.take(name):
+                yield f"{root}{os.sep}{name}"
 
 
 def images_in(folder: Path) -> list[File]:
     """Return the image files that lie in a folder itself, each with the label 0."""
-    skipped = Skipped(Counter())
-    found = [(str(path), 0) for path in sorted(folder.iterdir()) if path.is_file() and skipped.take(path)]
+    skipped = Skipped()
+    found = [(str(path), 0) for path in sorted(folder.iterdir()) if path.is_file() and skipped.take(path.name)]
     if found:
         skipped.tell(folder)
     return found
@@ -106,7 +102,7 @@ def images_in(folder: Path) -> list[File]:
 
 def class_folders(folder: Path) -> list[Path]:
     """Return the folders in a folder that hold images, themselves or below."""
-    return [entry for entry in visible_folders(folder) if next(images_below(entry, Skipped(Counter())), None)]
+    return [entry for entry in visible_folders(folder) if next(images_below(entry, Skipped()), None)]
 
 
 def read_classes(folder: Path, names: Sequence[str] | None = None) -> tuple[list[File], tuple[str, ...]]:
@@ -119,12 +115,12 @@ def read_classes(folder: Path, names: Sequence[str] | None = None) -> tuple[list
     Raises:
         SenetError: there are no classes, empty ones, or others than may be.
     """
-    skipped = Skipped(Counter())
+    skipped = Skipped()
     by_class = {entry.name: list(images_below(entry, skipped)) for entry in visible_folders(folder)}
     loose = sum(entry.is_file() and missing_for(entry.suffix) == "" for entry in visible(folder))
     if loose:
-        skipped.reasons["images outside the folders of classes"] += loose
-    why = f" (left out: {skipped})" if skipped.reasons else ""
+        skipped["images outside the folders of classes"] += loose
+    why = f" (left out: {skipped})" if skipped else ""
     expected = f"each class needs a folder with images: {folder}/CLASS/IMAGE"
     if not any(by_class.values()):
         raise SenetError(f"{folder} has no folders of images{why}; {expected}")
@@ -138,12 +134,18 @@ def read_classes(folder: Path, names: Sequence[str] | None = None) -> tuple[list
     return [(file, numbers[name]) for name, files in by_class.items() for file in files], tuple(names)
 
 
+def path_below(folder: Path, file: str) -> str:
+    """Return the path of a file in a folder, with slashes; much faster than a Path's, for a million files."""
+    return file[len(str(folder)) + 1 :].replace(os.sep, "/")
+
+
 def tell_of_groups(folder: Path, by_class: dict[str, list[str]]) -> None:
     """Warn of folders that hold folders of images alone: they may be groups of classes."""
     groups = {}
     for name, files in by_class.items():
-        parents = {Path(file).relative_to(folder / name).parts[0] for file in files}
-        if len(parents) > 1 and all((folder / name / parent).is_dir() for parent in parents):
+        below = [path_below(folder / name, file) for file in files]
+        parents = {path.split("/")[0] for path in below}
+        if len(parents) > 1 and all("/" in path for path in below):
             groups[name] = sorted(parents)
     if groups:
         name, inside = next(iter(groups.items()))
@@ -187,6 +189,6 @@ def held_out(folder: Path, files: Sequence[File], fraction: float, *, take: bool
     for members in by_label.values():
         if len(members) < 2:
             raise SenetError(f"{members[0]} is alone in its class, which data.val_fraction cannot divide; add images")
-        members.sort(key=lambda file: hashlib.sha256(Path(file).relative_to(folder).as_posix().encode()).digest())
+        members.sort(key=lambda file: hashlib.sha256(os.fsencode(path_below(folder, file))).digest())
         chosen.update(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
     return [(file, label) for file, label in files if (file in chosen) == take]
