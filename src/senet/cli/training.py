@@ -18,6 +18,7 @@ from torch import nn
 from tyro.conf import Positional
 
 from senet.cli.parsing import parse, summary
+from senet.cli.processes import launcher
 from senet.data.config import DataConfig
 from senet.errors import SenetError
 from senet.evaluation import Crops, evaluate, run_data
@@ -129,7 +130,7 @@ def run_train(argv: Sequence[str]) -> None:
         folder = train(asked_in(command.config, argv), command.output, resume=command.resume)
     except TrainingInterrupted as interrupted:
         again = [word for word in argv if word != "--resume"]
-        print(f"\nsenet: {interrupted}\n  senet train {shlex.join(again)} --resume", file=sys.stderr)
+        print(f"\nsenet: {interrupted}\n  {launcher()}senet train {shlex.join(again)} --resume", file=sys.stderr)
         raise SystemExit(128 + interrupted.signum) from None
     print(f"The run is in {folder}. Next:\n  senet evaluate {folder}\n  senet predict {folder} IMAGE ...")
 
