@@ -5,6 +5,7 @@ import inspect
 import io
 import json
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -59,6 +60,17 @@ def check_new(folder: Path) -> None:
 def print_report(report: Any, as_json: bool, ending: str) -> None:
     """Print a report dataclass as JSON, or as its own text with a last line."""
     print(json.dumps(asdict(report)) if as_json else f"{report}\n{ending}")
+
+
+def say_slow_bf16(asked: bool) -> None:
+    """Say on standard error if bf16 is asked for and slow on this machine."""
+    import torch
+
+    from senet.training.precision import slow_bf16
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if asked and (slow := slow_bf16("--bf16", device, "leave it out for speed")):
+        print(f"senet: {slow}", file=sys.stderr)
 
 
 def summary(function: Callable[..., Any]) -> str:

@@ -10,14 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 from tyro.conf import Positional
 
-from senet.cli.parsing import parse, summary
+from senet.cli.parsing import parse, say_slow_bf16, summary
 from senet.cli.processes import launcher
 from senet.data.config import DataConfig
 from senet.errors import SenetError
@@ -28,7 +27,6 @@ from senet.models.registry import CARDS, model_card
 from senet.optimization import optimize
 from senet.optimization.inference import Backend, Precision
 from senet.training.config import TrainConfig
-from senet.training.precision import slow_bf16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +158,7 @@ def run_evaluate(argv: Sequence[str]) -> None:
     data = run_data(argv[0])
     command = parse(EvaluateCommand, argv[1:], prog, EvaluateCommand(data=data) if data else unknown)
     model: nn.Module = load_model(argv[0])
-    slow = slow_bf16("--bf16", torch.device("cuda" if torch.cuda.is_available() else "cpu"), "leave it out for speed")
-    if command.bf16 and slow:
-        print(f"senet: {slow}", file=sys.stderr)
+    say_slow_bf16(command.bf16)
     if command.optimize is not None:
         precision: Precision = "bf16" if command.bf16 else "fp32"
         model = optimize(model, for_="inference", backend=command.optimize, precision=precision)
