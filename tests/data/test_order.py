@@ -85,6 +85,17 @@ def test_what_differs_from_the_batch_size_is_said(num_images, batch_size, said):
     assert order(num_images, batch_size, shuffle=True).said() == said
 
 
+@pytest.mark.parametrize(
+    ("num_images", "batch_size", "num_processes"),
+    [(1437, 32, 1), (50_000, 128, 1), (50_000, 64, 2), (50_000, 16, 2), (1_281_167, 128, 8), (1_281_167, 32, 8)],
+    ids=["digits", "cifar10", "cifar10_shake", "cifar100_shake", "imagenet", "imagenet_release"],
+)
+def test_recipes_keep_the_steps_of_their_data_sets(num_images, batch_size, num_processes):
+    shuffled = order(num_images, batch_size, shuffle=True, num_processes=num_processes)
+    assert len(shuffled) == num_images // (batch_size * num_processes)
+    assert set(np.diff(shuffled.ends)) == {batch_size * num_processes}
+
+
 def test_over_the_epochs_every_image_is_left_out_at_times():
     shuffled = order(61, 3, shuffle=True)
     left_out = {int(np.setdiff1d(np.arange(61), np.concatenate(list(shuffled.batches(e))))[0]) for e in range(600)}

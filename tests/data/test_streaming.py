@@ -1,7 +1,9 @@
 """Images from disk: the values of the loader in memory, randomness by epoch, and errors out of workers."""
 
 import math
+import multiprocessing
 import random
+import signal
 from dataclasses import replace
 from functools import partial
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data._utils import signal_handling
 from torchvision.transforms import v2
 
 from senet.data.config import Augmentation, DataConfig
@@ -130,6 +133,22 @@ def test_reading_leaves_the_global_generators_alone():
     list(streaming(EVERYTHING).batches(0))
     assert torch.equal(torch.get_rng_state(), before)
     assert random.getstate() == python_before
+
+
+def test_a_worker_s_death_is_no_error_in_the_middle_of_something_else(monkeypatch):
+    """A DataLoader would raise it wherever the main process is; here the next batch that is owed raises it."""
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
+    before, others = signal.getsignal(signal.SIGCHLD), set(multiprocessing.active_children())
+    loader = streaming(num_workers=1, batch_size=1)
+    batches = loader.batches(0)
+    next(batches)
+    assert signal.getsignal(signal.SIGCHLD) is before
+    (worker,) = set(multiprocessing.active_children()) - others
+    worker.kill()
+    worker.join()
+    with pytest.raises(SenetError, match=r"a process that reads images failed .*; lower data\.num_workers") as caught:
+        list(batches)
+    assert "\n" not in str(caught.value)
 
 
 def test_process_that_the_last_images_do_not_reach():

@@ -295,15 +295,17 @@ def test_bf16_computes_in_bf16_and_keeps_the_weights_in_float32(tmp_path: Path, 
     assert row["train_loss"] != exact["train_loss"]
 
 
-def test_a_compiled_network_trains_and_is_saved_under_its_own_names(tmp_path: Path, linear, monkeypatch):
+@pytest.mark.parametrize("batch_size", [96, 20])  # 20 makes batches of 19 and 20
+def test_a_compiled_network_trains_and_is_saved_under_its_own_names(tmp_path: Path, linear, monkeypatch, batch_size):
     """Without inductor, which would call a C++ compiler."""
     compiled, compile_with = [], torch.compile
     monkeypatch.setattr(
         torch, "compile", lambda module: (compiled.append(module), compile_with(module, backend="aot_eager"))[1]
     )
-    eager = state_of(train(ONE_STEP, tmp_path / "eager"))
+    config = replace(ONE_STEP, batch_size=batch_size)
+    eager = state_of(train(config, tmp_path / "eager"))
     assert not compiled
-    run = train(replace(ONE_STEP, compute=replace(CPU, compile=True)), tmp_path / "compiled")
+    run = train(replace(config, compute=replace(CPU, compile=True)), tmp_path / "compiled")
     assert len(compiled) == 1
     assert_close_tensors(state_of(run)["model"], eager["model"], atol=1e-5)
 
@@ -324,6 +326,14 @@ def test_images_that_make_no_full_batch_are_all_trained_and_it_is_said(tmp_path:
     assert "96 images make batches of 48, not 64: 2 an epoch" in capsys.readouterr().err
     (row,) = rows_of(run)
     assert (row["step"], row["images_per_s"]) == (2, pytest.approx(96 / row["time_s"]))
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_batches_that_differ_in_size_are_even_for_images_that_are_paired(tmp_path: Path, linear, monkeypatch, kind):
+    sizes = recorded(monkeypatch, "logits", lambda trainer, logits: (len(logits), logits.requires_grad))
+    config = replace(ONE_STEP, batch_size=20, regularisation=RegularisationConfig(**{kind: 1.0}))
+    train(config, tmp_path / "run")
+    assert [size for size, trained in sizes if trained] == [18, 20, 18, 20, 20]
 
 
 def test_fp16_without_a_gpu_is_refused_before_anything_is_written(tmp_path: Path):

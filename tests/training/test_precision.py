@@ -73,7 +73,7 @@ def test_a_slow_precision_that_is_asked_for_is_taken_and_said(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_evaluate_says_that_bf16_is_slow(tmp_path, monkeypatch, capsys, native):
+def test_evaluate_and_record_say_that_bf16_is_slow(tmp_path, monkeypatch, capsys, native):
     monkeypatch.setattr(precision, "has_bf16", lambda device: native)
     run = train(RUN, tmp_path / "run")
     capsys.readouterr()
@@ -81,6 +81,8 @@ def test_evaluate_says_that_bf16_is_slow(tmp_path, monkeypatch, capsys, native):
     said = capsys.readouterr()
     assert ("--bf16 is slow" in said.err) != native
     assert "top-1" in said.out
+    assert main(["record", str(run), "--bf16", "--output", str(tmp_path / "gates.safetensors")]) == 0
+    assert ("--bf16 is slow" in capsys.readouterr().err) != native
 
 
 def test_no_recipe_insists_on_bf16():

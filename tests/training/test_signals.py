@@ -13,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from senet.cli import main
+
 NUM_TRAIN = 12
 
 
@@ -93,17 +95,23 @@ def weights(run):
     return torch.load(run / "last" / "training_state.pt")["model"]
 
 
+def run_here(images, run, *more):
+    """Run the command to its end in this process, without workers, which must not change what comes out."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert main([*map(str, command(images, run)[3:]), "--data.num-workers", "0", *more]) == 0
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def whole(images, tmp_path_factory):
     run = tmp_path_factory.mktemp("whole") / "run"
-    subprocess.run(command(images, run), check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    run_here(images, run)
     return weights(run)
 
 
 def assert_goes_on(images, run, whole):
-    subprocess.run(
-        command(images, run, "--resume"), check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    run_here(images, run, "--resume")
     ours = weights(run)
     assert all(torch.equal(ours[key], whole[key]) for key in whole)
 
@@ -146,13 +154,12 @@ def test_a_worker_that_is_killed_leaves_a_saved_run(images, tmp_path, whole):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_image_that_cannot_be_read_leaves_a_saved_run(images, tmp_path, whole, split, num_workers):
+def test_an_image_that_cannot_be_read_leaves_a_saved_run(images, tmp_path, whole, split):
     run, copy = tmp_path / "run", tmp_path / "images"
     shutil.copytree(images, copy)
     bad = copy / split / "dog" / "1.png"
     bad.write_bytes(bad.read_bytes()[:40])
-    code, said, everything = finish(start(copy, run, "--data.num-workers", str(num_workers)))
+    code, said, everything = finish(start(copy, run))
     assert code == 2, everything
     assert f"{bad} cannot be read" in said
     assert "replace or remove it" in said

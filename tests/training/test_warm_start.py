@@ -264,3 +264,13 @@ def test_weights_that_say_nothing_of_themselves_take_the_name_of_the_recipe(tmp_
         model, config = started(tmp_path / "weights.pth")
     assert torch.equal(model.fc.weight, theirs.fc.weight)
     assert config.data.preprocessing == theirs.preprocessing
+
+
+@pytest.mark.parametrize("names", [None, tuple("0123456789"), tuple("1023456789")])
+def test_a_classifier_that_is_kept_for_other_classes_is_said(tmp_path, own_weights, capsys, names):
+    model = from_pretrained(own_weights)
+    model.class_names = names
+    save_pretrained(model, tmp_path / "weights")
+    train(replace(RUN, weights=str(tmp_path / "weights")), tmp_path / "run")
+    said = f"the classifier of {tmp_path / 'weights'} is kept, for its classes are as many"
+    assert (said in capsys.readouterr().err) == (names is not None and names[0] == "1")

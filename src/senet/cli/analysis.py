@@ -15,7 +15,7 @@ from torch import nn
 from tyro.conf import Positional
 
 from senet.borrowing import default_device
-from senet.cli.parsing import check_new, parse, print_report
+from senet.cli.parsing import check_new, parse, print_report, say_slow_bf16
 from senet.cli.processes import is_first, num_started
 from senet.data.config import DataConfig
 from senet.errors import SenetError
@@ -187,6 +187,7 @@ def run_record(argv: Sequence[str]) -> None:
     check_writable(command.output)
     data = data_of(command.model, command.data)
     model = load_model(command.model)
+    say_slow_bf16(command.bf16)
     speaks = joined()
     found = recorded_now(model.to(default_device()), data, command)
     if not speaks:

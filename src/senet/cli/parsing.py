@@ -14,7 +14,7 @@ import tyro
 
 from senet.errors import SenetError
 from senet.files import check_writable
-from senet.terminal import say
+from senet.terminal import console, say
 
 
 def parse(command: Any, argv: Sequence[str], prog: str, default: Any = None) -> Any:
@@ -63,6 +63,15 @@ def print_report(report: Any, as_json: bool, ending: str) -> None:
         print(json.dumps(asdict(report)))
     else:
         say(f"{report}\n{ending}")
+
+
+def say_slow_bf16(asked: bool) -> None:
+    """Say on standard error if bf16 is asked for and slow on this machine."""
+    from senet.borrowing import default_device
+    from senet.training.precision import slow_bf16
+
+    if asked and (slow := slow_bf16("--bf16", default_device(), "leave it out for speed")):
+        say(f"senet: {slow}", console(stderr=True))
 
 
 def summary(function: Callable[..., Any]) -> str:

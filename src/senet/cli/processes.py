@@ -21,6 +21,13 @@ def is_first() -> bool:
     return num_started() == 1 or os.environ.get("RANK", "0") == "0"
 
 
+def launcher() -> str:
+    """Return what to write before a command to start as many processes again; on several machines, the beginning."""
+    if num_started() == 1:
+        return ""
+    return f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', num_started())} -m "
+
+
 @contextlib.contextmanager
 def first_speaks() -> Iterator[None]:
     """Let nothing but the first process print or warn."""

@@ -14,7 +14,8 @@ from torch import nn
 from tyro.conf import Positional
 
 from senet.borrowing import default_device
-from senet.cli.parsing import parse, summary
+from senet.cli.parsing import parse, say_slow_bf16, summary
+from senet.cli.processes import launcher
 from senet.data.config import DataConfig
 from senet.data.views import Crops
 from senet.errors import SenetError
@@ -25,7 +26,6 @@ from senet.optimization import optimize
 from senet.optimization.inference import Backend, Precision
 from senet.terminal import console, printable, say
 from senet.training.config import TrainConfig
-from senet.training.precision import slow_bf16
 
 if TYPE_CHECKING:
     from senet.prediction import Prediction
@@ -133,8 +133,8 @@ def run_train(argv: Sequence[str]) -> None:
     try:
         folder = train(asked_in(command.config, argv), command.output, resume=command.resume)
     except TrainingInterrupted as interrupted:
-        again = [word for word in argv if word != "--resume"]
-        say(f"\nsenet: {interrupted}\n  senet train {shlex.join(again)} --resume", console(stderr=True))
+        again = f"{launcher()}senet train {shlex.join(word for word in argv if word != '--resume')} --resume"
+        say(f"\nsenet: {interrupted}\n  {again}", console(stderr=True))
         raise SystemExit(128 + interrupted.signum) from None
     quoted = shlex.quote(str(folder))
     say(f"The run is in {folder}. Next:\n  senet evaluate {quoted}\n  senet predict {quoted} IMAGE ...")
@@ -165,9 +165,7 @@ def run_evaluate(argv: Sequence[str]) -> None:
     data = run_data(argv[0])
     command = parse(EvaluateCommand, argv[1:], prog, EvaluateCommand(data=data) if data else unknown)
     model: nn.Module = load_model(argv[0])
-    slow = slow_bf16("--bf16", default_device(), "leave it out for speed")
-    if command.bf16 and slow:
-        say(f"senet: {slow}", console(stderr=True))
+    say_slow_bf16(command.bf16)
     if command.optimize is not None:
         precision: Precision = "bf16" if command.bf16 else "fp32"
         model = optimize(model, for_="inference", backend=command.optimize, precision=precision)

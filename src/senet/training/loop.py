@@ -163,8 +163,8 @@ class Trainer:
         self.position = Position()
         self.caught: list[int] = []
         slow = slow_bf16("compute.precision bf16", accelerator.device, "auto chooses what is fast")
-        self.notes = [slow] if compute.precision == "bf16" and slow else []
-        self.notes += [said] if (said := data.train.order.said()) else []
+        self.notes = [slow] if compute.precision == "bf16" else []
+        self.notes += [data.train.order.said(), start.said(data.class_names) if start else ""]
 
     def run_epochs(self) -> None:
         """Train and evaluate every epoch that is left."""
@@ -175,7 +175,7 @@ class Trainer:
             Reporter(self.run_folder.path, config.epochs, num_batches, done, quiet=not main) as reporter,
             caught_signals() as self.caught,
         ):
-            for note in self.notes:
+            for note in filter(None, self.notes):
                 reporter.say(note)
             try:
                 if config.weights is not None and done == 0:

@@ -45,6 +45,17 @@ class WarmStart:
             convert_input=config.in_channels != self.model.in_channels,
         )
 
+    def said(self, class_names: tuple[str, ...]) -> str:
+        """Say that the classifier is kept for as many other classes; empty if it is not."""
+        known = self.checkpoint.class_names or ()
+        if len(known) != len(class_names) or known == class_names:
+            return ""
+        own, other = next((a, b) for a, b in zip(known, class_names, strict=True) if a != b)
+        return (
+            f"the classifier of {self.checkpoint.source} is kept, for its classes are as many, though they have other "
+            f"names: {own!r} where the data has {other!r}"
+        )
+
 
 def start_from_weights(config: TrainConfig) -> tuple[TrainConfig, WarmStart]:
     """Read the weights that a run starts from.
