@@ -40,7 +40,8 @@ class TrainCommand:
 class EvaluateCommand:
     """Measure top-1 and top-5 accuracy, on one crop or averaged over many.
 
-    RUN_OR_MODEL is a run folder, a model folder, a hub id, or the name of a network with weights in the package. The
+    RUN_OR_MODEL is a run folder, a model folder, a file of weights that says what network it is of, a hub id, the name
+    of a network with weights in the package, or "timm/NAME" or "torchvision/NAME" with that library's own weights. The
     data are those of the run, unless you name others.
 
     Examples:
@@ -71,8 +72,7 @@ class EvaluateCommand:
 class PredictCommand:
     """Say what is in pictures: the likeliest classes with their probabilities.
 
-    RUN_OR_MODEL is a run folder, a model folder, a hub id, or the name of a network with weights in the package;
-    without it, the CIFAR-10 network of the package answers.
+    RUN_OR_MODEL is as for `senet evaluate`; without it, the CIFAR-10 network of the package answers.
 
     Examples:
         senet predict photo.jpg

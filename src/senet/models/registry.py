@@ -97,8 +97,6 @@ def create_model(
             if value is not None:
                 raise SenetError(f"{argument}={value!r} has no effect without weights")
         return build(config).eval() if tag_of(name) else build(config)
-    if tag_of(name):
-        raise SenetError(f"weights is {str(weights)!r}, but {name} means the weights {tag_of(name)!r}; leave one out")
 
     from senet.models.folder import find_weights  # the readers build networks with this module
     from senet.models.weights import create_from_weights
