@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from senet.block import SEOptions, check_choice
 from senet.errors import SenetError
-from senet.models.cards import ModelConfig
+from senet.models.cards import Card, ModelConfig
 from senet.models.checkpoints import ADAPTABLE_SE, NOT_OF_THE_WEIGHTS, Checkpoint, read_checkpoint
 from senet.models.fitting import (
     fit_classifier,
@@ -287,15 +287,26 @@ def create_from_weights(
     num_classes = checkpoint.num_classes if config.num_classes is None else config.num_classes
     wanted = replace(config, num_classes=num_classes, se=se or SEOptions(), options=options)
     model = build(wanted)
-    computed = checkpoint.layout.options(card)
-    if checkpoint.layout is TORCHVISION and not checkpoint.architecture and computed:
-        stated = ", ".join(f"{option}={value!r}" for option, value in computed.items())
-        logger.warning("%s: read as weights of torchvision or timm, which means %s", checkpoint.source, stated)
+    if theirs is None and not checkpoint.architecture:
+        warn_of_layout(checkpoint, card)
     adapt: list[Adapt] = ["classifier"] if config.num_classes is not None else []
     report = load_checkpoint(model, checkpoint, [*adapt, "input"] if convert_input else adapt)
     for adaptation in report.adaptations:
         logger.warning("%s: %s", report.source, adaptation)
     return model.eval()
+
+
+def warn_of_layout(checkpoint: Checkpoint, card: Card) -> None:
+    """Say what is taken for granted of weights whose keys could be those of this library's own networks too."""
+    computed = checkpoint.layout.options(card)
+    if checkpoint.layout is TORCHVISION and computed:
+        stated = ", ".join(f"{option}={value!r}" for option, value in computed.items())
+        logger.warning("%s: read as weights of torchvision or timm, which means %s", checkpoint.source, stated)
+    if checkpoint.layout.name == "chenyaofo":
+        remedy = "pass layout='senet' for weights of this library"
+        logger.warning(
+            "%s: read as weights of pytorch-cifar-models, with its preprocessing; %s", checkpoint.source, remedy
+        )
 
 
 def create_exactly(config: ModelConfig, checkpoint: Checkpoint, se: SEOptions | None) -> Network:
