@@ -222,7 +222,7 @@ def test_se_in_other_stages_or_places_is_refused(tmp_path):
     assert_refused(random_network("cifar_se_resnet20"), file, "6 SE blocks, the model 9", "SEOptions.stages")
     file = bare_file(random_network("se_resnet50", se=SEOptions(placement="3x3")), tmp_path)
     model = random_network("se_resnet50")
-    assert_refused(model, file, "SE on 64 channels", "SEOptions.placement", layout="senet")
+    assert_refused(model, file, "SE on 64 channels", "SEOptions(placement='3x3')", layout="senet")
 
 
 @pytest.mark.parametrize(
@@ -419,3 +419,26 @@ def test_bare_weights_of_ours_load_with_the_options_that_the_caller_gives(tmp_pa
     words = ["--layout", "senet", "--options", "stem_pool", "ceil", "--se.gate", "hard_sigmoid", "--se.reduction", "8"]
     assert main(["convert", "se_resnet18", str(tmp_path / "weights.pth"), str(tmp_path / "model"), *words]) == 0
     assert torch.equal(outputs(from_pretrained(tmp_path / "model")), outputs(theirs))
+
+
+@pytest.mark.parametrize("placement", ["pre", "3x3"])
+def test_another_place_is_named(placement, tmp_path):
+    options = {"stem_pool": "ceil", "stride_on": "1x1"}
+    with torch.device("meta"):
+        theirs = create_model("se_resnet50", se=SEOptions(placement=placement), **options)
+    state = {key: torch.zeros(tensor.shape) for key, tensor in theirs.state_dict().items()}
+    torch.save(state, tmp_path / "weights.pth")
+    model = create_model("se_resnet50", **options)
+    assert_refused(model, tmp_path / "weights.pth", f"SEOptions(placement={placement!r})", layout="senet")
+    load_weights(
+        create_model("se_resnet50", se=SEOptions(placement=placement)), tmp_path / "weights.pth", layout="senet"
+    )
+
+
+def test_one_missing_bias_is_no_network_without_biases(tmp_path):
+    state = dict(random_network("cifar_se_resnet20").state_dict())
+    del state["layer2.0.se.fc1.bias"]
+    torch.save(state, tmp_path / "weights.pth")
+    assert_refused(
+        random_network("cifar_se_resnet20"), tmp_path / "weights.pth", "1 missing (layer2.0.se.fc1.bias, ...)"
+    )

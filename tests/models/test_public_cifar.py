@@ -16,6 +16,7 @@ from senet.errors import SenetError
 from senet.models.checkpoints import read_file
 from senet.models.registry import create_model
 from senet.models.weights import load_weights
+from senet.preprocessing import CIFAR
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -99,7 +100,7 @@ def test_akamasters_files_load(units, name, options, shortcut, tmp_path):
 
 
 @pytest.mark.parametrize(("num_classes", "mean", "std"), [(10, 0.4914, 0.2023), (100, 0.5070, 0.2673)])
-def test_chenyaofos_files_load(num_classes, mean, std, tmp_path):
+def test_chenyaofos_files_load(num_classes, mean, std, tmp_path, caplog):
     theirs, file = peer(3, "downsample", "fc", num_classes=num_classes), tmp_path / "cifar_resnet20.pt"
     torch.save(theirs.state_dict(), file)
     assert read_file(file).layout.name == "chenyaofo"
@@ -107,6 +108,8 @@ def test_chenyaofos_files_load(num_classes, mean, std, tmp_path):
     assert ours.config.options["shortcut"] == "projection"
     assert (ours.preprocessing.mean[0], ours.preprocessing.std[0]) == (mean, std)
     assert_same_function(ours, theirs)
+    assert "with its preprocessing; pass layout='senet'" in caplog.text  # the keys are those of ours too
+    assert create_model("cifar_resnet20", weights=file, layout="senet").preprocessing == CIFAR
     with pytest.raises(SenetError, match=re.escape("create it with shortcut='projection'")):
         load_weights(create_model("cifar_resnet20", num_classes), file)
 

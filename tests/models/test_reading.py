@@ -297,3 +297,12 @@ def test_another_architecture_is_not_taken_for_a_missing_classifier(content, mod
     said = refusal(model, save({"model": content}))
     assert "is of another architecture" in said
     assert "classifier" not in said
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "a.b."])
+def test_any_module_finds_its_state_by_its_own_names(prefix, save):
+    """Names as short as "weight" end those of many other layers."""
+    model, theirs = nn.Linear(2, 2), nn.Linear(2, 2)
+    others = {f"other.layer{i}.weight": torch.zeros(3, 3) for i in range(20)}
+    file = save({"state_dict": {**prefixed(dict(theirs.state_dict()), prefix), **(others if prefix else {})}})
+    loaded(model, file, theirs.state_dict())

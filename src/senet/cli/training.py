@@ -49,7 +49,8 @@ class TrainCommand:
 class EvaluateCommand:
     """Measure top-1 and top-5 accuracy, on one crop or averaged over many.
 
-    RUN_OR_MODEL is a run folder, a model folder, a hub id, or the name of a network with weights in the package. The
+    RUN_OR_MODEL is a run folder, a model folder, a file of weights that says what network it is of, a hub id, the name
+    of a network with weights in the package, or "timm/NAME" or "torchvision/NAME" with that library's own weights. The
     data are those of the run, unless you name others.
 
     Examples:
@@ -80,9 +81,9 @@ class EvaluateCommand:
 class PredictCommand:
     """Say what is in pictures: the likeliest classes with their probabilities.
 
-    RUN_OR_MODEL is a run folder, a model folder, a hub id, or the name of a network with weights in the package;
-    without it, the CIFAR-10 network of the package answers. Results are printed as they come. Images that cannot be
-    read are listed at the end, on standard error, and the exit status is then 1.
+    RUN_OR_MODEL is as for `senet evaluate`; without it, the CIFAR-10 network of the package answers. Results are
+    printed as they come. Images that cannot be read are listed at the end, on standard error, and the exit status is
+    then 1.
 
     Examples:
         senet predict photo.jpg

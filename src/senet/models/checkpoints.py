@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 from senet.block import SEBlock, SEOptions
 from senet.errors import SenetError
 from senet.models.cards import Card, ModelConfig
-from senet.models.hub import fetch_model_folder, is_hub_id
-from senet.models.layouts import CAFFE, SENET, Layout, State, find_layout, is_first_layer, recognise
+from senet.models.hub import FILES, fetch_model_folder, is_hub_id
+from senet.models.layouts import CAFFE, SENET, Layout, State, find_layout, recognise
 from senet.models.reading import read_state
 from senet.models.registry import CARDS, config_from_dict, model_card, option_value, se_from_dict
 from senet.preprocessing import Preprocessing, of_timm
@@ -143,9 +143,9 @@ def read_off(card: Card, state: State) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     if "shortcut" in card.options:
         found["shortcut"] = "projection" if "layer2.0.downsample.0.weight" in state else "pad"
-    units = {key.split(".")[1] for key in state if re.match(r"layer1\.\d+\.conv1\.weight", key)}
-    if "depth" in card.options and units:
-        found["depth"] = 6 * len(units) + 2
+    units = [sum(re.match(rf"layer{i}\.\d+\.conv1\.weight", key) is not None for key in state) for i in (1, 2, 3)]
+    if "depth" in card.options and units[0] and len(set(units)) == 1:
+        found["depth"] = 6 * units[0] + 2
     return found
 
 
@@ -157,22 +157,20 @@ def name_of_timm(architecture: str) -> str | None:
     return name if name in CARDS else None
 
 
-def read_checkpoint(
-    source: str | Path, key: str | None = None, is_root: Callable[[str], bool] = is_first_layer
-) -> Checkpoint:
+def read_checkpoint(source: str | Path, key: str | None = None, names: Collection[str] = ()) -> Checkpoint:
     """Read weights from a file, a model or run folder, or the hub; nothing in them is executed.
 
     Args:
         source: a path, or a hub id ("owner/name", "hf-hub:owner/name", with "@revision" if need be).
         key: which of several networks in a file, see `read_state`.
-        is_root: see `read_state`.
+        names: see `read_state`.
 
     Raises:
         SenetError: it is absent, cannot be reached, truncated, or holds no weights.
     """
     path = Path(source)
     if path.is_file() or not (path.is_dir() or is_hub_id(str(source))):
-        return read_file(path, key, is_root)
+        return read_file(path, key, names)
     if key is not None:
         raise SenetError(f"key={key!r} has no effect: {source} is no file, and holds one network")
     folder = find_model_folder(path) if path.is_dir() else fetch_model_folder(str(source))
@@ -192,8 +190,10 @@ def find_model_folder(source: str | Path) -> Path:
             return folder
     if not source.exists():
         raise SenetError(f"there is no folder {source}")
+    files = [file for file in sorted(source.iterdir()) if file.suffix in FILES] if source.is_dir() else []
+    remedy = f"; name the file in it, {files[0]}" if files else "; name one that senet train or senet convert wrote"
     raise SenetError(
-        f"{source} is neither a model folder ({WEIGHTS_FILE} and {CONFIG_FILE}) nor a run folder (best/, last/)"
+        f"{source} is neither a model folder ({WEIGHTS_FILE} and {CONFIG_FILE}) nor a run folder (best/, last/){remedy}"
     )
 
 
@@ -206,7 +206,7 @@ def read_folder(folder: Path, source: str) -> Checkpoint:
     return Checkpoint(source=source, raw=found.tensors, layout=layout, **described)
 
 
-def read_file(path: Path, key: str | None = None, is_root: Callable[[str], bool] = is_first_layer) -> Checkpoint:
+def read_file(path: Path, key: str | None = None, names: Collection[str] = ()) -> Checkpoint:
     """Read a file of weights; one that `save_pretrained` or the state dict of our networks wrote describes itself."""
     if path.suffix == ".caffemodel":
         if key is not None:
@@ -218,14 +218,16 @@ def read_file(path: Path, key: str | None = None, is_root: Callable[[str], bool]
             return Checkpoint(source=str(path), raw=to_state_dict(blobs), layout=CAFFE)
         except SenetError as error:
             raise SenetError(f"{path}: {error}") from error
-    found = read_state(path, key, is_root)
+    found = read_state(path, key, names)
     known: dict[str, Any] = {"source": str(path), "raw": found.tensors, "notes": found.notes}
     if found.description is None:
         return Checkpoint(layout=recognise(found.tensors), **known)
     try:
         return Checkpoint(layout=SENET, **known, **parse_description(json.loads(found.description)))
     except (ValueError, KeyError, TypeError) as error:
-        raise SenetError(f"{path} has a description that is not senet's ({error})") from error
+        raise SenetError(
+            f"{path} has a description that this version does not read ({error}); it may be of a newer one"
+        ) from error
 
 
 def read_description(path: Path) -> dict[str, Any]:

@@ -2,16 +2,20 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from senet.attachment import AttachedSE
-from senet.block import SEBlock
+from senet.block import Placement, SEBlock
 from senet.errors import SenetError
 from senet.models.layouts import State
 from senet.models.network import Network, SEUnit
 from senet.models.reading import COUNTERS
+from senet.models.registry import skeleton
 
 
 def plain_state(state: State, expected: Mapping[str, Tensor], source: str) -> tuple[State, list[str]]:
@@ -168,7 +172,7 @@ def fit_input(state: State, model: Network, source: str, convert: bool) -> list[
     if not convert:
         raise SenetError(
             f"{source} is for images of {theirs} channels, the model for {channels}; "
-            f"pass adapt=('input',) to convert it, or create the model with in_channels={theirs}"
+            f"convert it by load_weights(adapt=('input',)), or create the model with in_channels={theirs}"
         )
     if channels == 1:
         state[key] = weight.sum(1, keepdim=True)
@@ -209,13 +213,13 @@ def fit_se(state: State, model: Network, source: str) -> tuple[list[str], float]
             f"{source} has {len(theirs)} SE blocks, the model {len(blocks)} ({differing[0]}, ...); "
             "create it with the SEOptions.stages of the weights, which create_model without se reads off"
         )
-    done = fit_biases(state, blocks, source) + fit_hidden_widths(state, blocks, source)
+    done = fit_biases(state, blocks, source) + fit_hidden_widths(state, model, source)
     return done, factors[0] if factors else 1.0
 
 
 def fit_biases(state: State, blocks: dict[str, SEBlock], source: str) -> list[str]:
-    """Add zero biases to SE layers that have none."""
-    added = 0
+    """Add zero biases to SE layers if none of them has any."""
+    added, some = 0, any(f"{name}.{fc}.bias" in state for name in blocks for fc in ("fc1", "fc2"))
     for name, block in blocks.items():
         for fc in ("fc1", "fc2"):
             key, weight = f"{name}.{fc}.bias", state.get(f"{name}.{fc}.weight")
@@ -223,21 +227,32 @@ def fit_biases(state: State, blocks: dict[str, SEBlock], source: str) -> list[st
                 raise SenetError(
                     f"{source} has biases in its SE layers, the model has none; create it with SEOptions(bias=True)"
                 )
-            if block.fc1.bias is not None and key not in state and weight is not None:
+            if block.fc1.bias is not None and not some and weight is not None:
                 state[key] = weight.new_zeros(weight.shape[0])
                 added += 1
     return [f"{added} SE layers without biases get zero biases"] if added else []
 
 
-def fit_hidden_widths(state: State, blocks: dict[str, SEBlock], source: str) -> list[str]:
+def placement_of(state: State, model: Network) -> str:
+    """Return the SE option with which the model's blocks would have the channels of the weights."""
+    channels = {key: tensor.shape[1] for key, tensor in state.items() if key.endswith(".se.fc1.weight")}
+    for placement in get_args(Placement):
+        with suppress(SenetError):  # a place that this network does not have
+            other = skeleton(replace(model.config, se=replace(model.config.se, placement=placement)))
+            if {f"{name}.fc1.weight": block.channels for name, block in own_blocks(other).items()} == channels:
+                return f"SEOptions(placement={placement!r})"
+    return "the placement that it was saved with"
+
+
+def fit_hidden_widths(state: State, model: Network, source: str) -> list[str]:
     """Add hidden units where the weights have fewer than the model: its own, with no weight behind them."""
-    widths = {}
+    blocks, widths = own_blocks(model), {}
     for name, block in blocks.items():
         widths[name], channels = state[f"{name}.fc1.weight"].shape[:2]
         if channels != block.channels:
             raise SenetError(
                 f"{source} has SE on {channels} channels at {name}, the model on {block.channels}; "
-                "create it with the SEOptions.placement of the weights"
+                f"create it with {placement_of(state, model)}"
             )
     too_wide = [name for name, block in blocks.items() if widths[name] > block.hidden_channels]
     if too_wide:

@@ -24,12 +24,12 @@ from senet.models.checkpoints import (
     find_model_folder,
     read_checkpoint,
 )
-from senet.models.foreign import build_foreign, is_foreign
+from senet.models.foreign import build_foreign, is_foreign, tag_of
 from senet.models.hub import FILES, is_hub_id, upload_model_folder
 from senet.models.network import Network
 from senet.models.reading import DESCRIPTION_KEY
-from senet.models.registry import CARDS, block_class, build, config_from_dict, config_to_dict, describe, model_card
-from senet.models.weights import create_from_weights, is_root_of
+from senet.models.registry import CARDS, block_class, config_from_dict, config_to_dict, describe, model_card, skeleton
+from senet.models.weights import create_from_weights, trunk_names
 
 PACKAGED = Path(__file__).parent.parent / "pretrained"
 """One model folder per network and tag, such as pretrained/cifar_se_resnet20/cifar10."""
@@ -90,9 +90,7 @@ def check_readable(model: Network) -> None:
         text = json.dumps(config_to_dict(config))
     except TypeError as error:
         raise SenetError(f"{refused}: an option of its config is no plain value ({error}); {remedy}") from error
-    with torch.device("meta"):
-        rebuilt = build(config_from_dict(json.loads(text)))
-    own, read = parts(model), parts(rebuilt)
+    own, read = parts(model), parts(skeleton(config_from_dict(json.loads(text))))
     differing = [name for name in {**own, **read} if own.get(name) != read.get(name)]
     if differing:
         raise SenetError(f"{refused}: {differing[0]} is not what its config describes; {remedy}")
@@ -171,8 +169,8 @@ def fitting_networks(checkpoint: Checkpoint) -> list[str]:
         if card.has_se == has_se:
             options = {option: value for option, value in checkpoint.options(card).items() if option != "depth"}
             config = ModelConfig(name=name, se=se if has_se else SEOptions(), options=options)
-            with suppress(SenetError), torch.device("meta"):  # a network without the stages of the weights
-                if shapes_within(build(config).state_dict()) == shapes_within(state):
+            with suppress(SenetError):  # a network without the stages of the weights
+                if shapes_within(skeleton(config).state_dict()) == shapes_within(state):
                     fitting.append(name)
     return fitting
 
@@ -200,10 +198,12 @@ def find_weights(name: str, weights: str | Path, *, layout: str | None = None, k
     Raises:
         SenetError: they are neither; or as `read_checkpoint`.
     """
+    if tag_of(name):
+        raise SenetError(f"weights is {str(weights)!r}, but {name} means the weights {tag_of(name)!r}; leave one out")
     tags = packaged_weights(name)
     if str(weights) in tags:
         return read_checkpoint(PACKAGED / name / str(weights), key).with_layout(layout)
-    if not (Path(weights).exists() or is_hub_id(str(weights))):
+    if not (Path(weights).exists() or is_hub_id(str(weights)) or Path(weights).suffix in FILES):
         raise SenetError(
             f"weights is {str(weights)!r}; expected a tag of the package (for {name}: {', '.join(tags) or 'none'}), "
             "a model folder, a file or a hub id (owner/name)"
@@ -212,9 +212,7 @@ def find_weights(name: str, weights: str | Path, *, layout: str | None = None, k
         return read_checkpoint(weights, key).with_layout(layout)
     if layout is not None:
         raise SenetError(f"layout={layout!r} has no effect: {name} is none of this library's networks")
-    with torch.device("meta"):
-        model = build_foreign(ModelConfig(name=name))
-    return read_checkpoint(weights, key, is_root_of(model))
+    return read_checkpoint(weights, key, trunk_names(skeleton(ModelConfig(name=name))))
 
 
 def names_a_network(word: str) -> bool:

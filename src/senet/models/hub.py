@@ -57,7 +57,7 @@ def fetch_model_folder(source: str) -> Path:
             "check the spelling, or run `hf auth login` for a private one"
         ) from error
     except RevisionNotFoundError as error:
-        raise SenetError(f"{repo} on the hub has no revision {revision!r}") from error
+        raise SenetError(f"{repo} on the hub has no revision {revision!r}; leave it out for the newest") from error
     except LocalEntryNotFoundError as error:
         raise SenetError(
             f"{source} is no file or folder, and the hub cannot be reached to look for it there; "

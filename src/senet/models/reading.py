@@ -9,7 +9,7 @@ import re
 import types
 import uuid
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,16 +77,16 @@ class FileState:
     notes: tuple[str, ...] = ()
 
 
-def read_state(path: Path, key: str | None = None, is_root: Callable[[str], bool] = is_first_layer) -> FileState:
+def read_state(path: Path, key: str | None = None, names: Collection[str] = ()) -> FileState:
     """Read the state dict of one network from a .safetensors or PyTorch file, on the CPU, executing nothing.
 
     It may lie in dictionaries inside dictionaries ("state_dict", "model", ...), and its names may have any prefix
-    ("module.", "backbone.", ...): the place is found by the name of the first layer.
+    ("module.", "backbone.", ...): the place is found by the name of the first layer, or by given names.
 
     Args:
         path: the file.
         key: which of several networks: the names of the dictionaries and the prefix, joined by dots, or their end.
-        is_root: whether a name without its prefix is that of the network's first layer.
+        names: those of the network's tensors; empty for one of ours.
 
     Raises:
         SenetError: the file is absent, truncated, not a state dict, a pickle that would execute code, or holds several
@@ -105,7 +105,7 @@ def read_state(path: Path, key: str | None = None, is_root: Callable[[str], bool
         tensors, descriptions, dictionaries = flatten(read_pickle(path))
     if not tensors:
         raise SenetError(f"{path} does not hold a state dict (names to tensors)")
-    root = choose_root(path, tensors, descriptions, dictionaries, key, is_root)
+    root = choose_root(path, tensors, descriptions, dictionaries, key, names)
     chosen = under(tensors, root)
     home = max((place for place in dictionaries if root.startswith(place)), key=len, default="")
     others = [name for name in tensors if name.startswith(home) and not name.startswith(root)]
@@ -142,7 +142,7 @@ def read_pickle(path: Path) -> Any:
             return torch.load(file, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SenetError(f"{path} is refused: {refusal(path, str(error))}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except Exception as error:  # whatever PyTorch's reader meets in a damaged file
         if "TorchScript" in str(error):
             raise SenetError(f"{path} is refused: {refusal(path, str(error))}") from error
         raise SenetError(f"{path} is truncated or not a PyTorch file; get it again") from error
@@ -198,17 +198,22 @@ def nested(content: Any, prefix: str) -> Iterator[tuple[str, Mapping[Any, Any]]]
         yield from nested(value, f"{prefix}{name}.")
 
 
-def find_roots(
-    tensors: Mapping[str, Tensor], descriptions: Mapping[str, str], is_root: Callable[[str], bool]
-) -> list[str]:
-    """Return the prefixes under which a whole network lies: described as one of ours, or known by its first layer."""
+def find_roots(tensors: Mapping[str, Tensor], descriptions: Mapping[str, str], names: Collection[str]) -> list[str]:
+    """Return the prefixes under which a whole network lies: described as one of ours, or known by its first layer.
+
+    With the names of another's tensors, these are the prefixes with which most of them are there.
+    """
+    if names:
+        longest = max(names, key=len)
+        ends = (name.removesuffix(longest) for name in tensors if f".{name}".endswith(f".{longest}"))
+        there = {root: sum(f"{root}{name}" in tensors for name in names) for root in ends}
+        return [root for root, number in there.items() if number == max(there.values())]
     found = []
     for name in tensors:
         parts = name.split(".")
         prefixes = [".".join([*parts[:i], ""]) for i in range(len(parts))]
-        found += [prefix for prefix in prefixes if is_root(name.removeprefix(prefix))][:1]
-    if is_root is is_first_layer:
-        found = [root for root in found if sum(name.startswith(root) for name in tensors) >= LEAST_TENSORS]
+        found += [prefix for prefix in prefixes if is_first_layer(name.removeprefix(prefix))][:1]
+    found = [root for root in found if sum(name.startswith(root) for name in tensors) >= LEAST_TENSORS]
     found = list(dict.fromkeys([*descriptions, *(with_head(root, tensors) for root in found)]))
     return [root for root in found if not any(is_inside(root, other) for other in found)]
 
@@ -230,14 +235,14 @@ def choose_root(
     descriptions: Mapping[str, str],
     dictionaries: Mapping[str, int],
     key: str | None,
-    is_root: Callable[[str], bool],
+    names: Collection[str],
 ) -> str:
     """Return the prefix of the network that is meant; the fullest dictionary if no network is recognized.
 
     Raises:
         SenetError: there are several and no key, or nothing under the key.
     """
-    roots = find_roots(tensors, descriptions, is_root)
+    roots = find_roots(tensors, descriptions, names)
     if key is not None:
         meant = f".{key}."
         named = [root for root in roots if f".{root}".endswith(meant)]
@@ -245,11 +250,13 @@ def choose_root(
         here = [f"{key}."] if any(name.startswith(f"{key}.") for name in tensors) else []
         roots = named or inside or here
         if not roots:
-            places = [place.removesuffix(".") for place in (*find_roots(tensors, descriptions, is_root), *dictionaries)]
+            places = [place.removesuffix(".") for place in (*find_roots(tensors, descriptions, names), *dictionaries)]
             known = ", ".join(repr(place) for place in dict.fromkeys(places) if place)
             remedy = f"pass one of {known}" if known else "leave it out"
             raise SenetError(f"{path} has nothing under key={key!r}; {remedy}")
     if len(roots) > 1:
-        names = ", ".join(repr(root.removesuffix(".")) for root in roots)
-        raise SenetError(f"{path} holds several networks: {names}; say which by key={roots[0].removesuffix('.')!r}")
+        found = ", ".join(repr(root.removesuffix(".")) for root in roots[:8])
+        more = ", ..." if len(roots) > 8 else ""
+        key = roots[0].removesuffix(".")
+        raise SenetError(f"{path} holds several networks: {found}{more}; say which by key={key!r}")
     return roots[0] if roots else max(dictionaries, key=lambda place: dictionaries[place])

@@ -9,7 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from senet.attachment import AttachedSE, attach_at
 from senet.block import SEBlock, SEOptions
@@ -95,8 +97,6 @@ def create_model(
             if value is not None:
                 raise SenetError(f"{argument}={value!r} has no effect without weights")
         return build(config).eval() if tag_of(name) else build(config)
-    if tag_of(name):
-        raise SenetError(f"weights is {str(weights)!r}, but {name} means the weights {tag_of(name)!r}; leave one out")
 
     from senet.models.folder import find_weights  # the readers build networks with this module
     from senet.models.weights import create_from_weights
@@ -134,6 +134,28 @@ def build(config: ModelConfig) -> Network:
         model.config, inserted=config.inserted, inserted_se=config.inserted_se, removed=config.removed
     )
     return model
+
+
+class WithoutInitialization(TorchFunctionMode):
+    """Leaves out what `torch.nn.init` does: on the meta device, it takes most of the time and changes nothing."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Return the tensor as it is, for a function of `torch.nn.init`; call any other."""
+        if getattr(function, "__module__", "") == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+def skeleton(config: ModelConfig) -> Network:
+    """Build the network of a configuration without values, to look at its parts and the shapes of its tensors.
+
+    Raises:
+        SenetError: as `create_model`.
+    """
+    with torch.device("meta"), WithoutInitialization():
+        return build(config)
 
 
 def build_own(config: ModelConfig) -> Network:

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from senet.block import SEOptions, check_choice
 from senet.errors import SenetError
-from senet.models.cards import ModelConfig
+from senet.models.cards import Card, ModelConfig
 from senet.models.checkpoints import ADAPTABLE_SE, NOT_OF_THE_WEIGHTS, Checkpoint, read_checkpoint
 from senet.models.fitting import (
     fit_classifier,
@@ -27,6 +27,7 @@ from senet.models.fitting import (
 from senet.models.foreign import is_foreign
 from senet.models.layouts import TORCHVISION, stranger
 from senet.models.network import Network
+from senet.models.reading import COUNTERS
 from senet.models.registry import CARDS, block_class, build, model_card, option_value
 
 logger = logging.getLogger(__name__)
@@ -89,15 +90,13 @@ def load_weights(
     for argument, given in (("layout", layout is not None), ("adapt=('input',)", "input" in adapt)):
         if given:
             raise SenetError(f"{argument} has no effect: {type(model).__name__} is none of this library's networks")
-    return load_plain(model, read_checkpoint(source, key, is_root_of(model)), "classifier" in adapt)
+    return load_plain(model, read_checkpoint(source, key, trunk_names(model)), "classifier" in adapt)
 
 
-def is_root_of(model: nn.Module) -> Callable[[str], bool]:
-    """Return what finds a module's state among the names in a file: its longest name, which is hardly another's too."""
+def trunk_names(model: nn.Module) -> list[str]:
+    """Return the names of a module's tensors, without counters and inserted blocks."""
     inserted = tuple(f"{name}." for name in inserted_names(model))
-    names = [name for name in model.state_dict() if name.endswith("weight") and not name.startswith(inserted or "..")]
-    longest = max(names, key=len, default="")
-    return lambda name: name == longest
+    return [name for name in model.state_dict() if not (COUNTERS.search(name) or name.startswith(inserted))]
 
 
 @torch.no_grad()
@@ -288,14 +287,26 @@ def create_from_weights(
     num_classes = checkpoint.num_classes if config.num_classes is None else config.num_classes
     wanted = replace(config, num_classes=num_classes, se=se or SEOptions(), options=options)
     model = build(wanted)
-    if checkpoint.layout is TORCHVISION and not checkpoint.architecture and checkpoint.options(card):
-        stated = ", ".join(f"{option}={value!r}" for option, value in checkpoint.options(card).items())
-        logger.warning("%s: read as weights of torchvision or timm, which means %s", checkpoint.source, stated)
+    if theirs is None and not checkpoint.architecture:
+        warn_of_layout(checkpoint, card)
     adapt: list[Adapt] = ["classifier"] if config.num_classes is not None else []
     report = load_checkpoint(model, checkpoint, [*adapt, "input"] if convert_input else adapt)
     for adaptation in report.adaptations:
         logger.warning("%s: %s", report.source, adaptation)
     return model.eval()
+
+
+def warn_of_layout(checkpoint: Checkpoint, card: Card) -> None:
+    """Say what is taken for granted of weights whose keys could be those of this library's own networks too."""
+    computed = checkpoint.layout.options(card)
+    if checkpoint.layout is TORCHVISION and computed:
+        stated = ", ".join(f"{option}={value!r}" for option, value in computed.items())
+        logger.warning("%s: read as weights of torchvision or timm, which means %s", checkpoint.source, stated)
+    if checkpoint.layout.name == "chenyaofo":
+        remedy = "pass layout='senet' for weights of this library"
+        logger.warning(
+            "%s: read as weights of pytorch-cifar-models, with its preprocessing; %s", checkpoint.source, remedy
+        )
 
 
 def create_exactly(config: ModelConfig, checkpoint: Checkpoint, se: SEOptions | None) -> Network:
