@@ -1,6 +1,7 @@
 """Tools that read our networks, or take them apart: torch.fx, TorchScript, torchvision's extractors, quantization."""
 
 import copy
+import gc
 import io
 from collections.abc import Collection, Iterator
 
@@ -41,9 +42,10 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def model(name: str) -> Network:
-    """The tests leave it as it is."""
-    return build(name)
+def model(name: str) -> Iterator[Network]:
+    """The tests leave it as it is; the cycles of references in their graphs hold copies of it."""
+    yield build(name)
+    gc.collect()
 
 
 @pytest.fixture
