@@ -151,6 +151,8 @@ class BNInception(Network):
     Source: Ioffe and Szegedy, arXiv:1502.03167; hujie-frank/SENet, models/SE-BN-Inception.prototxt.
     """
 
+    halvings = (True, False, False, True, True)
+
     def __init__(
         self,
         *,
@@ -189,7 +191,3 @@ class BNInception(Network):
             (names[-1], 1024, 32),
         )
         initialise(self)
-
-    def last_side(self, side: int) -> int:
-        """Return the side of the last feature map; the two poolings of the stem have no padding and round down."""
-        return super().last_side(-(-side // 2) // 4 * 8)

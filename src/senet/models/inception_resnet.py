@@ -202,6 +202,8 @@ class InceptionResNetV2(Network):
 
     def last_side(self, side: int) -> int:
         """Return the side of the last feature map; five layers with stride 2 and two without have no padding."""
-        for stride in (2, 1, 2, 1, 2, 2, 2):
-            side = (side - 3) // stride + 1
+        reduction = self.feature_info[-1]["reduction"]
+        for stride, total in ((2, 2), (1, 2), (2, 4), (1, 4), (2, 8), (2, 16), (2, 32)):
+            if total <= reduction:
+                side = (side - 3) // stride + 1
         return side

@@ -53,6 +53,7 @@ class Network(Fusible):
         class_names: of its outputs; None until it is trained or loaded.
         num_features: channels of the last feature map.
         feature_info: num_chs, reduction (the stride) and module of each level of the pyramid, as in timm.
+        halvings: for each layer with stride 2 whether it rounds an odd side up, as one with padding does.
     """
 
     config: "ModelConfig"
@@ -62,6 +63,7 @@ class Network(Fusible):
     num_features: int
     feature_info: list[dict[str, Any]]
     classifier_name = "fc"
+    halvings: tuple[bool, ...] = (True,) * 5
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,12 +99,11 @@ class Network(Fusible):
         self.num_features = levels[-1][1]
 
     def last_side(self, side: int) -> int:
-        """Return the side of the last feature map, in pixels, for images of `side` pixels.
-
-        Here every layer with a stride rounds up, as one with padding does.
-        """
-        stride: int = self.feature_info[-1]["reduction"]
-        return -(-side // stride)
+        """Return the side of the last feature map, in pixels, for images of `side` pixels."""
+        number = self.feature_info[-1]["reduction"].bit_length() - 1
+        for rounds_up in self.halvings[:number]:
+            side = (side + rounds_up) // 2
+        return side
 
     # ---- computation -------------------------------------------------------------------------------------------------
 

@@ -106,14 +106,12 @@ class ResNet(Network):
         self.add_head(channels, num_classes, dropout)
         if stem_pool is not None:
             levels.insert(0, ("act1", stem_channels, 2))
+        if stem_pool == "ceil":
+            self.halvings = (True, False, True, True, True)
         self.set_levels(*levels)
         initialise(self)
         if zero_init_last:
             self.zero_init_last()
-
-    def last_side(self, side: int) -> int:
-        """Return the side of the last feature map; only a pooling in ceil mode rounds down, for it has no padding."""
-        return super().last_side(-(-side // 2) // 2 * 4 if getattr(self.maxpool, "ceil_mode", False) else side)
 
     def zero_init_last(self) -> None:
         """Set the last BatchNorm of every branch to zero."""

@@ -59,6 +59,7 @@ class VGG16(Network):
     """
 
     classifier_name = "classifier.6"
+    halvings = (False,) * len(STAGES)
 
     def __init__(
         self,
@@ -103,11 +104,6 @@ class VGG16(Network):
     def head_hidden_size(self) -> int:
         """Number of features that the last linear layer sees."""
         return HIDDEN
-
-    def last_side(self, side: int) -> int:
-        """Return the side of the last feature map; every pooling rounds down."""
-        stride: int = 2 ** len(STAGES)
-        return side // stride
 
     def pool(self, x: Tensor) -> Tensor:
         """(N, 512, h, w) -> (N, 4096): average pooling to 7x7 and the hidden linear layers, but the last dropout."""
