@@ -663,6 +663,26 @@ class RunsItsChildren(nn.Module):
         return torch.cat([child(x) for child in self.children()], 1)
 
 
+class SumsItsChildren(nn.Module):
+    """A branch that runs a block among its children as it runs the others, and nothing fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(32, 32, 1), nn.Conv2d(32, 32, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(child(x) for child in self.children())
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = SumsItsChildren()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
 class Noisy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -677,6 +697,11 @@ CASES = {
         lambda: nn.Sequential(nn.Conv2d(3, 32, 1), RunsItsChildren()),
         {},
         "Sequential does not run with blocks in it, or gives other outputs",
+    ),
+    "runs a block twice": (
+        lambda: nn.Sequential(nn.Conv2d(3, 32, 1), Around()),
+        {"preserve_outputs": False},
+        r"Sequential does not run the block at 1\.branch exactly once; leave that module out by where",
     ),
     "noisy": (Noisy, {}, "Noisy does not run with blocks in it, or gives other outputs, with them or"),
     "not a CNN": (
