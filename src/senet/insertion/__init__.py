@@ -348,7 +348,7 @@ def check_chosen(
 
 
 def named_sites(model: nn.Module, where: Where) -> Iterator[Site]:
-    """Yield a site behind every module that was named, for a model that cannot be run."""
+    """Yield a site after every module that was named, for a model that cannot be run."""
     for name, module in model.named_modules():
         if name and matches(name, where):
             channels = next(
