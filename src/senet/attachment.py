@@ -117,7 +117,7 @@ def set_plain_class(module: nn.Module, plain: Any) -> None:
 
 
 def attached(module: nn.Module | None) -> AttachedSE | None:
-    """Return the block that runs behind a module or in front of it; None if there is none."""
+    """Return the block that runs after a module or before it; None if there is none."""
     block = None if module is None else module._modules.get(NAME)
     return block if isinstance(block, AttachedSE) and isinstance(module, Scaled) else None
 
@@ -246,7 +246,7 @@ def attach(model: nn.Module, blocks: Mapping[str, AttachedSE]) -> None:
 
 
 def attached_sites(model: nn.Module) -> tuple[str, ...]:
-    """Return the blocks of a model as `attach_at` takes them: "module=channels", ">" in front of one on an input."""
+    """Return the blocks of a model as `attach_at` takes them: "module=channels", ">" before one on an input."""
     modules = [(name, attached(module)) for name, module in model.named_modules()]
     return tuple(f"{'>' if se.in_front else ''}{name}={se.channels}" for name, se in modules if se is not None)
 

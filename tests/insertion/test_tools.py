@@ -233,6 +233,23 @@ def test_blocks_inserted_into_a_traced_network():
     assert torch.equal(copy.deepcopy(model)(IMAGES), model(IMAGES))
 
 
+class OwnNorm(nn.GroupNorm):
+    """A norm that torch.fx traces through, for its class is not of PyTorch."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(4, channels)
+
+
+def test_a_trace_through_a_layer_of_ones_own_has_its_block_or_is_refused():
+    model = with_blocks(Small(OwnNorm))
+    assert attached_sites(model) == SITES
+    try:
+        traced = fx.symbolic_trace(model)
+    except fx.proxy.TraceError:
+        return
+    assert_same(traced(IMAGES), model(IMAGES), without_blocks(model))
+
+
 def drop(model: nn.Module) -> None:
     """Fold a BatchNorm away as detectors of the YOLO family do."""
     block = model.layer[0]

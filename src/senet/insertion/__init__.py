@@ -252,24 +252,38 @@ def multiply_adds(block: AttachedSE, site: Site) -> int:
 
 
 def check_outputs(model: nn.Module, flow: Dataflow, equal: bool) -> None:
-    """Raise a SenetError if a model does not run with its blocks, or gives other outputs than it did.
+    """Raise a SenetError if a model does not run each of its blocks once, or gives other outputs than it did.
 
     Args:
         model: with blocks.
         flow: of the model without them.
         equal: whether the outputs must be what they were, bit for bit.
     """
+    name = type(model).__name__
+    times = dict.fromkeys((module for module in model.modules() if isinstance(module, AttachedSE)), 0)
+
+    def count(block: AttachedSE, _: object, __: object) -> None:
+        times[block] += 1
+
+    handles = [block.register_forward_hook(count) for block in times]
     try:
         with as_written(model), torch.no_grad():
             outputs = run_on(model, flow.example)
     except Exception:  # whatever somebody's model may raise
         outputs = ()
+    finally:
+        for handle in handles:
+            handle.remove()
     pairs = list(zip(tensors(flow.outputs), tensors(outputs), strict=False))
     if not pairs or (equal and not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)):
         raise SenetError(
-            f"{type(model).__name__} does not run with blocks in it, or gives other outputs, with them or from run to "
-            "run; leave modules out by where, or pass preserve_outputs=False"
+            f"{name} does not run with blocks in it, or gives other outputs, with them or from run to run; leave "
+            "modules out by where, or pass preserve_outputs=False"
         )
+    sites = [(place, attached(module)) for place, module in model.named_modules()]
+    wrong = [place for place, block in sites if block is not None and times[block] != 1]
+    if wrong:
+        raise SenetError(f"{name} does not run the block at {wrong[0]} exactly once; leave that module out by where")
 
 
 # ---- choosing --------------------------------------------------------------------------------------------------------
@@ -330,7 +344,7 @@ def check_chosen(
 
 
 def named_sites(model: nn.Module, where: Where) -> Iterator[Site]:
-    """Yield a site behind every module that was named, for a model that cannot be run."""
+    """Yield a site after every module that was named, for a model that cannot be run."""
     for name, module in model.named_modules():
         if name and matches(name, where):
             channels = next(

@@ -105,13 +105,13 @@ class Places:
         return self.structure.times[call.name] == 1 and call.name not in self.taken and can_carry(call.module)
 
     def behind(self, value: Value) -> Value:
-        """Return what the norms and the activation behind a value make of it, where nothing else reads it."""
+        """Return what the norms and the activation after a value make of it, where nothing else reads it."""
         value = self.behind_norms(value)
         closed = len(value.users) == 1 and value.users[0].operation in ACTIVATIONS
         return value.users[0] if closed else value
 
     def site_of(self, merge: Merge, placement: Placement) -> Site | None:
-        """Return the site of a merge; a sum's may have to be behind it."""
+        """Return the site of a merge; a sum's may have to be after it."""
         unit, gated = merge.value.scope, self.structure.gated(merge.region)
         if merge.kind != "residual branch" or placement == "standard":
             site = self.place(merge.branch, merge.kind, unit, gated)
@@ -127,7 +127,7 @@ class Places:
         return self.place(result, kind, unit, gated) or self.place(merge.value, kind, unit, gated)
 
     def first(self, merge: Merge, unit: str, gated: bool) -> Site | None:
-        """Return the site in front of the first module of a branch."""
+        """Return the site before the first module of a branch."""
         for call in self.flow.calls:
             value, out = call.input, call.output
             if value is None or out is None or not self.structure.is_map(value) or merge.region >> value.index & 1:
@@ -142,7 +142,7 @@ class Places:
         return any(isinstance(m, nn.modules.conv._ConvNd) and max(m.kernel_size) > 1 for m in modules)
 
     def behind_norms(self, value: Value) -> Value:
-        """Return what the norms behind a value make of it, those that turn the map around for it included."""
+        """Return what the norms after a value make of it, those that turn the map around for it included."""
         last = value
         while len(value.users) == 1 and value.users[0].operation in NORMS | TURNS:
             value = value.users[0]
@@ -150,7 +150,7 @@ class Places:
         return last
 
     def plain(self) -> tuple[list[Site], list[Skipped]]:
-        """Return the sites behind the activation of every convolution that is not depthwise."""
+        """Return the sites after the activation of every convolution that is not depthwise."""
         sites, skipped = [], []
         for conv in reversed(self.flow.values):  # the last has the least choice, for nothing may take what it makes
             if conv.operation not in CONVOLUTIONS or not self.structure.is_map(conv) or math.prod(conv.shape[2:]) == 1:

@@ -15,7 +15,7 @@ def optimize(model: nn.Module, for_: Purpose, **options: Any) -> nn.Module:
     """Make a model faster and keep its outputs.
 
     Args:
-        model: one of ours, or of timm or torchvision.
+        model: a network of senet, timm or torchvision.
         for_: "training" changes the model in place, see `senet.optimization.training.optimize_for_training` (option
             `fused`); "inference" returns a copy that cannot be trained, see
             `senet.optimization.inference.optimize_for_inference` (options `backend`, `precision`, `micro_batch`).

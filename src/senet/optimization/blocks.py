@@ -92,7 +92,7 @@ class FusedSEResNeXtBottleneck(LegacyBottleneck, senet.SEResNeXtBottleneck):
 
 
 class FusedSEResNetBlock(FusedBlock, senet.SEResNetBlock):
-    """timm's basic block of legacy_seresnet18 and 34, with a ReLU in front of SE."""
+    """timm's basic block of legacy_seresnet18 and 34, with a ReLU before SE."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, h, w)."""
@@ -149,4 +149,4 @@ FUSED: Mapping[type[nn.Module], type[Fusible]] = MappingProxyType(
     }
 )
 PLAIN: Mapping[type[nn.Module], type[nn.Module]] = MappingProxyType({fused: plain for plain, fused in FUSED.items()})
-"""The fused class for each class of blocks; for sequences that hold a BatchNorm with a ReLU behind it."""
+"""The fused class for each class of blocks; for sequences that hold a BatchNorm with a ReLU after it."""

@@ -158,7 +158,7 @@ def optimize_for_inference(
     precision: Precision = "fp32",
     micro_batch: int | None = None,
 ) -> InferenceModel:
-    """Fold BatchNorm into convolutions, move each squeeze in front of the expansion, and compile.
+    """Fold BatchNorm into convolutions, move each squeeze before the expansion, and compile.
 
     Args:
         model: any network that torch.fx can trace; it is copied.

@@ -1,4 +1,4 @@
-"""Exact rewriting of a network for inference: BatchNorm into convolutions, the squeeze in front of the expansion.
+"""Exact rewriting of a network for inference: BatchNorm into convolutions, the squeeze before the expansion.
 
 A bottleneck ends in a 1x1 convolution, v = W h + c once its BatchNorm is folded, and the mean over positions commutes
 with it: mean(v) = W mean(h) + c. So SE's gate comes from h, which has a quarter of the channels, and the first layer of
@@ -24,7 +24,7 @@ from senet.ops.passes import GATES
 
 
 class EarlyGate(nn.Module):
-    """The gate of an SE block behind a 1x1 convolution, from the input of that convolution.
+    """The gate of an SE block after a 1x1 convolution, from the input of that convolution.
 
     Args:
         conv: the convolution, with BatchNorm folded into it.
@@ -98,7 +98,7 @@ def rewrite(model: nn.Module) -> fx.GraphModule:
 
 
 def unfold_attached(model: nn.Module) -> None:
-    """Make the blocks of `insert_se` layers of their own, beside the layers that they hang on."""
+    """Make the blocks of `insert_se` layers of their own, beside the layers that run them."""
     for name, module in list(model.named_modules()):
         block = attached(module)
         if block is not None and fx.Tracer().is_leaf_module(module, name):
@@ -124,7 +124,7 @@ def convolution_before(graph: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, n
 
 
 def fold_norms(graph: fx.GraphModule) -> None:
-    """Fold every BatchNorm behind a convolution into it, in double precision."""
+    """Fold every BatchNorm after a convolution into it, in double precision."""
     for node in list(graph.graph.nodes):
         norm = module_at(graph, node)
         found = convolution_before(graph, node) if isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) else None
@@ -150,7 +150,7 @@ def folded_values(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def move_squeezes(graph: fx.GraphModule) -> None:
-    """Compute the gate of every SE block behind a 1x1 expansion from the input of that convolution."""
+    """Compute the gate of every SE block after a 1x1 expansion from the input of that convolution."""
     for node in list(graph.graph.nodes):
         se = module_at(graph, node)
         excitation = None if se is None else excitation_of(se)

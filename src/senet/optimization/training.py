@@ -16,7 +16,7 @@ def optimize_for_training(model: nn.Module, *, fused: bool = True) -> nn.Module:
     The model changes in place: no parameter, buffer or key of the state dict does.
 
     Args:
-        model: one of ours, or a ResNet, ResNeXt or SENet of timm or torchvision.
+        model: a network of senet, or a ResNet, ResNeXt or SENet of timm or torchvision.
         fused: False undoes it.
 
     Returns:
@@ -45,6 +45,6 @@ def optimize_for_training(model: nn.Module, *, fused: bool = True) -> nn.Module:
 
 
 def has_pairs(sequence: nn.Sequential) -> bool:
-    """Whether a BatchNorm has a ReLU behind it."""
+    """Whether a BatchNorm has a ReLU after it."""
     layers = list(sequence)
     return any(is_norm_and_relu(layers[i : i + 2]) for i in range(len(layers)))
