@@ -18,7 +18,9 @@ from senet.terminal import printable
 
 STATUSES = (0, 1, 2, 128 + 2, 128 + 13, 128 + 15)
 """Done; done but for the inputs that are listed; bad input; stopped by a signal."""
-RAW = re.compile(r"Traceback|\[Errno|\w+(?:Error|Exception)\(|<_io\.|<class '| object at 0x")
+RAW = re.compile(
+    r"Traceback|\[Errno|\w+(?:Error|Exception)\(|<_io\.|<class '| object at 0x|invalid literal|could not convert"
+)
 """What only a programmer reads."""
 
 

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+import torch
+
 from senet.cli.analysis import run_ablate, run_explain, run_prune, run_record
 from senet.cli.networks import run_convert, run_insert, run_models
 from senet.cli.parsing import summary
@@ -55,6 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SenetError as error:
         say(f"senet: {printable(str(error))}", console(stderr=True))
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or ["no more can be had"])[0]
+        say(f"senet: out of memory ({printable(reason)}); take a smaller batch, image or network", console(stderr=True))
+        return 2
     except KeyboardInterrupt:
         say("senet: stopped", console(stderr=True))
         return 130
@@ -62,3 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 141
     return 0
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that there is no memory left, on the processor or on a GPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
