@@ -220,6 +220,14 @@ def test_what_is_wrong_with_a_value_is_said_in_words(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_number_of_channels_is_checked_wherever_it_is_given(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    network = ["cifar_se_resnet20", str(PACKAGED / "cifar_se_resnet20" / "cifar10"), str(tmp_path / "new")]
+    for channels in ("-1", "0"):
+        assert_refused(capsys, ["convert", *network, "--in-channels", channels], f"in_channels is {channels}")
+
+
 def test_memory_that_runs_out_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     network = ["cifar_se_resnet20", str(PACKAGED / "cifar_se_resnet20" / "cifar10"), str(tmp_path / "new")]
     assert_refused(capsys, ["convert", *network, "--num-classes", str(10**12)], "out of memory", "take a smaller")
