@@ -1,6 +1,7 @@
 """A hundred of the cases in every run of the tests."""
 
 import pytest
+
 from fuzz import MAKERS, finding
 
 NUMBER = 100
