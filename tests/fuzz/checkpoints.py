@@ -120,7 +120,7 @@ def with_no_number(state: State, random: Random) -> tuple[str, Any, str]:
     key = random.choice([key for key in state if state[key].dim()])
     value = state[key]
     changed = random.choice((value.to(torch.complex64), value.tolist(), value.to(torch.int8), None))
-    return f"{type(changed).__name__} in place of numbers", state | {key: changed}, key
+    return f"{getattr(changed, 'dtype', type(changed).__name__)} in place of numbers", state | {key: changed}, key
 
 
 BAD = (without_a_key, with_another_key, with_another_shape, with_no_number)

@@ -109,7 +109,8 @@ def run_apart(argv: list[str], folder: Path) -> tuple[int, str, str]:
 def warning_plainly() -> Iterator[None]:
     """Let each warning be a line on standard error, whatever was warned of before."""
     with warnings.catch_warnings():
-        warnings.simplefilter("always")
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
         yield
 
