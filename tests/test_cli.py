@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from senet.cli import COMMANDS, main
 from senet.cli.parsing import one_sentence
 from senet.data.datasets import open_split
-from senet.models.folder import from_pretrained
+from senet.models.folder import PACKAGED, from_pretrained
 from senet.recipes import RECIPES
 from senet.recipes.digits import digits
 
@@ -188,6 +188,58 @@ ASCII_BOX = """\
 )
 def test_one_sentence_of_a_box(box: str, sentence: str) -> None:
     assert one_sentence(box) == sentence
+
+
+LONG = "x" * 90 + "/[red] │ ── " + "y" * 90  # Python itself cuts what int() refuses after 200 letters
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["predict", "a.png", "--top", LONG], f"error parsing --top: expected an integer, not '{LONG}'"),
+        (["predict", "a.png", "--top", "1.5"], "error parsing --top: expected an integer, not '1.5'"),
+        (["convert", "a", "b", "c", "--num-classes", LONG], f"--num-classes: expected None or INT, not '{LONG}'"),
+        (["train", "digits", "--output", "x", "--optimizer.lr", "x"], "--optimizer.lr: expected a number, not 'x'"),
+        (["train", "digits", "--output", "x", "--data.augmentation.crop-scale", "1"], "None or FLOAT FLOAT, not '1'"),
+        (["train", "digits", "--output", "x", "--model.se.stages", "a"], "expected None or [INT [INT ...]], not 'a'"),
+        (["train", "digits", "--output", "x", "--model.options", "a"], "expected pairs of a key and a value"),
+        (["train", "digits", "--output", "x", "--optimizer.lr", "nan"], "senet: optimizer.lr is nan; expected"),
+        (["train", "digits", "--output", "x", "--batch-size", "9" * 30], f"batch_size is {'9' * 30}"),
+        (
+            ["evaluate", "cifar_se_resnet20", "--data.dataset", "d", "--scales", "1", "x"],
+            "among '1', 'x' is of an",
+        ),
+        (["evaluate", "cifar_se_resnet20", "--data.dataset", "d", "--crop", "9" * 30], f"crop is {'9' * 30}"),
+    ],
+)
+def test_what_is_wrong_with_a_value_is_said_in_words(
+    argv: list[str], sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_refused(capsys, argv, sentence)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_number_of_channels_is_checked_wherever_it_is_given(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    network = ["cifar_se_resnet20", str(PACKAGED / "cifar_se_resnet20" / "cifar10"), str(tmp_path / "new")]
+    for channels in ("-1", "0"):
+        assert_refused(capsys, ["convert", *network, "--in-channels", channels], f"in_channels is {channels}")
+
+
+def test_memory_that_runs_out_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    network = ["cifar_se_resnet20", str(PACKAGED / "cifar_se_resnet20" / "cifar10"), str(tmp_path / "new")]
+    assert_refused(capsys, ["convert", *network, "--num-classes", str(10**12)], "out of memory", "take a smaller")
+
+
+def test_a_defect_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("senet.cli.COMMANDS", {"models": broken})
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        main(["models"])
 
 
 def test_convert_makes_a_model_folder_of_anybodys_weights(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

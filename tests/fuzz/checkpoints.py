@@ -99,7 +99,7 @@ GOOD = (plain, prefixed, wrapped, wrapped, counted, halved, as_parameters)
 def without_a_key(state: State, random: Random) -> tuple[str, Any, str]:
     """A key is missing."""
     key = random.choice([key for key in state if "num_batches" not in key])
-    return "missing key", {k: v for k, v in state.items() if k != key}, key
+    return f"without {key}", {k: v for k, v in state.items() if k != key}, key
 
 
 def with_another_key(state: State, random: Random) -> tuple[str, Any, str]:
@@ -120,7 +120,7 @@ def with_no_number(state: State, random: Random) -> tuple[str, Any, str]:
     key = random.choice([key for key in state if state[key].dim()])
     value = state[key]
     changed = random.choice((value.to(torch.complex64), value.tolist(), value.to(torch.int8), None))
-    return f"{type(changed).__name__} in place of numbers", state | {key: changed}, key
+    return f"{getattr(changed, 'dtype', type(changed).__name__)} in place of numbers", state | {key: changed}, key
 
 
 BAD = (without_a_key, with_another_key, with_another_shape, with_no_number)
@@ -161,7 +161,8 @@ def make(random: Random, folder: Path) -> Case:
         about, value = random.choice(GOOD)(state, random)
         content = saved(value, random)
         if about == "plain" and random.random() < 0.5:
-            about, content, path = "safetensors", save(state), path.with_suffix(".safetensors")
+            about, content, path = "safetensors", save(state), path.with_name("a [red].safetensors")
+            names = (str(path.relative_to(folder)),)
     elif draw < 0.7:
         about, value, key = random.choice(BAD)(state, random)
         content, names = saved(value, random), (key, *names)

@@ -13,6 +13,7 @@ import senet
 from fuzz.folders import filled, network
 from fuzz.judge import Case
 from fuzz.pictures import pixels
+from senet.cli import main
 
 CLASSES = ("bar", "loop", "rod")
 TRAIN = ("--data.dataset", "data", "--epochs", "1", "--batch-size", "8")

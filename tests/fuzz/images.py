@@ -26,7 +26,7 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
     8: lambda a: a.transpose(1, 0, 2)[::-1],
 }
-"""What each EXIF orientation asks for (EXIF 2.32, tag 0x0112: where the first row and column of what is stored belong)."""
+"""What each EXIF orientation asks for (EXIF 2.32, tag 0x0112: where the stored first row and column belong)."""
 MODES = ("RGB", "L", "LA", "P", "1", "RGBA", "CMYK", "YCbCr", "LAB")
 FORMATS = (".png", ".jpg", ".webp", ".bmp", ".tif", ".gif", ".ppm", ".ico", ".jp2", ".tga")
 

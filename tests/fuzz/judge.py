@@ -18,7 +18,9 @@ from senet.terminal import printable
 
 STATUSES = (0, 1, 2, 128 + 2, 128 + 13, 128 + 15)
 """Done; done but for the inputs that are listed; bad input; stopped by a signal."""
-RAW = re.compile(r"Traceback|\[Errno|\w+(?:Error|Exception)\(|<_io\.|<class '| object at 0x")
+RAW = re.compile(
+    r"Traceback|\[Errno|\w+(?:Error|Exception)\(|<_io\.|<class '| object at 0x|invalid literal|could not convert"
+)
 """What only a programmer reads."""
 
 
@@ -81,7 +83,7 @@ def mentions(text: str, name: str) -> bool:
 def run_here(argv: list[str], folder: Path) -> tuple[int, str, str]:
     """Run a command in this process; return exit status, standard output and standard error."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), quiet():
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warning_plainly():
         try:
             status = main(argv)
         except SystemExit as stop:
@@ -93,7 +95,7 @@ def run_apart(argv: list[str], folder: Path) -> tuple[int, str, str]:
     """Run a command in a process of its own."""
     paths = os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "senet", *argv],
+        [sys.executable, "-m", "senet", *argv],
         cwd=folder,
         env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": paths},
         capture_output=True,
@@ -104,10 +106,12 @@ def run_apart(argv: list[str], folder: Path) -> tuple[int, str, str]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Let warnings of other libraries pass: they are no part of what is judged."""
+def warning_plainly() -> Iterator[None]:
+    """Let each warning be a line on standard error, whatever was warned of before."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
         yield
 
 

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+import torch
+
 from senet.cli.analysis import run_ablate, run_explain, run_prune, run_record
 from senet.cli.networks import run_convert, run_insert, run_models
 from senet.cli.parsing import summary
@@ -62,10 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 141
-    except Exception:
-        if first_to_fail():
+    except Exception as error:
+        if not first_to_fail():
+            return 2  # another process has failed, and this one could not go on without it
+        if not is_out_of_memory(error):
             raise
-        return 2  # another process has failed, and this one could not go on without it
+        reason = (str(error).splitlines() or ["no more can be had"])[0]
+        say(f"senet: out of memory ({printable(reason)}); take a smaller batch, image or network", console(stderr=True))
+        return 2
     return 0
 
 
@@ -78,3 +84,8 @@ def run_command(argv: Sequence[str]) -> None:
         given = f"{argv[0]!r} is no command" if argv else "the command is missing"
         raise SenetError(f"{given}; expected {', '.join(COMMANDS)}")
     COMMANDS[argv[0]](argv[1:])
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that there is no memory left, on the processor or on a GPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

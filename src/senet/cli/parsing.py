@@ -4,9 +4,11 @@ import contextlib
 import inspect
 import io
 import json
+import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,10 @@ def parse(command: Any, argv: Sequence[str], prog: str, default: Any = None) -> 
         SystemExit: `--help` was asked for and printed.
     """
     said = io.StringIO()
+    helping = {"-h", "--help"} & set(argv)
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(
+        with contextlib.redirect_stderr(said), contextlib.nullcontext() if helping else unbounded_lines():
+            parsed = tyro.cli(
                 command,
                 args=list(argv),
                 prog=prog,
@@ -38,16 +41,58 @@ def parse(command: Any, argv: Sequence[str], prog: str, default: Any = None) -> 
         if not stop.code:
             raise
         raise SenetError(f"{one_sentence(said.getvalue())}; `{prog} --help` explains all arguments") from None
+    check_numbers(parsed)
+    return parsed
+
+
+@contextlib.contextmanager
+def unbounded_lines() -> Iterator[None]:
+    """Let tyro believe in a terminal of any width: it breaks long values into lines."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "1000000"
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
+
+
+REWORDINGS = (
+    (r"no type matching (.+?) could be instantiated from \[(.*?)\](?:\.\s+Got errors:.*)?$", r"expected \1, not \2"),
+    (r"invalid literal for int\(\) with base 10: ", "expected an integer, not "),
+    (r"could not convert string to float: ", "expected a number, not "),
+    (r"Could not find valid parse for arguments: \[(.*?)\]$", r"a value among \1 is of another kind"),
+    (r"Failed to parse key-value pairs!", "expected pairs of a key and a value"),
+    (r"^error parsing config(?:\.\w+)+: ", ""),
+    (r"`\[bold\](.*?)\[/bold\]`", r"`\1`"),
+    (r"\{None\}\|\{?(.*?)\}?, not", r"None or \1, not"),
+)
+"""What tyro and Python say to programmers, and what is said in its place."""
 
 
 def one_sentence(box: str) -> str:
-    """Return the mistake that a box of tyro's describes: what follows its first rule, without help texts."""
+    """Return the mistake that a box of tyro's describes: what follows its title, without help texts."""
     lines = [re.sub(r"^(│ |  )|[│ ]+$", "", line) for line in box.splitlines()]
-    rules = [i for i, line in enumerate(lines) if re.search(r"^[╭╰]|──|--- *$|^---", line)] + [len(lines)] * 2
-    told = " ".join(line.strip() for line in lines[rules[0] + 1 : rules[1]] if not line.startswith("     "))
+    title = next((i for i, line in enumerate(lines) if re.search(r"^[╭╰]|──|--- *$", line)), 0)
+    before_rule = takewhile(lambda line: not re.fullmatch(r" *[─╰╯-]+", line), lines[title + 1 :])
+    told = " ".join(line.strip() for line in before_rule if not line.startswith("     "))
     near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", box, re.DOTALL)
     sentence = told[:1].lower() + told[1:].strip().rstrip(".")
+    for theirs, ours in REWORDINGS:
+        sentence = re.sub(theirs, ours, sentence, flags=re.DOTALL)
     return f"{sentence}; perhaps you meant {near[1]}" if near else sentence
+
+
+def check_numbers(parsed: Any, place: str = "") -> None:
+    """Raise a SenetError for a number that no counter can hold, anywhere in a dataclass of arguments."""
+    for field in fields(parsed):
+        value, name = getattr(parsed, field.name), f"{place}{field.name}"
+        if is_dataclass(value):
+            check_numbers(value, "" if name == "config" else f"{name}.")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and abs(number) >= 2**63:
+                raise SenetError(f"{name} is {number}; expected a number of less than 19 digits")
 
 
 def check_new(folder: Path) -> None:

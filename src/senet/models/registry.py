@@ -87,8 +87,6 @@ def create_model(
     if se is not None and not model_card(name).has_se:
         twin = next((n for n in (f"se_{name}", name.replace("cifar_", "cifar_se_")) if n in CARDS and n != name), None)
         raise SenetError(f"se is given, but {name} is a plain network; the network with SE is {twin}")
-    if in_channels < 1:
-        raise SenetError(f"in_channels is {in_channels}; expected at least 1")
     config = ModelConfig(
         name=name, num_classes=num_classes, in_channels=in_channels, se=se or SEOptions(), options=options
     )
@@ -125,6 +123,8 @@ def build(config: ModelConfig) -> Network:
     Raises:
         SenetError: as `create_model`.
     """
+    if config.in_channels < 1:
+        raise SenetError(f"in_channels is {config.in_channels}; expected at least 1")
     model = cast(Network, build_foreign(config)) if is_foreign(config.name) else build_own(config)
     if config.inserted:
         attach_at(model, config.inserted, config.inserted_se)
