@@ -32,6 +32,7 @@ def test_images_are_turned_upright(tmp_path, orientation, extension):
         assert np.array_equal(np.asarray(read_picture(source)), np.asarray(expected))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_damaged_exif_data_are_no_reason_to_lose_an_image(tmp_path):
     data = io.BytesIO()
     Image.fromarray(NOISE).save(data, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12" * 9)
@@ -145,6 +146,7 @@ def test_heic_names_its_extra(tmp_path, monkeypatch):
         read(tmp_path / "photo.heic")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_mutated_files_give_an_image_or_one_sentence(tmp_path):
     rng = np.random.default_rng(3)
     files = []
