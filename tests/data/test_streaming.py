@@ -151,6 +151,17 @@ def test_a_worker_s_death_is_no_error_in_the_middle_of_something_else(monkeypatc
     assert "\n" not in str(caught.value)
 
 
+def broken(index):
+    raise MemoryError
+
+
+def test_whatever_fails_in_a_worker_is_one_sentence():
+    split = ImageSplit(source="broken", size=4, class_names=("a",), read_image=broken)
+    with pytest.raises(SenetError, match=r"a process that reads images failed \(MemoryError\), perhaps") as caught:
+        list(streaming(num_workers=1, split=split).batches(0))
+    assert "\n" not in str(caught.value)
+
+
 def test_process_that_the_last_images_do_not_reach():
     loader = streaming(split=pictures(9), num_processes=4, rank=3, batch_size=2)
     (_, full), (x, y) = loader.batches(0)

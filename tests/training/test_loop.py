@@ -336,6 +336,11 @@ def test_batches_that_differ_in_size_are_even_for_images_that_are_paired(tmp_pat
     assert [size for size, trained in sizes if trained] == [18, 20, 18, 20, 20]
 
 
+def test_the_name_of_a_run_is_printed_as_it_is(tmp_path: Path, linear, capsys):
+    train(ONE_STEP, tmp_path / "[red]run [!]")
+    assert "[red]run [!]: epoch 1/1" in capsys.readouterr().err
+
+
 def test_fp16_without_a_gpu_is_refused_before_anything_is_written(tmp_path: Path):
     with pytest.raises(SenetError, match=r"compute\.precision is 'fp16'"):
         train(replace(RUN, compute=replace(CPU, precision="fp16")), tmp_path / "run")

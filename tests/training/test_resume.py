@@ -152,6 +152,30 @@ def test_a_signal_in_the_last_epoch_s_evaluation_has_nothing_left_to_stop(tmp_pa
     assert_same_run(train(SIMPLE, tmp_path / "run"), uninterrupted("simple"))
 
 
+def test_a_run_killed_in_an_evaluation_that_outlasts_a_signal_loses_nothing(tmp_path, monkeypatch, uninterrupted):
+    """Batch systems send SIGTERM, and SIGKILL soon after; the epoch's training must not be done again."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(model, batches, **options):
+        if trainers[-1].position.epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            next(iter(batches))
+            raise Killed
+        return score(model, batches, **options)
+
+    score, evaluate, trainers = loop.score, loop.Trainer.evaluate, []
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Trainer, "evaluate", lambda self: (trainers.append(self), evaluate(self))[1])
+        patched.setattr(loop, "score", killed)
+        with pytest.raises(Killed):
+            train(SIMPLE, tmp_path / "run")
+    position = state_of(tmp_path / "run")["position"]
+    assert (position["epoch"], position["batch"]) == (1, 3)
+    assert_same_run(train(SIMPLE, tmp_path / "run", resume=True), uninterrupted("simple"))
+
+
 def test_a_finished_run_is_left_as_it_is(tmp_path, uninterrupted):
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     run = train(SIMPLE, tmp_path / "run")

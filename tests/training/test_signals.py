@@ -112,8 +112,8 @@ def whole(images, tmp_path_factory):
 
 def assert_goes_on(images, run, whole):
     run_here(images, run, "--resume")
-    ours = weights(run)
-    assert all(torch.equal(ours[key], whole[key]) for key in whole)
+    resumed = weights(run)
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the workers in /proc")

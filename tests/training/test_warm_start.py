@@ -1,4 +1,4 @@
-"""Runs that start from weights: the network and its preprocessing are theirs, except for what somebody asked for."""
+"""Runs that start from weights: network and preprocessing come with them, except for what somebody asked for."""
 
 import json
 import logging
@@ -257,13 +257,13 @@ def test_a_run_goes_on_without_the_weights_it_started_from(tmp_path, request, mo
 
 
 def test_weights_that_say_nothing_of_themselves_take_the_name_of_the_recipe(tmp_path, caplog):
-    theirs = unlike_random(senet.create_model("cifar_se_resnet20", 10, 3))
-    state = {key: tensor.clone() for key, tensor in theirs.state_dict().items()}
+    saved = unlike_random(senet.create_model("cifar_se_resnet20", 10, 3))
+    state = {key: tensor.clone() for key, tensor in saved.state_dict().items()}
     torch.save(state, tmp_path / "weights.pth")
     with caplog.at_level(logging.WARNING):
         model, config = started(tmp_path / "weights.pth")
-    assert torch.equal(model.fc.weight, theirs.fc.weight)
-    assert config.data.preprocessing == theirs.preprocessing
+    assert torch.equal(model.fc.weight, saved.fc.weight)
+    assert config.data.preprocessing == saved.preprocessing
 
 
 @pytest.mark.parametrize("names", [None, tuple("0123456789"), tuple("1023456789")])

@@ -216,8 +216,8 @@ class StreamingLoader:
                     batch = next(batches, None)
             except SenetError as error:  # a worker's error carries the worker's traceback in its text
                 raise SenetError(last_line(error).removeprefix("senet.errors.SenetError: ")) from error
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
+            except Exception as error:  # of any kind in a worker, or of what is between it and this process
+                if not (isinstance(error, OSError | EOFError) or "DataLoader worker" in str(error)):
                     raise
                 raise SenetError(
                     f"a process that reads images failed ({last_line(error)}), perhaps for lack of memory; "
@@ -229,5 +229,5 @@ class StreamingLoader:
 
 
 def last_line(error: Exception) -> str:
-    """Return the last line of an error's text, without its full stop."""
-    return str(error).strip().splitlines()[-1].rstrip(". ")
+    """Return the last line of an error's text, without its full stop, or the error's kind if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].rstrip(". ")

@@ -363,7 +363,7 @@ class Trainer:
             self.stop_for(error)
 
     def evaluation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the evaluation's batches; save at a signal, for the evaluation may take longer than it leaves us."""
+        """Yield the evaluation's batches; save at a signal, for a long evaluation may be killed before its end."""
         saved = not self.accelerator.is_main_process
         for images, labels in self.data.evaluation.batches(0):
             if self.caught and not saved:

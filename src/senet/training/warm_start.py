@@ -1,4 +1,4 @@
-"""Starting from weights: the network and its preprocessing are theirs, but for what the caller asked for."""
+"""Starting from weights: the network and its preprocessing come with them, except for what the caller asked for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
