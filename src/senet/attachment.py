@@ -14,6 +14,7 @@ from functools import cache
 from types import new_class
 from typing import Any, cast
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_module_registration_hook
@@ -118,13 +119,13 @@ def set_plain_class(module: nn.Module, plain: Any) -> None:
 
 def attached(module: nn.Module | None) -> AttachedSE | None:
     """Return the block that runs after a module or before it; None if there is none."""
-    block = None if module is None else module._modules.get(NAME)
-    return block if isinstance(block, AttachedSE) and isinstance(module, Scaled) else None
+    block = module._modules.get(NAME) if isinstance(module, Scaled) else None
+    return block if isinstance(block, AttachedSE) else None
 
 
 def can_carry(module: nn.Module) -> bool:
     """Whether a module can run a block: it has no `se`, no `forward` of its own, and runs no child unasked."""
-    unfit = nn.Sequential | nn.ModuleList | nn.ModuleDict | fx.GraphModule
+    unfit = nn.Sequential | nn.ModuleList | nn.ModuleDict | fx.GraphModule | torch.jit.ScriptModule
     return not hasattr(module, NAME) and "forward" not in module.__dict__ and not isinstance(module, unfit)
 
 
@@ -149,7 +150,7 @@ class Children(dict[str, nn.Module | None]):
         old = self.get(name)
         if old is not None and old is not new and holds_blocks(old):
             moved = any(child is old for key, child in self.items() if key != name)
-            if not moved and not (new is not None and any(m is old or isinstance(m, Scaled) for m in new.modules())):
+            if not moved and not keeps_blocks(old, new):
                 self.hand_over(name, old, new)
         super().__setitem__(name, new)
 
@@ -180,12 +181,21 @@ class Children(dict[str, nn.Module | None]):
     def hand_over(self, name: str, old: nn.Module, new: nn.Module | None) -> None:
         """Give the block of a child to the one that comes into its place."""
         block = attached(old)
-        if block is None or new is None or not (new._modules.get(NAME) is block or can_carry(new)):
+        if block is None or new is None or not (getattr(new, NAME, None) is block or can_carry(new)):
             if any(attached(module) for module in old.modules()):
                 refuse(name, old)
         else:
             run(new, block)
             new._modules[NAME] = block
+
+
+def keeps_blocks(old: nn.Module, new: nn.Module | None) -> bool:
+    """Whether what replaces a module holds it, or has blocks itself, as a copy has; not those of another place."""
+    if new is None:
+        return False
+    if attached(old) and attached(new) and attached(old) is not attached(new):
+        return plain_class(old) is plain_class(new)  # else it is one layer for several places, such as one Identity
+    return any(module is old or isinstance(module, Scaled) for module in new.modules())
 
 
 def refuse(name: str, child: nn.Module) -> None:
@@ -212,11 +222,9 @@ def guard(module: nn.Module) -> None:
 def keep_blocks(parent: nn.Module, name: str, child: nn.Module | None) -> None:
     """Keep blocks where a module is given a child; PyTorch calls this before the child is in its place."""
     if isinstance(child, AttachedSE) and name == NAME:
-        if isinstance(parent, _BatchNorm) and not isinstance(
-            parent, Scaled
-        ):  # a conversion moves a block to its result
+        if isinstance(parent, _BatchNorm) and not isinstance(parent, Scaled):  # a conversion moves children over
             run(parent, child)
-    elif "_modules" in parent.__dict__ and any(
+    elif isinstance(parent.__dict__.get("_modules"), dict) and any(
         m is not None and holds_blocks(m) for m in (child, parent._modules.get(name))
     ):
         guard(parent)
