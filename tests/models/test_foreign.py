@@ -121,6 +121,14 @@ def test_the_weights_of_a_tag_cannot_be_contradicted(libraries, tmp_path, capsys
     assert not libraries
 
 
+def test_a_tag_and_another_number_of_classes(libraries, published):
+    model = create_model(TIMM, num_classes=7)
+    assert model.fc.out_features == 7
+    assert torch.equal(model.conv1.weight, published["conv1.weight"])
+    with pytest.raises(SenetError, match="are of 1000 classes; leave it out, or take a network of timm"):
+        create_model(TORCHVISION, num_classes=7)
+
+
 @pytest.mark.parametrize("name", ["timm/resnet18.imagenet", "torchvision/resnet18.imagenet"])
 def test_an_unknown_tag_is_refused_with_those_that_there_are(name):
     with pytest.raises(SenetError, match="its weights are") as caught:
