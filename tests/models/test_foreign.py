@@ -148,6 +148,9 @@ def test_a_file_of_weights_in_another_librarys_network(tmp_path, published):
     file = tmp_path / "weights.pth"
     torch.save({"model": {f"module.{key}": tensor for key, tensor in published.items()}}, file)
     assert torch.equal(create_model("timm/resnet18", weights=file).fc.weight, published["fc.weight"])
+    old = {key: tensor for key, tensor in published.items() if not key.endswith("num_batches_tracked")}  # PyTorch 0.4
+    torch.save(old, tmp_path / "old.pth")
+    assert torch.equal(create_model("timm/resnet18", weights=tmp_path / "old.pth").fc.weight, published["fc.weight"])
     few = create_model("torchvision/resnet18", 7, weights=file)
     assert (few.num_classes, few.fc.out_features) == (7, 7)
     assert torch.equal(few.conv1.weight, published["conv1.weight"])

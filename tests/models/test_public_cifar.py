@@ -163,3 +163,14 @@ def test_networks_that_are_not_ours_are_named(owner, name, tmp_path):
         with pytest.raises(SenetError, match=f"{owner}.*none of this library's; load it into the class") as caught:
             load()
         assert "\n" not in str(caught.value)
+    its_class = nn.Module()
+    for key in STRANGERS[owner]:
+        place, _, leaf = key.rpartition(".")
+        module = its_class
+        for part in place.split("."):
+            if not hasattr(module, part):
+                module.add_module(part, nn.Module())
+            module = getattr(module, part)
+        module.register_parameter(leaf, nn.Parameter(torch.ones(8, 8)))
+    load_weights(its_class, file)
+    assert not any(parameter.any() for parameter in its_class.parameters())
