@@ -121,6 +121,14 @@ def test_the_weights_of_a_tag_cannot_be_contradicted(libraries, tmp_path, capsys
     assert not libraries
 
 
+def test_a_tag_and_another_number_of_classes(libraries, published):
+    model = create_model(TIMM, num_classes=7)
+    assert model.fc.out_features == 7
+    assert torch.equal(model.conv1.weight, published["conv1.weight"])
+    with pytest.raises(SenetError, match="are of 1000 classes; leave it out, or take a network of timm"):
+        create_model(TORCHVISION, num_classes=7)
+
+
 @pytest.mark.parametrize("name", ["timm/resnet18.imagenet", "torchvision/resnet18.imagenet"])
 def test_an_unknown_tag_is_refused_with_those_that_there_are(name):
     with pytest.raises(SenetError, match="its weights are") as caught:
@@ -140,6 +148,9 @@ def test_a_file_of_weights_in_another_librarys_network(tmp_path, published):
     file = tmp_path / "weights.pth"
     torch.save({"model": {f"module.{key}": tensor for key, tensor in published.items()}}, file)
     assert torch.equal(create_model("timm/resnet18", weights=file).fc.weight, published["fc.weight"])
+    old = {key: tensor for key, tensor in published.items() if not key.endswith("num_batches_tracked")}  # PyTorch 0.4
+    torch.save(old, tmp_path / "old.pth")
+    assert torch.equal(create_model("timm/resnet18", weights=tmp_path / "old.pth").fc.weight, published["fc.weight"])
     few = create_model("torchvision/resnet18", 7, weights=file)
     assert (few.num_classes, few.fc.out_features) == (7, 7)
     assert torch.equal(few.conv1.weight, published["conv1.weight"])

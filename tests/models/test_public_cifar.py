@@ -12,8 +12,10 @@ from torch import nn
 
 from networks import num_parameters, randomise, relative_difference
 from senet.block import SEBlock
+from senet.cli import main
 from senet.errors import SenetError
 from senet.models.checkpoints import read_file
+from senet.models.folder import from_pretrained
 from senet.models.registry import create_model
 from senet.models.weights import load_weights
 from senet.preprocessing import CIFAR
@@ -121,8 +123,9 @@ def test_depths_beyond_the_registry():
         assert num_parameters(create_model("cifar_se_resnet20", depth=56)) == num_parameters(
             create_model("cifar_se_resnet56")
         )
-    with pytest.raises(SenetError, match="depth is 21; expected 6n"):
-        create_model("cifar_resnet20", depth=21)
+    for depth, said in ((21, "depth is 21; expected 6n"), ("26", "depth is '26'; expected a whole number, 6n")):
+        with pytest.raises(SenetError, match=said):
+            create_model("cifar_resnet20", depth=depth)
 
 
 @pytest.mark.parametrize(("units", "remedy"), [(5, "create cifar_resnet32"), (4, "create it with depth=26")])
@@ -133,6 +136,9 @@ def test_another_depth_is_refused_with_what_fits(units, remedy, tmp_path):
         create_model("cifar_resnet20", weights=file)
     name, options = (remedy.split()[1], {}) if units == 5 else ("cifar_resnet20", {"depth": 26})
     assert_same_function(create_model(name, weights=file, **options), theirs)
+    words = [word for option in options.items() for word in ("--options", *map(str, option))]
+    assert main(["convert", name, str(file), str(tmp_path / "model"), *words]) == 0
+    assert_same_function(from_pretrained(tmp_path / "model"), theirs)
 
 
 STRANGERS = {
@@ -157,3 +163,14 @@ def test_networks_that_are_not_ours_are_named(owner, name, tmp_path):
         with pytest.raises(SenetError, match=f"{owner}.*none of this library's; load it into the class") as caught:
             load()
         assert "\n" not in str(caught.value)
+    its_class = nn.Module()
+    for key in STRANGERS[owner]:
+        place, _, leaf = key.rpartition(".")
+        module = its_class
+        for part in place.split("."):
+            if not hasattr(module, part):
+                module.add_module(part, nn.Module())
+            module = getattr(module, part)
+        module.register_parameter(leaf, nn.Parameter(torch.ones(8, 8)))
+    load_weights(its_class, file)
+    assert not any(parameter.any() for parameter in its_class.parameters())

@@ -27,7 +27,7 @@ def plain_state(state: State, expected: Mapping[str, Tensor], source: str) -> tu
         source: for messages.
 
     Returns:
-        The tensors, and what was left out.
+        The tensors, with counts of zero where BatchNorm has none, and what was left out.
 
     Raises:
         SenetError: a tensor without values, quantized, of integers where the model has none, or not finite.
@@ -36,6 +36,8 @@ def plain_state(state: State, expected: Mapping[str, Tensor], source: str) -> tu
     plain = {key: plain_tensor(key, tensor, expected.get(key), source) for key, tensor in state.items()}
     for key in counters:
         del plain[key]
+    counts = {key: torch.zeros_like(tensor) for key, tensor in expected.items() if key.endswith("num_batches_tracked")}
+    plain = counts | plain
     return plain, [f"{len(counters)} counters of other tools are left out"] if counters else []
 
 

@@ -43,6 +43,11 @@ def build_foreign(config: ModelConfig, *, pretrained: bool | None = None) -> nn.
         raise SenetError(f"{library} has no network {architecture!r}; the nearest are {nearest(architecture, known)}")
     if library == "torchvision" and config.in_channels != 3:
         raise SenetError(f"in_channels is {config.in_channels}; the networks of torchvision take 3")
+    if library == "torchvision" and pretrained and config.num_classes not in (None, 1000):
+        raise SenetError(
+            f"num_classes is {config.num_classes}, but torchvision's weights for {architecture} are of 1000 classes; "
+            "leave it out, or take a network of timm, whose classifier then starts anew"
+        )
     options = dict(config.options) | ({} if config.num_classes is None else {"num_classes": config.num_classes})
     model: nn.Module
     try:

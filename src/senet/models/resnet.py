@@ -203,6 +203,8 @@ def imagenet_resnet(
 
 def three_stages(depth: int, per_unit: int, extra: int) -> tuple[int, int, int]:
     """Return the number of units of each stage; raise a SenetError unless `depth` is `per_unit` * n + `extra`."""
+    if not isinstance(depth, int):
+        raise SenetError(f"depth is {depth!r}; expected a whole number, {per_unit}n + {extra}")
     units, rest = divmod(depth - extra, per_unit)
     if units < 1 or rest:
         raise SenetError(f"depth is {depth}; expected {per_unit}n + {extra}")

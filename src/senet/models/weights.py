@@ -115,9 +115,6 @@ def load_checkpoint(model: Network, checkpoint: Checkpoint, adapt: Collection[Ad
     done += classifier + fit_input(state, model, source, "input" in adapt)
     fitted, factor = fit_se(state, model, source)
     expected = {key: tensor for key, tensor in expected.items() if key not in factor_keys(model)}
-    for key, tensor in expected.items():
-        if key.endswith("num_batches_tracked"):
-            state.setdefault(key, torch.zeros_like(tensor))
     check_fit(state, expected, source)
     done += fitted + rounded(state, expected, source)
 
@@ -144,7 +141,6 @@ def load_plain(model: nn.Module, checkpoint: Checkpoint, start_classifier: bool 
         SenetError: the weights do not fit.
     """
     source, config = checkpoint.source, getattr(model, "config", None)
-    check_known(checkpoint)
     if isinstance(config, ModelConfig):
         check_surgery(config, checkpoint)
     expected = model.state_dict()
