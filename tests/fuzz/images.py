@@ -41,7 +41,7 @@ def by_pillow(content: bytes) -> Expected:
                 return "either", None
             return "either", np.asarray(image.convert("RGB"))
     except Exception:  # damaged files make Pillow raise kinds without a common parent
-        return "refused", None
+        return ("either" if content[:2] in (b"II", b"MM") else "refused"), None  # TIFF has other readers
 
 
 def encoded(image: Image.Image, extension: str, **options: object) -> bytes:
