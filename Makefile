@@ -7,13 +7,16 @@ INSTALLED := $(VENV)/.installed
 # glibc keeps what is freed: times without page faults (benchmarks/report.py)
 KEEPING := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=68719476736
 
-.PHONY: demo test lint bench bench-gpu docs clean
+.PHONY: demo test fuzz lint bench bench-gpu docs clean
 
 demo: $(INSTALLED)  ## train a plain network and its SE twin on digits, side by side (about a minute)
 	$(BIN)/senet demo
 
 test: $(INSTALLED)  ## run the tests, a process per core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+
+fuzz: $(INSTALLED)  ## try 1,000 images, weights, folders and command lines made at random
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz
 
 lint: $(INSTALLED)  ## check style and types
 	$(BIN)/ruff check .

@@ -1,10 +1,16 @@
 import importlib.util
 import re
+from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+import senet
+from fuzz.commands import options
+from senet.cli import COMMANDS
+from senet.recipes import get_recipe
 from senet.recipes.paper import PAPER_ROWS
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -40,6 +46,19 @@ def test_the_page_of_recipes_has_every_row_and_no_result_that_is_not_there() -> 
     assert rows[1][:3] == ["SE-ResNet-50", "23.29 / 6.62", "not yet run"]
     assert ["SE-MobileNet", "25.3 / 7.7", "not yet run"] in [row[:3] for row in rows]
     assert ["WRN-16-8", "4.27", "not yet run"] in [row[:3] for row in rows]
+
+
+def test_what_the_page_of_troubles_advises_exists() -> None:
+    text = (DOCS / "troubleshooting.md").read_text()
+    flags, commands = set(re.findall(r"--[a-z][\w.-]+", text)), set(re.findall(r"`senet ([a-z]+)", text))
+    known = set(chain(*(options(command) for command in COMMANDS))) | {"--count"}
+    assert len(flags) >= 10
+    assert flags <= known
+    assert commands <= set(COMMANDS)
+    for name in re.findall(r"senet\.(\w+)\(", text):
+        assert name in senet.__all__
+    for name, field in re.findall(r"`--(data|compute)\.([\w-]+)", text):
+        assert field.replace("-", "_") in {f.name for f in fields(getattr(get_recipe("digits"), name))}
 
 
 def test_links_between_pages_lead_somewhere() -> None:

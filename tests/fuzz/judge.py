@@ -57,11 +57,12 @@ def judge(case: Case, folder: Path, *, in_process: bool = True) -> str:
 def wrong_of(case: Case, status: int, out: str, err: str) -> str:
     """Say what is wrong with an ending, empty if nothing is."""
     sentences = [line for line in err.splitlines() if line.startswith("senet: ")]
+    ours = "\n".join(line for line in err.splitlines() if line.startswith(("senet: ", "  ", "Traceback")))
     missing = [name for name in case.wanted if not mentions(out + err, name)]
     if status not in STATUSES:
         return f"exit status {status}"
-    if RAW.search(err):
-        return f"says what only a programmer reads: {RAW.search(err)[0]!r} in {err.strip()[-300:]!r}"
+    if RAW.search(ours):
+        return f"says what only a programmer reads: {RAW.search(ours)[0]!r} in {err.strip()[-300:]!r}"
     if missing and status != 2:
         return f"{missing[0]!r} is neither in the output nor named"
     if status == 0 and case.expected == "refused":
