@@ -1,6 +1,6 @@
 """The public weights of CIFAR networks: the same logits as the networks that they come from, or one true sentence.
 
-The networks here are written anew from what the repositories say of theirs: names, shapes and arithmetic.
+The networks here are written again, from what the repositories say of theirs: names, shapes and arithmetic.
 """
 
 import re
