@@ -27,7 +27,7 @@ from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import Trainer, train
 from senet.training.warm_start import start_from_weights
 
-OWN = Preprocessing(image_size=12, resize=14, mean=(0.2,), std=(0.01,))
+OWN = Preprocessing(image_size=12, resize=14, mean=(0.2,), std=(0.01,), interpolation="bicubic")
 """The weights' preprocessing; the recipe's would feed values 37 times smaller."""
 RUN = replace(get_recipe("digits"), epochs=1, batch_size=32, compute=ComputeConfig(cpu=True))
 
@@ -103,6 +103,20 @@ def started(weights, config=RUN, **changes):
     """Return the network and the configuration with which a run starts."""
     config, start = start_from_weights(replace(config, weights=str(weights), **changes))
     return start.build(replace(config.model, num_classes=config.model.num_classes or 10)), config
+
+
+def test_a_file_of_several_networks_is_read_as_it_is_said_to_be(tmp_path):
+    first, second = (
+        dict(unlike_random(senet.create_model("cifar_se_resnet20", 10, 1)).state_dict().items()) for _ in range(2)
+    )
+    torch.save({"student": first, "teacher": second}, tmp_path / "both.pth")
+    with pytest.raises(senet.SenetError, match="several networks"):
+        started(tmp_path / "both.pth")
+    model, _ = started(tmp_path / "both.pth", weights_key="teacher", weights_layout="senet")
+    for key, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, second[key], rtol=0, atol=0)
+    with pytest.raises(senet.SenetError, match="weights_key has no effect without weights"):
+        replace(RUN, weights_key="teacher")
 
 
 def network(**changes):

@@ -11,7 +11,7 @@ from senet.block import SEBlock, SEOptions
 from senet.errors import SenetError
 from senet.models.cards import Card, ModelConfig
 from senet.models.hub import FILES, fetch_model_folder, is_hub_id
-from senet.models.layouts import CAFFE, SENET, Layout, State, find_layout, recognise
+from senet.models.layouts import CAFFE, SENET, Layout, State, find_layout, is_first_layer, recognise
 from senet.models.reading import read_state
 from senet.models.registry import CARDS, config_from_dict, model_card, option_value, se_from_dict
 from senet.preprocessing import Preprocessing, of_timm
@@ -78,6 +78,13 @@ class Checkpoint:
         state = self.state
         rows = (state[f"{name}.weight"].shape[0] for name in CLASSIFIERS if f"{name}.weight" in state)
         return next(rows, None)
+
+    @property
+    def in_channels(self) -> int:
+        """The number of channels of the images that the weights are for."""
+        if self.config is not None:
+            return self.config.in_channels
+        return next((int(tensor.shape[1]) for key, tensor in self.state.items() if is_first_layer(key)), 3)
 
     def with_layout(self, layout: str | None) -> "Checkpoint":
         """Return the same weights, to be read in another layout; None for the one that the keys say.

@@ -199,6 +199,8 @@ class TrainConfig:
             its preprocessing are then those of the weights, except for what you set otherwise than the recipe: that is
             applied where the weights can be adapted (classes, channels, dropout, image size ...), and refused where it
             contradicts them. A classifier for other classes starts at random. None starts everything at random.
+        weights_layout: how the file of weights names its tensors, see `load_weights`; None for what its keys say.
+        weights_key: which of several networks in the file of weights, see `load_weights`.
         suggested: values of `model` and `data.preprocessing`, by dotted name, that nobody asked for: the recipe's, or
             the defaults of the classes. Weights that say otherwise replace these and no others.
     """
@@ -214,6 +216,8 @@ class TrainConfig:
     seed: int = 0
     checkpoint_every: int | None = None
     weights: str | None = None
+    weights_layout: str | None = None
+    weights_key: str | None = None
     suggested: Annotated[Mapping[str, Any], Suppress, Fixed] = field(
         default_factory=class_defaults, repr=False, compare=False
     )
@@ -226,6 +230,9 @@ class TrainConfig:
             raise SenetError(f"batch_size is {self.batch_size}; mixup and CutMix pair images and need an even number")
         if self.weights is None:  # else the weights have a say
             self.check_channels()
+            for option in ("weights_layout", "weights_key"):
+                if getattr(self, option) is not None:
+                    raise SenetError(f"{option} has no effect without weights; set that too")
         if self.regularisation.freeze_bn_epochs > self.epochs:
             raise SenetError(
                 f"regularisation.freeze_bn_epochs is {self.regularisation.freeze_bn_epochs}; "

@@ -9,6 +9,7 @@ from senet.models.cards import ModelConfig
 from senet.models.checkpoints import NOT_OF_THE_WEIGHTS, Checkpoint
 from senet.models.folder import find_weights
 from senet.models.foreign import is_foreign
+from senet.models.layouts import SENET
 from senet.models.network import Network
 from senet.models.registry import CARDS, model_card
 from senet.models.weights import create_from_weights
@@ -67,10 +68,13 @@ def start_from_weights(config: TrainConfig) -> tuple[TrainConfig, WarmStart]:
         SenetError: there are no such weights, or what was asked for contradicts them.
     """
     assert config.weights is not None
-    checkpoint = find_weights(config.model.name, config.weights)
+    checkpoint = find_weights(config.model.name, config.weights, layout=config.weights_layout, key=config.weights_key)
     asked = config.asked()
     model = model_of(checkpoint, config.model, asked)
-    stated = checkpoint.preprocessing or checkpoint.layout.preprocessing(model_card(model.name))
+    stated = checkpoint.preprocessing
+    if stated is None:  # then the library that they are of tells, but for this one, where the recipe does
+        of_library = checkpoint.layout.preprocessing(model_card(model.name))
+        stated = config.data.preprocessing if checkpoint.layout is SENET else of_library
     start = WarmStart(checkpoint=checkpoint, model=model, preprocessing=stated.with_channels(model.in_channels))
     check_asked(asked, start)
     return with_asked(config, model, start.preprocessing), start
@@ -104,8 +108,7 @@ def model_of(checkpoint: Checkpoint, config: ModelConfig, asked: Mapping[str, An
         checkpoint.check_network(model_card(name))
         card = model_card(name)
         options = {key: value for key, value in checkpoint.options(card).items() if key in card.options}
-        channels = (checkpoint.preprocessing or checkpoint.layout.preprocessing(card)).in_channels
-        model = ModelConfig(name=name, in_channels=channels, options=options)
+        model = ModelConfig(name=name, in_channels=checkpoint.in_channels, options=options)
     if not is_foreign(name) and model_card(name).has_se:
         model = replace(model, se=checkpoint.se_options() if has_se(checkpoint) else config.se)
     return model
