@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from senet.cli import main
+from senet.errors import warn
 from senet.terminal import printable
 
 STATUSES = (0, 1, 2, 128 + 2, 128 + 13, 128 + 15)
@@ -109,6 +110,7 @@ def run_apart(argv: list[str], folder: Path) -> tuple[int, str, str]:
 @contextlib.contextmanager
 def warning_plainly() -> Iterator[None]:
     """Let each warning be a line on standard error, whatever was warned of before."""
+    warn.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)

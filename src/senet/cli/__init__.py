@@ -1,8 +1,10 @@
 """The command line: `senet COMMAND`, see `COMMANDS`."""
 
 import io
+import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 
 import torch
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     argv = sys.argv[1:] if argv is None else argv
     try:
-        with first_speaks():
+        with first_speaks(), warnings_shown():
             run_command(argv)
     except SenetError as error:
         if first_to_fail():
@@ -84,6 +86,25 @@ def run_command(argv: Sequence[str]) -> None:
         given = f"{argv[0]!r} is no command" if argv else "the command is missing"
         raise SenetError(f"{given}; expected {', '.join(COMMANDS)}")
     COMMANDS[argv[0]](argv[1:])
+
+
+class WarningLines(logging.Handler):
+    """Prints what the library warns of, a line each, on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one warning."""
+        say(f"warning: {printable(record.getMessage())}", console(stderr=True))
+
+
+@contextmanager
+def warnings_shown() -> Iterator[None]:
+    """Show the library's warnings, whatever another library has done to logging."""
+    handler, logger = WarningLines(logging.WARNING), logging.getLogger("senet")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -80,7 +80,8 @@ def read_picture(source: str | Path | bytes) -> Picture:
         header = file.read(16)
         file.seek(0)
         if header.startswith(b"\x93NUMPY"):
-            array: np.ndarray = np.load(file, allow_pickle=False)
+            with memory_enough():
+                array: np.ndarray = np.load(file, allow_pickle=False)
             return array
         image = open_image(file, header)
         if image is None or (image.format == "TIFF" and samples(image) > len(image.getbands())):
@@ -161,7 +162,7 @@ def read_with_tifffile(file: BinaryIO) -> Tensor:
     import tifffile
 
     file.seek(0)
-    with tifffile.TiffFile(file) as tiff:
+    with memory_enough(), tifffile.TiffFile(file) as tiff:
         series = tiff.series[0]
         array, axes = series.asarray(), series.axes
     if sorted(axes)[-2:] != ["X", "Y"] or len(axes) not in (2, 3):
@@ -182,7 +183,7 @@ def read_named(name: str, read: Callable[[], Found]) -> Found:
     try:
         with naming(name):
             return read()
-    except SenetError:
+    except (SenetError, MemoryError):  # a lack of memory is no fault of the image
         raise
     except FileNotFoundError as error:
         raise SenetError(f"there is no image {name}; check the path") from error
@@ -194,6 +195,15 @@ def read_named(name: str, read: Callable[[], Found]) -> Found:
         if isinstance(error, UnidentifiedImageError):
             reason = "it is not an image in a known format"
         raise SenetError(f"{name} cannot be read ({reason}); replace or remove it") from error
+
+
+@contextmanager
+def memory_enough() -> Iterator[None]:
+    """Refuse a file whose header claims more than fits in memory, as a damaged one may."""
+    try:
+        yield
+    except MemoryError as error:
+        raise UnfitPictureError("claims more values than fit in memory; it is damaged or too large") from error
 
 
 @contextmanager
