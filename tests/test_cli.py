@@ -12,7 +12,9 @@ import torchvision
 from safetensors.torch import load_file
 
 from senet.cli import COMMANDS, main
-from senet.cli.parsing import one_sentence
+from senet.cli.parsing import one_sentence, parse
+from senet.cli.training import EvaluateCommand
+from senet.data.config import DataConfig
 from senet.data.datasets import open_split
 from senet.models.folder import PACKAGED, from_pretrained
 from senet.recipes import RECIPES
@@ -295,3 +297,19 @@ def test_evaluate_reads_its_options_before_it_downloads_a_network(
     argv = ["evaluate", "timm/seresnet50.ra2_in1k", "--data.dataset", "digits"]
     assert_refused(capsys, [*argv, "--crop-size", "320"], "unrecognized options: --crop-size")
     assert_refused(capsys, [*argv, "--crop", "x"], "--crop")
+
+
+@pytest.mark.parametrize(
+    ("argv", "in_memory"),
+    [
+        (["--data.in-memory", "False"], False),
+        (["--data.in_memory=False"], False),
+        (["--data.no-in-memory"], False),
+        (["--data.in-memory", "True"], True),
+        (["--data.in-memory"], True),
+    ],
+)
+def test_a_switch_takes_a_value_as_messages_write_it(argv: list[str], in_memory: bool) -> None:
+    default = EvaluateCommand(data=DataConfig(dataset="digits"))
+    command = parse(EvaluateCommand, [*argv, "--json", "True", "--batch-size", "3"], "senet evaluate", default)
+    assert (command.data.in_memory, command.json, command.batch_size) == (in_memory, True, 3)

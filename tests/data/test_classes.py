@@ -1,6 +1,7 @@
 """Classes of data and network, matched by name."""
 
 import unicodedata
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -68,3 +69,11 @@ def test_of_several_processes_the_first_one_speaks(caplog, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert labels_of(split(["birch", "yew"]), None, 2) == [0, 1]
     assert not caplog.records
+
+
+def test_the_remedy_for_numbers_that_are_no_folders_is_to_name_them():
+    images = split(NUMBERS, names_of_folders=False)
+    names = tuple(str(i) for i in range(1, 13))
+    with pytest.raises(SenetError, match=r"no class '0'.* by data\.class_names"):
+        match_classes(images, names, lambda: 12)
+    assert match_classes(replace(images, class_names=names), names, lambda: 12).class_names == names

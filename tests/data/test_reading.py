@@ -167,3 +167,10 @@ def test_mutated_files_give_an_image_or_one_sentence(tmp_path):
             said[path] = str(error)
     assert 0 < len(said) < 160
     assert all("\n" not in message and str(path) in message for path, message in said.items())
+
+
+def test_a_link_to_nothing_is_called_one(tmp_path):
+    link = tmp_path / "x.png"
+    link.symlink_to(tmp_path / "absent.png")
+    with pytest.raises(SenetError, match=r"x\.png is a link to a file that is not there"):
+        read_named(str(link), lambda: read_picture(link))

@@ -6,11 +6,11 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import asdict, fields, is_dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import tyro
 
@@ -32,7 +32,7 @@ def parse(command: Any, argv: Sequence[str], prog: str, default: Any = None) -> 
         with contextlib.redirect_stderr(said), contextlib.nullcontext() if helping else unbounded_lines():
             parsed = tyro.cli(
                 command,
-                args=list(argv),
+                args=list(with_switches(argv, set(switches(command)))),
                 prog=prog,
                 default=default,
                 description=inspect.getdoc(command),
@@ -43,6 +43,32 @@ def parse(command: Any, argv: Sequence[str], prog: str, default: Any = None) -> 
         raise SenetError(f"{one_sentence(said.getvalue())}; `{prog} --help` explains all arguments") from None
     check_numbers(parsed)
     return parsed
+
+
+def switches(command: Any, place: str = "") -> Iterator[str]:
+    """Yield the options of a dataclass of arguments that are on or off, as they are written on a command line."""
+    for name, kind in get_type_hints(command).items():
+        if is_dataclass(kind):
+            yield from switches(kind, "" if name == "config" else f"{place}{name}.")
+        elif kind is bool:
+            yield f"--{place}{name}".replace("_", "-")
+
+
+def with_switches(argv: Sequence[str], names: Set[str]) -> Iterator[str]:
+    """Yield arguments with `--x.y False` written as `--x.no-y`, as tyro has it, and `--x.y True` as `--x.y`."""
+    words = list(argv)
+    for i, word in enumerate(words):
+        if i and word in ("True", "False") and words[i - 1].replace("_", "-") in names:
+            continue
+        option, equals, value = word.partition("=")
+        if option.replace("_", "-") in names:
+            value = value if equals else "".join(words[i + 1 : i + 2])
+            if value == "False":
+                place, dot, name = option.removeprefix("--").rpartition(".")
+                yield f"--{place}{dot}no-{name}"
+                continue
+            word = option if value == "True" else word
+        yield word
 
 
 @contextlib.contextmanager

@@ -62,9 +62,11 @@ def by_name(images: ImageSplit, names: tuple[str, ...]) -> ImageSplit:
     place_of = {key(name): place for place, name in enumerate(names)}
     lacking = [name for name in own if key(name) not in place_of]
     if lacking:
+        fitting = "rename or remove the folders that do not fit"
+        remedy = fitting if images.names_of_folders else "name the classes of its labels by data.class_names"
         raise SenetError(
             f"the network has no class {lacking[0]!r}, one of {len(lacking)} that only {source} has; "
-            f"the nearest are {nearest(lacking[0], names)}: rename or remove the folders that do not fit"
+            f"the nearest are {nearest(lacking[0], names)}: {remedy}"
         )
     seen = Counter(key(name) for name in names) | Counter(key(name) for name in own)
     for name in own:

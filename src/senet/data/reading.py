@@ -186,6 +186,8 @@ def read_named(name: str, read: Callable[[], Found]) -> Found:
     except (SenetError, MemoryError):  # a lack of memory is no fault of the image
         raise
     except FileNotFoundError as error:
+        if Path(name).is_symlink():
+            raise SenetError(f"{name} is a link to a file that is not there; remove it, or restore the file") from error
         raise SenetError(f"there is no image {name}; check the path") from error
     except IsADirectoryError as error:
         raise SenetError(f"{name} is a folder, not an image; name the files in it") from error
