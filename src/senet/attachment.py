@@ -69,6 +69,12 @@ class Scaled(nn.Module):
             return function, arguments, *rest
         return rebuild, (function, type(self).__bases__, arguments[1:]), *rest
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a layer that is given another class goes on running its block."""
+        if name == "__class__" and is_scaled(self) and not issubclass(value, Scaled):
+            value = scaled_class(type(self).__bases__[0], value)
+        super().__setattr__(name, value)
+
 
 class ScaledOutput(Scaled):
     """A layer whose output is scaled."""
@@ -110,11 +116,6 @@ def is_scaled(module: nn.Module) -> bool:
 def plain_class(module: nn.Module) -> type[nn.Module]:
     """Return the class that a module has without its block."""
     return type(module).__bases__[1] if is_scaled(module) else type(module)
-
-
-def set_plain_class(module: nn.Module, plain: Any) -> None:
-    """Change the class that a module has without its block; with a block, it goes on running that."""
-    module.__class__ = scaled_class(type(module).__bases__[0], plain) if is_scaled(module) else plain
 
 
 def attached(module: nn.Module | None) -> AttachedSE | None:
@@ -296,7 +297,7 @@ def detach(model: nn.Module, names: Iterable[str]) -> None:
         if not is_scaled(module):
             raise SenetError(f"the class of {name} was changed to {type(module).__name__}; undo that first")
     for module in modules.values():
-        module.__class__ = plain_class(module)
+        object.__setattr__(module, "__class__", plain_class(module))
         del module._modules[NAME]
     for module in reversed(list(model.modules())):
         if isinstance(module._modules, Children) and not any(holds_blocks(child) for child in module.children()):

@@ -347,6 +347,25 @@ def test_parametrized_layers_with_blocks():
     assert remove_se(model) == 2
 
 
+@pytest.mark.parametrize("placement", ["standard", "pre"])
+def test_a_layer_that_is_given_another_class_runs_its_block(placement):
+    class OwnNorm2d(nn.BatchNorm2d):
+        pass
+
+    class OwnConv2d(nn.Conv2d):
+        pass
+
+    model = Small()
+    insert_se(model, placement=placement, reduction=4)
+    before = excited(model)(IMAGES)
+    for layer in [m for m in model.modules() if attached(m)]:
+        layer.__class__ = OwnConv2d if isinstance(layer, nn.Conv2d) else OwnNorm2d
+        assert isinstance(layer, OwnConv2d | OwnNorm2d)
+    assert torch.equal(model(IMAGES), before)
+    assert remove_se(model) == 2
+    assert any(type(m) in (OwnConv2d, OwnNorm2d) for m in model.modules())
+
+
 def test_classes_and_children_are_as_before_after_removal():
     model = Small()
     kinds, children = [type(m) for m in model.modules()], [type(m._modules) for m in model.modules()]

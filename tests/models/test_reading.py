@@ -306,3 +306,18 @@ def test_any_module_finds_its_state_by_its_own_names(prefix, save):
     others = {f"other.layer{i}.weight": torch.zeros(3, 3) for i in range(20)}
     file = save({"state_dict": {**prefixed(dict(theirs.state_dict()), prefix), **(others if prefix else {})}})
     loaded(model, file, theirs.state_dict())
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (0, 64, 1, 1), (64, 4, 1, 1)])
+@pytest.mark.parametrize("name", ["layer1.0.se.fc1.weight", "fc.weight"])
+def test_tensors_of_impossible_shapes_are_refused_by_name(name, shape, state, save):
+    file = save(state | {name: torch.ones(shape)})
+    with pytest.raises(SenetError) as caught:
+        create_model(NAME, weights=file)
+    assert name.removesuffix(".fc1.weight") in str(caught.value) or "classes" in str(caught.value)
+
+
+def test_no_remedy_is_named_where_blocks_lack_inside_a_stage(state, save):
+    file = save({key: tensor for key, tensor in state.items() if not key.startswith("layer2.1.se.")})
+    with pytest.raises(SenetError, match=r"8 SE blocks, the model 9 .*; the file is incomplete or of another network$"):
+        create_model(NAME, weights=file)

@@ -76,8 +76,8 @@ class Checkpoint:
         if self.config is not None:
             return self.config.num_classes
         state = self.state
-        rows = (state[f"{name}.weight"].shape[0] for name in CLASSIFIERS if f"{name}.weight" in state)
-        return next(rows, None)
+        weights = (state[f"{name}.weight"] for name in CLASSIFIERS if f"{name}.weight" in state)
+        return next((len(weight) for weight in weights if weight.dim()), None)
 
     @property
     def in_channels(self) -> int:
@@ -112,6 +112,7 @@ class Checkpoint:
             return self.config.se
         state = self.state
         shapes = [state[key].shape[:2] for key in state if key.endswith(".se.fc1.weight")]
+        shapes = [shape for shape in shapes if len(shape) == 2 and 0 < shape[0] <= shape[1]]  # others do not fit anyway
         if not shapes:
             return SEOptions()
         bias = any(key.endswith(".se.fc1.bias") for key in state)

@@ -129,7 +129,9 @@ def fit_classifier(state: State, model: Network, source: str, start_anew: bool) 
         SenetError: the numbers of classes differ, and `start_anew` is False.
     """
     weight, bias = (f"{model.classifier_name}.{leaf}" for leaf in ("weight", "bias"))
-    theirs = state[weight].shape[0] if weight in state else 0
+    if weight in state and not state[weight].dim():
+        return []  # refused by `check_fit`
+    theirs = len(state[weight]) if weight in state else 0
     if theirs == model.num_classes:
         return []
     if model.num_classes == 0:
@@ -211,9 +213,16 @@ def fit_se(state: State, model: Network, source: str) -> tuple[list[str], float]
         return start_as_identity(state, model, source)
     if theirs != set(blocks):
         differing = sorted(theirs.symmetric_difference(blocks))
-        raise SenetError(
-            f"{source} has {len(theirs)} SE blocks, the model {len(blocks)} ({differing[0]}, ...); "
+        whole_stages = {name.split(".")[0] for name in differing}.isdisjoint(
+            n.split(".")[0] for n in theirs & set(blocks)
+        )
+        remedy = (
             "create it with the SEOptions.stages of the weights, which create_model without se reads off"
+            if whole_stages
+            else "the file is incomplete or of another network"
+        )
+        raise SenetError(
+            f"{source} has {len(theirs)} SE blocks, the model {len(blocks)} ({differing[0]}, ...); {remedy}"
         )
     done = fit_biases(state, blocks, source) + fit_hidden_widths(state, model, source)
     return done, factors[0] if factors else 1.0
@@ -250,7 +259,12 @@ def fit_hidden_widths(state: State, model: Network, source: str) -> list[str]:
     """Add hidden units where the weights have fewer than the model: its own, with no weight behind them."""
     blocks, widths = own_blocks(model), {}
     for name, block in blocks.items():
-        widths[name], channels = state[f"{name}.fc1.weight"].shape[:2]
+        shape = state[f"{name}.fc1.weight"].shape
+        if len(shape) != 4 or 0 in shape:
+            raise SenetError(
+                f"{source} does not fit: {name}.fc1.weight is {tuple(shape)} there, which is no 1x1 convolution"
+            )
+        widths[name], channels = shape[:2]
         if channels != block.channels:
             raise SenetError(
                 f"{source} has SE on {channels} channels at {name}, the model on {block.channels}; "

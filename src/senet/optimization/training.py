@@ -4,7 +4,7 @@ from typing import cast
 
 from torch import nn
 
-from senet.attachment import plain_class, set_plain_class
+from senet.attachment import plain_class
 from senet.errors import SenetError
 from senet.fused import Fusible, is_norm_and_relu, set_fused
 from senet.optimization.blocks import FUSED, PLAIN
@@ -33,11 +33,11 @@ def optimize_for_training(model: nn.Module, *, fused: bool = True) -> nn.Module:
         if kind in FUSED and (not isinstance(module, nn.Sequential) or has_pairs(module)):
             found += 1
             if fused:
-                set_plain_class(module, FUSED[kind])
+                module.__class__ = FUSED[kind]
                 cast(Fusible, module).fused = True
         elif kind in PLAIN and not fused:
             del cast(Fusible, module).fused
-            set_plain_class(module, PLAIN[kind])
+            module.__class__ = PLAIN[kind]
     if not found:
         known = ", ".join(sorted(f"{c.__module__}.{c.__name__}" for c in FUSED if c is not nn.Sequential))
         raise SenetError(f"{type(model).__name__} has no block that can run fused; known are ours and {known}")
