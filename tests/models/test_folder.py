@@ -264,6 +264,12 @@ def with_another_head():
     return model
 
 
+def with_another_activation():
+    model = create_model(NAME)
+    model.relu = nn.SiLU()
+    return model
+
+
 def with_a_module_as_option():
     return create_model("timm/resnet18", act_layer=nn.SiLU)
 
@@ -274,6 +280,7 @@ UNREADABLE = {
     "a block of one's own": (with_doubling_block, "blocks of class DoublingBlock"),
     "another gate": (with_another_gate, "layer1.0.se is not what its config describes"),
     "another head": (with_another_head, "fc.0.weight is not what its config describes"),
+    "another activation": (with_another_activation, "relu is not what its config describes"),
     "a class as option": (with_a_module_as_option, "an option of its config is no plain value"),
 }
 

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from senet.attachment import plain_class
 from senet.block import SEBlock, SEOptions
 from senet.errors import SenetError
 from senet.files import write_json, written_beside
@@ -97,9 +98,20 @@ def check_readable(model: Network) -> None:
 
 
 def parts(model: nn.Module) -> dict[str, object]:
-    """Return what must be the same in a network that is read back: the shape of each tensor, each SE block in words."""
-    blocks = {name: repr(module) for name, module in model.named_modules() if isinstance(module, SEBlock)}
-    return {**{key: tensor.shape for key, tensor in model.state_dict().items()}, **blocks}
+    """Return what must be the same in a network that is read back.
+
+    These are the shape of each tensor, each SE block in words, and the class of each layer without tensors, but for
+    dropout and identities, which are the same in evaluation mode.
+    """
+    modules = dict(model.named_modules())
+    blocks = {name: repr(module) for name, module in modules.items() if isinstance(module, SEBlock)}
+    without_tensors = {
+        name: plain_class(module).__name__
+        for name, module in modules.items()
+        if not any(True for _ in (*module.children(), *module.parameters(), *module.buffers()))
+        and not isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd)
+    }
+    return {**{key: tensor.shape for key, tensor in model.state_dict().items()}, **without_tensors, **blocks}
 
 
 def push_to_hub(model: nn.Module, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
