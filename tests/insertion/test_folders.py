@@ -38,10 +38,10 @@ def test_networks_of_other_libraries_by_name(name):
     assert senet.transform(model)
 
 
-@pytest.mark.parametrize("name", [*FOREIGN, "cifar_resnet20"])
+@pytest.mark.parametrize("name", [*FOREIGN, "cifar_resnet20", "cifar_se_resnet20"])
 def test_a_folder_gives_the_same_network_back(name, tmp_path: Path):
     model = create_model(name, num_classes=7)
-    report = insert_se(model, reduction=4, gate="hard_sigmoid")
+    report = insert_se(model, reduction=4, gate="hard_sigmoid", gated="double" if "_se_" in name else "skip")
     excite(model)
     assert len(model.config.inserted) == len(report.sites)
     save_pretrained(model, tmp_path)

@@ -55,8 +55,8 @@ class Augmentation:
         for name in without_effect:
             if getattr(self, name):
                 raise SenetError(
-                    f"augmentation.{name} has no effect on data {'in memory' if in_memory else 'on disk'}; "
-                    f"set data.in_memory to {not in_memory} or leave it out"
+                    f"data.augmentation.{name} has no effect on data {'in memory' if in_memory else 'on disk'}; "
+                    f"set it to {None if name == 'crop_scale' else 0}, or data.in_memory to {not in_memory}"
                 )
 
 

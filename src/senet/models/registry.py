@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from senet.attachment import AttachedSE, attach_at
+from senet.attachment import AttachedSE, attach_at, plain_class
 from senet.block import SEBlock, SEOptions
 from senet.errors import SenetError, nearest
 from senet.models import networks
@@ -189,7 +189,7 @@ def option_value(config: ModelConfig, option: str) -> Any:
 
 def block_class(model: nn.Module) -> str:
     """Return the name of the class of a network's own SE blocks that is not this library's; SEBlock if none is."""
-    kinds = {type(module) for module in model.modules() if isinstance(module, SEBlock)}
+    kinds = {plain_class(module) for module in model.modules() if isinstance(module, SEBlock)}
     return next((kind.__name__ for kind in kinds if kind not in (SEBlock, AttachedSE)), SEBlock.__name__)
 
 
