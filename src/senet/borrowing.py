@@ -26,6 +26,18 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, then every module back into its own: parts that were frozen stay so."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
 def borrowed(
     model: nn.Module, device: torch.device | None = None, memory_format: torch.memory_format | None = None
 ) -> Iterator[None]:
@@ -39,25 +51,22 @@ def borrowed(
         device: None for where it is.
         memory_format: None for the one it has.
     """
-    modes = {module: module.training for module in model.modules()}
     tensors: list[tuple[Any, str, torch.Tensor, torch.Tensor]] = [
         (of_module, name, tensor, tensor.data)
-        for module in modes
+        for module in model.modules()
         for of_module in (module._parameters, module._buffers)
         for name, tensor in of_module.items()
         if tensor is not None
     ]
     try:
-        model.eval()
-        if device is not None:
-            model.to(device)
-        if memory_format is not None:
-            model.to(memory_format=memory_format)
-        yield
+        with evaluating(model):
+            if device is not None:
+                model.to(device)
+            if memory_format is not None:
+                model.to(memory_format=memory_format)
+            yield
     finally:
         for of_module, name, tensor, data in tensors:  # parameters were given other data, buffers were replaced
             of_module[name] = tensor
             if tensor.data_ptr() != data.data_ptr():
                 tensor.data = data
-        for module, mode in modes.items():
-            module.training = mode

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from senet.borrowing import evaluating
 from senet.errors import SenetError
 
 
@@ -61,15 +62,9 @@ def cost(model: nn.Module, input_size: int | tuple[int, int] | None = None, in_c
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     on_meta = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            image = torch.empty(1, in_channels, height, width, dtype=dtype, device="meta")
-            torch.func.functional_call(model, on_meta, (image,))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        image = torch.empty(1, in_channels, height, width, dtype=dtype, device="meta")
+        torch.func.functional_call(model, on_meta, (image,))
 
     root = type(model).__name__
     flops = {name: sum(by_operator.values()) for name, by_operator in counter.get_flop_counts().items()}

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from senet.borrowing import evaluating
 from senet.errors import SenetError
 from senet.fused import Fusible
 
@@ -104,15 +105,12 @@ def on_example(model: nn.Module, example: Any, compute: Callable[[Any], Found]) 
 @contextmanager
 def as_written(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode, layer by layer, and back."""
-    modes = {module: module.training for module in model.modules()}
     fused = {fusible: fusible.fused for fusible in model.modules() if isinstance(fusible, Fusible)}
     try:
-        model.eval()
         for fusible in fused:
             fusible.fused = False
-        yield
+        with evaluating(model):
+            yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for fusible, value in fused.items():
             fusible.fused = value

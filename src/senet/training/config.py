@@ -118,6 +118,11 @@ class RegularisationConfig:
     ema_decay: float | None = None
     freeze_bn_epochs: int = 0
 
+    @property
+    def pairs_images(self) -> bool:
+        """Whether images are mixed in pairs, so that a batch needs an even number."""
+        return self.mixup > 0 or self.cutmix > 0
+
     def __post_init__(self) -> None:
         check_ranges(
             self,
@@ -226,7 +231,7 @@ class TrainConfig:
         check_ranges(self, "", {"epochs": (1, 1e6), "batch_size": (1, 1e6), "seed": (0, 2**63 - 1)})
         if self.checkpoint_every is not None and self.checkpoint_every < 1:
             raise SenetError(f"checkpoint_every is {self.checkpoint_every}; expected at least 1")
-        if self.batch_size % 2 and (self.regularisation.mixup or self.regularisation.cutmix):
+        if self.batch_size % 2 and self.regularisation.pairs_images:
             raise SenetError(f"batch_size is {self.batch_size}; mixup and CutMix pair images and need an even number")
         if self.weights is None:  # else the weights have a say
             self.check_channels()

@@ -98,7 +98,7 @@ def train(config: TrainConfig, output: str | Path, *, resume: bool = False) -> P
         seed=config.seed,
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
-        even=config.regularisation.mixup > 0 or config.regularisation.cutmix > 0,
+        even=config.regularisation.pairs_images,
     )
     trainer = Trainer(config, run, accelerator, data, start)
     if asked == "auto":
@@ -153,7 +153,7 @@ class Trainer:
         self.wrapped = accelerator.prepare_model(self.model)
         self.forward = torch.compile(self.wrapped) if compute.compile else self.wrapped
         self.mixup = None
-        if regularisation.mixup or regularisation.cutmix:
+        if regularisation.pairs_images:
             self.mixup = Mixup(
                 regularisation.mixup,
                 regularisation.cutmix,
