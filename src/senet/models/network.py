@@ -128,7 +128,7 @@ class Network(Fusible):
     def run_trunk(self, x: Tensor, wanted: Collection[str] = ()) -> Iterator[tuple[str, Tensor]]:
         """Run the trunk; yield the name and the output of each module, those of `wanted` among them.
 
-        BatchNorm and a ReLU behind it run as one, so that the former may have no output of its own. To torch.fx, whose
+        BatchNorm and a ReLU after it run as one, so that the former may have no output of its own. To torch.fx, whose
         graph offers the output of each, they are two.
         """
         paired = not self.grad_checkpointing and not is_traced(x)

@@ -86,7 +86,7 @@ def read_state(path: Path, key: str | None = None, names: Collection[str] = ()) 
     Args:
         path: the file.
         key: which of several networks: the names of the dictionaries and the prefix, joined by dots, or their end.
-        names: those of the network's tensors; empty for one of ours.
+        names: those of the network's tensors; empty for this library's.
 
     Raises:
         SenetError: the file is absent, truncated, not a state dict, a pickle that would execute code, or holds several
@@ -199,7 +199,7 @@ def nested(content: Any, prefix: str) -> Iterator[tuple[str, Mapping[Any, Any]]]
 
 
 def find_roots(tensors: Mapping[str, Tensor], descriptions: Mapping[str, str], names: Collection[str]) -> list[str]:
-    """Return the prefixes under which a whole network lies: described as one of ours, or known by its first layer.
+    """Return the prefixes under which a whole network lies: described as this library's, or known by its first layer.
 
     With the names of another's tensors, these are the prefixes with which most of them are there.
     """

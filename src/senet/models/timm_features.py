@@ -15,7 +15,7 @@ from senet.tracing import script_form
 
 
 class Pyramid(FeatureGetterNet):  # type: ignore[misc]  # timm has no types
-    """The maps of `forward_intermediates`; what lies behind the last of them is cut off."""
+    """The maps of `forward_intermediates`; what comes after the last of them is cut off."""
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Return what `torch.jit.script` compiles in this module's place."""

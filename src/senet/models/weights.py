@@ -133,7 +133,7 @@ def load_plain(model: nn.Module, checkpoint: Checkpoint, start_classifier: bool 
     """Load a checkpoint whose names are those of the module itself.
 
     Args:
-        model: a module of another library, or one of ours as a model folder describes it.
+        model: a module of another library, or this library's as a model folder describes it.
         checkpoint: the weights.
         start_classifier: whether the model's own classifier may stay where the classes differ in number.
 
@@ -167,7 +167,7 @@ def load_plain(model: nn.Module, checkpoint: Checkpoint, start_classifier: bool 
 
 
 def check_known(checkpoint: Checkpoint) -> None:
-    """Raise a SenetError for weights of a network that is known to be none of ours."""
+    """Raise a SenetError for weights of a network that is known to be none of this library's."""
     what = None if checkpoint.config or checkpoint.architecture else stranger(checkpoint.raw)
     if what is not None:
         raise SenetError(
@@ -306,7 +306,7 @@ def warn_of_layout(checkpoint: Checkpoint, card: Card) -> None:
 
 
 def create_exactly(config: ModelConfig, checkpoint: Checkpoint, se: SEOptions | None) -> Network:
-    """Build another library's network, or one of ours as a model folder describes it, and load it.
+    """Build another library's network, or this library's as a model folder describes it, and load it.
 
     Args:
         config: what the caller asked for; a `num_classes` other than that of the weights starts the classifier anew.
