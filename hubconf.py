@@ -4,7 +4,16 @@ import sys
 from functools import partial as _partial
 from pathlib import Path as _Path
 
-dependencies = ["torch", "torchvision", "numpy", "PIL", "safetensors", "huggingface_hub", "google.protobuf", "wrapt"]
+dependencies = [
+    "torch",
+    "torchvision",
+    "numpy",
+    "PIL",
+    "safetensors",
+    "huggingface_hub",
+    "google.protobuf",
+    "lazy_loader",
+]
 sys.path.insert(0, str(_Path(__file__).parent / "src"))
 
 from senet import create_model as _create_model  # noqa: E402  (it is found by the line above)

@@ -1,7 +1,7 @@
 """Training images a second, by how they are loaded.
 
 How many reach the network if they are augmented in batches in memory, and how many if they are one at a time?
-Ways to flip, shift by up to 4 pixels and normalise small images, on the processor:
+Ways to flip, shift by up to 4 pixels and normalize small images, on the processor:
 memory: `MemoryLoader`, uint8 images in memory, a batch at a time; once more with cutout, which no other does here.
 torchvision: images of the same pixels, as PIL images in memory, one at a time through torchvision's transforms in a
     DataLoader with 0 and with 2 workers, which live through all epochs.
@@ -33,8 +33,8 @@ from senet.data.config import Augmentation, DataConfig
 from senet.data.datasets import ImageSplit, open_split
 from senet.data.memory import MemoryLoader, decode
 from senet.data.order import BatchOrder
+from senet.data.preprocessing import CIFAR
 from senet.data.streaming import StreamingLoader, train_transform
-from senet.preprocessing import CIFAR
 
 CPU = torch.device("cpu")
 BASELINE = "torchvision, 2 workers"
@@ -69,7 +69,7 @@ class PlainImages(Dataset[tuple[Tensor, int]]):
             [
                 v2.RandomCrop(CIFAR.image_size, padding=4),
                 v2.RandomHorizontalFlip(),
-                *CIFAR.normalise(),
+                *CIFAR.normalize(),
             ]
         )
 

@@ -1,7 +1,7 @@
 """Everything on a GPU in one command: is the operator exact, how near its kernels are to a copy, what does SE cost.
 
 1. Exactness: outputs and every gradient of `senet.ops.residual_tail` against autograd of the plain formula in float64,
-   and timm's seresnet50, optimised, against itself as it was.
+   and timm's seresnet50, optimized, against itself as it was.
 2. The four kernels at the shapes of ResNet-50: bytes that must move over time, beside the bandwidth of a copy.
 3. `residual_tail.py`, `training_step.py` and `inference.py` on the GPU.
 
@@ -30,7 +30,7 @@ import senet
 import training_step
 from report import DTYPES, RESULTS, Device, Precision, bounds, milliseconds, time_in_turn, write_results
 from senet.ops import Excitation, Norm
-from senet.ops.backends import passes_for
+from senet.ops.dispatch import passes_for
 from senet.ops.passes import Affine, Branches, Slope
 
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2, torch.float64: 1e-11}

@@ -155,13 +155,13 @@ def parts(batch: int, precision: Precision, arguments: Arguments) -> dict[str, A
     return {"batch": batch, "precision": precision, "milliseconds": milliseconds}
 
 
-def optimised(backend: str, model: nn.Module, x: Tensor, precision: Precision) -> Run:
+def optimized(backend: str, model: nn.Module, x: Tensor, precision: Precision) -> Run:
     """`senet.optimize`, as a user calls it."""
     run = senet.optimize(model.to(x.device), for_="inference", backend=backend, precision=precision)
     return lambda: cast(Tensor, run(x))
 
 
-def optimised_in_onnx_runtime(model: nn.Module, x: Tensor, precision: Precision) -> Run:
+def optimized_in_onnx_runtime(model: nn.Module, x: Tensor, precision: Precision) -> Run:
     """ONNX Runtime on the network that `senet.optimize` has rewritten."""
     return onnx_runtime(senet.optimize(model, for_="inference", backend="eager"), x, precision)
 
@@ -171,9 +171,9 @@ RUNTIMES: dict[str, Callable[[nn.Module, Tensor, Precision], Run]] = {
     "compiled": compiled,
     "ONNX Runtime": onnx_runtime,
     "OpenVINO": openvino,
-    "senet in ONNX Runtime": optimised_in_onnx_runtime,
-    "senet inductor": partial(optimised, "inductor"),
-    "senet openvino": partial(optimised, "openvino"),
+    "senet in ONNX Runtime": optimized_in_onnx_runtime,
+    "senet inductor": partial(optimized, "inductor"),
+    "senet openvino": partial(optimized, "openvino"),
 }
 ON_CUDA = ("eager", "compiled", "senet inductor")
 

@@ -32,9 +32,9 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from report import RESULTS, write_results
-from senet.attachment import AttachedSE
 from senet.errors import SenetError
-from senet.insertion import find_sites, insert_se, remove_se
+from senet.nn.attached import AttachedSE
+from senet.surgery.insertion import find_sites, insert_se, remove_se
 
 FAMILIES = (
     *("byobnet", "byoanet", "convmixer", "convnext", "cpubone", "cspnet", "cspnext", "densenet", "dla", "dpn"),
@@ -97,11 +97,11 @@ def build(name: str) -> nn.Module:
     torch.manual_seed(0)
     library, _, name = name.partition("/")
     if library == "timm":
-        return randomise(timm.create_model(name, num_classes=10))
-    return randomise(torchvision.models.get_model(name, weights=None, num_classes=10))
+        return randomize(timm.create_model(name, num_classes=10))
+    return randomize(torchvision.models.get_model(name, weights=None, num_classes=10))
 
 
-def randomise(model: nn.Module) -> nn.Module:
+def randomize(model: nn.Module) -> nn.Module:
     """Give a network statistics, biases and LayerScales that leave no branch without effect; in evaluation mode."""
     for key, x in [*model.named_parameters(), *model.named_buffers()]:
         if x.is_floating_point():

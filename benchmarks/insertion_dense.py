@@ -27,10 +27,10 @@ import torchvision
 import tyro
 from torch import Tensor, nn
 
-from insertion_coverage import randomise
+from insertion_coverage import randomize
 from report import RESULTS, write_results
-from senet.insertion import insert_se, remove_se
-from senet.insertion.dataflow import tensors
+from senet.surgery.dataflow import tensors
+from senet.surgery.insertion import insert_se, remove_se
 
 DECODERS = (
     *("Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet"),
@@ -70,7 +70,7 @@ def builders() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
 def attempt(name: str, build: Callable[[], nn.Module]) -> dict[str, Any]:
     """Put SE blocks into one network and say where they went."""
     torch.manual_seed(0)
-    model = randomise(build())
+    model = randomize(build())
     side = 320 if any(part in name for part in LARGE) else 64
     images = torch.randn(1, 3, side, side)
     keys, before = list(model.state_dict()), outputs(model, images)

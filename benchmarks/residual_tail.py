@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 from report import DTYPES, Device, Precision, bounds, milliseconds, results_file, time_in_turn, write_results
 from senet import SEBlock
-from senet.fused import Fusible
+from senet.nn.fused import Fusible
 from senet.ops import operator
-from senet.ops.backends import passes_for
+from senet.ops.dispatch import passes_for
 from senet.ops.passes import Passes
 
 STAGES = ((256, 56), (512, 28), (1024, 14), (2048, 7))

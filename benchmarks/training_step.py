@@ -5,7 +5,7 @@ What does SE cost, and does our operator make it free?
 Contestants, all channels-last, the same batch, cross-entropy, SGD with momentum, one step each in turn:
 timm resnet50 (the plain network, to which everything is compared), torchvision resnet50, timm seresnet50;
 senet se_resnet50, unfused: our network of the same layers, one by one; senet se_resnet50: with the fused operator;
-timm ..., optimised: timm's networks after `senet.optimize(model, for_="training")`;
+timm ..., optimized: timm's networks after `senet.optimize(model, for_="training")`;
 ..., compiled: once more with torch.compile.
 
 Also: the highest memory in use during two steps, each contestant in a process of its own, and how the times grow with
@@ -89,7 +89,7 @@ def ours(name: str, fused: bool) -> nn.Module:
     return senet.optimize(model, for_="training", fused=fused)
 
 
-def optimised(name: str) -> nn.Module:
+def optimized(name: str) -> nn.Module:
     """Timm's network with its blocks fused."""
     return senet.optimize(timm.create_model(name), for_="training")
 
@@ -100,8 +100,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     SE: partial(timm.create_model, "seresnet50"),
     "senet se_resnet50, unfused": partial(ours, "se_resnet50", fused=False),
     OURS: partial(ours, "se_resnet50", fused=True),
-    "timm seresnet50, optimised": partial(optimised, "seresnet50"),
-    "timm resnet50, optimised": partial(optimised, "resnet50"),
+    "timm seresnet50, optimized": partial(optimized, "seresnet50"),
+    "timm resnet50, optimized": partial(optimized, "resnet50"),
     "senet resnet50": partial(ours, "resnet50", fused=True),
 }
 COMPILED = (PLAIN, SE, OURS)

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from senet.ablation import SUBJECTS
+from senet.paper.ablation import SUBJECTS
 from speed import RESULTS, read, table
 
 HEAD = """\

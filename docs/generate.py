@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ablation import ablation_page
 from insertion import insertion_page
-from senet.models.paper_costs import HEADINGS, LEGEND, cells, compare_costs
-from senet.models.table import model_rows, scaled
-from senet.recipes.paper import PAPER_ROWS, Errors, PaperRow
+from senet.cli.tables import model_rows, scaled
+from senet.paper.costs import HEADINGS, LEGEND, cells, compare_costs
+from senet.paper.rows import PAPER_ROWS, Errors, PaperRow
 from speed import readme_table, speed_page
 
 NETWORKS_HEAD = """\
@@ -64,8 +64,8 @@ def networks_page() -> str:
 RECIPES_HEAD = """\
 # Recipes for the paper's tables
 
-Written by `make docs` from `senet.recipes.paper`. Each row of Tables 2-6, 9 and 10-16 of the paper (arXiv:1709.01507v4)
-has the command that trains it. The paper's errors are in %, on one centre crop; "ours" is what the command gave us.
+Written by `make docs` from `senet.paper.rows`. Each row of Tables 2-6, 9 and 10-16 of the paper (arXiv:1709.01507v4)
+has the command that trains it. The paper's errors are in %, on one center crop; "ours" is what the command gave us.
 
 The commands look for the images in `data/`; `--data.root FOLDER` says otherwise. `torchrun` starts one process for each
 GPU, and the batch is spread over the processes: with fewer, raise `--batch-size` or `--compute.accumulate` in

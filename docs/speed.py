@@ -155,7 +155,7 @@ def goals_of_inference(result: Result) -> list[Goal]:
         plain = best.replace("SE,", "plain,")
         rows.append(
             goal(
-                f"inference beside the plain network, optimised alike: {where}",
+                f"inference beside the plain network, optimized alike: {where}",
                 1.02,
                 ratios(times, best, plain),
                 over(times, plain, least),

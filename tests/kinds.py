@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from networks import on_cpu_with_random_weights, relative_difference
-from senet.models.network import Network
-from senet.models.registry import create_model
+from senet.factory import create_model
+from senet.models.base import Network
 
 # Compilers take seconds for a unit, and a stage is one unit many times: they get one network of each kind, its stages
 # cut. `test_every_kind_is_compiled` finds kinds that are missing.

@@ -1,4 +1,4 @@
-"""What several test files do with networks: build, randomise and compare them."""
+"""What several test files do with networks: build, randomize and compare them."""
 
 import functools
 import math
@@ -6,12 +6,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from senet.models.registry import create_model
+from senet.factory import create_model
 from senet.models.resnet import ResNet
 
 
 @torch.no_grad()
-def randomise(model: nn.Module) -> None:
+def randomize(model: nn.Module) -> None:
     """Give every BatchNorm statistics and weights, and every bias a value, that a mix-up would show."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -24,7 +24,7 @@ def randomise(model: nn.Module) -> None:
 
 
 def on_cpu_with_random_weights(build) -> nn.Module:
-    """A network in evaluation mode with weights of our own, without the cost of its own initialisation."""
+    """A network in evaluation mode with weights of our own, without the cost of its own initialization."""
     with torch.device("meta"):
         model = build()
     model.to_empty(device="cpu")
@@ -32,7 +32,7 @@ def on_cpu_with_random_weights(build) -> nn.Module:
         for module in model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.weight.normal_(0, math.sqrt(2 / module.weight[0].numel()))
-    randomise(model)
+    randomize(model)
     return model.eval()
 
 

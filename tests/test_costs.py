@@ -5,12 +5,11 @@ import torch
 import torchvision
 from torch import nn
 
-from senet.block import SEBlock, SEOptions
 from senet.costs import cost
 from senet.errors import SenetError
-from senet.models.cards import Card
-from senet.models.networks import CARDS
-from senet.models.registry import create_model
+from senet.factory import create_model
+from senet.models.catalog import CARDS, Card
+from senet.nn.block import SEBlock, SEOptions
 
 # Those that differ, and why, are the business of tests/models/test_paper_costs.py.
 WITH_FIGURES = [card for card in CARDS if card.paper.multiply_adds is not None and not card.paper.cost_note]

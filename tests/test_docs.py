@@ -10,8 +10,8 @@ import pytest
 import senet
 from fuzz.commands import options
 from senet.cli import COMMANDS
+from senet.paper.rows import PAPER_ROWS
 from senet.recipes import get_recipe
-from senet.recipes.paper import PAPER_ROWS
 
 DOCS = Path(__file__).parent.parent / "docs"
 

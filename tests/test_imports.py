@@ -3,6 +3,8 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
+from graphlib import TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,42 +14,32 @@ import senet
 
 PACKAGE = Path(senet.__file__).parent
 
-# A module imports from its own layer and from those above it in this table.
-LAYERS = (
-    {"errors", "files", "terminal", "tracing"},
-    {"ops"},
-    {"block"},
-    {"attachment"},
-    {"channels", "fused", "preprocessing"},
-    {"models", "borrowing", "costs", "examples"},
-    {"optimization", "insertion"},
-    {"data", "evaluation", "prediction", "training", "analysis"},
-    {"recipes"},
-    {"ablation"},
-    {"demo", "cli", "__main__"},
-)
-LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+# A file imports from its own part and from those before it here.
+PARTS = [
+    *("errors", "files", "terminal", "ops", "nn", "data", "models", "weights", "factory", "costs", "surgery"),
+    *("optimization", "evaluation", "training", "analysis", "recipes", "integrations", "paper", "cli", "__main__"),
+]
+FILES = {
+    ".".join(("senet", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
 
 
-def part_of(path):
-    """Return the top-level part of the package that a file belongs to."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def imported_parts(source):
-    """Return the parts of the package that a module imports anywhere in its text; "" is the package itself."""
+def imported(source):
+    """Return the package's files that a text imports anywhere, inside functions too."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"relative import in line {node.lineno}"
-            names |= (
-                {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "senet" else {node.module}
-            )
-    ours = {name for name in names if name.split(".")[0] == "senet"}
-    return {name.split(".")[1] if "." in name else "" for name in ours}
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names & (set(FILES) - {"senet"})
+
+
+def part_of(name):
+    """Return the folder, or the module of the package, that a file belongs to."""
+    return name.split(".")[1]
 
 
 def python(code):
@@ -56,26 +48,38 @@ def python(code):
     return done.stdout.split()
 
 
-def test_the_reader_of_imports_sees_them_all():
+def test_every_import_is_seen():
     source = (
-        "import senet.cli\ndef f():\n    from senet.data.order import seed_of\nfrom senet import demo\nimport torch"
+        "import senet.cli\ndef f():\n    from senet.data.order import seed_of\nfrom senet import costs\nimport torch"
     )
-    assert imported_parts(source) == {"cli", "data", "demo"}
-    assert imported_parts("import senet") == {""}
+    assert imported(source) == {"senet.cli", "senet.data.order", "senet.costs"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_one_way(path):
-    layer = LAYER_OF[part_of(path)]
-    higher = {part for part in imported_parts(path.read_text()) if LAYER_OF.get(part, len(LAYERS)) > layer}
-    assert not higher
+def test_files_import_each_other_in_no_circle():
+    graph = {name: imported(path.read_text()) for name, path in FILES.items()}
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+    assert set(order) == set(FILES)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "senet"])
+def test_parts_import_one_way(name):
+    before = PARTS[: PARTS.index(part_of(name)) + 1]
+    assert {part_of(other) for other in imported(FILES[name].read_text())} <= set(before)
+
+
+def test_no_part_is_larger_than_a_sixth():
+    lines = Counter()
+    for name, path in FILES.items():
+        if name != "senet":
+            lines[part_of(name)] += len(path.read_text().splitlines())
+    assert max(lines.values()) <= sum(lines.values()) / 6, lines
 
 
 def test_every_public_name_resolves():
     for name in senet.__all__:
         assert getattr(senet, name).__name__ == name
     assert set(senet.__all__) <= set(dir(senet))
-    with pytest.raises(AttributeError, match="has no attribute 'sebastian'"):
+    with pytest.raises(AttributeError, match="sebastian"):
         _ = senet.sebastian
 
 

@@ -175,7 +175,7 @@ def test_ablate_and_demo_name_their_folders(images, tmp_path, capsys, monkeypatc
     assert f"1 of 3: {folder}" in text
     assert f"{folder} holds the runs" in text
     monkeypatch.setattr(
-        "senet.demo.digits", lambda: replace(digits(), data=replace(digits().data, dataset=str(images)))
+        "senet.cli.demo.digits", lambda: replace(digits(), data=replace(digits().data, dataset=str(images)))
     )
     demo = tmp_path / "x [/b] [red]demo"
     demo.mkdir(parents=True)

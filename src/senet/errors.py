@@ -19,6 +19,26 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return ", ".join(get_close_matches(name, list(known), n=3, cutoff=0.0))
 
 
+def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise a SenetError unless `value` is one of `choices`.
+
+    Args:
+        argument: the argument's name, for the message.
+        value: what the caller passed.
+        choices: what is allowed.
+    """
+    if value not in choices:
+        raise SenetError(f"{argument} is {value!r}; expected one of {', '.join(choices)}")
+
+
+def check_ranges(config: object, section: str, ranges: dict[str, tuple[float, float]]) -> None:
+    """Raise a SenetError for the first field of `config` outside its closed range."""
+    for name, (low, high) in ranges.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise SenetError(f"{section}{name} is {value}; expected {low:g} to {high:g}")
+
+
 @cache  # a data set is opened many times in one run
 def warn(message: str) -> None:
     """Log a warning of the library's, once in a process; of several processes the first one speaks."""

@@ -18,7 +18,7 @@ def images(number: int = 4, side: int = 64, seed: int = 0) -> Tensor:
     return torch.randn(number, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
-def randomised(model: nn.Module) -> nn.Module:
+def randomized(model: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(1)
     for name, x in [*model.named_parameters(), *model.named_buffers()]:
         if x.is_floating_point() and x.dim() < 2:
@@ -43,7 +43,7 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_pruning_a_constant_gate_changes_nothing(name):
     torch.manual_seed(0)
-    model = randomised(MODELS[name]()).double()
+    model = randomized(MODELS[name]()).double()
     for block in find_blocks(model, images(1).double()):  # every gate is that of this one batch
         module = model.get_submodule(block.module)
         layer = gate_module(module)
@@ -71,7 +71,7 @@ def test_pruning_a_constant_gate_changes_nothing(name):
 
 @pytest.mark.parametrize("factor", [0.25, 0.5])
 def test_powers_of_two_are_exact(factor):
-    model = randomised(senet.create_model("cifar_se_resnet20"))
+    model = randomized(senet.create_model("cifar_se_resnet20"))
     blocks = find_blocks(model)
     for block in blocks:
         module = model.get_submodule(block.module)
@@ -89,7 +89,7 @@ def test_powers_of_two_are_exact(factor):
 
 
 def test_inserted_blocks_are_pruned_too(tmp_path):
-    model = randomised(senet.create_model("timm/resnet18", num_classes=5))
+    model = randomized(senet.create_model("timm/resnet18", num_classes=5))
     plain = copy.deepcopy(model)
     senet.insert_se(model)
     x = images()

@@ -200,8 +200,8 @@ def test_phones_and_dark_rooms(page, browser):
     prefer(browser, "dark")
     browser.get(page.as_uri())
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
-    colour = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
-    assert colour == "rgb(18, 22, 27)"
+    color = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert color == "rgb(18, 22, 27)"
     paper = "return document.getElementById('by-class').layout.paper_bgcolor"
     assert browser.execute_script(paper) == "#12161b"
     prefer(browser, "light")

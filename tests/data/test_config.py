@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from senet.data.config import Augmentation, DataConfig, data_config_from_dict
+from senet.data.preprocessing import IMAGENET
 from senet.errors import SenetError
-from senet.preprocessing import IMAGENET
 
 NAN = float("nan")
 

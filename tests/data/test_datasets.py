@@ -15,12 +15,12 @@ import torchvision
 from PIL import Image
 from torchvision.datasets import cifar
 
-from senet.channels import to_channels
+from senet.data.channels import to_channels
 from senet.data.config import DataConfig
 from senet.data.datasets import open_split
 from senet.errors import SenetError
 
-COLOURS = [(200, 20, 20), (20, 200, 20), (20, 20, 200), (120, 120, 120), (240, 240, 0)]
+COLORS = [(200, 20, 20), (20, 200, 20), (20, 20, 200), (120, 120, 120), (240, 240, 0)]
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +45,9 @@ def assert_one_sentence(error, *words):
         assert str(word) in message
 
 
-def assert_colour(image, colour, tolerance=0):
+def assert_color(image, color, tolerance=0):
     pixels = np.asarray(image.convert("RGB")).astype(int)
-    assert np.abs(pixels - np.array(colour)).max() <= tolerance
+    assert np.abs(pixels - np.array(color)).max() <= tolerance
 
 
 # ---- digits
@@ -73,13 +73,13 @@ def test_digits():
 
 
 def write_folder(root, **splits):
-    """Write split/class/number.png, in a colour that tells the class."""
+    """Write split/class/number.png, in a color that tells the class."""
     for split, counts in splits.items():
         for number, (name, count) in enumerate(sorted(counts.items())):
             folder = root / split / name
             folder.mkdir(parents=True)
             for i in range(count):
-                Image.new("RGB", (6, 5), COLOURS[number]).save(folder / f"{i}.png")
+                Image.new("RGB", (6, 5), COLORS[number]).save(folder / f"{i}.png")
 
 
 @pytest.mark.parametrize("name", ["val", "validation", "valid", "test"])
@@ -92,7 +92,7 @@ def test_image_folder(tmp_path, name):
         assert images.class_names == ("cat", "dog")
         assert [images[i][1] for i in range(len(images))] == labels
         for i, label in enumerate(labels):
-            assert_colour(images[i][0], COLOURS[label])
+            assert_color(images[i][0], COLORS[label])
 
 
 def test_val_comes_before_test(tmp_path):
@@ -239,18 +239,18 @@ def test_absent_root(tmp_path, name, split):
 # ---- parquet and the Hugging Face hub
 
 
-def encoded(colour):
+def encoded(color):
     data = io.BytesIO()
-    Image.new("RGB", (6, 5), colour).save(data, "PNG")
+    Image.new("RGB", (6, 5), color).save(data, "PNG")
     return {"bytes": data.getvalue(), "path": None}
 
 
 def write_parquet(folder, features=None, image="image", label="label", **splits):
-    """Write one parquet file a split; an image has its label's colour, or the first if that is not a number."""
+    """Write one parquet file a split; an image has its label's color, or the first if that is not a number."""
     folder.mkdir(exist_ok=True)
     for split, labels in splits.items():
-        colours = [COLOURS[value] if isinstance(value, int) else COLOURS[0] for value in labels]
-        columns = {image: [encoded(colour) for colour in colours], label: labels}
+        colors = [COLORS[value] if isinstance(value, int) else COLORS[0] for value in labels]
+        columns = {image: [encoded(color) for color in colors], label: labels}
         if features is not None:
             datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}.parquet")
             continue
@@ -263,7 +263,7 @@ def write_parquet(folder, features=None, image="image", label="label", **splits)
 
 @pytest.fixture
 def folder(tmp_path):
-    return tmp_path / "colours"
+    return tmp_path / "colors"
 
 
 @pytest.mark.parametrize("test_name", ["test", "validation"])
@@ -274,7 +274,7 @@ def test_parquet(folder, test_name):
         assert images.class_names == ("0", "1", "2")
         assert [images[i][1] for i in range(len(images))] == labels
         for i, label in enumerate(labels):
-            assert_colour(images[i][0], COLOURS[label])
+            assert_color(images[i][0], COLORS[label])
 
 
 def test_parquet_with_other_columns(folder):
@@ -354,10 +354,10 @@ def test_column_without_images(folder):
 
 def test_damaged_image_in_parquet(folder):
     folder.mkdir()
-    images = [encoded(COLOURS[0]), {"bytes": b"no image", "path": None}, None]
+    images = [encoded(COLORS[0]), {"bytes": b"no image", "path": None}, None]
     pq.write_table(pa.table({"image": images, "label": [0, 0, 0]}), folder / "train.parquet")
     split = open_split(DataConfig(dataset=str(folder)), "train")
-    assert_colour(split[0][0], COLOURS[0])
+    assert_color(split[0][0], COLORS[0])
     for i in (1, 2):
         with pytest.raises(SenetError) as caught:
             split[i]
@@ -371,7 +371,7 @@ def test_file_that_is_not_parquet(folder):
 
 
 def test_hub_data_set_without_images(monkeypatch):
-    empty = datasets.Dataset.from_dict({"image": [encoded(COLOURS[0])], "label": [0]}).select([])
+    empty = datasets.Dataset.from_dict({"image": [encoded(COLORS[0])], "label": [0]}).select([])
     monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict(train=empty))
     assert_refused("hf:nobody/nothing", "train", "nobody/nothing (train) has no images")
 

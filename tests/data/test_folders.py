@@ -10,10 +10,10 @@ from PIL import Image
 from senet.data.config import DataConfig
 from senet.data.datasets import open_split
 from senet.data.loading import load_data
+from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
-from senet.preprocessing import Preprocessing
 
-GREY = Preprocessing(image_size=4, resize=4, mean=(0.0,), std=(1.0,))
+GRAY = Preprocessing(image_size=4, resize=4, mean=(0.0,), std=(1.0,))
 
 
 def write(root, *paths):
@@ -28,11 +28,11 @@ def write(root, *paths):
 
 
 def opened(root, split="train", **options):
-    return open_split(DataConfig(dataset=str(root), preprocessing=GREY, **options), split)
+    return open_split(DataConfig(dataset=str(root), preprocessing=GRAY, **options), split)
 
 
 def load(root, **options):
-    config = DataConfig(dataset=str(root), preprocessing=GREY, num_workers=0, **options)
+    config = DataConfig(dataset=str(root), preprocessing=GRAY, num_workers=0, **options)
     return load_data(config, batch_size=2, device=torch.device("cpu"))
 
 
@@ -60,8 +60,8 @@ def test_hidden_entries_are_neither_classes_nor_images(tmp_path, split, said):
 def test_hidden_entries_of_a_folder_to_evaluate_on(tmp_path):
     root = write(tmp_path / "a", "cat/0.png", "dog/0.png", *HIDDEN, *JUNK)
     assert opened(root, "eval").class_names == ("cat", "dog")
-    unlabelled = write(tmp_path / "b", "0.png", "._0.png", ".ipynb_checkpoints/0.png", "__MACOSX/0.png")
-    images = opened(unlabelled, "eval")
+    unlabeled = write(tmp_path / "b", "0.png", "._0.png", ".ipynb_checkpoints/0.png", "__MACOSX/0.png")
+    images = opened(unlabeled, "eval")
     assert (images.class_names, len(images)) == ((), 1)
 
 

@@ -10,9 +10,9 @@ from senet.data import loading
 from senet.data.config import Augmentation, DataConfig
 from senet.data.loading import build_loader, load_data
 from senet.data.memory import MemoryLoader
+from senet.data.preprocessing import Preprocessing
 from senet.data.streaming import StreamingLoader
 from senet.errors import SenetError
-from senet.preprocessing import Preprocessing
 
 CPU = torch.device("cpu")
 DIGITS = DataConfig(
@@ -113,11 +113,11 @@ def test_class_names_of_the_configuration():
         load(replace(DIGITS, class_names=("a", "b")))
 
 
-def test_greyscale_and_colour_follow_the_preprocessing():
+def test_grayscale_and_color_follow_the_preprocessing():
     images = loading.open_split(DIGITS, "eval")
-    colour = replace(DIGITS, preprocessing=Preprocessing(image_size=12, resize=16, mean=(0.5,) * 3, std=(0.5,) * 3))
+    color = replace(DIGITS, preprocessing=Preprocessing(image_size=12, resize=16, mean=(0.5,) * 3, std=(0.5,) * 3))
     for in_memory in (True, False):
-        loader = build_loader(replace(colour, in_memory=in_memory), images, "eval", batch_size=7, device=CPU)
+        loader = build_loader(replace(color, in_memory=in_memory), images, "eval", batch_size=7, device=CPU)
         x, _ = next(iter(loader.batches(0)))
         assert x.shape == (7, 3, 12, 12)
         assert torch.equal(x[:, 0], x[:, 2])

@@ -9,8 +9,8 @@ from senet.data.config import Augmentation
 from senet.data.datasets import ImageSplit
 from senet.data.memory import MemoryLoader, augment, cutout, decode, flip_and_crop
 from senet.data.order import BatchOrder
+from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
-from senet.preprocessing import Preprocessing
 
 CPU = torch.device("cpu")
 RGB = Preprocessing(image_size=6, resize=6, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.5))
@@ -82,7 +82,7 @@ def test_padding_is_zero():
 
 
 @pytest.mark.parametrize("side", [1, 3, 4, 20])
-def test_cutout_against_every_centre(side):
+def test_cutout_against_every_center(side):
     n, height, width = 3000, 7, 8
     x = noise(n, 3, height, width)
     before = x.clone()
@@ -117,7 +117,7 @@ def test_augment_without_options_changes_nothing():
     assert torch.equal(augment(x, Augmentation(), generator()), x)
 
 
-def test_normalisation_by_hand():
+def test_normalization_by_hand():
     loader = memory_loader(2, None, shuffle=False)
     loader.images[:] = 0
     loader.images[0, :, 1, 2] = torch.tensor([255, 51, 102])
@@ -180,9 +180,9 @@ def test_decode_resizes_and_crops():
     assert labels.tolist() == [0, 1, 2, 3, 4]
     for i in range(5):
         assert pixels[i].flatten(1).unique(dim=1).flatten().tolist() == [i, 100, 200]
-    grey, _ = decode(split, Preprocessing(image_size=5, resize=5, mean=(0.0,), std=(1.0,)))
-    assert grey.shape == (5, 1, 5, 5)
-    assert grey[0, 0, 2, 2].item() == pytest.approx(0.587 * 100 + 0.114 * 200, abs=1)
+    gray, _ = decode(split, Preprocessing(image_size=5, resize=5, mean=(0.0,), std=(1.0,)))
+    assert gray.shape == (5, 1, 5, 5)
+    assert gray[0, 0, 2, 2].item() == pytest.approx(0.587 * 100 + 0.114 * 200, abs=1)
 
 
 def test_decode_refuses_what_does_not_fit(monkeypatch):

@@ -41,7 +41,7 @@ def test_damaged_exif_data_are_no_reason_to_lose_an_image(tmp_path):
 
 @pytest.mark.parametrize("extension", ["png", "tif", "pgm"])
 def test_sixteen_bit_files(tmp_path, extension):
-    from senet.channels import to_channels
+    from senet.data.channels import to_channels
 
     gray = NOISE[..., 0]
     path = tmp_path / f"wide.{extension}"
@@ -51,7 +51,7 @@ def test_sixteen_bit_files(tmp_path, extension):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_values_without_a_known_range_are_refused_by_file(tmp_path, dtype):
-    from senet.channels import to_channels
+    from senet.data.channels import to_channels
 
     path = tmp_path / "height.tif"
     Image.fromarray(NOISE[..., 0].astype(dtype)).save(path)
@@ -77,7 +77,7 @@ def test_smaller_copies_in_a_tiff_are_no_channels(tmp_path):
     assert np.array_equal(np.asarray(read(tmp_path / "thumbnail.tif")), NOISE)
 
 
-def test_pages_in_colour_are_refused(tmp_path):
+def test_pages_in_color_are_refused(tmp_path):
     image = Image.fromarray(NOISE)
     image.save(tmp_path / "document.tif", save_all=True, append_images=[image])
     with pytest.raises(SenetError, match=r"document\.tif has 2 pages of mode RGB, of which one must be chosen"):
@@ -88,7 +88,7 @@ def test_pages_in_colour_are_refused(tmp_path):
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_tiffs_of_other_programs(tmp_path, channels, planar, dtype):
-    from senet.channels import to_channels
+    from senet.data.channels import to_channels
 
     tifffile = pytest.importorskip("tifffile")
     array = np.random.default_rng(2).integers(0, 256, (channels, 20, 30), dtype=np.uint8)
@@ -118,7 +118,7 @@ def test_npy_files_are_read_without_code(tmp_path):
 
 @pytest.mark.parametrize("extension", ["gif", "webp", "avif"])
 def test_of_an_animation_the_first_frame_is_read(tmp_path, extension):
-    frames = [Image.new("RGB", (16, 16), colour) for colour in ("white", "black")]
+    frames = [Image.new("RGB", (16, 16), color) for color in ("white", "black")]
     frames[0].save(tmp_path / f"moving.{extension}", save_all=True, append_images=frames[1:])
     assert missing_for(f".{extension}") == ""
     assert np.asarray(read(tmp_path / f"moving.{extension}").convert("L")).min() > 250

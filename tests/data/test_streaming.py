@@ -18,13 +18,13 @@ from senet.data.config import Augmentation, DataConfig
 from senet.data.datasets import ImageSplit, open_split, read_array
 from senet.data.memory import MemoryLoader, decode
 from senet.data.order import BatchOrder
+from senet.data.preprocessing import CIFAR, Preprocessing
 from senet.data.streaming import PixelShift, StreamingLoader, eval_transform, train_transform
 from senet.errors import SenetError
-from senet.preprocessing import CIFAR, Preprocessing
 
 CPU = torch.device("cpu")
 RGB = Preprocessing(image_size=8, resize=10, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.5))
-GREY = Preprocessing(image_size=8, resize=10, mean=(0.4,), std=(0.3,))
+GRAY = Preprocessing(image_size=8, resize=10, mean=(0.4,), std=(0.3,))
 EVERYTHING = Augmentation(flip=True, crop_scale=(0.3, 1.0), rotation=20.0, pixel_shift=10)
 
 
@@ -64,7 +64,7 @@ def assert_same_batches(result, expected):
         assert torch.equal(y, expected_y)
 
 
-@pytest.mark.parametrize("preprocessing", [RGB, GREY], ids=["rgb", "grey"])
+@pytest.mark.parametrize("preprocessing", [RGB, GRAY], ids=["rgb", "gray"])
 def test_evaluation_has_the_values_of_images_in_memory(preprocessing):
     split = pictures()
     order = BatchOrder(num_images=len(split), batch_size=4, shuffle=False)
@@ -193,10 +193,10 @@ def ramps(size=121):
 
 
 def slopes(pixels, reach):
-    """Return the change per pixel of (columns, rows of the source) along x and along y, around the centre."""
-    centre, p = pixels.shape[-1] // 2, pixels[:2].float() / 2
-    along_x = (p[:, centre, centre + reach] - p[:, centre, centre - reach]) / (2 * reach)
-    along_y = (p[:, centre + reach, centre] - p[:, centre - reach, centre]) / (2 * reach)
+    """Return the change per pixel of (columns, rows of the source) along x and along y, around the center."""
+    center, p = pixels.shape[-1] // 2, pixels[:2].float() / 2
+    along_x = (p[:, center, center + reach] - p[:, center, center - reach]) / (2 * reach)
+    along_y = (p[:, center + reach, center] - p[:, center - reach, center]) / (2 * reach)
     return along_x.tolist(), along_y.tolist()
 
 

@@ -36,7 +36,7 @@ VALUES = (
     *("", "-1", "0", "1.5", "-0.1", "1e400", "nan", "x", "9" * 30, "99999999", "3,4", "None", "True"),
     *("[red]", "ä", "nowhere", "a b", "\\", "x.png", "data", "."),
 )
-ENDLESS = ("--epochs", "--seeds", "--regularisation.freeze-bn-epochs")
+ENDLESS = ("--epochs", "--seeds", "--regularization.freeze-bn-epochs")
 """Options with which a large number is right, and takes forever."""
 SLOW = ("--compute.compile", "--compute.no-compile")
 PLACES = ("argument", "RECIPE", "recipe", "RUN_OR_MODEL", "model", "image")

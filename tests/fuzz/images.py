@@ -76,12 +76,12 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def deep(random: Random) -> tuple[str, str, bytes, Expected]:
-    """A grey picture of more than 8 bits."""
-    grey = pixels(random, 1)[..., 0]
-    seen = np.repeat(grey[..., None], 3, -1)
+    """A gray picture of more than 8 bits."""
+    gray = pixels(random, 1)[..., 0]
+    seen = np.repeat(gray[..., None], 3, -1)
     kind = random.choice(("u2", "u2", "i4", "f4", "f4 odd"))
     extension = random.choice((".png", ".tif")) if kind == "u2" else ".tif"
-    values = {"u2": grey * 257.0, "i4": grey, "f4": grey / 255, "f4 odd": grey * 40.0 - 3000}[kind]
+    values = {"u2": gray * 257.0, "i4": gray, "f4": gray / 255, "f4 odd": gray * 40.0 - 3000}[kind]
     content = encoded(Image.fromarray(values.astype(kind.split()[0])), extension)
     what: Expected = {"u2": ("done", seen), "f4 odd": ("refused", None)}.get(kind, ("either", seen))
     return f"{kind} {extension}", extension, content, what

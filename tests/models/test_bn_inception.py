@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from networks import fresh_on_meta, num_parameters, on_cpu_with_random_weights, on_meta, randomise
-from senet.block import SEBlock, SEOptions
+from networks import fresh_on_meta, num_parameters, on_cpu_with_random_weights, on_meta, randomize
 from senet.errors import SenetError
+from senet.factory import create_model
 from senet.models.bn_inception import CeilMaxPool, InceptionModule
-from senet.models.registry import create_model
+from senet.nn.block import SEBlock, SEOptions
 
 # Channels and hidden units of SE, arXiv:1709.01507's release, models/SE-BN-Inception.prototxt.
 SE_WIDTHS = {
@@ -74,7 +74,7 @@ def test_the_module_by_its_formula(kind):
     widths = (0, 6, 8, 4, 5, 0) if kind == "reduction" else (3, 6, 8, 4, 5, 7)
     pool = {"average": nn.AvgPool2d(3, 1, 1), "maximum": nn.MaxPool2d(3, 1, 1), "reduction": CeilMaxPool()}[kind]
     module = InceptionModule(10, *widths, pool=pool, build_se=lambda channels: SEBlock(channels, 2)).double().eval()
-    randomise(module)
+    randomize(module)
     x = torch.randn(2, 10, 8, 6, dtype=torch.float64)
     stride = 2 if kind == "reduction" else 1
 

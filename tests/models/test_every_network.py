@@ -13,10 +13,10 @@ from torch import Tensor
 
 from kinds import CLEARLY, PLAIN, WITH_SE, images, settle, shortened, side_of, with_sane_outputs
 from networks import assert_relatively_close, fresh_on_meta, relative_difference
-from senet.block import SEOptions
-from senet.models.network import Network
-from senet.models.registry import list_models
+from senet.models.base import Network
+from senet.models.catalog import list_models
 from senet.models.resnet import cifar_resnet
+from senet.nn.block import SEOptions
 
 FLOAT32 = 2e-5
 
@@ -186,7 +186,7 @@ def test_export_and_onnx_runtime_with_dynamic_batch_and_size(kind):
     dynamic = torch.export.Dim.DYNAMIC
     program = torch.export.export(model, (images(2, side),), dynamic_shapes={"x": {0: dynamic, 2: dynamic, 3: dynamic}})
     exported = program.module()
-    onnx = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)  # optimising takes the longest
+    onnx = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)  # optimizing takes the longest
     session = onnxruntime.InferenceSession(onnx.model_proto.SerializeToString())
     for shape in ((2, side, side), (3, side + 5, side + 32)):
         x = images(*shape)

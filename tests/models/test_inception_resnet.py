@@ -5,11 +5,11 @@ import timm
 import torch
 from torch import nn
 
-from networks import fresh_on_meta, num_parameters, on_cpu_with_random_weights, on_meta, randomise
-from senet.block import SEBlock, SEOptions
+from networks import fresh_on_meta, num_parameters, on_cpu_with_random_weights, on_meta, randomize
 from senet.errors import SenetError
+from senet.factory import create_model
 from senet.models.inception_resnet import InceptionResidual, block8, block17, block35
-from senet.models.registry import create_model
+from senet.nn.block import SEBlock, SEOptions
 
 BLOCKS = {"repeat": (10, 320), "repeat_1": (20, 1088), "repeat_2": (9, 2080), "block8": (1, 2080)}
 
@@ -49,7 +49,7 @@ def test_stages(stage, parts):
 def test_se_is_before_the_scaled_sum(build, scale, relu):
     torch.manual_seed(0)
     unit: InceptionResidual = build(SEOptions().block).double().eval()
-    randomise(unit)
+    randomize(unit)
     x = torch.randn(2, unit.se.channels, 4, 3, dtype=torch.float64)
     branches = torch.cat([branch(x) for name, branch in unit.named_children() if name.startswith("branch")], 1)
     u = torch.einsum("nchw,oc->nohw", branches, unit.conv2d.weight[:, :, 0, 0]) + unit.conv2d.bias[:, None, None]

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from networks import assert_relatively_close, fresh_on_meta, num_parameters, on_meta, randomise, relative_difference
-from senet.block import SEBlock, SEOptions
+from networks import assert_relatively_close, fresh_on_meta, num_parameters, on_meta, randomize, relative_difference
 from senet.costs import cost
 from senet.errors import SenetError
 from senet.models.mobilenet import SeparableUnit
+from senet.nn.block import SEBlock, SEOptions
 
 # arXiv:1704.04861, Table 1: output channels and stride of the thirteen units.
 UNITS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)]
@@ -23,7 +23,7 @@ def units_of(model: nn.Module) -> list[SeparableUnit]:
 def unit_in_float64(activation: str, stride: int = 1, se: bool = True) -> SeparableUnit:
     torch.manual_seed(0)
     unit = SeparableUnit(8, 12, stride, activation, SEOptions(reduction=4).block if se else None)
-    randomise(unit)
+    randomize(unit)
     for norm in (unit.bn1, unit.bn2):
         norm.weight.data.mul_(20)  # so that ReLU6 clips
     return unit.double().eval()
@@ -110,7 +110,7 @@ def test_stages_are_numbered_by_their_stride():
 def test_equals_timm():
     torch.manual_seed(0)
     theirs = timm.create_model("mobilenetv1_100", pretrained=False)
-    randomise(theirs)
+    randomize(theirs)
     for norm in theirs.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.weight.mul_(4)  # so that ReLU6 clips
@@ -137,7 +137,7 @@ def test_unit_against_its_formula(activation, stride, se):
     unit = unit_in_float64(activation, stride, se)
     x = torch.randn(2, 8, 7, 6, dtype=torch.float64)
 
-    def normalised(norm, x):
+    def normalized(norm, x):
         mean, var, weight, bias = (
             v[:, None, None] for v in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
         )
@@ -153,8 +153,8 @@ def test_unit_against_its_formula(activation, stride, se):
         for j in range(3):
             window = padded[:, :, i::stride, j::stride][:, :, :height, :width]
             u += unit.conv_dw.weight[:, 0, i, j, None, None] * window
-    u = activate(normalised(unit.bn1, u))
-    u = activate(normalised(unit.bn2, torch.einsum("nchw,oc->nohw", u, unit.conv_pw.weight[:, :, 0, 0])))
+    u = activate(normalized(unit.bn1, u))
+    u = activate(normalized(unit.bn2, torch.einsum("nchw,oc->nohw", u, unit.conv_pw.weight[:, :, 0, 0])))
     if se:
         hidden = (u.mean((2, 3)) @ unit.se.fc1.weight[:, :, 0, 0].T + unit.se.fc1.bias).clamp(min=0)
         gate = 1 / (1 + (-(hidden @ unit.se.fc2.weight[:, :, 0, 0].T + unit.se.fc2.bias)).exp())

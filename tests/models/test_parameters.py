@@ -3,7 +3,7 @@
 import pytest
 
 from networks import num_parameters, on_meta
-from senet.block import SEOptions
+from senet.nn.block import SEOptions
 
 NO_BIAS = SEOptions(bias=False)
 

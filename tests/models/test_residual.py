@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.block import SEOptions
 from senet.models.residual import (
     BasicUnit,
     BottleneckUnit,
@@ -18,6 +17,7 @@ from senet.models.residual import (
     bare_projection,
     projection,
 )
+from senet.nn.block import SEOptions
 
 PLACEMENTS = ("standard", "pre", "post", "identity", "3x3")
 UNITS = {

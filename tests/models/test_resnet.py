@@ -1,4 +1,4 @@
-"""The residual networks: the authors' details, initialisation, and what PyTorch does with them."""
+"""The residual networks: the authors' details, initialization, and what PyTorch does with them."""
 
 import copy
 import math
@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from networks import assert_relatively_close, fresh_on_meta, num_parameters, on_meta, randomise
-from senet.block import SEBlock, SEOptions
+from networks import assert_relatively_close, fresh_on_meta, num_parameters, on_meta, randomize
 from senet.errors import SenetError
-from senet.models.registry import create_model, list_models, model_card
+from senet.factory import create_model
+from senet.models.catalog import list_models, model_card
 from senet.models.residual import (
     BasicUnit,
     BottleneckUnit,
@@ -20,6 +20,7 @@ from senet.models.residual import (
     ResidualUnit,
 )
 from senet.models.resnet import ResNet, cifar_resnet, imagenet_resnet, wide_resnet
+from senet.nn.block import SEBlock, SEOptions
 
 NO_BIAS = SEOptions(bias=False)
 BUILDERS = (imagenet_resnet, cifar_resnet, wide_resnet)
@@ -63,7 +64,7 @@ def small(kind: str, **options: object) -> tuple[ResNet, Tensor]:
     build, side, unit = SMALL[kind]
     model = build(**{"num_classes": 10, "se": SEOptions(), **options})
     assert all(isinstance(m, unit) for m in model.modules() if isinstance(m, ResidualUnit))
-    randomise(model)
+    randomize(model)
     return model.eval(), torch.randn(2, options.get("in_channels", 3), side, side)
 
 
@@ -240,7 +241,7 @@ def test_only_se_and_the_classifier_have_biases():
                 assert module.eps == 1e-5
 
 
-# ---- initialisation --------------------------------------------------------------------------------------------------
+# ---- initialization --------------------------------------------------------------------------------------------------
 
 
 def branch_of(unit, x):
@@ -279,7 +280,7 @@ def test_zero_init_last_is_refused_without_a_last_norm(bottleneck):
         create_model("cifar_preact_resnet110", zero_init_last=True)
 
 
-def test_he_initialisation():
+def test_he_initialization():
     torch.manual_seed(0)
     model = imagenet_resnet((1, 1, 1, 1), se=SEOptions())
     checked = 0
@@ -302,7 +303,7 @@ def test_he_initialisation():
     assert (model.fc.bias == 0).all()
 
 
-# ---- behaviour -------------------------------------------------------------------------------------------------------
+# ---- behavior -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", RESNETS)

@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from networks import fresh_on_meta, num_parameters, on_meta, randomise
-from senet.block import SEBlock, SEOptions
+from networks import fresh_on_meta, num_parameters, on_meta, randomize
 from senet.costs import cost
 from senet.errors import SenetError
 from senet.models.shake import MixFunction, Shake, ShakeUnit, ShiftedShortcut, shake_resnet, shake_resnext
+from senet.nn.block import SEBlock, SEOptions
 
 NAMES = ("cifar_shake_shake26_2x96d", "cifar_shake_even29_2x4x64d")
 SMALL = {
@@ -25,7 +25,7 @@ def units_of(model: nn.Module) -> list[ShakeUnit]:
 def small(kind: str, **options: object) -> nn.Module:
     torch.manual_seed(0)
     model = SMALL[kind](**{"num_classes": 10, "se": SEOptions(), **options})
-    randomise(model)
+    randomize(model)
     return model
 
 
@@ -267,7 +267,7 @@ def test_shifted_shortcut_by_hand():
     torch.testing.assert_close(shortcut(x)[0, 1], shifted, rtol=1e-5, atol=0)
 
 
-def normalised(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+def normalized(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     mean, var, weight, bias = (v[:, None, None] for v in (norm.running_mean, norm.running_var, norm.weight, norm.bias))
     return (x - mean) / (var + 1e-5).sqrt() * weight + bias
 
@@ -284,8 +284,8 @@ def conv(module: nn.Conv2d, x: Tensor, stride: int = 1) -> Tensor:
 
 def expected_resnet_unit(unit: ShakeUnit, x: Tensor, stride: int, alpha: Tensor | float) -> Tensor:
     def branch(b: nn.Module) -> Tensor:
-        u = normalised(b.bn1, conv(b.conv1, x.clamp(min=0), stride))
-        return normalised(b.bn2, conv(b.conv2, u.clamp(min=0)))
+        u = normalized(b.bn1, conv(b.conv1, x.clamp(min=0), stride))
+        return normalized(b.bn2, conv(b.conv2, u.clamp(min=0)))
 
     mixture = alpha * branch(unit.branch1) + (1 - alpha) * branch(unit.branch2)
     if unit.downsample is None:
@@ -295,17 +295,17 @@ def expected_resnet_unit(unit: ShakeUnit, x: Tensor, stride: int, alpha: Tensor 
     shifted[:, :, 1:, 1:] = activated[:, :, :-1, :-1]
     first, second = (m[:, :, ::stride, ::stride] for m in (activated, shifted))
     paths = torch.cat((conv(unit.downsample.conv1, first), conv(unit.downsample.conv2, second)), 1)
-    return normalised(unit.downsample.bn, paths) + recalibrated(unit.se, mixture)
+    return normalized(unit.downsample.bn, paths) + recalibrated(unit.se, mixture)
 
 
 def expected_resnext_unit(unit: ShakeUnit, x: Tensor, stride: int, alpha: Tensor | float) -> Tensor:
     def branch(b: nn.Module) -> Tensor:
-        u = normalised(b.bn1, conv(b.conv1, x))
-        u = normalised(b.bn2, conv(b.conv2, u.clamp(min=0), stride))
-        return normalised(b.bn3, conv(b.conv3, u.clamp(min=0)))
+        u = normalized(b.bn1, conv(b.conv1, x))
+        u = normalized(b.bn2, conv(b.conv2, u.clamp(min=0), stride))
+        return normalized(b.bn3, conv(b.conv3, u.clamp(min=0)))
 
     mixture = alpha * branch(unit.branch1) + (1 - alpha) * branch(unit.branch2)
-    shortcut = x if unit.downsample is None else normalised(unit.downsample[1], conv(unit.downsample[0], x, stride))
+    shortcut = x if unit.downsample is None else normalized(unit.downsample[1], conv(unit.downsample[0], x, stride))
     return (shortcut + recalibrated(unit.se, mixture)).clamp(min=0)
 
 
@@ -318,7 +318,7 @@ def test_unit_against_its_formula(kind, stage, index, stride):
     model = (
         shake_resnet(14, 8, se=SEOptions()) if kind == "resnet" else shake_resnext(20, 2, 16, se=SEOptions())
     ).double()
-    randomise(model)
+    randomize(model)
     model.eval()
     unit = model.get_submodule(f"layer{stage}")[index]
     x = torch.randn(3, next(iter(unit.branch1)).in_channels, 7, 6, dtype=torch.float64)

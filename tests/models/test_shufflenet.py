@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from networks import fresh_on_meta, num_parameters, on_meta, randomise
-from senet.block import SEBlock, SEOptions
+from networks import fresh_on_meta, num_parameters, on_meta, randomize
 from senet.costs import cost
 from senet.errors import SenetError
 from senet.models.shufflenet import ShuffleUnit
+from senet.nn.block import SEBlock, SEOptions
 
 # arXiv:1707.01083, Table 1, g = 3: for each unit its input and output channels and the side of its output.
 UNITS = [
@@ -33,7 +33,7 @@ def unit_in_float64(stride: int, entry_groups: int = 3, se: bool = True) -> Shuf
     torch.manual_seed(0)
     channels = 24 if stride == 1 else 12
     unit = ShuffleUnit(channels, 24, stride, entry_groups, SEOptions(reduction=3).block if se else None)
-    randomise(unit)
+    randomize(unit)
     return unit.double().eval()
 
 
@@ -127,7 +127,7 @@ def test_shuffle_by_hand():
     torch.testing.assert_close(seen[0].flatten(), torch.tensor(shuffled).float(), rtol=1e-4, atol=0)
 
 
-def normalised(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+def normalized(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     mean, var, weight, bias = (v[:, None, None] for v in (norm.running_mean, norm.running_var, norm.weight, norm.bias))
     return (x - mean) / (var + 1e-5).sqrt() * weight + bias
 
@@ -150,10 +150,10 @@ def depthwise(conv: nn.Conv2d, x: Tensor, stride: int) -> Tensor:
 def test_unit_against_its_formula(stride, entry_groups, se):
     unit = unit_in_float64(stride, entry_groups, se)
     x = torch.randn(2, unit.conv1.in_channels, 7, 6, dtype=torch.float64)
-    u = normalised(unit.bn1, pointwise(unit.conv1, x, entry_groups)).clamp(min=0)
+    u = normalized(unit.bn1, pointwise(unit.conv1, x, entry_groups)).clamp(min=0)
     u = u[:, [0, 2, 4, 1, 3, 5]]  # three groups of two channels: the first of each, then the second
-    u = normalised(unit.bn2, depthwise(unit.conv2, u, stride))
-    u = normalised(unit.bn3, pointwise(unit.conv3, u, 3))
+    u = normalized(unit.bn2, depthwise(unit.conv2, u, stride))
+    u = normalized(unit.bn3, pointwise(unit.conv3, u, 3))
     if se:
         hidden = (u.mean((2, 3)) @ unit.se.fc1.weight[:, :, 0, 0].T + unit.se.fc1.bias).clamp(min=0)
         u = u * torch.sigmoid(hidden @ unit.se.fc2.weight[:, :, 0, 0].T + unit.se.fc2.bias)[:, :, None, None]

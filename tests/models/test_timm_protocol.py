@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 from kinds import WITH_SE, images, side_of
 from networks import fresh_on_meta, on_meta
 from senet.errors import SenetError
-from senet.models.network import Network
-from senet.models.registry import list_models
+from senet.models.base import Network
+from senet.models.catalog import list_models
 
 PYRAMIDS = (
     "cifar_se_resnet20",

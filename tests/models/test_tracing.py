@@ -16,13 +16,14 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from kinds import PLAIN, WITH_SE, images, shortened, side_of
 from networks import assert_relatively_close, on_cpu_with_random_weights, on_meta
-from senet.block import SEOptions
 from senet.errors import SenetError
-from senet.fused import Chain, set_fused
-from senet.models.network import Network
-from senet.models.registry import create_model, list_models
+from senet.factory import create_model
+from senet.models.base import Network
+from senet.models.catalog import list_models
 from senet.models.resnet import cifar_resnet, imagenet_resnet
 from senet.models.shake import shake_resnet
+from senet.nn.block import SEOptions
+from senet.nn.fused import Chain, set_fused
 
 PLACEMENTS = ("standard", "pre", "post", "identity", "3x3")
 ROUNDINGS = 1e-12

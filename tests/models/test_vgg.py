@@ -9,11 +9,11 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from networks import fresh_on_meta, num_parameters, on_cpu_with_random_weights, on_meta, randomise
-from senet.block import SEBlock, SEOptions
+from networks import fresh_on_meta, num_parameters, on_cpu_with_random_weights, on_meta, randomize
 from senet.errors import SenetError
-from senet.models.registry import create_model
+from senet.factory import create_model
 from senet.models.vgg import RecalibratedReLU
+from senet.nn.block import SEBlock, SEOptions
 
 WIDTHS = [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
 
@@ -126,7 +126,7 @@ def test_dropout_is_behind_both_hidden_layers():
     assert on_meta("vgg16_bn").dropout.p == 0.5
     torch.manual_seed(0)
     small = create_model("vgg16_bn", num_classes=0, dropout=0.5).train()
-    randomise(small)
+    randomize(small)
     zeros = (small.forward_head(torch.rand(4, 512, 7, 7)) == 0).float().mean()
     assert zeros > 0.6  # half by the last dropout, and half of the rest by the ReLU
 

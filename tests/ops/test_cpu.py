@@ -95,7 +95,7 @@ def test_passes_over_the_map(dtype, shape, layout, of_images, relu):
     acc = accumulator(dtype)
     u, dy, shortcut = (random_map(shape, dtype, layout) for _ in range(3))
     a, b = random_affine(shape, acc, of_images), random_affine(shape, acc, False)
-    slope, s_slope = (Slope(x.scale, x.centre_C, x.shift) for x in (a, b))
+    slope, s_slope = (Slope(x.scale, x.center_C, x.shift) for x in (a, b))
     for other, other_affine in ((None, None), (shortcut, None), (shortcut, b)):
         branches = Branches(u, a, relu, other, other_affine)
         assert_same_step("apply", dtype, branches)

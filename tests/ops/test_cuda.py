@@ -44,9 +44,9 @@ def affine(n, c, dtype, per_image):
     return Affine(*(torch.randn(s, device=DEVICE, dtype=dtype) for s in ((c,), shape, shape)))
 
 
-def slope_of(centre_C, scale, shift):
+def slope_of(center_C, scale, shift):
     """A slope of the same shapes."""
-    return Slope(scale, centre_C, shift)
+    return Slope(scale, center_C, shift)
 
 
 def in_float64(branches):

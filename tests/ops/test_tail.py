@@ -76,7 +76,7 @@ def in_double(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 def formula(case: Case, x: dict[str, Tensor]) -> Tensor:
     """What the operator is to compute, in plain arithmetic."""
 
-    def normalised(u: Tensor, kind: str, prefix: str = "") -> Tensor:
+    def normalized(u: Tensor, kind: str, prefix: str = "") -> Tensor:
         if kind in ("none", "plain"):
             return u
         mean, var = x[f"{prefix}mean"][:, None, None], x[f"{prefix}var"][:, None, None]
@@ -86,13 +86,13 @@ def formula(case: Case, x: dict[str, Tensor]) -> Tensor:
         weight, bias = x[f"{prefix}weight"][:, None, None], x[f"{prefix}bias"][:, None, None]
         return (u - mean) / (var + EPS).sqrt() * weight + bias
 
-    y = normalised(x["u"], case.norm)
+    y = normalized(x["u"], case.norm)
     if case.se != "none":
         hidden = (y.mean((2, 3)) @ x["fc1"].T + x.get("bias1", 0)).clamp(min=0)
         gate = GATES[case.gate](hidden @ x["fc2"].T + x.get("bias2", 0)) * x["factor"]
         y = gate[:, :, None, None] * y
     if case.shortcut != "none":
-        y = y + normalised(x["shortcut"], case.shortcut, "s_")
+        y = y + normalized(x["shortcut"], case.shortcut, "s_")
     return y.clamp(min=0) if case.relu else y
 
 

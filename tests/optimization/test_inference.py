@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import senet
-from networks import assert_relatively_close, randomise
+from networks import assert_relatively_close, randomize
 from senet import SEOptions, insert_se
-from senet.block import SEBlock
+from senet.nn.block import SEBlock
 from senet.optimization.inference import InferenceModel
 from senet.optimization.rewriting import EarlyGate, rewrite
 
@@ -30,7 +30,7 @@ def network(name):
     torch.manual_seed(0)
     create = timm.create_model if name.startswith("timm_") else senet.create_model
     model = create(name.removeprefix("timm_"), num_classes=10)
-    randomise(model)
+    randomize(model)
     side = 32 if "cifar" in name else 64
     return model.eval(), torch.randn(3, 3, side, side)
 
@@ -68,9 +68,9 @@ NETWORKS = (
 def test_the_rewritten_network_has_the_same_outputs(name, early, norms):
     model, x = network(name)
     before = copy.deepcopy(model.state_dict())
-    optimised = senet.optimize(model, for_="inference", backend="eager")
-    assert_relatively_close(optimised(x), logits(model, x), FLOAT32)
-    assert (number_of(EarlyGate, optimised), number_of(nn.BatchNorm2d, optimised)) == (early, norms)
+    optimized = senet.optimize(model, for_="inference", backend="eager")
+    assert_relatively_close(optimized(x), logits(model, x), FLOAT32)
+    assert (number_of(EarlyGate, optimized), number_of(nn.BatchNorm2d, optimized)) == (early, norms)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -148,12 +148,12 @@ def test_folding_keeps_small_variances():
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", FLOAT32), ("bf16", BFLOAT16)])
 def test_openvino(name, precision, tolerance):
     model, x = network(name)
-    optimised = senet.optimize(model, for_="inference", backend="openvino", precision=precision, micro_batch=2)
-    assert_relatively_close(optimised(x), logits(model, x), tolerance)
-    assert optimised(x).dtype == torch.float32
+    optimized = senet.optimize(model, for_="inference", backend="openvino", precision=precision, micro_batch=2)
+    assert_relatively_close(optimized(x), logits(model, x), tolerance)
+    assert optimized(x).dtype == torch.float32
 
 
-SIGNALLED = """
+SIGNALED = """
 import gc, signal, subprocess, sys
 import torch, senet
 signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -169,7 +169,7 @@ subprocess.run([sys.executable, "-c", ""])
 
 def test_signals_after_openvino_do_no_harm():
     """In a process that has used several models and let them go, as one that loads data with workers gets them."""
-    done = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", SIGNALED], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -177,9 +177,9 @@ def test_signals_after_openvino_do_no_harm():
 def test_inductor(precision, tolerance):
     torch._dynamo.reset()
     model, x = network("cifar_se_resnet20")
-    optimised = senet.optimize(model, for_="inference", precision=precision, micro_batch=2)
-    assert_relatively_close(optimised(x), logits(model, x), tolerance)  # a part of two images, one of one
-    assert_relatively_close(optimised(x), logits(model, x), tolerance)  # what is compiled, again
+    optimized = senet.optimize(model, for_="inference", precision=precision, micro_batch=2)
+    assert_relatively_close(optimized(x), logits(model, x), tolerance)  # a part of two images, one of one
+    assert_relatively_close(optimized(x), logits(model, x), tolerance)  # what is compiled, again
 
 
 def test_micro_batches_are_put_together_in_order():
@@ -194,8 +194,8 @@ def test_micro_batches_are_put_together_in_order():
 def test_exports_see_the_rewritten_graph():
     model, x = network("se_resnet50")
     expected = logits(model, x)
-    optimised = senet.optimize(model, for_="inference", backend="eager")
-    program = torch.export.export(optimised, (x,))
+    optimized = senet.optimize(model, for_="inference", backend="eager")
+    program = torch.export.export(optimized, (x,))
     assert_relatively_close(program.module()(x), expected, FLOAT32)
     assert not any("batch_norm" in str(node.target) for node in program.graph.nodes)
     file = io.BytesIO()
@@ -210,25 +210,25 @@ def test_exports_see_the_rewritten_graph():
 
 def test_copies_and_pickles():
     model, x = network("cifar_se_resnet20")
-    optimised = senet.optimize(model, for_="inference", backend="eager")
-    for again in (copy.deepcopy(optimised), pickle.loads(pickle.dumps(optimised))):
+    optimized = senet.optimize(model, for_="inference", backend="eager")
+    for again in (copy.deepcopy(optimized), pickle.loads(pickle.dumps(optimized))):
         assert isinstance(again, InferenceModel)
-        assert torch.equal(again(x), optimised(x))
+        assert torch.equal(again(x), optimized(x))
 
 
 def test_what_a_model_says_of_itself_is_kept():
     model = senet.create_model("cifar_se_resnet20", weights="cifar10")
-    optimised = senet.optimize(model, for_="inference", backend="eager")
-    assert optimised.class_names == model.class_names
-    assert optimised.preprocessing == model.preprocessing
+    optimized = senet.optimize(model, for_="inference", backend="eager")
+    assert optimized.class_names == model.class_names
+    assert optimized.preprocessing == model.preprocessing
 
 
 def test_a_fused_network_can_be_rewritten():
     model, x = network("se_resnet18")
     expected = logits(model, x)
     senet.optimize(model, for_="training")
-    optimised = senet.optimize(model, for_="inference", backend="eager")
-    assert_relatively_close(optimised(x), expected, FLOAT32)
+    optimized = senet.optimize(model, for_="inference", backend="eager")
+    assert_relatively_close(optimized(x), expected, FLOAT32)
     assert all(unit.fused for unit in model.layer1)  # the original stays what it was
 
 
@@ -241,11 +241,11 @@ def test_every_squeeze_can_be_rewritten(squeeze, inserted):
         insert_se(model, squeeze=squeeze, reduction=4, preserve_outputs=False)
     else:
         model = senet.create_model("cifar_se_resnet20", num_classes=10, se=SEOptions(squeeze=squeeze))
-    randomise(model.eval())
+    randomize(model.eval())
     x = torch.randn(2, 3, 32, 32)
-    optimised = senet.optimize(model, for_="inference", backend="eager")
-    assert_relatively_close(optimised(x), logits(model, x), FLOAT32)
-    assert number_of(nn.BatchNorm2d, optimised) == 0
+    optimized = senet.optimize(model, for_="inference", backend="eager")
+    assert_relatively_close(optimized(x), logits(model, x), FLOAT32)
+    assert number_of(nn.BatchNorm2d, optimized) == 0
 
 
 class Untraceable(nn.Module):
@@ -277,6 +277,6 @@ def test_bad_input_is_one_sentence(options, message):
 
 
 def test_it_cannot_be_trained():
-    optimised = senet.optimize(network("cifar_se_resnet20")[0], for_="inference", backend="eager")
+    optimized = senet.optimize(network("cifar_se_resnet20")[0], for_="inference", backend="eager")
     with pytest.raises(senet.SenetError, match="train the model that it was made from"):
-        optimised.train()
+        optimized.train()

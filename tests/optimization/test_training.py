@@ -1,4 +1,4 @@
-"""Networks optimised for training against themselves as they were."""
+"""Networks optimized for training against themselves as they were."""
 
 import copy
 import pickle
@@ -13,13 +13,14 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from networks import on_cpu_with_random_weights, randomise
-from senet import fused
-from senet.block import SEOptions
+from networks import on_cpu_with_random_weights, randomize
 from senet.errors import SenetError
-from senet.models.network import Network
-from senet.models.registry import create_model, list_models
+from senet.factory import create_model
+from senet.models.base import Network
+from senet.models.catalog import list_models
 from senet.models.resnet import cifar_resnet, imagenet_resnet
+from senet.nn import fused
+from senet.nn.block import SEOptions
 from senet.optimization import optimize
 
 EXACT = 1e-9
@@ -132,7 +133,7 @@ def assert_same_step(actual: nn.Module, expected: nn.Module, x: Tensor, toleranc
         assert_close(buffers[name], buffer, name, EXACT)
 
 
-def assert_optimising_changes_nothing(model: nn.Module, x: Tensor, tolerance: float = EXACT) -> None:
+def assert_optimizing_changes_nothing(model: nn.Module, x: Tensor, tolerance: float = EXACT) -> None:
     plain = copy.deepcopy(model)
     classes = [type(m) for m in model.modules()]
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -184,7 +185,7 @@ def test_every_kind_is_covered():
 
 @pytest.mark.parametrize("name", OURS)
 def test_our_networks(name, calls):
-    assert_optimising_changes_nothing(of_ours(name), images(side_of(name)))
+    assert_optimizing_changes_nothing(of_ours(name), images(side_of(name)))
     assert len(calls) >= (6 if "_se_" in f"_{name}" else 2)
 
 
@@ -201,7 +202,7 @@ def test_placements(placement, calls):
         partial(cifar_resnet, 20, pre_activation=True, bottleneck=True, se=se),
     )
     for build in builds:
-        assert_optimising_changes_nothing(built(build), images(32))
+        assert_optimizing_changes_nothing(built(build), images(32))
     assert calls
 
 
@@ -209,9 +210,9 @@ def test_placements(placement, calls):
 def test_gates(gate, squeeze):
     torch.manual_seed(0)
     model = cifar_resnet(8, se=SEOptions(gate=gate, squeeze=squeeze, reduction=4, factor=1.5)).double()
-    randomise(model)
+    randomize(model)
     tolerance = 1e-6 if gate == "hard_sigmoid" else EXACT  # PyTorch's gradient of it has float32's 1/6
-    assert_optimising_changes_nothing(model, images(16), tolerance)
+    assert_optimizing_changes_nothing(model, images(16), tolerance)
 
 
 # ---- others' networks ------------------------------------------------------------------------------------------------
@@ -219,14 +220,14 @@ def test_gates(gate, squeeze):
 
 @pytest.mark.parametrize("name", TIMM)
 def test_timm(name, calls):
-    assert_optimising_changes_nothing(of_timm(name), images(32))
+    assert_optimizing_changes_nothing(of_timm(name), images(32))
     assert len(calls) >= 6
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision(name, calls):
     model = built(lambda: getattr(torchvision.models, name)(num_classes=10))
-    assert_optimising_changes_nothing(model, images(32))
+    assert_optimizing_changes_nothing(model, images(32))
     assert len(calls) >= 12
 
 
@@ -279,7 +280,7 @@ def test_again_and_again():
 def test_a_shortcut_that_does_nothing():
     model = of_timm("seresnet18")
     model.layer1[0].downsample = nn.Sequential()
-    assert_optimising_changes_nothing(model, images(32))
+    assert_optimizing_changes_nothing(model, images(32))
 
 
 def test_a_model_without_a_known_block():

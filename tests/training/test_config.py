@@ -5,16 +5,10 @@ from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 import pytest
 
 from senet.data.config import Augmentation, DataConfig
+from senet.data.preprocessing import CIFAR
 from senet.errors import SenetError
-from senet.models.cards import ModelConfig
-from senet.preprocessing import CIFAR
-from senet.training.config import (
-    ComputeConfig,
-    OptimizerConfig,
-    RegularisationConfig,
-    ScheduleConfig,
-    TrainConfig,
-)
+from senet.models.config import ModelConfig
+from senet.training.config import ComputeConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig, TrainConfig
 
 CONFIG = TrainConfig(model=ModelConfig(name="cifar_se_resnet20"), data=DataConfig())
 NAN = float("nan")
@@ -39,12 +33,12 @@ REFUSED = [
     (ScheduleConfig, {"name": "one_cycle", "warmup_epochs": 1.0}, "schedule.warmup_epochs"),
     (ScheduleConfig, {"warmup_epochs": -1.0}, "schedule.warmup_epochs"),
     (ScheduleConfig, {"warmup_start": 2.0}, "schedule.warmup_start"),
-    (RegularisationConfig, {"label_smoothing": 1.0}, "regularisation.label_smoothing"),
-    (RegularisationConfig, {"mixup": -0.2}, "regularisation.mixup"),
-    (RegularisationConfig, {"cutmix": -1.0}, "regularisation.cutmix"),
-    (RegularisationConfig, {"ema_decay": 1.0}, "regularisation.ema_decay"),
-    (RegularisationConfig, {"ema_decay": 0.0}, "regularisation.ema_decay"),
-    (RegularisationConfig, {"freeze_bn_epochs": -1}, "regularisation.freeze_bn_epochs"),
+    (RegularizationConfig, {"label_smoothing": 1.0}, "regularization.label_smoothing"),
+    (RegularizationConfig, {"mixup": -0.2}, "regularization.mixup"),
+    (RegularizationConfig, {"cutmix": -1.0}, "regularization.cutmix"),
+    (RegularizationConfig, {"ema_decay": 1.0}, "regularization.ema_decay"),
+    (RegularizationConfig, {"ema_decay": 0.0}, "regularization.ema_decay"),
+    (RegularizationConfig, {"freeze_bn_epochs": -1}, "regularization.freeze_bn_epochs"),
     (ComputeConfig, {"precision": "float16"}, "compute.precision"),
     (ComputeConfig, {"accumulate": 0}, "compute.accumulate"),
     (TrainConfig, {"epochs": 0}, "epochs"),
@@ -54,10 +48,10 @@ REFUSED = [
     (TrainConfig, {"model": ModelConfig(name="cifar_se_resnet20", in_channels=1)}, "model.in_channels"),
     (
         TrainConfig,
-        {"epochs": 2, "regularisation": RegularisationConfig(freeze_bn_epochs=3)},
-        "regularisation.freeze_bn_epochs",
+        {"epochs": 2, "regularization": RegularizationConfig(freeze_bn_epochs=3)},
+        "regularization.freeze_bn_epochs",
     ),
-    (TrainConfig, {"batch_size": 33, "regularisation": RegularisationConfig(mixup=0.2)}, "batch_size"),
+    (TrainConfig, {"batch_size": 33, "regularization": RegularizationConfig(mixup=0.2)}, "batch_size"),
     (DataConfig, {"num_workers": -1}, "data.num_workers"),
     (DataConfig, {"augmentation": Augmentation(rotation=10.0)}, "data.augmentation.rotation"),
     (DataConfig, {"augmentation": Augmentation(padding=4), "in_memory": False}, "data.augmentation.padding"),
@@ -77,9 +71,9 @@ def test_a_bad_value_is_refused_by_its_name(kind, values, name):
 def test_the_limits_themselves_are_allowed():
     OptimizerConfig(momentum=0, weight_decay=0, clip_norm=None)
     ScheduleConfig(name="plateau", factor=0, patience=0)
-    RegularisationConfig(freeze_bn_epochs=0, ema_decay=None)
-    replace(CONFIG, epochs=1, batch_size=1, seed=0, regularisation=RegularisationConfig(freeze_bn_epochs=1))
-    replace(CONFIG, batch_size=34, regularisation=RegularisationConfig(mixup=0.2, cutmix=1.0))
+    RegularizationConfig(freeze_bn_epochs=0, ema_decay=None)
+    replace(CONFIG, epochs=1, batch_size=1, seed=0, regularization=RegularizationConfig(freeze_bn_epochs=1))
+    replace(CONFIG, batch_size=34, regularization=RegularizationConfig(mixup=0.2, cutmix=1.0))
 
 
 def test_nothing_of_a_configuration_can_be_changed_in_place():

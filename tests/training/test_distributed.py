@@ -25,7 +25,7 @@ import torch
 from senet.data import loading
 from senet.recipes.digits import digits
 from senet.training import loop
-from senet.training.config import ComputeConfig, RegularisationConfig
+from senet.training.config import ComputeConfig, RegularizationConfig
 from senet.training.interrupt import TrainingInterrupted
 
 torch.set_num_threads(1)
@@ -52,7 +52,7 @@ def interrupted_backward(trainer, *args, **options):
 loop.score, loop.Trainer.backward = counting_score, interrupted_backward
 config = replace(
     digits(), epochs=2, batch_size=16, compute=ComputeConfig(cpu=torch.cuda.is_available(), accumulate=2),
-    regularisation=RegularisationConfig(ema_decay=0.5),
+    regularization=RegularizationConfig(ema_decay=0.5),
 )
 loop.train(config, folder / "whole")
 trainer = trainers[-1]

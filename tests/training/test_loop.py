@@ -15,13 +15,13 @@ from torch import nn
 from senet.data import loading
 from senet.data.config import Augmentation
 from senet.errors import SenetError
-from senet.evaluation import score
+from senet.evaluation.accuracy import score
+from senet.factory import from_pretrained
 from senet.files import read_jsonl
-from senet.models.folder import from_pretrained
-from senet.models.network import Network
+from senet.models.base import Network
 from senet.recipes.digits import digits
 from senet.training import loop, schedule
-from senet.training.config import ComputeConfig, OptimizerConfig, RegularisationConfig, ScheduleConfig
+from senet.training.config import ComputeConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig
 from senet.training.loop import train
 
 CPU = ComputeConfig(cpu=True)
@@ -74,7 +74,7 @@ def linear(monkeypatch):
         return built[-1]
 
     monkeypatch.setattr(loop, "build", build)
-    monkeypatch.setattr("senet.models.folder.check_readable", lambda model: None)  # it is none that can be read back
+    monkeypatch.setattr("senet.weights.folder.check_readable", lambda model: None)  # it is none that can be read back
     return built
 
 
@@ -195,7 +195,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path: Path, li
 
 
 def test_the_running_average_is_what_is_evaluated_and_kept(tmp_path: Path, monkeypatch):
-    config = replace(RUN, regularisation=RegularisationConfig(ema_decay=0.75))
+    config = replace(RUN, regularization=RegularizationConfig(ema_decay=0.75))
     average = initial_weights(replace(config, model=replace(config.model, num_classes=10)))
     steps = recorded(
         monkeypatch, "backward", lambda trainer, _: {k: v.clone() for k, v in trainer.model.state_dict().items()}
@@ -221,7 +221,7 @@ def test_frozen_batchnorm_keeps_its_statistics_and_still_learns(tmp_path: Path, 
     ends = recorded(
         monkeypatch, "evaluate_epoch", lambda trainer, _: {k: v.clone() for k, v in trainer.model.state_dict().items()}
     )
-    train(replace(RUN, regularisation=RegularisationConfig(freeze_bn_epochs=frozen_epochs)), tmp_path / "run")
+    train(replace(RUN, regularization=RegularizationConfig(freeze_bn_epochs=frozen_epochs)), tmp_path / "run")
     same = {key for key in ends[0] if torch.equal(ends[0][key], ends[1][key])}
     statistics = {key for key in ends[0] if "running" in key or "tracked" in key}
     assert len(statistics) == 3 * 19
@@ -229,7 +229,7 @@ def test_frozen_batchnorm_keeps_its_statistics_and_still_learns(tmp_path: Path, 
 
 
 def test_label_smoothing_spreads_the_target(tmp_path: Path, linear):
-    config = replace(ONE_STEP, regularisation=RegularisationConfig(label_smoothing=0.2))
+    config = replace(ONE_STEP, regularization=RegularizationConfig(label_smoothing=0.2))
     model = LinearNetwork(config.model)
     model.load_state_dict(initial_weights(config))
     ((images, labels),) = few_batches(config).train.batches(0)
@@ -245,7 +245,7 @@ def test_mixed_images_have_targets_mixed_alike(tmp_path: Path, linear, monkeypat
     # The digits' corners are all alike.
     pixels = torch.randint(256, (96, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(loading, "decode", lambda split, _: (pixels[: len(split)], torch.arange(len(split)) % 7))
-    config = replace(ONE_STEP, regularisation=RegularisationConfig(label_smoothing=0.1, **{kind: 1.0}))
+    config = replace(ONE_STEP, regularization=RegularizationConfig(label_smoothing=0.1, **{kind: 1.0}))
     seen = recorded(monkeypatch, "logits", lambda trainer, logits: logits.detach())
     inputs = []
     monkeypatch.setattr(
@@ -334,7 +334,7 @@ def test_images_that_make_no_full_batch_are_all_trained_and_it_is_said(tmp_path:
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_batches_that_differ_in_size_are_even_for_images_that_are_paired(tmp_path: Path, linear, monkeypatch, kind):
     sizes = recorded(monkeypatch, "logits", lambda trainer, logits: (len(logits), logits.requires_grad))
-    config = replace(ONE_STEP, batch_size=20, regularisation=RegularisationConfig(**{kind: 1.0}))
+    config = replace(ONE_STEP, batch_size=20, regularization=RegularizationConfig(**{kind: 1.0}))
     train(config, tmp_path / "run")
     assert [size for size, trained in sizes if trained] == [18, 20, 18, 20, 20]
 

@@ -22,7 +22,7 @@ from senet.errors import SenetError
 from senet.files import read_jsonl
 from senet.recipes.digits import digits
 from senet.training import loop
-from senet.training.config import ComputeConfig, RegularisationConfig, ScheduleConfig
+from senet.training.config import ComputeConfig, RegularizationConfig, ScheduleConfig
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import train
 from senet.training.run import RunFolder
@@ -37,7 +37,7 @@ EVERYTHING = replace(  # six batches of 16 an epoch, in windows of four and two
     data=replace(SIMPLE.data, augmentation=Augmentation(flip=True, padding=1, cutout=2)),
     optimizer=replace(SIMPLE.optimizer, lr=1.0, clip_norm=1.0, decay_norm_and_bias=False),
     schedule=ScheduleConfig(name="plateau", patience=0, factor=0.5, warmup_epochs=0.5),
-    regularisation=RegularisationConfig(label_smoothing=0.1, mixup=0.4, cutmix=1.0, ema_decay=0.8, freeze_bn_epochs=1),
+    regularization=RegularizationConfig(label_smoothing=0.1, mixup=0.4, cutmix=1.0, ema_decay=0.8, freeze_bn_epochs=1),
     compute=ComputeConfig(cpu=True, accumulate=4, precision="bf16"),
 )
 CONFIGS = {"simple": SIMPLE, "everything": EVERYTHING}
@@ -104,19 +104,19 @@ def send_at(monkeypatch, epoch, batch, signum):
     """Send a signal to this process when a training batch is asked for, or with "evaluation" behind the last."""
     batches, scored = MemoryLoader.batches, loop.Trainer.evaluate_epoch
 
-    def signalling(self, now_epoch, start=0):
+    def signaling(self, now_epoch, start=0):
         for number, items in enumerate(batches(self, now_epoch, start), start):
             if self.order.shuffle and (now_epoch, number) == (epoch, batch):
                 os.kill(os.getpid(), signum)
             yield items
 
-    def signalling_evaluation(self):
+    def signaling_evaluation(self):
         if (self.position.epoch, batch) == (epoch, "evaluation"):
             os.kill(os.getpid(), signum)
         return scored(self)
 
-    monkeypatch.setattr(MemoryLoader, "batches", signalling)
-    monkeypatch.setattr(loop.Trainer, "evaluate_epoch", signalling_evaluation)
+    monkeypatch.setattr(MemoryLoader, "batches", signaling)
+    monkeypatch.setattr(loop.Trainer, "evaluate_epoch", signaling_evaluation)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from senet.models.registry import create_model
+from senet.factory import create_model
 from senet.training.config import OptimizerConfig, ScheduleConfig
 from senet.training.schedule import Schedule, build_optimizer, lr_factor
 

@@ -11,21 +11,22 @@ import torch
 from torch import nn
 
 import senet
-from senet.attachment import AttachedSE
-from senet.block import SEOptions
 from senet.cli import main
 from senet.data import loading
 from senet.data.config import DataConfig
+from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
+from senet.factory import from_pretrained
 from senet.files import read_jsonl
-from senet.models.cards import ModelConfig
-from senet.models.folder import from_pretrained, save_pretrained
-from senet.preprocessing import Preprocessing
+from senet.models.config import ModelConfig
+from senet.nn.attached import AttachedSE
+from senet.nn.block import SEOptions
 from senet.recipes import get_recipe
 from senet.training.config import ComputeConfig, TrainConfig
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import Trainer, train
 from senet.training.warm_start import start_from_weights
+from senet.weights.folder import save_pretrained
 
 OWN = Preprocessing(image_size=12, resize=14, mean=(0.2,), std=(0.01,), interpolation="bicubic")
 """The weights' preprocessing; the recipe's would feed values 37 times smaller."""
@@ -37,7 +38,7 @@ def _few_digits_on_one_thread(monkeypatch):
     sizes, open_all = {"train": 64, "eval": 40}, loading.open_split
     few = lambda data, split: replace(open_all(data, split), size=sizes[split])  # noqa: E731
     monkeypatch.setattr(loading, "open_split", few)
-    monkeypatch.setattr("senet.evaluation.open_split", few)
+    monkeypatch.setattr("senet.evaluation.batches.open_split", few)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

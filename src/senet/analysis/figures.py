@@ -8,12 +8,12 @@ from typing import Any
 import plotly.graph_objects as go
 from torch import Tensor
 
+from senet.analysis.measures import sampled_channels
 from senet.analysis.recording import Recording
-from senet.analysis.statistics import sampled_channels
 from senet.errors import SenetError, nearest
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's, which colour-blind readers can tell apart (jfly.uni-koeln.de/color)."""
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito's, which color-blind readers can tell apart (jfly.uni-koeln.de/color)."""
 ALL = "#808080"
 LAYOUT: Mapping[str, Any] = MappingProxyType(
     {
@@ -50,10 +50,10 @@ def shown(name: str) -> str:
     return escape(name, quote=False)
 
 
-def line(x: Tensor, y: Tensor, name: str, colour: str, width: float = 1.5) -> go.Scatter:
+def line(x: Tensor, y: Tensor, name: str, color: str, width: float = 1.5) -> go.Scatter:
     """Return a line of gates over channels."""
     hover = "channel %{x}: %{y:.3f}"
-    style = {"color": colour, "width": width}
+    style = {"color": color, "width": width}
     return go.Scatter(x=x.tolist(), y=y.tolist(), name=shown(name), mode="lines", line=style, hovertemplate=hover)
 
 
@@ -92,7 +92,7 @@ def class_figure(
     names = default_classes(recording) if classes is None else classes
     for i, name in enumerate(names):
         mean = record.mean[class_index(recording, name)]
-        figure.add_trace(line(chosen, mean[chosen], name, COLOURS[i % len(COLOURS)]))
+        figure.add_trace(line(chosen, mean[chosen], name, COLORS[i % len(COLORS)]))
     return laid_out(figure, recording, block, "mean gate by class")
 
 
@@ -118,12 +118,12 @@ def spread_figure(recording: Recording, block: str, class_name: str | None = Non
         index = class_index(recording, class_name)
         mean, variance = record.mean[index], record.variance[index]
     mean, deviation = mean[chosen], variance[chosen].sqrt()
-    colour = ALL if class_name is None else COLOURS[0]
-    upper = line(chosen, mean + deviation, "mean + deviation", colour, 0)
-    lower = line(chosen, mean - deviation, "mean - deviation", colour, 0)
+    color = ALL if class_name is None else COLORS[0]
+    upper = line(chosen, mean + deviation, "mean + deviation", color, 0)
+    lower = line(chosen, mean - deviation, "mean - deviation", color, 0)
     lower.update(fill="tonexty", opacity=0.4)
     for edge in (upper, lower):
         edge.update(showlegend=False, hoverinfo="skip", hovertemplate=None)
     name = class_name or "all images"
-    figure = go.Figure([upper, lower, line(chosen, mean, f"{name}: mean, with one standard deviation", colour, 2)])
+    figure = go.Figure([upper, lower, line(chosen, mean, f"{name}: mean, with one standard deviation", color, 2)])
     return laid_out(figure, recording, block, f"gates within {name}")

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from senet.block import SEBlock, apply_gate
 from senet.errors import SenetError, nearest
-from senet.examples import Example, on_example, run_on
+from senet.nn.block import SEBlock, apply_gate
+from senet.surgery.probe import Example, on_example, run_on
 
 GATE_MODULES: Mapping[tuple[str, str], str] = MappingProxyType(
     {
@@ -90,8 +90,8 @@ def find_blocks(model: nn.Module, example: Example | None = None) -> tuple[GateB
 
     Args:
         model: of ours, with inserted blocks, timm's or torchvision's.
-        example: images to run it on, (N, C, H, W), or see `senet.examples.Example`; None for noise of the size that the
-            model says it takes.
+        example: images to run it on, (N, C, H, W), or see `senet.surgery.probe.Example`; None for noise of the
+            size that the model says it takes.
 
     Raises:
         SenetError: it has no SE blocks, or does not run.

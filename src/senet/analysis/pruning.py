@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from senet.analysis.gates import GateBlock, choose_blocks, find_blocks
+from senet.analysis.measures import CONSTANT, spread
 from senet.analysis.recording import Recording, mean_gates
-from senet.analysis.statistics import CONSTANT, spread
-from senet.attachment import AttachedSE, attached_sites, detach
 from senet.costs import cost
 from senet.errors import SenetError
-from senet.evaluation import Data, Evaluation, evaluate
-from senet.examples import as_written, on_example
-from senet.insertion.dataflow import Value, record
-from senet.insertion.structure import at_or_within
-from senet.models.cards import ModelConfig
+from senet.evaluation.accuracy import Evaluation, evaluate
+from senet.evaluation.batches import Data
+from senet.models.config import ModelConfig
+from senet.nn.attached import AttachedSE, attached_sites, detach
+from senet.surgery.dataflow import Value, record
+from senet.surgery.probe import as_written, on_example
+from senet.surgery.structure import at_or_within
 from senet.terminal import Table, text_of
 
 HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", "max_pool2d", "dropout", "dropout2d", "clone"})
@@ -103,7 +104,7 @@ def prune_se(
     Args:
         model: any with SE blocks.
         recording: of its gates.
-        blocks: names; None for those that are constant (`senet.analysis.statistics`).
+        blocks: names; None for those that are constant (`senet.analysis.measures`).
         data: what the accuracy is measured on, see `senet.evaluate`; None measures none.
         example: images for the structure and the latency; None for noise of the model's size.
         batch_size: of the evaluation.

@@ -19,10 +19,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from senet.analysis.gates import GateBlock, choose_blocks, find_blocks, listening
-from senet.borrowing import borrowed
 from senet.errors import SenetError
-from senet.evaluation import Batches, Data, model_and_data, open_batches
+from senet.evaluation.batches import Batches, Data, model_and_data, open_batches
 from senet.files import write_output
+from senet.nn.modes import borrowed
 
 BINS = 20
 KEY = "senet.recording"

@@ -19,11 +19,10 @@ from markupsafe import Markup
 from PIL import Image
 from torch import Tensor, nn
 
-from senet.analysis.ablating import AblationStudy, ablate_blocks
-from senet.analysis.figures import COLOURS, LAYOUT, class_figure, class_index, default_classes, spread_figure
+from senet.analysis.figures import COLORS, LAYOUT, class_figure, class_index, default_classes, spread_figure
 from senet.analysis.gates import GateBlock, listening
-from senet.analysis.recording import BlockRecord, Recording, record_excitations
-from senet.analysis.statistics import (
+from senet.analysis.knockout import AblationStudy, ablate_blocks
+from senet.analysis.measures import (
     BlockStatistics,
     agreement,
     effect,
@@ -34,14 +33,15 @@ from senet.analysis.statistics import (
     specificity,
     spread,
 )
-from senet.analysis.statistics import statistics as block_statistics
-from senet.borrowing import borrowed, dtype_of
-from senet.channels import shown
+from senet.analysis.measures import statistics as block_statistics
+from senet.analysis.recording import BlockRecord, Recording, record_excitations
+from senet.data.channels import shown
 from senet.data.folders import listed
 from senet.data.reading import naming
 from senet.errors import SenetError
-from senet.evaluation import Batches, Data, model_and_data, open_batches
+from senet.evaluation.batches import Batches, Data, model_and_data, open_batches
 from senet.files import check_writable, read_jsonl, write_output
+from senet.nn.modes import borrowed, dtype_of
 
 PAGE = Path(__file__).parent / "page"
 NUMBERS = 400_000
@@ -87,7 +87,7 @@ def examples_of(model: nn.Module, batches: Batches, recording: Recording, classe
 
     Args:
         model: the network.
-        batches: of a labelled data set.
+        batches: of a labeled data set.
         recording: of the model.
         classes: whose images are wanted.
     """
@@ -219,7 +219,7 @@ def write_report(
     data = {
         "first": len(numbers) - 1,
         "classes": [recording.class_names[k] for k in shown],
-        "colours": COLOURS,
+        "colors": COLORS,
         "blocks": [block_data(r, s, shown) for r, s in zip(recording.blocks, numbers, strict=True)],
         "figures": {name: plain(figure) for name, figure in (drawn | curves).items()},
         "curves": list(curves),
@@ -357,7 +357,7 @@ def training_curves(metrics: Sequence[Mapping[str, float]]) -> dict[str, go.Figu
     for name, (title, lines) in drawn.items():
         figure = go.Figure()
         for i, (label, key) in enumerate(lines.items()):
-            style = {"color": COLOURS[i]}
+            style = {"color": COLORS[i]}
             figure.add_scatter(x=epochs, y=[row.get(key) for row in metrics], name=label, mode="lines", line=style)
         figure.update_layout(title=title, xaxis_title="epoch", **LAYOUT)
         figures[name] = figure

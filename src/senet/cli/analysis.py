@@ -14,14 +14,14 @@ import tyro
 from torch import nn
 from tyro.conf import Positional
 
-from senet.borrowing import default_device
 from senet.cli.parsing import check_new, parse, print_report, say_slow_bf16
 from senet.cli.processes import is_first, num_started
 from senet.data.config import DataConfig
 from senet.errors import SenetError
-from senet.evaluation import run_data
+from senet.evaluation.batches import run_data
+from senet.factory import load_model
 from senet.files import check_writable
-from senet.models.folder import load_model
+from senet.nn.modes import default_device
 from senet.terminal import console, say
 from senet.training.config import TrainConfig
 
@@ -181,7 +181,7 @@ def joined() -> bool:
 
 def run_record(argv: Sequence[str]) -> None:
     """Record what the gates of a network do on a data set."""
-    from senet.analysis.statistics import statistics, statistics_table
+    from senet.analysis.measures import statistics, statistics_table
 
     command = parse(RecordCommand, argv, "senet record")
     check_writable(command.output)
@@ -224,7 +224,7 @@ def run_explain(argv: Sequence[str]) -> None:
 def run_prune(argv: Sequence[str]) -> None:
     """Take SE blocks out of a network."""
     from senet.analysis.pruning import prune_se
-    from senet.models.folder import save_pretrained
+    from senet.weights.folder import save_pretrained
 
     command = parse(PruneCommand, argv, "senet prune")
     check_new(command.output)
@@ -238,7 +238,7 @@ def run_prune(argv: Sequence[str]) -> None:
 
 def run_ablate(argv: Sequence[str]) -> None:
     """Train the variants of the paper's ablations: `senet ablate TABLE ... --recipe RECIPE --output DIR`."""
-    from senet.ablation import TABLES, ablate, tables_of
+    from senet.paper.ablation import TABLES, ablate, tables_of
     from senet.recipes import get_recipe
     from senet.training.interrupt import TrainingInterrupted
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from senet.block import Gate, Placement, SEOptions, Squeeze
 from senet.cli.parsing import check_new, parse, print_report
 from senet.errors import SenetError
-from senet.insertion import Gated
-from senet.models.folder import load_model
+from senet.factory import load_model
+from senet.nn.block import Gate, Placement, SEOptions, Squeeze
+from senet.surgery.insertion import Gated
 from senet.terminal import console, say
 
 
@@ -39,7 +39,7 @@ class ModelsCommand:
 class ConvertCommand:
     """Turn weights from anywhere into a model folder, which `evaluate`, `predict` and `from_pretrained` read.
 
-    SOURCE is a file (.safetensors, .pt, .pth, .bin, .pkl, .caffemodel), a folder or a hub id. The layout is recognised:
+    SOURCE is a file (.safetensors, .pt, .pth, .bin, .pkl, .caffemodel), a folder or a hub id. The layout is recognized:
     ours, timm's, torchvision's, mmpretrain's, moskomule's, the authors' Caffe.
 
     Examples:
@@ -111,7 +111,7 @@ class InsertCommand:
 
 def run_models(argv: Sequence[str]) -> None:
     """List the networks with their costs and the paper's figures."""
-    from senet.models.table import model_rows, print_models
+    from senet.cli.tables import model_rows, print_models
 
     command = parse(ModelsCommand, argv, "senet models")
     if command.paper:
@@ -128,7 +128,7 @@ def run_models(argv: Sequence[str]) -> None:
 
 def print_paper(command: ModelsCommand) -> None:
     """Print the comparison with the paper's parameters and multiply-adds."""
-    from senet.models.paper_costs import LEGEND, compare_costs, paper_table
+    from senet.paper.costs import LEGEND, compare_costs, paper_table
 
     rows = [row for row in compare_costs() if fnmatchcase(row.printed.name, command.pattern)]
     if not rows:
@@ -142,10 +142,10 @@ def print_paper(command: ModelsCommand) -> None:
 
 def run_convert(argv: Sequence[str]) -> None:
     """Turn weights from anywhere into a model folder."""
-    from senet.models.cards import ModelConfig
-    from senet.models.folder import find_weights, save_pretrained
-    from senet.models.registry import model_card
-    from senet.models.weights import create_from_weights
+    from senet.factory import create_from_weights, find_weights
+    from senet.models.catalog import model_card
+    from senet.models.config import ModelConfig
+    from senet.weights.folder import save_pretrained
 
     command = parse(ConvertCommand, argv, "senet convert")
     card = model_card(command.name)
@@ -167,8 +167,8 @@ def run_convert(argv: Sequence[str]) -> None:
 
 def run_insert(argv: Sequence[str]) -> None:
     """Put SE blocks into a network that has none."""
-    from senet.insertion import insert_se
-    from senet.models.folder import save_pretrained
+    from senet.surgery.insertion import insert_se
+    from senet.weights.folder import save_pretrained
 
     command = parse(InsertCommand, argv, "senet insert")
     check_new(command.output)

@@ -13,22 +13,24 @@ import tyro
 from torch import nn
 from tyro.conf import Positional
 
-from senet.borrowing import default_device
 from senet.cli.parsing import parse, say_slow_bf16, summary
 from senet.cli.processes import launcher
 from senet.data.config import DataConfig
 from senet.data.views import Crops
 from senet.errors import SenetError
-from senet.evaluation import evaluate, run_data
-from senet.models.folder import PACKAGED_DEFAULT, load_model, names_a_network
-from senet.models.registry import model_card
+from senet.evaluation.accuracy import evaluate
+from senet.evaluation.batches import run_data
+from senet.factory import load_model, names_a_network
+from senet.models.catalog import model_card
+from senet.nn.modes import default_device
 from senet.optimization import optimize
 from senet.optimization.inference import Backend, Precision
 from senet.terminal import console, printable, say
 from senet.training.config import TrainConfig
+from senet.weights.folder import PACKAGED_DEFAULT
 
 if TYPE_CHECKING:
-    from senet.prediction import Prediction
+    from senet.evaluation.prediction import Prediction
 
 AT_ONCE = 16
 """Images of a batch of `senet predict`: few, so that results come soon."""
@@ -66,7 +68,7 @@ class EvaluateCommand:
     scales: tuple[int, ...] = ()
     """lengths the shorter side is scaled to; several are averaged; none keeps the network's ratio of scale to crop"""
     crops: Crops = "center"
-    """one crop, or ten: corners and centre, each mirrored too"""
+    """one crop, or ten: corners and center, each mirrored too"""
     batch_size: int = 64
     """images at once"""
     bf16: bool = False
@@ -191,7 +193,7 @@ def run_evaluate(argv: Sequence[str]) -> None:
 
 def run_predict(argv: Sequence[str]) -> None:
     """Say what is in pictures."""
-    from senet.prediction import predict_each
+    from senet.evaluation.prediction import predict_each
 
     command = parse(PredictCommand, argv, "senet predict")
     inputs = command.inputs
@@ -251,7 +253,7 @@ def print_json(predictions: Iterator["Prediction"], _width: int = 0) -> list[Sen
 
 def run_demo(argv: Sequence[str]) -> None:
     """Train a small plain network and its SE twin, side by side."""
-    from senet.demo import demo
+    from senet.cli.demo import demo
 
     command = parse(DemoCommand, argv, "senet demo")
     demo(command.output, epochs=command.epochs, seed=command.seed)

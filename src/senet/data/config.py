@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from senet.data.preprocessing import CIFAR, Preprocessing
 from senet.errors import SenetError
-from senet.preprocessing import CIFAR, Preprocessing
 
 ASPECT_RATIO = (3 / 4, 4 / 3)
 OF_ITS_DATA = ("class_names", "val_fraction")
@@ -22,9 +22,9 @@ class Augmentation:
 
     Args:
         flip: mirror left to right, with probability one half.
-        padding: pad with this many pixels of the mean colour on each side, then crop back at a random place.
-        cutout: side in pixels of a square of the mean colour, centred anywhere in the image (arXiv:1708.04552).
-        crop_scale: range of the crop's share of the image's area, in (0, 1]; None for the evaluation's centre crop.
+        padding: pad with this many pixels of the mean color on each side, then crop back at a random place.
+        cutout: side in pixels of a square of the mean color, centered anywhere in the image (arXiv:1708.04552).
+        crop_scale: range of the crop's share of the image's area, in (0, 1]; None for the evaluation's center crop.
         crop_ratio: range of the crop's aspect ratio before it is scaled to the square.
         rotation: largest angle in degrees, either way.
         pixel_shift: largest shift of all pixel values of an image, of 255, either way.
@@ -69,7 +69,7 @@ class DataConfig:
             of images), with class folders alone (see `val_fraction`), or with parquet files; or "hf:OWNER/NAME" from
             the Hugging Face hub.
         root: folder of the torchvision data sets (CIFAR is downloaded there).
-        preprocessing: size, crop and normalisation, which the trained network keeps.
+        preprocessing: size, crop and normalization, which the trained network keeps.
         augmentation: random changes of the training images.
         in_memory: decode all images once and keep them; False reads them from disk in every epoch.
         num_workers: processes that read and augment data on disk; 0 reads in the main process.

@@ -1,4 +1,4 @@
-"""Labelled images from scikit-learn, torchvision, folders, parquet files and the Hugging Face hub."""
+"""Labeled images from scikit-learn, torchvision, folders, parquet files and the Hugging Face hub."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from senet.channels import Picture, to_channels
+from senet.data.channels import Picture, to_channels
 from senet.data.config import DataConfig
 from senet.data.folders import (
     File,
@@ -155,7 +155,7 @@ def opener_of(config: DataConfig) -> Callable[[DataConfig, Split], ImageSplit]:
 
 
 def open_digits(config: DataConfig, split: Split) -> ImageSplit:
-    """Open scikit-learn's digits: 1797 greyscale images of 8x8, a stratified fifth of them for evaluation."""
+    """Open scikit-learn's digits: 1797 grayscale images of 8x8, a stratified fifth of them for evaluation."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

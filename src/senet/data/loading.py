@@ -16,7 +16,7 @@ from senet.errors import SenetError
 
 
 class Loader(Protocol):
-    """Batches of normalised images on the device, by epoch and from any batch on."""
+    """Batches of normalized images on the device, by epoch and from any batch on."""
 
     order: BatchOrder
 

@@ -13,8 +13,8 @@ from torchvision.transforms import v2
 from senet.data.config import Augmentation
 from senet.data.datasets import ImageSplit
 from senet.data.order import BatchOrder, seed_of
+from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
-from senet.preprocessing import Preprocessing
 from senet.terminal import tracked
 
 
@@ -60,7 +60,7 @@ def flip_and_crop(x_NCHW: Tensor, flip: bool, padding: int, generator: torch.Gen
     """Mirror and shift every image of a batch by its own random choice, in one gather.
 
     Args:
-        x_NCHW: normalised images, so that the zeros of the padding are the mean colour.
+        x_NCHW: normalized images, so that the zeros of the padding are the mean color.
         flip: mirror left to right with probability one half.
         padding: pixels on each side before the random crop back to (H, W).
         generator: on the images' device.
@@ -86,15 +86,15 @@ def flip_and_crop(x_NCHW: Tensor, flip: bool, padding: int, generator: torch.Gen
 
 
 def cutout(x_NCHW: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Set a square to zero, the mean colour, around a uniformly drawn centre; it may reach over the border.
+    """Set a square to zero, the mean color, around a uniformly drawn center; it may reach over the border.
 
     Source: DeVries and Taylor, arXiv:1708.04552.
     """
     n, _, height, width = x_NCHW.shape
 
     def hit(length: int) -> Tensor:
-        centre = torch.randint(length, (n, 1), generator=generator, device=x_NCHW.device)
-        offset = torch.arange(length, device=x_NCHW.device) - (centre - side // 2)
+        center = torch.randint(length, (n, 1), generator=generator, device=x_NCHW.device)
+        offset = torch.arange(length, device=x_NCHW.device) - (center - side // 2)
         return (offset >= 0) & (offset < side)
 
     square = hit(height)[:, None, :, None] & hit(width)[:, None, None, :]
@@ -111,7 +111,7 @@ class MemoryLoader:
         images: (N, C, H, W), uint8.
         labels: (N,), int64.
         order: which images make a batch.
-        preprocessing: for the normalisation.
+        preprocessing: for the normalization.
         augmentation: None for evaluation.
         device: where the images are kept and augmented.
     """
@@ -150,7 +150,7 @@ class MemoryLoader:
 
 
 def augment(x_NCHW: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Apply the batch augmentations to normalised images (N, C, H, W)."""
+    """Apply the batch augmentations to normalized images (N, C, H, W)."""
     if augmentation.flip or augmentation.padding:
         x_NCHW = flip_and_crop(x_NCHW, augmentation.flip, augmentation.padding, generator)
     if augmentation.cutout:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
-from senet.channels import Picture, UnfitPictureError, array_to_eight_bits, to_eight_bits
+from senet.data.channels import Picture, UnfitPictureError, array_to_eight_bits, to_eight_bits
 from senet.errors import SenetError
 
 NEEDS = {

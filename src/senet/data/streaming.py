@@ -1,4 +1,4 @@
-"""Data that stays on disk: read and augmented an image at a time in worker processes, normalised on the device."""
+"""Data that stays on disk: read and augmented an image at a time in worker processes, normalized on the device."""
 
 import random
 import signal
@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from senet.channels import Picture
+from senet.data.channels import Picture
 from senet.data.config import Augmentation
 from senet.data.datasets import ImageSplit
 from senet.data.order import BatchOrder, seed_of
+from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
-from senet.preprocessing import Preprocessing
 
 ToPixels = Callable[[Picture], Tensor]
 
@@ -48,7 +48,7 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
     if augmentation.crop_scale is None:
         steps = preprocessing.geometry()
     else:
-        steps = preprocessing.colour()
+        steps = preprocessing.color()
         interpolation = v2.InterpolationMode(preprocessing.interpolation)
         steps.append(v2.RandomResizedCrop(size, augmentation.crop_scale, augmentation.crop_ratio, interpolation))
     if augmentation.flip:
@@ -158,13 +158,13 @@ def own_sigchld() -> Iterator[None]:
 
 
 class StreamingLoader:
-    """Batches read from disk by workers, collated and normalised by timm's loader.
+    """Batches read from disk by workers, collated and normalized by timm's loader.
 
     Args:
         split: the images.
         to_pixels: picture -> uint8 (C, H, W).
         order: which images make a batch.
-        preprocessing: for the normalisation.
+        preprocessing: for the normalization.
         device: where batches arrive.
         num_workers: processes; 0 reads in this one.
     """

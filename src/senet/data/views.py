@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from senet.block import check_choice
-from senet.channels import Picture
-from senet.errors import SenetError
-from senet.preprocessing import Preprocessing
+from senet.data.channels import Picture
+from senet.data.preprocessing import Preprocessing
+from senet.errors import SenetError, check_choice
 
 Crops = Literal["center", "ten"]
 
@@ -21,7 +20,7 @@ class Views(nn.Module):
         preprocessing: for the number of channels and the interpolation.
         size: side of a crop, in pixels.
         scales: lengths the shorter side is scaled to, each at least `size`.
-        crops: "center", or "ten": the four corners and the centre, each also mirrored.
+        crops: "center", or "ten": the four corners and the center, each also mirrored.
 
     Source: arXiv:1709.01507v4, Table 2 (one crop) and section 5.1 (the competition's multi-scale, multi-crop testing).
     """
@@ -34,7 +33,7 @@ class Views(nn.Module):
                 raise SenetError(
                     f"crop is {size} and the shorter side is scaled to {scale}; expected 1 <= crop <= scale"
                 )
-        self.colour = v2.Compose(preprocessing.colour())
+        self.color = v2.Compose(preprocessing.color())
         self.resizes = [preprocessing.scale(scale) for scale in scales]
         self.crop = v2.CenterCrop(size) if crops == "center" else v2.TenCrop(size)
         self.to_pixels = v2.PILToTensor()
@@ -42,7 +41,7 @@ class Views(nn.Module):
 
     def forward(self, picture: Picture) -> Tensor:
         """Picture of any size -> uint8 (views, C, size, size)."""
-        image = self.colour(picture)
+        image = self.color(picture)
         views: list[Any] = []
         for resize in self.resizes:
             cut = self.crop(resize(image))

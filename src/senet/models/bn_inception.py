@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.block import SEOptions
-from senet.fused import Fusible
-from senet.models.network import BuildSE, Network, SEUnit, check_se, initialise
+from senet.models.base import BuildSE, Network, SEUnit, check_se, initialize
+from senet.nn.block import SEOptions
+from senet.nn.fused import Fusible
 
 MODULES: tuple[tuple[str, int, int, int, int, int, int], ...] = (
     ("3a", 64, 64, 64, 64, 96, 32),
@@ -190,4 +190,4 @@ class BNInception(Network):
             ("inception_4d", 608, 16),
             (names[-1], 1024, 32),
         )
-        initialise(self)
+        initialize(self)

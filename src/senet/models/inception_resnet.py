@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.block import SEOptions
+from senet.models.base import BuildSE, Network, SEUnit, check_se, initialize
 from senet.models.bn_inception import ConvUnit
-from senet.models.network import BuildSE, Network, SEUnit, check_se, initialise
+from senet.nn.block import SEOptions
 
 EPS = 1e-3
 unit = partial(ConvUnit, eps=EPS)
@@ -198,7 +198,7 @@ class InceptionResNetV2(Network):
             ("repeat_1", 1088, 16),
             ("conv2d_7b", 1536, 32),
         )
-        initialise(self)
+        initialize(self)
 
     def last_side(self, side: int) -> int:
         """Return the side of the last feature map; five layers with stride 2 and two without have no padding."""

@@ -5,9 +5,10 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from senet.block import SEOptions, check_choice
-from senet.models.network import BuildSE, Network, SEUnit, check_se, initialise
+from senet.errors import check_choice
+from senet.models.base import BuildSE, Network, SEUnit, check_se, initialize
 from senet.models.residual import conv1x1, conv3x3
+from senet.nn.block import SEOptions
 
 Activation = Literal["relu", "relu6"]
 
@@ -103,4 +104,4 @@ class MobileNetV1(Network):
         names = tuple(f"blocks.{i}" for i in range(len(STAGES)))
         self.trunk = ("conv_stem", "bn1", "act1", *names)
         self.set_levels(*((name, STAGES[i][-1], 2 ** (i + 1)) for i, name in enumerate(names)))
-        initialise(self)
+        initialize(self)

@@ -7,9 +7,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.block import Placement
-from senet.fused import Chain, watched
-from senet.models.network import BuildSE, SEUnit
+from senet.models.base import BuildSE, SEUnit
+from senet.nn.block import Placement
+from senet.nn.fused import Chain, watched
 
 StrideOn = Literal["1x1", "3x3"]
 BuildShortcut = Callable[[int, int, int], nn.Module]

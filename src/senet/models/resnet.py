@@ -6,10 +6,8 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from senet.block import SEOptions, check_choice
-from senet.errors import SenetError
-from senet.fused import Chain
-from senet.models.network import Network, check_se, initialise
+from senet.errors import SenetError, check_choice
+from senet.models.base import Network, check_se, initialize
 from senet.models.residual import (
     BasicUnit,
     BottleneckUnit,
@@ -25,6 +23,8 @@ from senet.models.residual import (
     conv3x3,
     projection,
 )
+from senet.nn.block import SEOptions
+from senet.nn.fused import Chain
 
 StemPool = Literal["ceil", "pad"]
 Shortcut = Literal["pad", "projection"]
@@ -109,7 +109,7 @@ class ResNet(Network):
         if stem_pool == "ceil":
             self.halvings = (True, False, True, True, True)
         self.set_levels(*levels)
-        initialise(self)
+        initialize(self)
         if zero_init_last:
             self.zero_init_last()
 

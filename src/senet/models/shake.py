@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.block import SEOptions, check_choice
-from senet.fused import Chain
-from senet.models.network import BuildSE, Network, SEUnit, check_se, initialise
+from senet.errors import check_choice
+from senet.models.base import BuildSE, Network, SEUnit, check_se, initialize
 from senet.models.residual import conv1x1, conv3x3, projection
 from senet.models.resnet import three_stages
+from senet.nn.block import SEOptions
+from senet.nn.fused import Chain
 
 ShakeForward = Literal["shake", "even"]
 ShakeBackward = Literal["shake", "even", "keep"]
@@ -246,7 +247,7 @@ class ShakeNet(Network):
             self.add_trunk(**stem, act1=nn.ReLU(), **stages)
         self.add_head(channels, num_classes, dropout)
         self.set_levels(*levels)
-        initialise(self)
+        initialize(self)
 
 
 def shake_resnet(

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.block import SEOptions
-from senet.models.network import BuildSE, Network, SEUnit, check_se, initialise
+from senet.models.base import BuildSE, Network, SEUnit, check_se, initialize
 from senet.models.residual import conv3x3
+from senet.nn.block import SEOptions
 
 GROUPS = 3
 STEM_CHANNELS = 24
@@ -107,4 +107,4 @@ class ShuffleNetV1(Network):
         self.add_head(channels, num_classes, dropout)
         self.trunk = ("conv1", "bn1", "act1", "maxpool", *(f"stage{stage}" for stage in stages))
         self.set_levels(*levels)
-        initialise(self)
+        initialize(self)

@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.block import SEOptions
-from senet.models.network import Network, SEUnit, check_se, initialise
+from senet.models.base import Network, SEUnit, check_se, initialize
+from senet.nn.block import SEOptions
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Output channels and convolutions of conv1 to conv5; each ends in a max pooling."""
@@ -98,7 +98,7 @@ class VGG16(Network):
         self.classifier[2], self.classifier[5] = nn.Dropout(dropout), self.dropout
         self.trunk = tuple(f"features.{i}" for i in range(len(self.features)))
         self.set_levels(*levels, (self.trunk[-1], channels, 2 ** len(STAGES)))
-        initialise(self)
+        initialize(self)
 
     @property
     def head_hidden_size(self) -> int:

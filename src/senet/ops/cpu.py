@@ -195,7 +195,7 @@ class CompiledPasses:
         outputs = map(address, (hidden_NK, value_NC, scale_NC, shift_NC))
         kind = (hidden_NK.shape[1], GATE_NUMBERS.index(se.gate))
         self.library.senet_excite(matrix(m_NC), *kind, address(m_NC), vectors(affine), *inputs, *outputs)
-        return Excited(hidden_NK, value_NC, Affine(affine.centre_C, scale_NC, shift_NC))
+        return Excited(hidden_NK, value_NC, Affine(affine.center_C, scale_NC, shift_NC))
 
     def excite_gradients(
         self, A_NC: Tensor, B_NC: Tensor, m_NC: Tensor, affine: Affine, se: Excitation, done: Excited

@@ -38,7 +38,7 @@ def tile(start, place, inside, acc: tl.constexpr):
 def moments_kernel(
     u, mean, q, C, M, stride_n, stride_m, stride_c, second: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr
 ):
-    """Compute mean and centred second moment of one image and block of channels, tile by tile (Chan et al., 1979)."""
+    """Compute mean and centered second moment of one image and block of channels, tile by tile (Chan et al., 1979)."""
     n = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     rows = tl.arange(0, BM)
@@ -65,12 +65,12 @@ def moments_kernel(
 @triton.jit
 def apply_kernel(
     u,
-    centre,
+    center,
     scale,
     shift,
     per_image,
     w,
-    w_centre,
+    w_center,
     w_scale,
     w_shift,
     y,
@@ -91,13 +91,13 @@ def apply_kernel(
     inside = (m < M)[:, None] & (c < C)[None, :]
     place = n * stride_n + m[:, None] * stride_m + c[None, :] * stride_c
     acc = scale.dtype.element_ty
-    value = (tile(u, place, inside, acc) - vector(centre, c, C)) * vector(scale + n * per_image, c, C) + vector(
+    value = (tile(u, place, inside, acc) - vector(center, c, C)) * vector(scale + n * per_image, c, C) + vector(
         shift + n * per_image, c, C
     )
     if kind == PLAIN:
         value += tile(w, place, inside, acc)
     if kind == AFFINE:
-        value += (tile(w, place, inside, acc) - vector(w_centre, c, C)) * vector(w_scale, c, C) + vector(w_shift, c, C)
+        value += (tile(w, place, inside, acc) - vector(w_center, c, C)) * vector(w_scale, c, C) + vector(w_shift, c, C)
     if relu:
         value = tl.where(value < 0, 0, value)  # a NaN stays
     tl.store(y + place, value.to(y.dtype.element_ty), mask=inside)
@@ -108,12 +108,12 @@ def sums_kernel(
     dy,
     y,
     u,
-    centre,
+    center,
     scale,
     shift,
     per_image,
     w,
-    w_centre,
+    w_center,
     A,
     B,
     W,
@@ -133,7 +133,7 @@ def sums_kernel(
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     rows = tl.arange(0, BM)
     acc = scale.dtype.element_ty
-    middle = vector(centre, c, C)
+    middle = vector(center, c, C)
     a = tl.zeros((BC,), dtype=acc)
     b = tl.zeros((BC,), dtype=acc)
     third = tl.zeros((BC,), dtype=acc)
@@ -142,19 +142,19 @@ def sums_kernel(
         inside = (m < M)[:, None] & (c < C)[None, :]
         place = n * stride_n + m[:, None] * stride_m + c[None, :] * stride_c
         value = tile(dy, place, inside, acc)
-        centred = tile(u, place, inside, acc) - middle
+        centered = tile(u, place, inside, acc) - middle
         if relu:
             if kind == NONE:
-                out = centred * vector(scale + n * per_image, c, C) + vector(shift + n * per_image, c, C)
+                out = centered * vector(scale + n * per_image, c, C) + vector(shift + n * per_image, c, C)
             else:
                 out = tile(y, place, inside, acc)
             value = tl.where(out > 0, value, 0)
         if kind != NONE:
             tl.store(g + place, value.to(g.dtype.element_ty), mask=inside)
         a += tl.sum(value, 0)
-        b += tl.sum(value * centred, 0)
+        b += tl.sum(value * centered, 0)
         if kind == AFFINE:
-            x = tile(w, place, inside, acc) - vector(w_centre, c, C)
+            x = tile(w, place, inside, acc) - vector(w_center, c, C)
             third += tl.sum(value * x, 0)
     tl.store(A + n * C + c, a, mask=c < C)
     tl.store(B + n * C + c, b, mask=c < C)
@@ -166,7 +166,7 @@ def sums_kernel(
 def gradients_kernel(
     g,
     u,
-    centre,
+    center,
     scale,
     shift,
     per_image,
@@ -174,7 +174,7 @@ def gradients_kernel(
     Q,
     R,
     w,
-    w_centre,
+    w_center,
     w_P,
     w_Q,
     w_R,
@@ -198,18 +198,18 @@ def gradients_kernel(
     place = n * stride_n + m[:, None] * stride_m + c[None, :] * stride_c
     acc = scale.dtype.element_ty
     value = tile(g, place, inside, acc)
-    centred = tile(u, place, inside, acc) - vector(centre, c, C)
+    centered = tile(u, place, inside, acc) - vector(center, c, C)
     if relu and kind == NONE:
-        out = centred * vector(scale + n * per_image, c, C) + vector(shift + n * per_image, c, C)
+        out = centered * vector(scale + n * per_image, c, C) + vector(shift + n * per_image, c, C)
         value = tl.where(out > 0, value, 0)
     found = (
         value * vector(P + n * slope_per_image, c, C)
-        + centred * vector(Q, c, C)
+        + centered * vector(Q, c, C)
         + vector(R + n * slope_per_image, c, C)
     )
     tl.store(du + place, found.to(du.dtype.element_ty), mask=inside)
     if kind == AFFINE:
-        x = tile(w, place, inside, acc) - vector(w_centre, c, C)
+        x = tile(w, place, inside, acc) - vector(w_center, c, C)
         dw = value * vector(w_P, c, C) + x * vector(w_Q, c, C) + vector(w_R, c, C)
         tl.store(g + place, dw.to(g.dtype.element_ty), mask=inside)
 
@@ -276,7 +276,7 @@ class TritonPasses(PlainPasses):
         A_NC, B_NC = (u.new_empty(u.shape[:2], dtype=accumulator(u.dtype)) for _ in range(2))
         W_NC = torch.empty_like(A_NC) if kind == 2 else None
         g = torch.empty_like(u) if kind else None
-        inputs = (dy, dy if y is None else y, u, *vectors(branches.affine), shortcut, other.centre_C)
+        inputs = (dy, dy if y is None else y, u, *vectors(branches.affine), shortcut, other.center_C)
         outputs = (A_NC, B_NC, A_NC if W_NC is None else W_NC, u if g is None else g)
         launch(sums_kernel, u, *inputs, *outputs, walks=True, kind=kind, relu=branches.relu)
         return A_NC, B_NC, W_NC, g
@@ -289,7 +289,7 @@ class TritonPasses(PlainPasses):
         shortcut = u if branches.shortcut is None else branches.shortcut
         du = torch.empty_like(u)
         *of_u, slope_per_image = vectors(slope)
-        inputs = (g, u, *vectors(branches.affine), *of_u, shortcut, other.centre_C, *(shortcut_slope or slope))
+        inputs = (g, u, *vectors(branches.affine), *of_u, shortcut, other.center_C, *(shortcut_slope or slope))
         options = {"kind": kind, "relu": branches.relu, "slope_per_image": slope_per_image}
         launch(gradients_kernel, u, *inputs, du, walks=False, **options)
         return du, g if kind else None

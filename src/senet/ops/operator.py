@@ -15,18 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from senet.ops.backends import passes_for
-from senet.ops.passes import (
-    Affine,
-    BatchStatistics,
-    Branches,
-    Excitation,
-    Excited,
-    Slope,
-    accumulator,
-    gated,
-)
-from senet.ops.processes import mean_over_batch, merged_statistics
+from senet.ops.dispatch import passes_for
+from senet.ops.passes import Affine, BatchStatistics, Branches, Excitation, Excited, Slope, accumulator, gated
+from senet.ops.sync import mean_over_batch, merged_statistics
 
 Maybe = Tensor | None
 Ten = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]

@@ -123,7 +123,7 @@ inline void for_each_four(const Shape& s, Index lines, F f) {
   for (; r < lines; ++r) f(r, constant<1>{});
 }
 
-// ---- moments: mean[n, c] and centred second moment q[n, c] -----------------------------------------------------------
+// ---- moments: mean[n, c] and centered second moment q[n, c] -----------------------------------------------------------
 
 template <class T>
 void moments(const Shape& s, const T* u, acc_of<T>* mean, acc_of<T>* q) {
@@ -136,28 +136,28 @@ void moments(const Shape& s, const T* u, acc_of<T>* mean, acc_of<T>* q) {
         acc sum = 0, rest = 0, squares = 0;
 #pragma omp simd reduction(+ : sum)
         for (Index i = 0; i < s.m; ++i) sum += load(x[i]);
-        const acc centre = sum / acc(s.m);
-        mean[n * s.c + c] = centre;
+        const acc center = sum / acc(s.m);
+        mean[n * s.c + c] = center;
         if (!q) continue;
 #pragma omp simd reduction(+ : rest, squares)
         for (Index i = 0; i < s.m; ++i) {
-          const acc d = load(x[i]) - centre;
+          const acc d = load(x[i]) - center;
           rest += d;
           squares += d * d;
         }
         rest /= acc(s.m);  // what rounding left of the mean
-        mean[n * s.c + c] = centre + rest;
+        mean[n * s.c + c] = center + rest;
         q[n * s.c + c] = squares / acc(s.m) - rest * rest;
       }
     });
     return;
   }
-  // The mean and the centred moment of each tile, then of the tiles (Chan et al., 1979): nothing cancels. Within a tile
+  // The mean and the centered moment of each tile, then of the tiles (Chan et al., 1979): nothing cancels. Within a tile
   // values are taken relative to its first line, or once more to the mean where that line was far from the others.
   std::vector<acc> means(s.n * t.tiles * s.c), squares(q ? s.n * t.tiles * s.c : 0);
   for_each_tile(s, t, false, [&](Index n, Index first, Index rows) {
     const T* __restrict x = u + (n * s.m + first) * s.c;
-    acc* __restrict centre = means.data() + (n * t.tiles + first / t.rows) * s.c;
+    acc* __restrict center = means.data() + (n * t.tiles + first / t.rows) * s.c;
     acc* __restrict square = q ? squares.data() + (n * t.tiles + first / t.rows) * s.c : nullptr;
     std::vector<acc> origins(s.c);
     acc* __restrict origin = origins.data();
@@ -167,50 +167,50 @@ void moments(const Shape& s, const T* u, acc_of<T>* mean, acc_of<T>* q) {
       if (!q) {
 #pragma omp simd
         for (Index c = 0; c < s.c; ++c) {
-          acc sum = centre[c];
+          acc sum = center[c];
           for (int k = 0; k < count.value; ++k) sum += load(line[k * s.c + c]) - origin[c];
-          centre[c] = sum;
+          center[c] = sum;
         }
         return;
       }
 #pragma omp simd
       for (Index c = 0; c < s.c; ++c) {
-        acc sum = centre[c], sum_of_squares = square[c];
+        acc sum = center[c], sum_of_squares = square[c];
         for (int k = 0; k < count.value; ++k) {
           const acc d = load(line[k * s.c + c]) - origin[c];
           sum += d;
           sum_of_squares += d * d;
         }
-        centre[c] = sum;
+        center[c] = sum;
         square[c] = sum_of_squares;
       }
     };
     for_each_four(s, rows, sum_tile);
     bool far = false;
     for (Index c = 0; q && c < s.c; ++c) {
-      const acc of_mean = centre[c] * centre[c] / acc(rows);
+      const acc of_mean = center[c] * center[c] / acc(rows);
       far |= of_mean > 16 * (square[c] - of_mean);  // more than four deviations
     }
     if (far) {
-      for (Index c = 0; c < s.c; ++c) origin[c] += centre[c] / acc(rows);
-      std::fill_n(centre, s.c, acc(0));
+      for (Index c = 0; c < s.c; ++c) origin[c] += center[c] / acc(rows);
+      std::fill_n(center, s.c, acc(0));
       std::fill_n(square, s.c, acc(0));
       for_each_four(s, rows, sum_tile);
     }
     for (Index c = 0; c < s.c; ++c) {
-      const acc d = centre[c] / acc(rows);
-      centre[c] = origin[c] + d;
+      const acc d = center[c] / acc(rows);
+      center[c] = origin[c] + d;
       if (q) square[c] -= acc(rows) * d * d;
     }
   });
 #pragma omp parallel for num_threads(s.threads_for(s.n * t.tiles * s.c)) schedule(static)
   for (Index n = 0; n < s.n; ++n) {
-    acc* __restrict centre = mean + n * s.c;
-    std::fill_n(centre, s.c, acc(0));
+    acc* __restrict center = mean + n * s.c;
+    std::fill_n(center, s.c, acc(0));
     for (Index k = 0; k < t.tiles; ++k) {
       const acc share = acc(std::min(t.rows, s.m - k * t.rows)) / acc(s.m);
       const acc* __restrict part = means.data() + (n * t.tiles + k) * s.c;
-      for (Index c = 0; c < s.c; ++c) centre[c] += share * part[c];
+      for (Index c = 0; c < s.c; ++c) center[c] += share * part[c];
     }
     if (!q) continue;
     acc* __restrict square = q + n * s.c;
@@ -220,21 +220,21 @@ void moments(const Shape& s, const T* u, acc_of<T>* mean, acc_of<T>* q) {
       const acc* __restrict part = means.data() + (n * t.tiles + k) * s.c;
       const acc* __restrict part_q = squares.data() + (n * t.tiles + k) * s.c;
       for (Index c = 0; c < s.c; ++c)
-        square[c] += part_q[c] / acc(s.m) + share * (part[c] - centre[c]) * (part[c] - centre[c]);
+        square[c] += part_q[c] / acc(s.m) + share * (part[c] - center[c]) * (part[c] - center[c]);
     }
   }
 }
 
 // ---- what the other passes know of a channel -------------------------------------------------------------------------
 
-// (x - centre) * scale + shift, with scale and shift of an image and channel or, with `stride` 0, of a channel.
+// (x - center) * scale + shift, with scale and shift of an image and channel or, with `stride` 0, of a channel.
 template <class acc>
 struct Affine {
-  const acc *centre, *scale, *shift;
+  const acc *center, *scale, *shift;
   Index stride;
 };
 
-// A gradient: g * P + (x - centre) * Q + R, with P and R of an image and channel or, with `stride` 0, of a channel.
+// A gradient: g * P + (x - center) * Q + R, with P and R of an image and channel or, with `stride` 0, of a channel.
 template <class acc>
 struct Slope {
   const acc *P, *Q, *R;
@@ -250,7 +250,7 @@ struct Line {
 };
 template <class acc>
 inline Line<acc> at(const Affine<acc>& a, Index n, Index c) {
-  return {a.centre + c, a.scale + n * a.stride + c, a.shift + n * a.stride + c};
+  return {a.center + c, a.scale + n * a.stride + c, a.shift + n * a.stride + c};
 }
 template <class acc>
 inline Line<acc> at(const Slope<acc>& s, Index n, Index c) {
@@ -261,8 +261,8 @@ inline acc affine(const Line<acc>& a, Index c, acc x) {
   return (x - a.first[c]) * a.second[c] + a.third[c];
 }
 template <class acc>
-inline acc slope(const Line<acc>& s, Index c, acc g, acc centred) {
-  return g * s.first[c] + centred * s.second[c] + s.third[c];
+inline acc slope(const Line<acc>& s, Index c, acc g, acc centered) {
+  return g * s.first[c] + centered * s.second[c] + s.third[c];
 }
 
 // Calls f(image, first channel, offset of the first value) for every line of a tile.
@@ -296,7 +296,7 @@ void apply(const Shape& s, const T* u, const Affine<acc_of<T>>& a, const T* shor
   });
 }
 
-// ---- sums: A[n, c] = sum g, B[n, c] = sum g (u - centre), W[n, c] = sum g (w - centre) over positions ----------------
+// ---- sums: A[n, c] = sum g, B[n, c] = sum g (u - center), W[n, c] = sum g (w - center) over positions ----------------
 // where g is dy where y is positive. Beside a shortcut g is kept: it is the shortcut's gradient, or on the way to it.
 
 template <class T, Shortcut kind, bool relu, bool last>
@@ -474,7 +474,7 @@ std::vector<acc> squeezed(const Shape& s, const acc* m, const Affine<acc>& a) {
   std::vector<acc> z(s.n * s.c);
   for (Index n = 0; n < s.n; ++n)
 #pragma omp simd
-    for (Index c = 0; c < s.c; ++c) z[n * s.c + c] = (m[n * s.c + c] - a.centre[c]) * a.scale[c] + a.shift[c];
+    for (Index c = 0; c < s.c; ++c) z[n * s.c + c] = (m[n * s.c + c] - a.center[c]) * a.scale[c] + a.shift[c];
   return z;
 }
 
@@ -550,7 +550,7 @@ void excite_gradients(const Shape& s, Index hidden_units, int gate, const acc* A
         for (Index c = first; c < end; ++c) {
           const Index i = n * s.c + c;
           dbias2[c] += dlogit[i];
-          dscale[c] += value[i] * constant_factor * B[i] + dz[i] * (m[i] - a.centre[c]);
+          dscale[c] += value[i] * constant_factor * B[i] + dz[i] * (m[i] - a.center[c]);
           dshift[c] += value[i] * constant_factor * A[i] + dz[i];
         }
     }

@@ -3,7 +3,7 @@
 Shapes: N images, C channels, M = H * W positions. Feature maps are (N, C, H, W) in any memory format; the suffixes _C
 and _NC name the shapes of vectors and matrices over channels, which are float32, or float64 where the map is.
 
-Every value is centred before it is multiplied, so that large means with small variances lose nothing.
+Every value is centered before it is multiplied, so that large means with small variances lose nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,19 +30,19 @@ GATE_SLOPES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
 
 
 class Affine(NamedTuple):
-    """`(x - centre) * scale + shift`: scale and shift both of a channel, or both of an image and channel."""
+    """`(x - center) * scale + shift`: scale and shift both of a channel, or both of an image and channel."""
 
-    centre_C: Tensor
+    center_C: Tensor
     scale: Tensor
     shift: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply it to a feature map, in the precision of its vectors."""
-        return (x.to(self.scale.dtype) - over_map(self.centre_C)) * over_map(self.scale) + over_map(self.shift)
+        return (x.to(self.scale.dtype) - over_map(self.center_C)) * over_map(self.scale) + over_map(self.shift)
 
 
 class Slope(NamedTuple):
-    """The gradient behind an `Affine` whose statistics may depend on x: `g * P + (x - centre) * Q + R`."""
+    """The gradient behind an `Affine` whose statistics may depend on x: `g * P + (x - center) * Q + R`."""
 
     P: Tensor
     Q_C: Tensor
@@ -126,7 +126,7 @@ class Passes(Protocol):
     """An implementation of the steps: four passes over the feature map, and what lies between them."""
 
     def moments(self, u: Tensor, second: bool) -> tuple[Tensor, Tensor | None]:
-        """Return mean and, if `second`, centred second moment over positions: (N, C) each."""
+        """Return mean and, if `second`, centered second moment over positions: (N, C) each."""
 
     def statistics(self, m_NC: Tensor, q_NC: Tensor, positions: int) -> BatchStatistics:
         """Combine the moments of the images, each over `positions` positions."""
@@ -137,7 +137,7 @@ class Passes(Protocol):
     def sums(
         self, dy: Tensor, y: Tensor | None, branches: Branches
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Return the (N, C) sums over positions of g, g * (u - centre) and g * (shortcut - its centre), and g.
+        """Return the (N, C) sums over positions of g, g * (u - center) and g * (shortcut - its center), and g.
 
         Args:
             dy: the gradient of y; g is `dy` where y is positive, or everywhere if there is no ReLU.
@@ -194,18 +194,18 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 def squeeze(m_NC: Tensor, affine: Affine) -> Tensor:
     """Return the means behind an affine function from those in front of it."""
-    return torch.addcmul(affine.shift, m_NC - affine.centre_C, affine.scale)
+    return torch.addcmul(affine.shift, m_NC - affine.center_C, affine.scale)
 
 
 def gated(affine: Affine, value_NC: Tensor, factor: Tensor | None) -> Affine:
     """Return an affine function of a channel with the gate behind it."""
     gate_NC = value_NC if factor is None else value_NC * factor
-    return Affine(affine.centre_C, gate_NC * affine.scale, gate_NC * affine.shift)
+    return Affine(affine.center_C, gate_NC * affine.scale, gate_NC * affine.shift)
 
 
-def centred(x: Tensor, affine: Affine) -> Tensor:
-    """Return the feature map x less the centre, in the precision of the vectors."""
-    return x.to(affine.scale.dtype) - over_map(affine.centre_C)
+def centered(x: Tensor, affine: Affine) -> Tensor:
+    """Return the feature map x less the center, in the precision of the vectors."""
+    return x.to(affine.scale.dtype) - over_map(affine.center_C)
 
 
 class PlainPasses:
@@ -237,11 +237,11 @@ class PlainPasses:
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """See `Passes`."""
         g = self._masked(dy, y, branches)
-        A_NC, B_NC = g.sum((2, 3)), (g * centred(branches.u, branches.affine)).sum((2, 3))
+        A_NC, B_NC = g.sum((2, 3)), (g * centered(branches.u, branches.affine)).sum((2, 3))
         if branches.shortcut is None:
             return A_NC, B_NC, None, None
         affine = branches.shortcut_affine
-        W_NC = None if affine is None else (g * centred(branches.shortcut, affine)).sum((2, 3))
+        W_NC = None if affine is None else (g * centered(branches.shortcut, affine)).sum((2, 3))
         return A_NC, B_NC, W_NC, g.to(dy.dtype, copy=True)
 
     def excite(self, m_NC: Tensor, affine: Affine, se: Excitation) -> Excited:
@@ -265,7 +265,7 @@ class PlainPasses:
             dhidden_NK.sum(0),
             dlogit_NC.sum(0),
             dz_NC,
-            (gate_NC * B_NC + dz_NC * (m_NC - affine.centre_C)).sum(0),
+            (gate_NC * B_NC + dz_NC * (m_NC - affine.center_C)).sum(0),
             (gate_NC * A_NC + dz_NC).sum(0),
         )
 
@@ -291,4 +291,4 @@ class PlainPasses:
     @staticmethod
     def _gradient(g: Tensor, x: Tensor, affine: Affine, slope: Slope) -> Tensor:
         g = g.to(affine.scale.dtype)
-        return (g * over_map(slope.P) + centred(x, affine) * over_map(slope.Q_C) + over_map(slope.R)).to(x.dtype)
+        return (g * over_map(slope.P) + centered(x, affine) * over_map(slope.Q_C) + over_map(slope.R)).to(x.dtype)

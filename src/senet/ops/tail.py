@@ -1,11 +1,11 @@
 """The end of a residual branch as one operator: BatchNorm, squeeze, excitation, scale, sum and ReLU.
 
 Two passes over the feature map forward and two backward. BatchNorm's statistics are those of the images' means and
-centred second moments, and the means are what SE squeezes; everything between the passes is (N, C)-sized.
+centered second moments, and the means are what SE squeezes; everything between the passes is (N, C)-sized.
 
 Shapes: N images, C channels, M = H * W positions, K hidden units of the excitation.
   u, shortcut, y (N, C, H, W): the branch's last convolution, what is added to it, the result
-  m_NC, q_NC: mean and centred second moment of u for each image and channel
+  m_NC, q_NC: mean and centered second moment of u for each image and channel
   mean_C, var_C: BatchNorm's, over images and positions
   z_NC, hidden_NK, logit_NC, gate_NC: the squeeze and the steps of the excitation
 
@@ -30,7 +30,7 @@ class Norm(NamedTuple):
     Args:
         weight: (C,); None for one.
         bias: (C,); None for zero.
-        mean: (C,), the statistics to normalise with; None takes the batch's.
+        mean: (C,), the statistics to normalize with; None takes the batch's.
         var: (C,), as `mean`.
         eps: added to the variance.
         group: name of the process group whose batches count as one (SyncBatchNorm); None for this process alone.

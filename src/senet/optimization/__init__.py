@@ -4,7 +4,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from senet.block import check_choice
+from senet.errors import check_choice
 from senet.optimization.inference import optimize_for_inference
 from senet.optimization.training import optimize_for_training
 

@@ -14,7 +14,7 @@ from timm.models import checkpoint_seq, resnet, senet
 from torch import Tensor, nn
 from torchvision.models import resnet as torchvision_resnet
 
-from senet.fused import Chain, Fusible, watched
+from senet.nn.fused import Chain, Fusible, watched
 
 
 def present(*modules: nn.Module | None) -> list[nn.Module]:

@@ -10,14 +10,13 @@ import torch
 import torch._inductor.config
 from torch import Tensor, fx, nn
 
-from senet.block import check_choice
-from senet.errors import SenetError
+from senet.errors import SenetError, check_choice
 from senet.optimization.rewriting import rewrite
 
 Backend = Literal["inductor", "openvino", "eager"]
 Precision = Literal["fp32", "bf16"]
 KEPT = ("config", "preprocessing", "class_names", "num_classes", "pretrained_cfg", "default_cfg")
-"""What a model says of itself, and its optimised form too."""
+"""What a model says of itself, and its optimized form too."""
 
 
 class InferenceModel(nn.Module):
@@ -67,7 +66,7 @@ class InferenceModel(nn.Module):
     def train(self, mode: bool = True) -> "InferenceModel":
         """Refuse to train: BatchNorm is folded, there is nothing to return to."""
         if mode:
-            raise SenetError("this model is optimised for inference; train the model that it was made from")
+            raise SenetError("this model is optimized for inference; train the model that it was made from")
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -188,8 +187,8 @@ def optimize_for_inference(
     graph = rewrite(model)
     if precision == "bf16" and backend != "openvino":
         graph = graph.to(torch.bfloat16)
-    optimised = InferenceModel(graph, backend, precision, micro_batch)
+    optimized = InferenceModel(graph, backend, precision, micro_batch)
     for name in KEPT:
         if hasattr(model, name):
-            setattr(optimised, name, getattr(model, name))
-    return optimised
+            setattr(optimized, name, getattr(model, name))
+    return optimized

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from senet.attachment import attached, detach
-from senet.block import SEBlock
 from senet.errors import SenetError
-from senet.fused import excitation_of, set_fused
+from senet.nn.attached import attached, detach
+from senet.nn.block import SEBlock
+from senet.nn.fused import excitation_of, set_fused
 from senet.ops import Excitation
 from senet.ops.passes import GATES
 

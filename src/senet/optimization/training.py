@@ -4,9 +4,9 @@ from typing import cast
 
 from torch import nn
 
-from senet.attachment import plain_class
 from senet.errors import SenetError
-from senet.fused import Fusible, is_norm_and_relu, set_fused
+from senet.nn.attached import plain_class
+from senet.nn.fused import Fusible, is_norm_and_relu, set_fused
 from senet.optimization.blocks import FUSED, PLAIN
 
 

@@ -1,6 +1,6 @@
 """Recipes: functions that return a complete configuration, one per protocol.
 
-Each docstring names its source, the command, what it costs and what to expect. `senet.recipes.paper` has the command of
+Each docstring names its source, the command, what it costs and what to expect. `senet.paper.rows` has the command of
 every row of the paper's tables.
 """
 

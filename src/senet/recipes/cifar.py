@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from senet.data.config import Augmentation, DataConfig
-from senet.models.cards import ModelConfig
-from senet.preprocessing import CIFAR, CIFAR100
+from senet.data.preprocessing import CIFAR, CIFAR100
+from senet.models.config import ModelConfig
 from senet.training.config import ComputeConfig, OptimizerConfig, ScheduleConfig, TrainConfig, recipe
 
 FLIP_AND_CROP = Augmentation(flip=True, padding=4)

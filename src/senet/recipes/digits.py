@@ -1,8 +1,8 @@
 """Scikit-learn's digits: a run of seconds, for the demo and the tests."""
 
 from senet.data.config import Augmentation, DataConfig
-from senet.models.cards import ModelConfig
-from senet.preprocessing import Preprocessing
+from senet.data.preprocessing import Preprocessing
+from senet.models.config import ModelConfig
 from senet.training.config import OptimizerConfig, ScheduleConfig, TrainConfig, recipe
 
 DIGITS = Preprocessing(image_size=8, resize=8, mean=(0.3053,), std=(0.3765,))
@@ -10,7 +10,7 @@ DIGITS = Preprocessing(image_size=8, resize=8, mean=(0.3053,), std=(0.3765,))
 
 @recipe
 def digits() -> TrainConfig:
-    """Train on 1437 greyscale images of 8x8, evaluate on 360; nothing is downloaded.
+    """Train on 1437 grayscale images of 8x8, evaluate on 360; nothing is downloaded.
 
     Command: senet train digits --output runs/digits
     Cost: about ten seconds on two CPU cores. Expect about 98 % top-1.

@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from senet.block import SEOptions
 from senet.data.config import Augmentation, DataConfig
-from senet.models.cards import ModelConfig
-from senet.preprocessing import IMAGENET
+from senet.data.preprocessing import IMAGENET
+from senet.models.config import ModelConfig
+from senet.nn.block import SEOptions
 from senet.training.config import (
     ComputeConfig,
     OptimizerConfig,
-    RegularisationConfig,
+    RegularizationConfig,
     ScheduleConfig,
     TrainConfig,
     recipe,
@@ -85,7 +85,7 @@ def imagenet_inception_resnet() -> TrainConfig:
 def imagenet_mobile() -> TrainConfig:
     """Train mobile networks: batch 256, learning rate 0.1, divided by 10 on plateaus, 400 epochs.
 
-    The paper takes "slightly less aggressive data augmentation and regularisation" from ShuffleNet's: weight decay
+    The paper takes "slightly less aggressive data augmentation and regularization" from ShuffleNet's: weight decay
     4e-5, and crops of a larger share of the image, whose size neither states; 25 to 100 % is our choice. So is the
     patience: 20 epochs without a lower validation loss. The batch is 8 processes of 32 images.
 
@@ -125,7 +125,7 @@ def imagenet_ablation() -> TrainConfig:
         model=replace(config.model, se=SEOptions(bias=False)),
         optimizer=replace(config.optimizer, lr=0.1),
         schedule=ScheduleConfig(name="step", milestones=(125, 200, 250)),
-        regularisation=RegularisationConfig(label_smoothing=0.1),
+        regularization=RegularizationConfig(label_smoothing=0.1),
         epochs=270,
         batch_size=32,
     )
@@ -147,7 +147,7 @@ def imagenet_senet154() -> TrainConfig:
         config,
         model=ModelConfig(name="senet154"),
         optimizer=replace(config.optimizer, lr=1.0),
-        regularisation=RegularisationConfig(label_smoothing=0.1, freeze_bn_epochs=5),
+        regularization=RegularizationConfig(label_smoothing=0.1, freeze_bn_epochs=5),
         compute=replace(config.compute, accumulate=8),
         batch_size=32,
     )
@@ -158,7 +158,7 @@ def imagenet_senet154_320() -> TrainConfig:
     """Train SENet-154 on crops of 320, otherwise as `imagenet_senet154`.
 
     The paper says of this network only that it was trained with crops of 320: not whether from scratch (as here) or
-    from the weights of the network trained at 224, and not how images are scaled before the centre crop; 366 is in
+    from the weights of the network trained at 224, and not how images are scaled before the center crop; 366 is in
     proportion to 256 for 224.
 
     Command: torchrun --nproc-per-node 8 -m senet train imagenet_senet154_320 --output runs/154-320 --data.root IMAGENET

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from senet.models.cards import ModelConfig
+from senet.models.config import ModelConfig
 from senet.recipes.imagenet import imagenet
 from senet.training.config import TrainConfig, recipe
 

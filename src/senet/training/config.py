@@ -7,21 +7,12 @@ from typing import Annotated, Any, Literal, get_args
 
 from tyro.conf import Fixed, Suppress
 
-from senet.block import check_choice
 from senet.data.config import DataConfig
-from senet.errors import SenetError
-from senet.models.cards import ModelConfig
+from senet.errors import SenetError, check_choice, check_ranges
+from senet.models.config import ModelConfig
 
 ScheduleName = Literal["step", "cosine", "one_cycle", "plateau"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-
-
-def check_ranges(config: object, section: str, ranges: dict[str, tuple[float, float]]) -> None:
-    """Raise a SenetError for the first field of `config` outside its closed range."""
-    for name, (low, high) in ranges.items():
-        value = getattr(config, name)
-        if not low <= value <= high:
-            raise SenetError(f"{section}{name} is {value}; expected {low:g} to {high:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +91,7 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegularisationConfig:
+class RegularizationConfig:
     """What keeps the network from learning the training images by heart.
 
     Args:
@@ -126,7 +117,7 @@ class RegularisationConfig:
     def __post_init__(self) -> None:
         check_ranges(
             self,
-            "regularisation.",
+            "regularization.",
             {
                 "label_smoothing": (0, 0.999),
                 "mixup": (0, 1e3),
@@ -135,7 +126,7 @@ class RegularisationConfig:
             },
         )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise SenetError(f"regularisation.ema_decay is {self.ema_decay}; expected between 0 and 1")
+            raise SenetError(f"regularization.ema_decay is {self.ema_decay}; expected between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +185,7 @@ class TrainConfig:
         data: what it learns from.
         optimizer: how it moves.
         schedule: how fast.
-        regularisation: what holds it back.
+        regularization: what holds it back.
         compute: how the arithmetic is done.
         epochs: passes over the training images.
         batch_size: images of a batch in one process, before accumulation.
@@ -214,7 +205,7 @@ class TrainConfig:
     data: DataConfig
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    regularisation: RegularisationConfig = field(default_factory=RegularisationConfig)
+    regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     epochs: int = 100
     batch_size: int = 128
@@ -231,16 +222,16 @@ class TrainConfig:
         check_ranges(self, "", {"epochs": (1, 1e6), "batch_size": (1, 1e6), "seed": (0, 2**63 - 1)})
         if self.checkpoint_every is not None and self.checkpoint_every < 1:
             raise SenetError(f"checkpoint_every is {self.checkpoint_every}; expected at least 1")
-        if self.batch_size % 2 and self.regularisation.pairs_images:
+        if self.batch_size % 2 and self.regularization.pairs_images:
             raise SenetError(f"batch_size is {self.batch_size}; mixup and CutMix pair images and need an even number")
         if self.weights is None:  # else the weights have a say
             self.check_channels()
             for option in ("weights_layout", "weights_key"):
                 if getattr(self, option) is not None:
                     raise SenetError(f"{option} has no effect without weights; set that too")
-        if self.regularisation.freeze_bn_epochs > self.epochs:
+        if self.regularization.freeze_bn_epochs > self.epochs:
             raise SenetError(
-                f"regularisation.freeze_bn_epochs is {self.regularisation.freeze_bn_epochs}; "
+                f"regularization.freeze_bn_epochs is {self.regularization.freeze_bn_epochs}; "
                 f"expected at most the {self.epochs} epochs of the run"
             )
 

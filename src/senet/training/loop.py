@@ -25,9 +25,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from senet.data.loading import Loaders, load_data
 from senet.data.order import seed_of
 from senet.errors import SenetError
-from senet.evaluation import Evaluation, score
-from senet.fused import set_fused
-from senet.models.registry import build
+from senet.evaluation.accuracy import Evaluation, score
+from senet.models.build import build
+from senet.nn.fused import set_fused
 from senet.training.config import TrainConfig
 from senet.training.interrupt import TrainingInterrupted, caught_signals
 from senet.training.precision import choose_precision, slow_bf16
@@ -98,7 +98,7 @@ def train(config: TrainConfig, output: str | Path, *, resume: bool = False) -> P
         seed=config.seed,
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
-        even=config.regularisation.pairs_images,
+        even=config.regularization.pairs_images,
     )
     trainer = Trainer(config, run, accelerator, data, start)
     if asked == "auto":
@@ -136,7 +136,7 @@ class Trainer:
             raise SenetError(f"model.num_classes is {config.model.num_classes}, but the data has {num_classes} classes")
         self.run_folder, self.accelerator, self.data = run, accelerator, data
         self.team = Team(accelerator.num_processes)
-        compute, regularisation = config.compute, config.regularisation
+        compute, regularization = config.compute, config.regularization
         self.format = torch.channels_last if compute.channels_last else torch.contiguous_format
         seed_everything(config.seed)
         model_config = replace(config.model, num_classes=num_classes)
@@ -146,18 +146,18 @@ class Trainer:
         model.class_names = data.class_names
         set_fused(model, compute.fused)
         self.model = model.to(accelerator.device).to(memory_format=self.format)
-        self.ema = ModelEmaV3(self.model, regularisation.ema_decay) if regularisation.ema_decay else None
+        self.ema = ModelEmaV3(self.model, regularization.ema_decay) if regularization.ema_decay else None
         self.optimizer = build_optimizer(config.optimizer, self.model)
         self.schedule = Schedule(config.schedule, self.optimizer, config.optimizer.lr, config.epochs)
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=compute.precision == "fp16")
         self.wrapped = accelerator.prepare_model(self.model)
         self.forward = torch.compile(self.wrapped) if compute.compile else self.wrapped
         self.mixup = None
-        if regularisation.pairs_images:
+        if regularization.pairs_images:
             self.mixup = Mixup(
-                regularisation.mixup,
-                regularisation.cutmix,
-                label_smoothing=regularisation.label_smoothing,
+                regularization.mixup,
+                regularization.cutmix,
+                label_smoothing=regularization.label_smoothing,
                 num_classes=num_classes,
             )
         self.position = Position()
@@ -258,7 +258,7 @@ class Trainer:
     def backward(self, images: Tensor, labels: Tensor, window: int, update: bool) -> Tensor:
         """Add a batch's share of the gradient; with `update`, take the step. Returns the batch's loss."""
         images = images.contiguous(memory_format=self.format)
-        targets, smoothing = labels, self.config.regularisation.label_smoothing
+        targets, smoothing = labels, self.config.regularization.label_smoothing
         if self.mixup is not None:
             images, targets = self.mixup(images, labels)
             smoothing = 0.0  # Mixup has smoothed the targets
@@ -322,7 +322,7 @@ class Trainer:
     def set_train_mode(self) -> None:
         """Set training mode; in the last `freeze_bn_epochs` epochs BatchNorm keeps its statistics."""
         self.model.train()
-        if self.position.epoch >= self.config.epochs - self.config.regularisation.freeze_bn_epochs:
+        if self.position.epoch >= self.config.epochs - self.config.regularization.freeze_bn_epochs:
             for module in self.model.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from senet.preprocessing import Preprocessing
+from senet.data.preprocessing import Preprocessing
 from senet.terminal import bar, console, printable, say
 
 LINE_EVERY_S = 60.0

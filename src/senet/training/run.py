@@ -4,8 +4,8 @@
     environment.json        versions and machine
     metrics.jsonl           one line an epoch; epoch 0 is the weights that it starts from, if there are any
     events.out.tfevents.*   the same for TensorBoard
-    best/, last/            model folders (see senet.models.folder)
-    last/training_state.pt  optimiser, schedule, position; read with weights_only=True
+    best/, last/            model folders (see senet.weights.folder)
+    last/training_state.pt  optimizer, schedule, position; read with weights_only=True
 
 There are no random states: all randomness is a function of (seed, epoch, step).
 """
@@ -23,14 +23,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
 from senet.files import read_jsonl, write_json, written_beside
-from senet.models.checkpoints import CONFIG_FILE, WEIGHTS_FILE
-from senet.models.folder import save_pretrained
-from senet.models.registry import config_from_dict
-from senet.preprocessing import Preprocessing
+from senet.models.config import config_from_dict
 from senet.training.config import TrainConfig
 from senet.training.warm_start import with_asked
+from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from senet.weights.folder import save_pretrained
 
 STATE_FILE = "training_state.pt"
 MAY_CHANGE = ("data.root", "data.num_workers", "checkpoint_every")

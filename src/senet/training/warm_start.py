@@ -4,17 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
+from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
-from senet.models.cards import ModelConfig
-from senet.models.checkpoints import NOT_OF_THE_WEIGHTS, Checkpoint
-from senet.models.folder import find_weights
-from senet.models.foreign import is_foreign
-from senet.models.layouts import SENET
-from senet.models.network import Network
-from senet.models.registry import CARDS, model_card
-from senet.models.weights import create_from_weights
-from senet.preprocessing import Preprocessing
+from senet.factory import create_from_weights, find_weights
+from senet.models.base import Network
+from senet.models.catalog import CARDS, model_card
+from senet.models.config import ModelConfig
+from senet.models.external import is_foreign
 from senet.training.config import TrainConfig, settings
+from senet.weights.checkpoint import NOT_OF_THE_WEIGHTS, Checkpoint
+from senet.weights.layouts import SENET
 
 ADAPTABLE = ("model.num_classes", *(f"model.options.{name}" for name in NOT_OF_THE_WEIGHTS))
 """What may differ from the weights of any network."""

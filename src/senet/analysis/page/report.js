@@ -6,20 +6,20 @@ const byId = (id) => document.getElementById(id);
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 let chosen = data.first;
 
-function colour(name) {
+function color(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
 function layout(figure, title, block) {
-  const axis = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), linecolor: colour("--line") };
+  const axis = { gridcolor: color("--line"), zerolinecolor: color("--line"), linecolor: color("--line") };
   const own = figure.layout;
   return {
     ...own,
     template: undefined,
     title: { text: shown(title), font: { size: 15 } },
-    font: { color: colour("--ink"), family: "system-ui, sans-serif" },
-    paper_bgcolor: colour("--paper"),
-    plot_bgcolor: colour("--paper"),
+    font: { color: color("--ink"), family: "system-ui, sans-serif" },
+    paper_bgcolor: color("--paper"),
+    plot_bgcolor: color("--paper"),
     xaxis: { ...own.xaxis, ...axis, title: block ? { text: `channel (of ${block.channels})` } : own.xaxis?.title },
     yaxis: { ...own.yaxis, ...axis, range: block ? [block.low, block.high] : own.yaxis?.range },
   };
@@ -27,8 +27,8 @@ function layout(figure, title, block) {
 
 const options = { responsive: true, displaylogo: false, displayModeBar: false };
 
-function trace(like, block, y, name, lineColour) {
-  return { ...like, x: block.channel, y, name: shown(name), line: { ...like.line, color: lineColour ?? like.line.color } };
+function trace(like, block, y, name, lineColor) {
+  return { ...like, x: block.channel, y, name: shown(name), line: { ...like.line, color: lineColor ?? like.line.color } };
 }
 
 function checkedClasses() {
@@ -58,12 +58,12 @@ function drawByClass(block) {
   const figure = data.figures.byClass;
   const [all, one] = [figure.data[0], figure.data[1] ?? figure.data[0]];
   const lines = checkedClasses().map((k, i) =>
-    trace(one, block, block.mean[k], data.classes[k], data.colours[i % data.colours.length]));
+    trace(one, block, block.mean[k], data.classes[k], data.colors[i % data.colors.length]));
   Plotly.react("by-class", [trace(all, block, block.allMean, "all images"), ...lines],
     layout(figure, `${block.name}: mean gate by class`, block), options);
   const names = checkedClasses().map((k) => data.classes[k]).join(", ");
   byId("by-class-text").textContent = `${block.channel.length} channels at equal distances of ${block.channels}; ` +
-    (names ? `the mean gate of ${names}, and of all images in grey.` : "the mean gate of all images.") +
+    (names ? `the mean gate of ${names}, and of all images in gray.` : "the mean gate of all images.") +
     " The paper's Figure 6.";
   tabulate("by-class-table", block.channel,
     [["all images", block.allMean], ...checkedClasses().map((k) => [data.classes[k], block.mean[k]])]);

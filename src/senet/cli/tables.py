@@ -1,0 +1,79 @@
+"""All networks as a table: our parameters and multiply-adds beside the paper's figures."""
+
+from typing import Any
+
+import torch
+
+from senet.costs import cost
+from senet.factory import create_model
+from senet.models.catalog import list_models, model_card
+from senet.terminal import Table, console, say, tracked
+
+
+def model_rows(pattern: str = "*") -> list[dict[str, Any]]:
+    """Return a row for every network that matches: counted on the meta device, nothing is allocated.
+
+    Returns:
+        name, input_size (pixels), parameters, multiply_adds, and paper_parameters and paper_multiply_adds in the same
+        units, paper_top1_error and paper_top5_error in %, source; None where the paper says nothing.
+    """
+    rows = []
+    names = list_models(pattern)
+    for name in tracked(names, "Counting", len(names)):
+        card = model_card(name)
+        with torch.device("meta"):
+            counted = cost(create_model(name))
+        paper = card.paper
+        rows.append(
+            {
+                "name": name,
+                "input_size": card.preprocessing.image_size,
+                "parameters": counted.parameters,
+                "paper_parameters": None if paper.parameters is None else round(paper.parameters * 1e6),
+                "multiply_adds": counted.multiply_adds,
+                "paper_multiply_adds": None if paper.multiply_adds is None else round(paper.multiply_adds * 1e6),
+                "paper_top1_error": paper.top1_error,
+                "paper_top5_error": paper.top5_error,
+                "source": paper.source or card.source,
+            }
+        )
+    return rows
+
+
+def scaled(value: float | None, unit: float, digits: int) -> str:
+    """Format a number in a unit; empty for None."""
+    return "" if value is None else f"{value / unit:,.{digits}f}"
+
+
+def print_models(rows: list[dict[str, Any]]) -> None:
+    """Print the rows as a table."""
+    table = Table()
+    for heading in (
+        "network",
+        "pixels",
+        "parameters",
+        "paper, M",
+        "MMAdds",
+        "paper",
+        "top-1 err.",
+        "top-5 err.",
+        "source",
+    ):
+        table.add_column(heading, justify="left" if heading in ("network", "source") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row["name"],
+            str(row["input_size"]),
+            scaled(row["parameters"], 1, 0),
+            scaled(row["paper_parameters"], 1e6, 1),
+            scaled(row["multiply_adds"], 1e6, 1),
+            scaled(row["paper_multiply_adds"], 1e6, 0),
+            scaled(row["paper_top1_error"], 1, 2),
+            scaled(row["paper_top5_error"], 1, 2),
+            row["source"],
+        )
+    console().print(table)
+    say(
+        "MMAdds: millions of multiply-adds for one image. "
+        "Errors in %, single crop, as the paper (arXiv:1709.01507v4) prints them."
+    )

@@ -1,0 +1,225 @@
+"""Images to run a network on, in batches."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from senet.data.classes import match_classes
+from senet.data.config import DataConfig, data_config_from_dict
+from senet.data.datasets import ImageSplit, open_split
+from senet.data.order import BatchOrder
+from senet.data.preprocessing import Preprocessing, preprocessing_of
+from senet.data.streaming import StreamingLoader
+from senet.data.views import Crops, Views
+from senet.errors import SenetError
+from senet.factory import load_model
+from senet.nn.modes import default_device, device_of, dtype_of
+from senet.surgery.probe import on_example
+from senet.terminal import tracked
+from senet.weights.checkpoint import CONFIG_FILE
+
+Data = DataConfig | str | Path | Iterable[Any]
+"""A data set's configuration, its name or its folder; or batches."""
+
+
+def run_data(source: str | Path) -> DataConfig | None:
+    """Return the data that a run was trained on; None if `source` is not a run folder or a model folder in one.
+
+    Raises:
+        SenetError: the run's configuration cannot be read.
+    """
+    for folder in (Path(source), Path(source).parent):
+        path = folder / CONFIG_FILE
+        try:
+            values = json.loads(path.read_text()).get("data")
+            if values is not None:
+                return data_config_from_dict(values)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SenetError(f"{path} is not the configuration of a run or model ({error})") from error
+    return None
+
+
+def number_of_classes(model: nn.Module, image: Tensor) -> int:
+    """Return how many classes a network has, by its word or by its output for an image (1, C, H, W)."""
+    return getattr(model, "num_classes", None) or int(on_example(model, image, model).shape[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """Images to run a network on, in batches.
+
+    Args:
+        source: what to call them in messages.
+        class_names: of their labels; empty where they have none.
+        device: where they arrive.
+        number: of batches; None if nobody knows.
+        unscored: why no accuracy can be measured on them; empty if it can.
+        each: yields (images, labels); labels are 0 where there are none.
+        images: one by one, where the source is a data set.
+        preprocessing: of these images for the network.
+    """
+
+    source: str
+    class_names: tuple[str, ...]
+    device: torch.device
+    number: int | None
+    unscored: str
+    each: Callable[[], Iterator[tuple[Tensor, Tensor]]]
+    images: ImageSplit | None = None
+    preprocessing: Preprocessing | None = None
+
+    def tracked(self, doing: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches, with a bar on a terminal."""
+        return tracked(self.each(), f"{doing} {self.source}", self.number)
+
+
+def model_and_data(run_or_model: nn.Module | str | Path, data: Data | None) -> tuple[nn.Module, Data]:
+    """Return the network, and what to run it on; None for what a run was trained on.
+
+    A network that is loaded here goes to a GPU if there is one.
+
+    Raises:
+        SenetError: there is no such network, or nothing says what to run it on.
+    """
+    if isinstance(run_or_model, nn.Module):
+        model, trained_on = run_or_model, None
+    else:
+        model, trained_on = load_model(run_or_model).to(default_device()), run_data(run_or_model)
+    found = trained_on if data is None else data
+    if found is None:
+        raise SenetError("data is missing: say what to evaluate on, such as 'digits' or a folder")
+    return model, found
+
+
+def open_batches(
+    model: nn.Module,
+    data: Data,
+    *,
+    crop: int | None = None,
+    scales: tuple[int, ...] = (),
+    crops: Crops = "center",
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+    shared: bool = False,
+) -> Batches:
+    """Open the evaluation images of a data set for a network, which stays where it is.
+
+    Args:
+        model: the network.
+        data: as for `evaluate`; a folder of images without classes; or batches, (images, labels) or images alone.
+        crop: see `evaluate`.
+        scales: see `evaluate`.
+        crops: see `evaluate`.
+        batch_size: see `evaluate`.
+        device: see `evaluate`.
+        shared: each process under torch.distributed gets its part of a data set.
+
+    Raises:
+        SenetError: a data set or option that does not fit.
+    """
+    if batch_size < 1:
+        raise SenetError(f"batch_size is {batch_size}; expected at least 1")
+    target = torch.device(device or device_of(model))
+    if not isinstance(data, DataConfig | str | Path):
+        return given_batches(model, data, target)
+    config = data if isinstance(data, DataConfig) else DataConfig(dataset=str(data))
+    preprocessing = preprocessing_of(model, data.preprocessing if isinstance(data, DataConfig) else None)
+    size = crop or preprocessing.image_size
+    scales = scales or (round(size * preprocessing.resize / preprocessing.image_size),)
+    views = Views(preprocessing, size, scales, crops)
+    images = open_split(replace(config, preprocessing=preprocessing), "eval")
+    dtype = dtype_of(model)
+    images, unscored = labeled_for(model, images, (1, preprocessing.in_channels, size, size))
+    shared = shared and dist.is_available() and dist.is_initialized()
+    order = BatchOrder(
+        num_images=len(images),
+        batch_size=max(1, batch_size // views.count),
+        shuffle=False,
+        rank=dist.get_rank() if shared else 0,
+        num_processes=dist.get_world_size() if shared else 1,
+    )
+    loader = StreamingLoader(images, views, order, preprocessing, target, config.num_workers)
+
+    def each() -> Iterator[tuple[Tensor, Tensor]]:
+        for pixels, labels in loader.batches(0):
+            yield (pixels.squeeze(1) if views.count == 1 else pixels).to(dtype), labels
+
+    return Batches(
+        source=images.source,
+        class_names=images.class_names,
+        device=target,
+        number=len(loader),
+        unscored=unscored,
+        each=each,
+        images=images,
+        preprocessing=preprocessing,
+    )
+
+
+def given_batches(model: nn.Module, data: Iterable[Any], device: torch.device) -> Batches:
+    """Describe batches that the caller made: (images, labels), or images alone.
+
+    Raises:
+        SenetError: there are none, or they are of another kind.
+    """
+    iterator = iter(data)
+    first = next(iterator, None)
+    if first is None:
+        raise SenetError("data has no batches")
+    labeled = isinstance(first, tuple | list) and len(first) == 2
+    names: Sequence[str] = getattr(model, "class_names", None) or ()
+    if labeled and not names:
+        names = tuple(str(i) for i in range(number_of_classes(model, first[0][:1].to(device_of(model)))))
+
+    def each() -> Iterator[tuple[Tensor, Tensor]]:
+        again = data if iter(data) is not data else chain((first,), iterator)
+        for batch in again:
+            images, labels = batch if labeled else (batch, None)
+            if not isinstance(images, Tensor) or images.dim() != 4:
+                raise SenetError("data is not batches of images; expected tensors (N, C, H, W), or pairs with labels")
+            labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
+            if labeled and not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
+                raise SenetError(f"a label of the batches given is not one of the network's 0 to {len(names) - 1}")
+            yield images.to(device), labels.to(device)
+
+    return Batches(
+        source="the batches given",
+        class_names=tuple(names) if labeled else (),
+        device=device,
+        number=len(data) if isinstance(data, Sized) else None,
+        unscored="" if labeled else unlabeled("the batches given"),
+        each=each,
+    )
+
+
+def labeled_for(model: nn.Module, images: ImageSplit, shape: tuple[int, ...]) -> tuple[ImageSplit, str]:
+    """Return the images with the network's labels, or as they are, and why no accuracy can be measured on them.
+
+    Args:
+        model: the network.
+        images: with labels or without.
+        shape: of one image for it, (1, C, H, W).
+    """
+    if not images.class_names:
+        return images, unlabeled(images.source)
+    names: Sequence[str] | None = getattr(model, "class_names", None)
+    blank = torch.zeros(shape, device=device_of(model), dtype=dtype_of(model))
+    try:
+        return match_classes(images, tuple(names) if names else None, partial(number_of_classes, model, blank)), ""
+    except SenetError as error:
+        return images, str(error)
+
+
+def unlabeled(source: str) -> str:
+    """Say that data without labels give no accuracy."""
+    return f"{source} has no labels; accuracy needs a folder of images for each class"

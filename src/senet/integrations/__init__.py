@@ -1,0 +1,1 @@
+"""Use of the networks from within other libraries."""

@@ -1,0 +1,104 @@
+"""Networks of timm and torchvision by name, such as "timm/resnet50", carrying what ours carry."""
+
+from torch import nn
+
+from senet.data.preprocessing import Preprocessing, preprocessing_of
+from senet.errors import SenetError, nearest
+from senet.models.config import ModelConfig
+
+LIBRARIES = ("timm", "torchvision")
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a name is of another library's network; what follows the library is not looked at."""
+    return name.partition("/")[0] in LIBRARIES and name.count("/") == 1
+
+
+def tag_of(name: str) -> str:
+    """Return the tag of weights in a name, such as "a1_in1k" in "timm/resnet50.a1_in1k"; empty if it has none."""
+    return name.partition(".")[2] if is_foreign(name) else ""
+
+
+def build_foreign(config: ModelConfig, *, pretrained: bool | None = None) -> nn.Module:
+    """Build another library's network: its own class, with `config`, `preprocessing`, `class_names`, `num_classes`.
+
+    Args:
+        config: its name is "timm/..." or "torchvision/..."; options are passed on.
+        pretrained: take the library's weights, which it downloads: those of the tag in the name, or else its default;
+            None for random ones unless the name has a tag.
+
+    Raises:
+        SenetError: no such network or option, or weights that cannot be had.
+    """
+    import timm  # at once it would import this package's registry, which imports this module
+    import torchvision
+
+    library, _, name = config.name.partition("/")
+    known = timm.list_models() if library == "timm" else torchvision.models.list_models(module=torchvision.models)
+    architecture, _, tag = name.partition(".")
+    pretrained = bool(tag) if pretrained is None else pretrained
+    if tag and not pretrained:
+        raise SenetError(f"{config.name} means the weights {tag!r}; leave them out of the name to start at random")
+    if architecture not in known:
+        raise SenetError(f"{library} has no network {architecture!r}; the nearest are {nearest(architecture, known)}")
+    if library == "torchvision" and config.in_channels != 3:
+        raise SenetError(f"in_channels is {config.in_channels}; the networks of torchvision take 3")
+    if library == "torchvision" and pretrained and config.num_classes not in (None, 1000):
+        raise SenetError(
+            f"num_classes is {config.num_classes}, but torchvision's weights for {architecture} are of 1000 classes; "
+            "leave it out, or take a network of timm, whose classifier then starts anew"
+        )
+    options = dict(config.options) | ({} if config.num_classes is None else {"num_classes": config.num_classes})
+    model: nn.Module
+    try:
+        if library == "timm":
+            model = timm.create_model(name, pretrained=pretrained, in_chans=config.in_channels, **options)
+        else:
+            weights = (tag or "DEFAULT") if pretrained else None
+            model = torchvision.models.get_model(architecture, weights=weights, **options)
+    except Exception as error:  # whatever a library says of an unknown option or an unreachable server
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise SenetError(f"{config.name} cannot be created: {said}{tags_of(library, architecture, tag)}") from error
+    preprocessing = preprocessing_of(model) if library == "timm" else of_torchvision(architecture, tag)
+    described = ModelConfig(
+        name=f"{library}/{architecture}",
+        num_classes=classes_of(model, config.num_classes),
+        in_channels=config.in_channels,
+        options=config.options,
+    )
+    carried = {"config": described, "preprocessing": preprocessing, "class_names": None}
+    for attribute, value in (carried | {"num_classes": described.num_classes}).items():
+        setattr(model, attribute, value)
+    return model
+
+
+def classes_of(model: nn.Module, asked: int | None) -> int:
+    """Return the number of classes of a network."""
+    return int(getattr(model, "num_classes", 1000)) if asked is None else asked
+
+
+def tags_of(library: str, architecture: str, tag: str) -> str:
+    """Return what is said of a library's weights for a network, where a name asks for others; else nothing."""
+    import timm
+    from torchvision.models import get_model_weights
+
+    if library == "timm":
+        names = timm.list_pretrained(f"{architecture}.*", exclude_filters="")
+        known = [name.partition(".")[2] for name in names]
+    else:
+        known = [weights.name for weights in get_model_weights(architecture)] + ["DEFAULT"]
+    return "" if not tag or tag in known else f"; its weights are {', '.join(known) or 'none'}"
+
+
+def of_torchvision(architecture: str, tag: str = "") -> Preprocessing:
+    """Return how a network of torchvision's wants its images, with certain weights or by default."""
+    from torchvision.models import get_model_weights
+
+    preset = get_model_weights(architecture)[tag or "DEFAULT"].transforms()
+    return Preprocessing(
+        image_size=preset.crop_size[0],
+        resize=max(preset.crop_size[0], preset.resize_size[0]),
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        interpolation=preset.interpolation.value,
+    )

@@ -1,0 +1,1 @@
+"""The paper: its figures, its experiments, and the comparison with them."""

@@ -1,0 +1,1 @@
+"""Weights: formats of checkpoints, reading and writing them, fitting them to networks."""

@@ -1,0 +1,39 @@
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import senet
+from senet.cli.demo import demo, free_folder
+
+
+def test_demo_leaves_runs_that_evaluate_and_predict_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "demo"
+    plain, se = demo(folder, epochs=2)
+    assert (plain.name, se.name) == ("cifar_resnet20", "cifar_se_resnet20")
+    assert plain.parameters == senet.cost(senet.create_model(plain.name, in_channels=1)).parameters
+    # The blocks add C * (C // 16) * 2 weights and C + C // 16 biases in each of three units per stage.
+    assert se.parameters - plain.parameters == sum(3 * (2 * c * (c // 16) + c + c // 16) for c in (16, 32, 64))
+    assert se.multiply_adds - plain.multiply_adds == sum(3 * 2 * c * (c // 16) for c in (16, 32, 64))
+    assert min(plain.step_time_ms, se.step_time_ms) > 0
+    for kind, result in (("plain", plain), ("se", se)):
+        rows = [json.loads(line) for line in (folder / kind / "metrics.jsonl").read_text().splitlines()]
+        assert [row["epoch"] for row in rows] == [1, 2]
+        assert result.top1 == rows[-1]["top1"]
+        assert senet.evaluate(folder / kind).top1 == pytest.approx(max(row["top1"] for row in rows))
+    samples = sorted((folder / "samples").glob("*.png"))
+    assert len(senet.predict(folder / "se", samples)) == len(samples) == 5
+    width, height = Image.open(folder / "curves.png").size
+    assert width > 1000 > height > 300
+    assert "What each gate is worth" in (folder / "report.html").read_text()
+    printed = capsys.readouterr().out
+    for number in (f"{plain.parameters:,}", f"{se.parameters:,}", f"{se.multiply_adds:,}", f"{se.step_time_ms:.1f}"):
+        assert number in printed
+
+
+def test_a_taken_folder_is_left_alone(tmp_path: Path) -> None:
+    assert free_folder(tmp_path / "demo") == tmp_path / "demo"
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo-2").mkdir()
+    assert free_folder(tmp_path / "demo") == tmp_path / "demo-3"

@@ -1,0 +1,246 @@
+"""Networks of timm and torchvision by name: a name means the same thing everywhere, and a tag means its weights."""
+
+import re
+
+import pytest
+import timm
+import torch
+import torchvision
+from PIL import Image
+
+import senet
+from networks import randomize
+from senet.cli import main
+from senet.errors import SenetError
+from senet.factory import create_model, from_pretrained, load_model, names_a_network
+from senet.models.catalog import CARDS
+from senet.weights.loading import load_weights
+
+TIMM, TORCHVISION = "timm/resnet18.a1_in1k", "torchvision/resnet18.IMAGENET1K_V1"
+
+
+@pytest.fixture(scope="module")
+def published():
+    """The weights that both libraries "download" here: keys and shapes are the same."""
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18()
+    randomize(model)
+    return model.state_dict()
+
+
+@pytest.fixture
+def libraries(monkeypatch, published):
+    """Stand in for the downloads of timm and torchvision; what was asked for is noted."""
+    asked = []
+
+    def of_timm(repo, *_, **__):
+        asked.append(repo)
+        return dict(published)
+
+    def of_torchvision(weights, *_, **__):
+        asked.append(str(weights))
+        return dict(published)
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", of_timm)
+    monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", of_torchvision)
+    return asked
+
+
+@pytest.mark.parametrize(("name", "asked"), [(TIMM, "timm/resnet18.a1_in1k"), (TORCHVISION, "IMAGENET1K_V1")])
+def test_a_tag_means_these_weights(name, asked, libraries, published):
+    for build in (create_model, from_pretrained, load_model):
+        model = build(name)
+        assert not model.training
+        assert type(model).__module__ == f"{name.partition('/')[0]}.models.resnet"
+        assert torch.equal(model.layer4[1].conv2.weight, published["layer4.1.conv2.weight"])
+        assert model.config.name == name.partition(".")[0]  # what is saved does not download again
+        assert len(model.preprocessing.mean) == 3
+    assert len(libraries) == 3
+    assert all(asked in each for each in libraries)
+
+
+def test_without_a_tag_create_model_starts_at_random_and_a_trained_network_is_the_default_one(libraries, published):
+    for name in ("timm/resnet18", "torchvision/resnet18"):
+        model = create_model(name)
+        assert not libraries
+        assert model.training
+        assert not torch.equal(model.conv1.weight, published["conv1.weight"])
+        assert torch.equal(load_model(name).conv1.weight, published["conv1.weight"])
+        assert not torch.equal(load_model(name, pretrained=False).conv1.weight, published["conv1.weight"])
+        libraries.clear()
+
+
+@pytest.fixture
+def digits_like(tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / "data" / "val" / label).mkdir(parents=True)
+        (tmp_path / "data" / "train" / label).mkdir(parents=True)
+        for part in ("val", "train"):
+            Image.effect_noise((40, 40), 80).convert("RGB").save(tmp_path / "data" / part / label / "0.png")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("name", [TIMM, TORCHVISION])
+def test_a_name_is_the_same_network_in_every_command(name, libraries, digits_like, tmp_path, monkeypatch, capsys):
+    """evaluate, predict, record, explain, prune and insert; the class of what each of them opens is noted."""
+    opened = []
+
+    def noting(source, **options):
+        opened.append(type(load_model(source, **options)))
+        raise SenetError("opened")
+
+    for module in ("cli.training", "cli.analysis", "cli.networks", "evaluation", "prediction"):
+        monkeypatch.setattr(f"senet.{module}.load_model", noting)
+    data, output, photo = str(digits_like), str(tmp_path / "out"), str(digits_like / "val" / "a" / "0.png")
+    for words in (
+        ["evaluate", name, "--data.dataset", data],
+        ["predict", name, photo],
+        ["record", name, "--data", data, "--output", f"{output}.safetensors"],
+        ["explain", name, "--data", data, "--output", f"{output}.html"],
+        ["prune", name, output, "--data", data],
+        ["insert", name, output],
+    ):
+        assert main(words) == 2
+        assert "senet: opened" in capsys.readouterr().err, words
+    with pytest.raises(SenetError, match="opened"):
+        senet.evaluate(name, data)
+    with pytest.raises(SenetError, match="opened"):
+        senet.predict(name, [photo])
+    assert len(opened) == 8
+    assert len(set(opened)) == 1
+    assert opened[0].__module__.startswith(name.partition("/")[0])
+
+
+def test_the_weights_of_a_tag_cannot_be_contradicted(libraries, tmp_path, capsys):
+    with pytest.raises(SenetError, match="means the weights 'a1_in1k'; leave one out"):
+        create_model(TIMM, weights="weights.pth")
+    assert main(["insert", TIMM, str(tmp_path / "out"), "--no-pretrained"]) == 2
+    assert "leave them out of the name to start at random" in capsys.readouterr().err
+    assert main(["insert", "cifar_se_resnet20", str(tmp_path / "out"), "--no-pretrained"]) == 2
+    assert "pretrained is False, which has no effect on cifar_se_resnet20" in capsys.readouterr().err
+    assert not libraries
+
+
+def test_a_tag_and_another_number_of_classes(libraries, published):
+    model = create_model(TIMM, num_classes=7)
+    assert model.fc.out_features == 7
+    assert torch.equal(model.conv1.weight, published["conv1.weight"])
+    with pytest.raises(SenetError, match="are of 1000 classes; leave it out, or take a network of timm"):
+        create_model(TORCHVISION, num_classes=7)
+
+
+@pytest.mark.parametrize("name", ["timm/resnet18.imagenet", "torchvision/resnet18.imagenet"])
+def test_an_unknown_tag_is_refused_with_those_that_there_are(name):
+    with pytest.raises(SenetError, match="its weights are") as caught:
+        create_model(name)
+    assert "\n" not in str(caught.value)
+    tags = re.search("its weights are (.*)$", str(caught.value))[1].split(", ")
+    assert {"timm": "a1_in1k", "torchvision": "IMAGENET1K_V1"}[name.partition("/")[0]] in tags
+
+
+def test_a_network_without_weights_is_not_opened_at_random():
+    name = next(name for name in timm.list_models("res*") if not timm.is_model_pretrained(name) and name not in CARDS)
+    with pytest.raises(SenetError, match="cannot be created"):
+        load_model(f"timm/{name}")
+
+
+def test_a_file_of_weights_in_another_librarys_network(tmp_path, published):
+    file = tmp_path / "weights.pth"
+    torch.save({"model": {f"module.{key}": tensor for key, tensor in published.items()}}, file)
+    assert torch.equal(create_model("timm/resnet18", weights=file).fc.weight, published["fc.weight"])
+    old = {key: tensor for key, tensor in published.items() if not key.endswith("num_batches_tracked")}  # PyTorch 0.4
+    torch.save(old, tmp_path / "old.pth")
+    assert torch.equal(create_model("timm/resnet18", weights=tmp_path / "old.pth").fc.weight, published["fc.weight"])
+    few = create_model("torchvision/resnet18", 7, weights=file)
+    assert (few.num_classes, few.fc.out_features) == (7, 7)
+    assert torch.equal(few.conv1.weight, published["conv1.weight"])
+    model = timm.create_model("resnet18", num_classes=7)
+    with pytest.raises(SenetError, match="has 1000 classes, the model 7; create the model with num_classes=1000"):
+        load_weights(model, file)
+    assert load_weights(model, file, adapt=("classifier",)).adaptations == ("the classifier of 7 classes starts anew",)
+    for argument, options in (("layout", {"layout": "senet"}), ("adapt", {"adapt": ("input",)})):
+        with pytest.raises(SenetError, match=f"{argument}.*has no effect"):
+            load_weights(model, file, **options)
+    with pytest.raises(SenetError, match="is of another architecture"):
+        create_model("timm/resnet34", weights=file)
+    with pytest.raises(SenetError, match="layout='senet' has no effect"):
+        create_model("timm/resnet18", weights=file, layout="senet")
+    with pytest.raises(SenetError, match=r"create it without, and call senet\.insert_se"):
+        create_model("timm/resnet18", se=senet.SEOptions())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["timm/resnet18", "resnet18"])
+def test_a_plain_file_in_a_model_with_inserted_blocks_loads_the_trunk(name, tmp_path, published):
+    model = create_model(name, **({} if "/" in name else {"stem_pool": "pad"}))
+    senet.insert_se(model, preserve_outputs=False)
+    gates = {key: tensor.clone() for key, tensor in model.state_dict().items() if ".se." in key}
+    assert gates
+    torch.save(published, tmp_path / "weights.pth")
+    report = load_weights(model, tmp_path / "weights.pth")
+    assert report.adaptations == ("8 inserted SE blocks keep their gates: the weights have none of them",)
+    state = model.state_dict()
+    assert all(torch.equal(state[key], tensor) for key, tensor in {**published, **gates}.items())
+
+
+def test_weights_with_inserted_blocks_keep_them(tmp_path):
+    model = create_model("timm/resnet18")
+    senet.insert_se(model)
+    senet.save_pretrained(model, tmp_path / "model")
+    with pytest.raises(SenetError, match=re.escape("open it with them: senet.from_pretrained(")):
+        load_weights(create_model("timm/resnet18"), tmp_path / "model")
+    assert from_pretrained(tmp_path / "model").config.inserted == model.config.inserted
+    other = create_model("timm/resnet18")
+    senet.insert_se(other, gate="hard_sigmoid")
+    with pytest.raises(SenetError, match=r"inserted_se.gate='sigmoid'.*create it with blocks inserted with gate="):
+        load_weights(other, tmp_path / "model")
+    with pytest.raises(SenetError, match="for images of 3 channels; leave in_channels out"):
+        create_model("timm/resnet18", in_channels=1, weights=tmp_path / "model")
+
+
+# ---- files and words -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "is_network"),
+    [
+        ("weights.pth", True),
+        ("resnet20.th", True),
+        ("checkpoint.pth.tar", True),
+        ("timm/resnet18", True),
+        ("owner/name", True),
+        ("cifar_se_resnet20", True),
+        ("photo.jpg", False),
+        ("pictures/absent.PNG", False),
+        ("photo", False),
+    ],
+)
+def test_what_predict_takes_for_a_network(word, is_network):
+    assert names_a_network(word) == is_network
+
+
+def test_a_file_that_says_what_it_is_works_in_every_command(tmp_path, digits_like, capsys):
+    model = create_model("cifar_se_resnet20", num_classes=2)
+    torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
+    photo = str(digits_like / "val" / "a" / "0.png")
+    assert main(["predict", str(tmp_path / "weights.pth"), photo, "--json"]) == 0
+    assert main(["evaluate", str(tmp_path / "weights.pth"), "--data.dataset", str(digits_like), "--json"]) == 0
+    assert torch.equal(load_model(tmp_path / "weights.pth").conv1.weight, model.conv1.weight)
+    capsys.readouterr()
+
+
+def test_a_file_that_does_not_is_refused_with_the_command_that_helps(tmp_path, digits_like, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save(dict(create_model("cifar_se_resnet20", num_classes=2).state_dict()), "weights.pth")
+    photo = str(digits_like / "val" / "a" / "0.png")
+    said = []
+    for words in (["predict", "weights.pth", photo], ["evaluate", "weights.pth", "--data.dataset", str(digits_like)]):
+        assert main(words) == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1]
+    assert "(its tensors fit cifar_se_resnet20)" in said[0]
+    command = said[0].strip().partition(": senet convert ")[2].split()
+    assert command == ["cifar_se_resnet20", "weights.pth", "FOLDER"]
+    assert main(["convert", *command]) == 0
+    assert main(["predict", "FOLDER", photo]) == 0
+    capsys.readouterr()

@@ -1,0 +1,122 @@
+"""Models with inserted blocks on disk: saved, read back, trained on, evaluated; by name from timm and torchvision."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import senet
+from senet import SenetError, create_model, from_pretrained, insert_se, remove_se, save_pretrained
+from senet.cli import main
+from senet.factory import create_from_weights, find_weights
+from senet.nn.attached import AttachedSE, attached_sites
+from senet.recipes import get_recipe
+
+FOREIGN = {"timm/resnet18": "layer1.0.bn2=64", "torchvision/resnet18": "layer1.0.bn2=64", "timm/convnext_atto": None}
+
+
+def excite(model: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for block in model.modules():
+        if isinstance(block, AttachedSE):
+            for x in block.parameters():
+                x.data = torch.randn(x.shape, generator=generator)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_networks_of_other_libraries_by_name(name):
+    model = create_model(name, num_classes=7)
+    assert type(model).__module__.split(".")[0] == name.split("/")[0]
+    assert (model.num_classes, model.config.name, model.class_names) == (7, name, None)
+    assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
+    assert model.preprocessing.image_size in (224, 288)
+    assert senet.transform(model)
+
+
+@pytest.mark.parametrize("name", [*FOREIGN, "cifar_resnet20", "cifar_se_resnet20"])
+def test_a_folder_gives_the_same_network_back(name, tmp_path: Path):
+    model = create_model(name, num_classes=7)
+    report = insert_se(model, reduction=4, gate="hard_sigmoid", gated="double" if "_se_" in name else "skip")
+    excite(model)
+    assert len(model.config.inserted) == len(report.sites)
+    save_pretrained(model, tmp_path)
+    again = from_pretrained(tmp_path)
+    assert again.config == model.config
+    assert attached_sites(again) == attached_sites(model) == model.config.inserted
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(again(x), model.eval()(x))
+    assert remove_se(again) == len(report.sites)
+    assert again.config == replace(model.config, inserted=(), inserted_se=again.config.inserted_se)
+
+
+def test_a_run_without_se_goes_on_with_it(tmp_path: Path, capsys):
+    """Train, insert, fine-tune, evaluate, predict: the way of the guide."""
+    plain = replace(get_recipe("digits"), epochs=2)
+    plain = replace(plain, model=replace(plain.model, name="cifar_resnet20"))
+    first = senet.train(plain, tmp_path / "plain")
+    capsys.readouterr()
+    assert main(["evaluate", str(first), "--json"]) == 0
+    before = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert main(["insert", str(first), str(tmp_path / "with_se")]) == 0
+    assert "9 SE blocks" in capsys.readouterr().out
+    model = from_pretrained(tmp_path / "with_se")
+    assert senet.evaluate(model, plain.data).top1 == before["top1"]
+    tuned = replace(plain, epochs=1, weights=str(tmp_path / "with_se"))
+    second = senet.train(tuned, tmp_path / "tuned")
+    after = from_pretrained(second)
+    assert len(after.config.inserted) == 9
+    blocks = [m for m in after.modules() if isinstance(m, AttachedSE)]
+    assert any(block.fc2.weight.abs().max() > 0 for block in blocks)
+    assert json.loads((second / "config.json").read_text())["model"]["inserted"] == list(after.config.inserted)
+
+
+def test_fine_tuning_with_other_classes_starts_the_classifier_anew(tmp_path: Path):
+    model = create_model("timm/resnet18", num_classes=7)
+    insert_se(model)
+    save_pretrained(model, tmp_path)
+    config = replace(model.config, num_classes=3)
+    again = create_from_weights(config, find_weights(config.name, tmp_path), se=None, convert_input=False)
+    assert again.num_classes == 3
+    own, theirs = again.state_dict(), model.state_dict()
+    assert {key for key in own if own[key].shape != theirs[key].shape} == {"fc.weight", "fc.bias"}
+    assert all(torch.equal(own[key], theirs[key]) for key in own if not key.startswith("fc."))
+
+
+BAD = {
+    "unknown": (["timm/resnet5000"], "timm has no network 'resnet5000'; the nearest are"),
+    "absent": (["nothing_there"], "no network is called 'nothing_there'"),
+    "no site": (["cifar_se_resnet20"], "every branch of ResNet has a gate already"),
+    "where": (["timm/resnet18", "--no-pretrained", "--where", "nothing*"], "where matches none of the 8 sites"),
+    "placement": (["timm/resnet18", "--no-pretrained", "--placement", "identity"], "placement is 'identity'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_on_the_command_line(case, tmp_path: Path, capsys):
+    arguments, said = BAD[case]
+    assert main(["insert", arguments[0], str(tmp_path / "out"), *arguments[1:]]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_is_not_overwritten(tmp_path: Path, capsys):
+    assert main(["insert", "timm/resnet18", str(tmp_path), "--no-pretrained"]) == 2
+    assert "exists already; name another folder" in capsys.readouterr().err
+
+
+def test_json(tmp_path: Path, capsys):
+    arguments = ["insert", "timm/resnet18", str(tmp_path / "out"), "--no-pretrained", "--stages", "5", "--json"]
+    assert main(arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [site["module"] for site in report["sites"]] == ["layer4.0.bn2", "layer4.1.bn2"]
+
+
+def test_what_cannot_be_saved_says_how(tmp_path: Path):
+    with pytest.raises(SenetError, match=r"create_model\('timm/resnet50'\)"):
+        save_pretrained(timm.create_model("resnet18"), tmp_path)

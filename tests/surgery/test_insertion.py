@@ -1,0 +1,644 @@
+"""SE blocks in models that were written without: where they go, what stays, what survives."""
+
+import copy
+import io
+import pickle
+from functools import partial
+
+import onnxruntime
+import pytest
+import timm
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+import torchvision
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+import senet
+from senet import SenetError, find_sites, insert_se, remove_se
+from senet.nn import fused
+from senet.nn.attached import AttachedSE
+from senet.optimization.rewriting import EarlyGate, rewrite
+
+torchvision_model = partial(torchvision.models.get_model, weights=None)
+
+
+def image(side: int = 64, images: int = 2, channels: int = 3) -> Tensor:
+    return torch.randn(images, channels, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def randomize(model: nn.Module) -> nn.Module:
+    """Weights, statistics and LayerScales that leave no branch without effect."""
+    generator = torch.Generator().manual_seed(1)
+    for name, x in [*model.named_parameters(), *model.named_buffers()]:
+        if not x.is_floating_point():
+            continue
+        noise = torch.rand(x.shape, generator=generator)
+        if "running_var" in name:
+            x.data = 0.5 + noise
+        elif x.dim() < 2 or "gamma" in name:
+            x.data += 0.1 + 0.2 * noise
+    return model
+
+
+def excite(model: nn.Module, seed: int = 2) -> None:
+    """Give every block a gate that is far from constant."""
+    generator = torch.Generator().manual_seed(seed)
+    for block in model.modules():
+        if isinstance(block, AttachedSE):
+            for x in block.parameters():
+                x.data = torch.randn(x.shape, generator=generator).to(x)
+
+
+# ---- where -----------------------------------------------------------------------------------------------------------
+
+RESNET50 = [f"layer{s}.{i}.bn3" for s, n in ((1, 3), (2, 4), (3, 6), (4, 3)) for i in range(n)]
+PLACES = {
+    "resnet50": RESNET50,
+    "resnetv2_50": [f"stages.{s}.blocks.{i}.conv3" for s, n in enumerate((3, 4, 6, 3)) for i in range(n)],
+    "resnet26d": [f"layer{s}.{i}.bn3" for s in (1, 2, 3, 4) for i in range(2)],
+    "densenet121": [
+        f"features.denseblock{b}.denselayer{i + 1}.conv2"
+        for b, n in ((1, 6), (2, 12), (3, 24), (4, 16))
+        for i in range(n)
+    ],
+    "halonet26t": [f"stages.{s}.{i}.conv3_1x1.bn" for s in range(4) for i in range(2)],
+    "ese_vovnet19b_slim": [f">stages.{s}.blocks.0.conv_concat.conv" for s in range(4)],
+    "inception_v3": [f"Mixed_{name}" for name in ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c")],
+}
+TORCHVISION_PLACES = {
+    "vgg11_bn": [f"features.{i}" for i in (2, 6, 10, 13, 17, 20, 24, 27)],
+    "alexnet": [f"features.{i}" for i in (1, 4, 7, 9, 11)],
+    "googlenet": [f"inception{name}" for name in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")],
+    "squeezenet1_1": [f"features.{i}" for i in (3, 4, 6, 7, 9, 10, 11, 12)],
+    "convnext_tiny": [f"features.{s}.{i}.block.6" for s, n in ((1, 3), (3, 3), (5, 9), (7, 3)) for i in range(n)],
+    "mobilenet_v2": [f"features.{i}.conv.3" for i in range(2, 18)],
+}
+
+
+@pytest.mark.parametrize(
+    ("create", "name", "places"),
+    [(timm.create_model, n, p) for n, p in PLACES.items()]
+    + [(torchvision_model, n, p) for n, p in TORCHVISION_PLACES.items()],
+    ids=[*PLACES, *TORCHVISION_PLACES],
+)
+def test_where_blocks_go(create, name, places):
+    sites, _ = find_sites(create(name))
+    assert [f"{'>' * site.in_front}{site.module}" for site in sites] == places
+
+
+def test_inserting_into_timms_resnet_gives_timms_seresnet():
+    """The strongest evidence there is: with the weights of one the other computes the same."""
+    plain, gated = timm.create_model("resnet50").eval(), randomize(timm.create_model("seresnet50")).eval()
+    insert_se(plain)
+    state = {}
+    for key, tensor in gated.state_dict().items():
+        block, _, rest = key.partition(".se.")
+        state[f"{block}.bn3.se.{rest}" if rest else key] = tensor
+    for i in range(16):
+        state[f"{RESNET50[i]}.se.factor"] = torch.tensor(1.0)
+    plain.load_state_dict(state)
+    x = image()
+    torch.testing.assert_close(plain(x), gated(x), rtol=1e-5, atol=1e-5)
+
+
+def test_stages_are_the_papers():
+    sites, _ = find_sites(timm.create_model("resnet50"))
+    assert [site.stage for site in sites] == [2] * 3 + [3] * 4 + [4] * 6 + [5] * 3
+    report = insert_se(timm.create_model("resnet50"), stages=(3, 5))
+    assert [site.module for site in report.sites] == RESNET50[3:7] + RESNET50[13:]
+
+
+@pytest.mark.parametrize("where", ["layer2.*", ["layer2.*", "nothing"], lambda name: name.startswith("layer2")])
+def test_where_chooses_by_name(where):
+    report = insert_se(timm.create_model("resnet50"), where=where)
+    assert [site.module for site in report.sites] == RESNET50[3:7]
+    assert {skip.reason for skip in report.skipped} == {"its name does not match where"}
+
+
+class Recalibrated(nn.Module):
+    """A bottleneck with SE written where each placement says."""
+
+    def __init__(self, block: nn.Module, se: nn.Module, placement: str) -> None:
+        super().__init__()
+        self.block, self.se, self.placement = block, se, placement
+
+    def forward(self, x: Tensor) -> Tensor:
+        b = self.block
+        out = b.conv1(self.se(x) if self.placement == "pre" else x)
+        out = b.bn2(b.conv2(F.relu(b.bn1(out))))
+        out = b.bn3(b.conv3(F.relu(self.se(out) if self.placement == "3x3" else out)))
+        out = self.se(out) if self.placement == "standard" else out
+        out = F.relu(out + x)
+        return self.se(out) if self.placement == "post" else out
+
+
+@pytest.mark.parametrize("placement", ["standard", "pre", "post", "3x3"])
+def test_placements_against_a_block_written_by_hand(placement):
+    model = randomize(torchvision_model("resnet50")).eval()
+    report = insert_se(model, placement=placement, where="layer1.1*")
+    excite(model)
+    (site,) = report.sites
+    block = copy.deepcopy(model.layer1[1])
+    parent = block.get_submodule(site.module.removeprefix("layer1.1").removeprefix("."))
+    se = copy.deepcopy(parent.se)
+    remove_se(block)
+    x = image(14, channels=256)
+    torch.testing.assert_close(model.layer1[1](x), Recalibrated(block, se, placement)(x), rtol=1e-5, atol=1e-5)
+
+
+# ---- models that users write -----------------------------------------------------------------------------------------
+
+
+class LayerNorm2d(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Branch(nn.Module):
+    """A residual block of somebody's, in the ways that people write them."""
+
+    def __init__(self, norm: type, act: type, *, scale: bool, drop: float, style: str) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1)
+        self.norm1, self.norm2 = norm(32), norm(32)
+        self.act = act()
+        self.gamma = nn.Parameter(torch.full((32, 1, 1), 0.5)) if scale else None
+        self.drop, self.style = drop, style
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm2(self.conv2(self.act(self.norm1(self.conv1(x)))))
+        if self.gamma is not None:
+            out = out * self.gamma
+        if self.drop and self.training:
+            out = out * torch.empty(len(out), 1, 1, 1).bernoulli_(1 - self.drop) / (1 - self.drop)
+        if self.style == "in place":
+            out += x
+            return F.relu_(out)
+        return torch.relu(torch.add(x, out))
+
+
+class Written(nn.Module):
+    """Blocks nested in lists and dictionaries, and a loop that torch.fx cannot trace."""
+
+    def __init__(self, *arguments: type, **options: object) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, padding=1)
+        self.parts = nn.ModuleDict({"a": nn.ModuleList([Branch(*arguments, **options) for _ in range(2)])})
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.parts["a"]:
+            if x.abs().mean() > 0:
+                x = block(x)
+        return self.head(x.mean((2, 3)))
+
+
+NORMS = {"batch": nn.BatchNorm2d, "group": partial(nn.GroupNorm, 4), "layer": LayerNorm2d, "none": nn.Identity}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("act", [nn.ReLU, nn.GELU, nn.SiLU])
+@pytest.mark.parametrize("scale", [False, True])
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+@pytest.mark.parametrize("style", ["in place", "sum"])
+def test_blocks_that_users_write(norm, act, scale, drop, style):
+    model = randomize(Written(NORMS[norm], act, scale=scale, drop=drop, style=style))
+    x, labels = image(8), torch.tensor([0, 1])
+    before = model.eval()(x)
+    report = insert_se(model)
+    assert [site.module for site in report.sites] == [
+        f"parts.a.{i}.{'norm2' if norm != 'none' else 'conv2'}" for i in range(2)
+    ]
+    assert torch.equal(model(x), before)
+    excite(model)
+    assert not torch.allclose(model(x), before)
+    F.cross_entropy(model.train()(x), labels).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+class Concatenation(nn.Module):
+    """Parallel branches joined by a function, and the join's own user."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 1)
+        self.a, self.b = nn.Conv2d(32, 16, 1), nn.Conv2d(32, 16, 3, padding=1)
+        self.head = nn.Conv2d(32, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        return self.head(torch.cat([F.relu(self.a(x)), F.relu(self.b(x))], dim=1)).mean((2, 3))
+
+
+def test_a_join_without_a_module_of_its_own():
+    model, x = Concatenation().eval(), image(8)
+    before = model(x)
+    (site,) = insert_se(model).sites
+    assert (site.module, site.in_front, site.kind, site.channels) == ("head", True, "concatenation", 32)
+    assert torch.equal(model(x), before)
+    excite(model)
+    stem = F.relu(model.stem(x))
+    joined = torch.cat([F.relu(model.a(stem)), F.relu(model.b(stem))], 1)
+    expected = F.conv2d(model.head.se(joined), model.head.weight, model.head.bias).mean((2, 3))
+    torch.testing.assert_close(model(x), expected)
+
+
+# ---- bit for bit -----------------------------------------------------------------------------------------------------
+
+SAMPLE = (
+    "resnet18",
+    "densenet121",
+    "mobilenetv2_100",
+    "convnext_atto",
+    "regnetx_002",
+    "dla34",
+    "selecsls42",
+    "ese_vovnet19b_slim",
+    "mixnet_s",
+)
+GATES = (("sigmoid", True), ("sigmoid", False), ("hard_sigmoid", True), ("relu", True))
+
+
+def hooks_of(model: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_outputs_and_keys_stay(name):
+    model = randomize(timm.create_model(name, num_classes=7))
+    reference, x = copy.deepcopy(model), image()
+    keys = list(model.state_dict())
+    report = insert_se(model)
+    assert [key for key in model.state_dict() if key in keys] == keys
+    added = [key for key in model.state_dict() if key not in keys and not key.endswith(".factor")]
+    assert added == list(report.parameters)
+    assert all(".se.fc" in key for key in added)
+    assert sum(model.get_parameter(key).numel() for key in report.parameters) == report.num_parameters
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        mine, theirs = (copy.deepcopy(m).to(dtype) for m in (model, reference))
+        with torch.no_grad():
+            assert torch.equal(mine.eval()(x.to(dtype)), theirs.eval()(x.to(dtype))), dtype
+            torch.manual_seed(0)
+            trained = mine.train()(x.to(dtype))
+            torch.manual_seed(0)
+            assert torch.equal(trained, theirs.train()(x.to(dtype))), dtype
+
+
+@pytest.mark.parametrize(("gate", "bias"), GATES)
+@pytest.mark.parametrize("squeeze", ["avg", "max", "none"])
+def test_every_option_starts_at_one(gate, bias, squeeze):
+    model = randomize(timm.create_model("resnet18")).eval()
+    x = image()
+    before = model(x)
+    insert_se(model, gate=gate, bias=bias, squeeze=squeeze, reduction=4)
+    assert torch.equal(model(x), before)
+    with torch.autocast("cpu", torch.bfloat16):
+        after = model(x)
+    remove_se(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(x), after)
+
+
+def test_outputs_change_where_they_may():
+    model = randomize(timm.create_model("resnet18")).eval()
+    x = image()
+    before = model(x)
+    insert_se(model, gate="tanh", preserve_outputs=False)
+    assert not torch.allclose(model(x), before)
+
+
+def test_old_checkpoints_load():
+    model = randomize(timm.create_model("resnet18")).eval()
+    old, x = copy.deepcopy(model.state_dict()), image()
+    before = model(x)
+    report = insert_se(model)
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data += 1
+    excite(model)
+    missing, unexpected = model.load_state_dict(old, strict=False)
+    assert not unexpected
+    assert {key for key in missing if not key.endswith("factor")} == set(report.parameters)
+    for block in model.modules():
+        if isinstance(block, AttachedSE):
+            block.fc2.weight.data.zero_(), block.fc2.bias.data.zero_()
+    assert torch.equal(model(x), before)
+
+
+def test_removal_undoes_insertion():
+    model = randomize(timm.create_model("densenet121")).eval()
+    x, keys = image(), list(model.state_dict())
+    before, written = model(x), pickle.dumps(model.state_dict())
+    report = insert_se(model)
+    excite(model)
+    assert remove_se(model) == len(report.sites)
+    assert torch.equal(model(x), before)
+    assert list(model.state_dict()) == keys
+    assert pickle.dumps(model.state_dict()) == written
+    assert hooks_of(model) == 0
+    assert len(insert_se(model).sites) == len(report.sites)
+    remove_se(model)
+    with pytest.raises(SenetError, match="no SE blocks from insert_se"):
+        remove_se(model)
+
+
+def test_the_model_is_left_as_it_was_by_looking():
+    model = timm.create_model("resnet18").train()
+    model.layer1.eval()
+    state = copy.deepcopy(model.state_dict())
+    find_sites(model)
+    assert model.training
+    assert not model.layer1.training
+    assert all(torch.equal(x, state[key]) for key, x in model.state_dict().items())
+    assert hooks_of(model) == 0
+
+
+# ---- gates that are there --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["seresnet50", "efficientnet_b0", "mobilenetv3_small_100", "regnety_002", "ecaresnet26t"]
+)
+def test_gated_branches_are_skipped_or_doubled(name):
+    model = randomize(timm.create_model(name, num_classes=5)).eval()
+    sites, _ = find_sites(model)
+    gated = [site.module for site in sites if site.gated]
+    assert gated
+    if len(gated) == len(sites):
+        with pytest.raises(SenetError, match=r"every branch of .* has a gate already; pass gated='double'"):
+            insert_se(model)
+    else:
+        report = insert_se(copy.deepcopy(model), reduction=4)
+        assert not {site.module for site in report.sites} & set(gated)
+        assert {skip.place for skip in report.skipped if "gate" in skip.reason} == set(gated)
+    x = image()
+    before = model(x)
+    assert {site.module for site in insert_se(model, gated="double", reduction=4).sites} >= set(gated)
+    assert torch.equal(model(x), before)
+
+
+# ---- what inserted models go through ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def inserted() -> nn.Module:
+    model = randomize(timm.create_model("resnet18", num_classes=5))
+    insert_se(model)
+    excite(model)
+    return model.eval()
+
+
+def test_copies_files_and_averages(inserted):
+    x = image()
+    expected = inserted(x)
+    assert torch.equal(copy.deepcopy(inserted)(x), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(inserted))(x), expected)
+    assert torch.equal(ModelEmaV3(inserted).module(x), expected)
+    file = io.BytesIO()
+    torch.save(inserted.state_dict(), file)
+    file.seek(0)
+    other = timm.create_model("resnet18", num_classes=5)
+    insert_se(other)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other.eval()(x), expected)
+
+
+def test_conversion_to_synchronized_batchnorm_keeps_the_blocks(inserted):
+    x = image()
+    expected = inserted(x)
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(inserted)
+    assert isinstance(converted.layer1[0].bn2, nn.SyncBatchNorm)
+    torch.testing.assert_close(converted.eval()(x), expected)
+    assert remove_se(converted) == 8
+
+
+def test_distributed_data_parallel(inserted, tmp_path):
+    x, labels = image(), torch.tensor([0, 1])
+    single = copy.deepcopy(inserted).train()
+    F.cross_entropy(single(x), labels).backward()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(inserted.train())
+        with pytest.raises(SenetError, match="wraps the model"):
+            find_sites(parallel)
+        F.cross_entropy(parallel(x), labels).backward()
+    finally:
+        dist.destroy_process_group()
+    for mine, theirs in zip(inserted.parameters(), single.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_compile_in_one_graph(inserted):
+    x = image()
+    compiled = torch.compile(inserted, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), inserted(x))
+
+
+def test_export(inserted):
+    x = image()
+    exported = torch.export.export(inserted, (x,)).module()
+    torch.testing.assert_close(exported(x), inserted(x))
+
+
+def test_onnx(inserted, tmp_path):
+    x = image()
+    torch.onnx.export(inserted, (x,), tmp_path / "model.onnx", dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), inserted(x), rtol=1e-4, atol=1e-4)
+
+
+def test_optimizers_built_before_and_after():
+    model = randomize(timm.create_model("resnet18", num_classes=5)).train()
+    before = torch.optim.SGD(model.parameters(), lr=0.1)
+    report = insert_se(model)
+    before.add_param_group({"params": [model.get_parameter(name) for name in report.parameters], "lr": 1.0})
+    F.cross_entropy(model(image()), torch.tensor([0, 1])).backward()
+    old, new = model.conv1.weight.clone(), model.layer1[0].bn2.se.fc2.weight.clone()
+    before.step()
+    assert not torch.equal(model.conv1.weight, old)
+    assert not torch.equal(model.layer1[0].bn2.se.fc2.weight, new)
+    everything = {id(p) for group in torch.optim.SGD(model.parameters(), lr=0.1).param_groups for p in group["params"]}
+    assert {id(model.get_parameter(name)) for name in report.parameters} <= everything
+
+
+def test_twice_is_an_error(inserted):
+    state = copy.deepcopy(inserted.state_dict())
+    with pytest.raises(SenetError, match=r"ResNet has 8 SE blocks from insert_se already; senet\.remove_se"):
+        insert_se(inserted)
+    assert inserted.state_dict().keys() == state.keys()
+
+
+@pytest.mark.parametrize("create", [timm.create_model, torchvision_model], ids=["timm", "torchvision"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_the_fused_operator_serves_inserted_blocks(create, name, monkeypatch):
+    model = randomize(create(name, num_classes=5)).double()
+    report = insert_se(model)
+    excite(model)
+    reference, x, labels = copy.deepcopy(model).train(), image().double(), torch.tensor([0, 1])
+    seen = []
+    original = fused.residual_tail
+    monkeypatch.setattr(
+        fused, "residual_tail", lambda u, norm, se, *rest: seen.append(se) or original(u, norm, se, *rest)
+    )
+    senet.optimize(model.train(), for_="training")
+    found, expected = model(x), reference(x)
+    assert sum(se is not None for se in seen) == len(report.sites)
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)
+    F.cross_entropy(found, labels).backward()
+    F.cross_entropy(expected, labels).backward()
+    for (key, mine), theirs in zip(model.named_parameters(), reference.parameters(), strict=True):
+        assert (mine.grad - theirs.grad).abs().max() <= 1e-6 * theirs.grad.abs().max(), key
+
+
+def test_inference_moves_the_squeeze_of_inserted_blocks():
+    model = randomize(timm.create_model("resnet50", num_classes=5)).eval().double()
+    insert_se(model)
+    excite(model)
+    x = image().double()
+    rewritten = rewrite(model)
+    assert sum(isinstance(m, EarlyGate) for m in rewritten.modules()) == 16
+    torch.testing.assert_close(rewritten(x), model(x), rtol=1e-9, atol=1e-9)
+    assert isinstance(model.layer1[0].bn3.se, AttachedSE)
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+
+
+class Broken(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 32, 1), nn.BatchNorm2d(32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("give me a dictionary")
+
+
+def test_a_model_that_does_not_run():
+    model = Broken()
+    with pytest.raises(
+        SenetError, match=r"Broken does not run on images of .* \(give me a dictionary\); pass example, or where"
+    ):
+        insert_se(model)
+    report = insert_se(model, where="norm")
+    assert [(site.module, site.channels, site.kind) for site in report.sites] == [("norm", 32, "named module")]
+    x = image(4, channels=32)
+    assert torch.equal(model.norm(x), F.batch_norm(x, None, None, model.norm.weight, model.norm.bias, training=True))
+    remove_se(model)
+    with pytest.raises(SenetError, match="where matches no module"):
+        insert_se(model, where="nothing*")
+
+
+class RunsItsChildren(nn.Module):
+    """Runs whatever children it has, and so a block among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(32, 16, 1), nn.Conv2d(32, 16, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([child(x) for child in self.children()], 1)
+
+
+class SumsItsChildren(nn.Module):
+    """A branch that runs a block among its children as it runs the others, and nothing fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(32, 32, 1), nn.Conv2d(32, 32, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(child(x) for child in self.children())
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = SumsItsChildren()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 32, 1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.conv(x)) + torch.rand(1)
+
+
+CASES = {
+    "runs its children": (
+        lambda: nn.Sequential(nn.Conv2d(3, 32, 1), RunsItsChildren()),
+        {},
+        "Sequential does not run with blocks in it, or gives other outputs",
+    ),
+    "runs a block twice": (
+        lambda: nn.Sequential(nn.Conv2d(3, 32, 1), Around()),
+        {"preserve_outputs": False},
+        r"Sequential does not run the block at 1\.branch exactly once; leave that module out by where",
+    ),
+    "noisy": (Noisy, {}, "Noisy does not run with blocks in it, or gives other outputs, with them or"),
+    "not a CNN": (
+        lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(5)),
+        {},
+        "Sequential has no convolution; SE is for CNNs",
+    ),
+    "a ReLU": (nn.ReLU, {}, "ReLU has no convolution; SE is for CNNs"),
+    "no site": (lambda: nn.Sequential(nn.Conv2d(3, 32, 3), nn.Flatten()), {}, "no place for an SE block"),
+    "no match": (None, {"where": "layer9*"}, "where matches none of the 8 sites of ResNet, such as layer1.0.bn2"),
+    "no stage": (None, {"stages": (9,)}, r"stages is \(9,\), but the sites of ResNet are in the stages 2, 3, 4, 5"),
+    "reduction": (None, {"reduction": 1024}, "reduction is 1024, but the widest site of ResNet has 512 channels"),
+    "reduction 0": (None, {"reduction": 0}, "reduction is 0; expected at least 1"),
+    "gate": (None, {"gate": "softmax"}, "gate is 'softmax'; expected one of"),
+    "tanh": (None, {"gate": "tanh"}, "a tanh gate cannot start at 1; choose another gate, or preserve_outputs=False"),
+    "relu": (None, {"gate": "relu", "bias": False}, "a relu gate without biases cannot start at 1"),
+    "squeeze": (None, {"squeeze": "median"}, "squeeze is 'median'; expected one of"),
+    "placement": (None, {"placement": "identity"}, "placement is 'identity'; expected one of standard, pre, post, 3x3"),
+    "gated": (None, {"gated": "twice"}, "gated is 'twice'; expected one of skip, double"),
+    "example of five channels": (
+        None,
+        {"example": torch.zeros(1, 5, 64, 64)},
+        r"ResNet does not run on the example \(1, 5, 64, 64\)",
+    ),
+    "example": (None, {"example": "images"}, "example is a str; expected a tensor, a list, a tuple or a dictionary"),
+    "example of two": (
+        None,
+        {"example": (torch.zeros(1, 3, 64, 64), torch.zeros(3))},
+        r"does not run on the example \(\(1, 3, 64, 64\), \(3,\)\)",
+    ),
+    "scripted": (lambda: torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 1))), {}, "is scripted"),
+    "compiled": (lambda: torch.compile(nn.Conv2d(3, 8, 1)), {}, "the model is compiled"),
+    "quantized": (lambda: nn.Sequential(torch.ao.nn.quantized.Conv2d(3, 8, 1)), {}, "is quantized"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.filterwarnings("ignore")
+def test_bad_input_is_one_sentence_and_the_model_stays(case):
+    create, options, message = CASES[case]
+    model = timm.create_model("resnet18") if create is None else create()
+    keys, hooks = list(model.state_dict()), hooks_of(model)
+    with pytest.raises(SenetError, match=message) as raised:
+        insert_se(model, **options)
+    assert "\n" not in str(raised.value)
+    assert list(model.state_dict()) == keys
+    assert hooks_of(model) == hooks
+
+
+def test_narrow_sites_are_skipped():
+    report = insert_se(timm.create_model("mobilenetv2_100"), reduction=100)
+    assert min(site.channels for site in report.sites) >= 100
+    assert "24 channels are fewer than the reduction 100" in {skip.reason for skip in report.skipped}
+
+
+def test_the_report_is_a_table():
+    text = str(insert_se(timm.create_model("resnet18"), stages=(5,)))
+    assert "layer4.1.bn2" in text
+    assert "skipped: stage 2" in text
+    assert "2 SE blocks, 66,624 parameters (+0.57 %), 0.07 million multiply-adds an image" in text

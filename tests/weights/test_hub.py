@@ -1,0 +1,559 @@
+"""The hub, played by an HTTP server on this machine that answers as huggingface.co does."""
+
+import hashlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import timm
+import torch
+from huggingface_hub import HfApi, close_session, constants
+from safetensors.torch import load_file
+
+import senet
+from networks import assert_relatively_close, fresh_on_meta, randomize
+from senet.cli import main
+from senet.data.preprocessing import Preprocessing
+from senet.errors import SenetError
+from senet.models.base import Network
+from senet.weights.hub import is_hub_id
+
+NAME = "cifar_se_resnet20"
+
+
+class FakeHub(ThreadingHTTPServer):
+    """Answers {endpoint}/{repo}/resolve/{revision}/{file}.
+
+    Attributes:
+        folders: (repo, revision) -> the folder with its files; a revision is a branch or a commit.
+        refusals: repo, or path of a POST -> the status and the X-Error-Code or X-Error-Message of the refusal.
+        truncated: names of files of which the connection breaks after half.
+        requested: method and path of every request so far.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folders: dict[tuple[str, str], Path] = {}
+        self.refusals: dict[str, tuple[int, str]] = {}
+        self.truncated: set[str] = set()
+        self.requested: list[str] = []
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def add(self, repo: str, folder: Path, revision: str = "main") -> None:
+        for name in (revision, commit_of(folder)):
+            self.folders[repo, name] = folder
+
+
+def commit_of(folder: Path) -> str:
+    return hashlib.sha1(str(folder).encode()).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FakeHub
+
+    def do_HEAD(self) -> None:
+        self.server.requested.append(f"{self.command} {self.path}")
+        repo, _, rest = self.path[1:].partition("/resolve/")
+        revision, _, name = rest.partition("/")
+        folder = self.server.folders.get((repo, revision))
+        if repo in self.server.refusals:
+            self.refuse(*self.server.refusals[repo])
+        elif repo not in {repo for repo, _ in self.server.folders}:
+            self.refuse(404, "RepoNotFound")
+        elif folder is None:
+            self.refuse(404, "RevisionNotFound")
+        elif not (folder / name).is_file():
+            self.refuse(404, "EntryNotFound", commit_of(folder))
+        else:
+            content = (folder / name).read_bytes()
+            etag = f'"{hashlib.sha1(content).hexdigest()}"'
+            self.answer(200, {"ETag": etag, "X-Repo-Commit": commit_of(folder)}, content)
+
+    do_GET = do_HEAD
+
+    def do_POST(self) -> None:
+        self.server.requested.append(f"POST {self.path}")
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.refuse(*self.server.refusals[self.path])
+
+    def refuse(self, status: int, said: str, commit: str | None = None) -> None:
+        headers = {"X-Error-Message" if " " in said else "X-Error-Code": said}
+        self.answer(status, headers | ({"X-Repo-Commit": commit} if commit else {}))
+
+    def answer(self, status: int, headers: dict[str, str], content: bytes = b"") -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            if Path(self.path).name in self.server.truncated:
+                content, self.close_connection = content[: len(content) // 2], True
+            self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def use_endpoint(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub of our own with an empty cache; neither the machine's token nor its proxies are used."""
+    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the client waits half a minute between its attempts
+    close_session()  # one that is open already has read the environment
+    with FakeHub() as server:
+        use_endpoint(monkeypatch, server.endpoint)
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+    close_session()
+
+
+@contextmanager
+def no_connection(how: str) -> Iterator[None]:
+    """Cut the connection: by the variable that users set, or because nobody answers any more."""
+    with pytest.MonkeyPatch.context() as patch, socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and never listens
+        if how == "HF_HUB_OFFLINE":
+            patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        else:
+            use_endpoint(patch, f"http://127.0.0.1:{taken.getsockname()[1]}")
+        close_session()
+        yield
+    close_session()
+
+
+OFFLINE = pytest.mark.parametrize("how", ["HF_HUB_OFFLINE", "closed port"])
+
+
+def a_network(num_classes: int = 3) -> Network:
+    """A network of ours whose every value is its own."""
+    model = senet.create_model(NAME, num_classes=num_classes, in_channels=1, se=senet.SEOptions(reduction=4))
+    randomize(model)
+    model.preprocessing = Preprocessing(image_size=16, resize=20, mean=(0.3,), std=(0.4,))
+    model.class_names = ("a", "b", "c")[:num_classes]
+    return model.eval()
+
+
+def published(hub: FakeHub, folder: Path, revision: str = "main") -> Network:
+    """A network that "me/net" holds."""
+    model = a_network()
+    senet.save_pretrained(model, folder)
+    hub.add("me/net", folder, revision)
+    return model
+
+
+def assert_same_weights(actual: torch.nn.Module, expected: torch.nn.Module) -> None:
+    theirs = expected.state_dict()
+    assert actual.state_dict().keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[key]) for key, tensor in actual.state_dict().items())
+
+
+def assert_one_sentence(error: pytest.ExceptionInfo[SenetError], *said: str) -> None:
+    for words in said:
+        assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# ---- our own networks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("me/net", True),
+        ("hf-hub:me/net", True),
+        ("hf_hub:me/net@v1.0", True),
+        ("timm/seresnet50.ra2_in1k", True),
+        ("me/net@feature/x", True),
+        ("net", False),
+        ("/me/net", False),
+        ("a/b/c", False),
+        ("me/net.pth", False),
+        ("runs/net.safetensors", False),
+        ("~/net", False),
+        ("me/net@", False),
+        ("https://huggingface.co/me/net", False),
+    ],
+)
+def test_hub_ids(source: str, expected: bool) -> None:
+    assert is_hub_id(source) is expected
+
+
+@pytest.mark.parametrize("source", ["me/net", "hf-hub:me/net", "me/net@main"])
+def test_a_network_comes_back_as_it_was_saved(hub: FakeHub, tmp_path: Path, source: str) -> None:
+    model = published(hub, tmp_path / "net")
+    again = senet.from_pretrained(source)
+    assert not again.training
+    assert again.config == model.config
+    assert again.preprocessing == model.preprocessing
+    assert again.class_names == ("a", "b", "c")
+    assert_same_weights(again, model)
+
+
+def test_create_model_takes_the_weights_of_a_revision(hub: FakeHub, tmp_path: Path) -> None:
+    newest = published(hub, tmp_path / "main")
+    tagged = published(hub, tmp_path / "tagged", revision="v1.0")
+    assert_same_weights(senet.create_model(NAME, in_channels=1, weights="me/net@v1.0"), tagged)
+    assert_same_weights(senet.from_pretrained(f"me/net@{commit_of(tmp_path / 'tagged')}"), tagged)
+
+    other = senet.create_model(NAME, num_classes=7, in_channels=1, weights="me/net")
+    assert other.num_classes == 7
+    assert torch.equal(other.layer3[2].conv2.weight, newest.layer3[2].conv2.weight)
+
+
+def test_configuration_and_weights_are_of_one_commit(hub: FakeHub, tmp_path: Path, monkeypatch) -> None:
+    """The branch moves on after the configuration was fetched."""
+    model = published(hub, tmp_path / "old")
+    senet.save_pretrained(a_network(2), tmp_path / "new")
+    answer = Handler.answer
+
+    def answer_and_move(self: Handler, *args: object) -> None:
+        answer(self, *args)
+        if self.command == "GET" and self.path.endswith("config.json"):
+            hub.add("me/net", tmp_path / "new")
+
+    monkeypatch.setattr(Handler, "answer", answer_and_move)
+    assert_same_weights(senet.from_pretrained("me/net"), model)
+
+
+def test_load_weights_fills_a_network(hub: FakeHub, tmp_path: Path) -> None:
+    saved, model = published(hub, tmp_path / "net"), a_network()
+    report = senet.load_weights(model, "me/net")
+    assert (report.source, report.layout) == ("me/net", "senet")
+    assert_same_weights(model, saved)
+
+
+@OFFLINE
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_what_was_fetched_once_works_offline(hub: FakeHub, tmp_path: Path, how: str, weights: str) -> None:
+    model = published(hub, tmp_path / "net")
+    if weights == "pytorch_model.bin":
+        (tmp_path / "net" / "model.safetensors").unlink()
+        torch.save(model.state_dict(), tmp_path / "net" / weights)
+    assert_same_weights(senet.from_pretrained("me/net"), model)
+    asked = len(hub.requested)
+    with no_connection(how):
+        assert_same_weights(senet.from_pretrained("me/net"), model)
+    assert len(hub.requested) == asked
+
+
+def test_what_moved_on_is_fetched_anew_and_what_did_not_is_kept(hub: FakeHub, tmp_path: Path) -> None:
+    published(hub, tmp_path / "old")
+    senet.from_pretrained("me/net")
+    newer = published(hub, tmp_path / "new")
+    for _ in range(2):
+        assert_same_weights(senet.from_pretrained("me/net"), newer)
+    fetched = [path for path in hub.requested if path.startswith("GET") and path.endswith("model.safetensors")]
+    assert len(fetched) == 2
+
+
+def test_a_folder_of_the_name_goes_before_the_hub(hub: FakeHub, tmp_path: Path, monkeypatch) -> None:
+    published(hub, tmp_path / "net")
+    local = a_network()
+    senet.save_pretrained(local, tmp_path / "me" / "net")
+    monkeypatch.chdir(tmp_path)
+    assert_same_weights(senet.from_pretrained("me/net"), local)
+    assert not hub.requested
+
+
+# ---- timm's networks -------------------------------------------------------------------------------------------------
+
+
+def timm_published(hub: FakeHub, folder: Path, architecture: str, safe: bool = True) -> tuple[str, torch.nn.Module]:
+    """Publish a network of timm's with random weights, in the files that timm itself writes."""
+    torch.manual_seed(0)
+    theirs = timm.create_model(architecture, num_classes=5)
+    randomize(theirs)
+    wants = {
+        "mean": (0.1, 0.2, 0.3),
+        "std": (0.4, 0.5, 0.6),
+        "input_size": (3, 160, 160),
+        "crop_pct": 0.8,
+        "interpolation": "bicubic",
+    }
+    theirs.pretrained_cfg = theirs.default_cfg = {**theirs.pretrained_cfg, **wants}
+    timm.models.save_for_hf(theirs, folder, safe_serialization=safe)
+    repo = f"timm/{architecture}.test_in1k"
+    hub.add(repo, folder)
+    return repo, theirs.eval()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "safe"),
+    [("resnet18", "resnet18", True), ("resnet18", "resnet18", False), ("seresnet18", "se_resnet18", True)],
+)
+@torch.no_grad()
+def test_weights_of_timm(hub: FakeHub, tmp_path: Path, architecture: str, name: str, safe: bool) -> None:
+    repo, theirs = timm_published(hub, tmp_path / "theirs", architecture, safe)
+    assert (tmp_path / "theirs" / ("model.safetensors" if safe else "pytorch_model.bin")).is_file()
+    x = torch.randn(2, 3, 64, 64)
+    for ours in (senet.create_model(name, weights=repo), senet.from_pretrained(f"hf-hub:{repo}")):
+        assert_relatively_close(ours(x), theirs(x), 1e-5)
+        assert ours.config.name == name
+        assert ours.preprocessing == Preprocessing(
+            image_size=160, resize=200, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="bicubic"
+        )
+
+
+@torch.no_grad()
+def test_the_plain_twin_starts_a_network_with_se(hub: FakeHub, tmp_path: Path) -> None:
+    repo, theirs = timm_published(hub, tmp_path / "theirs", "resnet18")
+    x = torch.randn(2, 3, 64, 64)
+    assert_relatively_close(senet.create_model("se_resnet18", weights=repo)(x), theirs(x), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "remedy"),
+    [
+        ("resnetaa50", "resnet50", "none of ours"),
+        ("seresnet18", "resnet18", "create se_resnet18"),
+        ("resnet18", "resnet34", "create resnet18"),
+    ],
+)
+def test_another_network_of_timm_is_refused_by_its_name(
+    hub: FakeHub, tmp_path: Path, architecture: str, name: str, remedy: str
+) -> None:
+    repo, _ = timm_published(hub, tmp_path / "theirs", architecture)
+    with pytest.raises(SenetError) as caught:
+        senet.create_model(name, weights=repo)
+    assert_one_sentence(caught, repo, architecture, f"not {name}", remedy)
+
+
+def test_only_its_name_tells_resnetaa50_from_resnet50() -> None:
+    """It blurs before it strides, which no key or shape says."""
+    with torch.device("meta"):
+        theirs = timm.create_model("resnetaa50").state_dict()
+    ours = fresh_on_meta("resnet50").state_dict()
+    assert {key: tensor.shape for key, tensor in theirs.items()} == {key: t.shape for key, t in ours.items()}
+
+
+def test_from_pretrained_refuses_a_network_that_is_not_ours(hub: FakeHub, tmp_path: Path) -> None:
+    repo, _ = timm_published(hub, tmp_path / "theirs", "resnetaa50")
+    with pytest.raises(SenetError) as caught:
+        senet.from_pretrained(f"hf-hub:{repo}")
+    assert_one_sentence(caught, repo, "resnetaa50", "not one of our networks")
+
+
+# ---- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def remove(name: str):
+    return lambda hub, folder: (folder / name).unlink()
+
+
+def refuse(status: int, said: str):
+    return lambda hub, folder: hub.refusals.update({"me/net": (status, said)})
+
+
+def nothing(hub: FakeHub, folder: Path) -> None:
+    pass
+
+
+TROUBLE = {
+    "absent": ("me/none", nothing, ("me/none", "check the spelling")),
+    "private": ("me/net", refuse(401, "RepoNotFound"), ("me/net", "hf auth login")),
+    "absent revision": ("me/net@v9", nothing, ("me/net", "no revision 'v9'")),
+    "gated": ("me/net", refuse(403, "GatedRepo"), ("me/net", "gated", "hf auth login")),
+    "gated for the nameless": ("me/net", refuse(401, "GatedRepo"), ("me/net", "gated", "hf auth login")),
+    "bad token": ("me/net", refuse(401, "Invalid credentials in Authorization header"), ("401", "hf auth login")),
+    "hub in trouble": ("me/net", refuse(503, "InternalError"), ("me/net", "cannot be reached")),
+    "no configuration": ("me/net", remove("config.json"), ("me/net", "no config.json")),
+    "no weights": ("me/net", remove("model.safetensors"), ("neither model.safetensors nor pytorch_model.bin",)),
+    "connection breaks": ("me/net", lambda hub, _: hub.truncated.add("model.safetensors"), ("me/net", "fetched")),
+    "configuration of something else": (
+        "me/net",
+        lambda hub, folder: (folder / "config.json").write_text('{"model_type": "bert"}'),
+        ("config.json", "not a senet model configuration"),
+    ),
+    "not an id": ("me/a--b", nothing, ("me/a--b", "could not be fetched")),
+}
+
+
+@pytest.mark.parametrize(("source", "make", "said"), TROUBLE.values(), ids=TROUBLE)
+def test_trouble_is_one_sentence_and_changes_nothing(
+    hub: FakeHub, tmp_path: Path, source: str, make, said: tuple[str, ...]
+) -> None:
+    published(hub, tmp_path / "net")
+    make(hub, tmp_path / "net")
+    model = a_network()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    preprocessing = model.preprocessing
+    for attempt in (
+        lambda: senet.load_weights(model, source),
+        lambda: senet.from_pretrained(source),
+        lambda: senet.create_model(NAME, weights=source),
+    ):
+        with pytest.raises(SenetError) as caught:
+            attempt()
+        assert_one_sentence(caught, *said)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert model.preprocessing == preprocessing
+
+
+@OFFLINE
+def test_what_was_never_fetched_is_refused_offline(hub: FakeHub, tmp_path: Path, how: str) -> None:
+    published(hub, tmp_path / "net")
+    with no_connection(how), pytest.raises(SenetError) as caught:
+        senet.from_pretrained("me/net")
+    assert_one_sentence(caught, "me/net", "the hub cannot be reached", "HF_HUB_OFFLINE")
+    assert not hub.requested
+
+
+@OFFLINE
+def test_half_a_model_in_the_cache_is_none(hub: FakeHub, tmp_path: Path, how: str) -> None:
+    """A download broke after the configuration; the next one completes it."""
+    model = published(hub, tmp_path / "net")
+    hub.truncated.add("model.safetensors")
+    with pytest.raises(SenetError):
+        senet.from_pretrained("me/net")
+    with no_connection(how), pytest.raises(SenetError) as caught:
+        senet.from_pretrained("me/net")
+    assert_one_sentence(caught, "me/net", "the hub cannot be reached")
+    hub.truncated.clear()
+    assert_same_weights(senet.from_pretrained("me/net"), model)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["evaluate", "me/none", "--data.dataset", "digits"], ["convert", NAME, "me/none", "converted"]],
+    ids=["evaluate", "convert"],
+)
+def test_the_command_line_says_it_in_one_line(hub: FakeHub, tmp_path: Path, monkeypatch, capsys, argv) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("senet: ")
+    assert "me/none" in printed.err
+    assert printed.err.count("\n") == 1
+    assert not (tmp_path / "converted").exists()
+
+
+def test_convert_writes_what_the_hub_has(hub: FakeHub, tmp_path: Path) -> None:
+    model = published(hub, tmp_path / "net")
+    assert main(["convert", NAME, "me/net", str(tmp_path / "converted"), "--in-channels", "1"]) == 0
+    assert_same_weights(senet.from_pretrained(tmp_path / "converted"), model)
+
+
+# ---- uploading -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def uploads(hub: FakeHub, tmp_path: Path, monkeypatch) -> list[tuple[str, dict[str, object]]]:
+    """What is asked of the hub's client, which publishes at once what it would upload."""
+    asked: list[tuple[str, dict[str, object]]] = []
+
+    def create_repo(self: HfApi, repo_id: str, **options: object) -> str:
+        asked.append(("create_repo", {"repo_id": repo_id, "token": self.token, **options}))
+        return f"{hub.endpoint}/{repo_id}"
+
+    def upload_folder(self: HfApi, *, repo_id: str, folder_path: Path, **options: object) -> None:
+        files = {str(p.relative_to(folder_path)): p.read_bytes() for p in Path(folder_path).rglob("*") if p.is_file()}
+        asked.append(("upload_folder", {"repo_id": repo_id, "token": self.token, "files": files, **options}))
+        folder = tmp_path / "uploaded" / repo_id
+        folder.mkdir(parents=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        hub.add(repo_id, folder)
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    return asked
+
+
+def test_push_to_hub_uploads_a_model_folder(hub: FakeHub, uploads, tmp_path: Path) -> None:
+    model = a_network()
+    assert senet.push_to_hub(model, "me/mine", private=True, token="secret") == f"{hub.endpoint}/me/mine"
+    (first, made), (second, sent) = uploads
+    assert (first, second) == ("create_repo", "upload_folder")
+    assert made == {"repo_id": "me/mine", "token": "secret", "private": True, "exist_ok": True}
+    assert (sent["repo_id"], sent["token"]) == ("me/mine", "secret")
+
+    files = sent["files"]
+    assert files.keys() == {"config.json", "model.safetensors"}
+    config = json.loads(files["config.json"])
+    assert config["model"]["name"] == config["architecture"] == NAME
+    assert config["model"]["se"]["reduction"] == 4
+    assert config["num_classes"] == 3
+    assert config["class_names"] == ["a", "b", "c"]
+    assert config["pretrained_cfg"]["mean"] == [0.3]
+    (tmp_path / "sent.safetensors").write_bytes(files["model.safetensors"])
+    tensors = load_file(tmp_path / "sent.safetensors")
+    assert tensors.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensors[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_from_pretrained_and_timm_read_what_was_pushed(uploads) -> None:
+    model = a_network()
+    senet.push_to_hub(model, "me/mine")
+    assert uploads[0][1]["private"] is False
+    again = senet.from_pretrained("me/mine")
+    assert (again.config, again.preprocessing) == (model.config, model.preprocessing)
+    assert again.class_names == ("a", "b", "c")
+    assert_same_weights(again, model)
+
+    through_timm = timm.create_model("hf-hub:me/mine", pretrained=True)
+    assert_same_weights(through_timm, model)
+    assert timm.data.resolve_data_config(model=through_timm)["mean"] == (0.3,)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "said"),
+    [
+        (401, "Invalid username or password.", "hf auth login"),  # what the hub says without a token
+        (401, "Invalid credentials in Authorization header", "hf auth login"),
+        (403, "You don't have the rights to create a model under the namespace", "rights to create a model"),
+        (500, "Internal Error", "500"),
+    ],
+)
+def test_a_refused_upload_is_one_sentence(hub: FakeHub, status: int, message: str, said: str) -> None:
+    hub.refusals["/api/repos/create"] = (status, message)
+    with pytest.raises(SenetError) as caught:
+        senet.push_to_hub(a_network(), "me/mine")
+    assert_one_sentence(caught, "me/mine", said)
+    assert hub.requested
+
+
+@OFFLINE
+def test_an_upload_without_connection_is_one_sentence(hub: FakeHub, how: str) -> None:
+    with no_connection(how), pytest.raises(SenetError) as caught:
+        senet.push_to_hub(a_network(), "me/mine")
+    assert_one_sentence(caught, "me/mine")
+    assert not hub.requested
+
+
+def test_an_impossible_id_is_one_sentence(hub: FakeHub) -> None:
+    with pytest.raises(SenetError) as caught:
+        senet.push_to_hub(a_network(), "me/my net")
+    assert_one_sentence(caught, "me/my net")
+
+
+def test_only_our_networks_are_uploaded(uploads) -> None:
+    with pytest.raises(SenetError, match="Linear cannot be saved"):
+        senet.push_to_hub(torch.nn.Linear(2, 2), "me/mine")
+    assert not uploads
