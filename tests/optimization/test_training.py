@@ -153,7 +153,7 @@ def assert_optimizing_changes_nothing(model: nn.Module, x: Tensor, tolerance: fl
 
 @pytest.fixture(autouse=True)
 def _fuse_small_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "LEAST_VALUES", 0)
+    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL", 0)
 
 
 @pytest.fixture
@@ -189,7 +189,10 @@ def test_our_networks(name, calls):
     assert len(calls) >= (6 if "_se_" in f"_{name}" else 2)
 
 
-PLACEMENTS, GATES = ("standard", "pre", "post", "identity", "3x3"), ("sigmoid", "tanh", "relu", "hard_sigmoid")
+PLACEMENTS, GATES = (
+    ("standard", "pre", "post", "identity", "3x3"),
+    ("sigmoid", "tanh", "relu", "hard_sigmoid", "sigmoid_x2"),
+)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -209,7 +212,7 @@ def test_placements(placement, calls):
 @pytest.mark.parametrize(("gate", "squeeze"), product(GATES, ("avg", "max", "none")))
 def test_gates(gate, squeeze):
     torch.manual_seed(0)
-    model = cifar_resnet(8, se=SEOptions(gate=gate, squeeze=squeeze, reduction=4, factor=1.5)).double()
+    model = cifar_resnet(8, se=SEOptions(gate=gate, squeeze=squeeze, reduction=4)).double()
     randomize(model)
     tolerance = 1e-6 if gate == "hard_sigmoid" else EXACT  # PyTorch's gradient of it has float32's 1/6
     assert_optimizing_changes_nothing(model, images(16), tolerance)

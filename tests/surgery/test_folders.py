@@ -13,7 +13,7 @@ import senet
 from senet import SenetError, create_model, from_pretrained, insert_se, remove_se, save_pretrained
 from senet.cli import main
 from senet.factory import create_from_weights, find_weights
-from senet.nn.attached import AttachedSE, attached_sites
+from senet.nn.attached import attached_blocks, attached_sites
 from senet.recipes import get_recipe
 
 FOREIGN = {"timm/resnet18": "layer1.0.bn2=64", "torchvision/resnet18": "layer1.0.bn2=64", "timm/convnext_atto": None}
@@ -22,7 +22,7 @@ FOREIGN = {"timm/resnet18": "layer1.0.bn2=64", "torchvision/resnet18": "layer1.0
 def excite(model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     for block in model.modules():
-        if isinstance(block, AttachedSE):
+        if getattr(block, "attached_at", None):
             for x in block.parameters():
                 x.data = torch.randn(x.shape, generator=generator)
 
@@ -69,7 +69,7 @@ def test_a_run_without_se_goes_on_with_it(tmp_path: Path, capsys):
     second = senet.train(tuned, tmp_path / "tuned")
     after = from_pretrained(second)
     assert len(after.config.inserted) == 9
-    blocks = [m for m in after.modules() if isinstance(m, AttachedSE)]
+    blocks = list(attached_blocks(after).values())
     assert any(block.fc2.weight.abs().max() > 0 for block in blocks)
     assert json.loads((second / "config.json").read_text())["model"]["inserted"] == list(after.config.inserted)
 

@@ -21,7 +21,7 @@ from senet.errors import SenetError
 from senet.evaluation.accuracy import Evaluation, evaluate
 from senet.evaluation.batches import Data
 from senet.models.config import ModelConfig
-from senet.nn.attached import AttachedSE, attached_sites, detach
+from senet.nn.attached import attached_blocks, attached_sites, detach
 from senet.surgery.dataflow import Value, record
 from senet.surgery.probe import as_written, on_example
 from senet.surgery.structure import at_or_within
@@ -146,9 +146,9 @@ def prune_se(
 
 def remove_blocks(model: nn.Module, names: Sequence[str]) -> None:
     """Take SE blocks out of a model, and say so in its configuration."""
-    own = []
+    own, attached = [], attached_blocks(model)
     for name in names:
-        if isinstance(model.get_submodule(name), AttachedSE):
+        if name in attached:
             detach(model, [name.rpartition(".")[0]])
         else:
             model.set_submodule(name, nn.Identity())

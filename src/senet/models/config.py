@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from senet.nn.block import SEOptions
+from senet.errors import SenetError
+from senet.nn.block import EXCITATIONS, SEOptions
+from senet.ops.gates import GATES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,7 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     without = [name for name in ("inserted", "inserted_se", "removed") if not getattr(config, name)]
     without += [] if config.inserted else ["inserted_se"]
     values = asdict(config) | {"options": dict(config.options)}
-    known = [field.name for field in fields(SEOptions)]  # not those of a subclass
-    values |= {name: {option: values[name][option] for option in known} for name in ("se", "inserted_se")}
+    values |= {name: se_to_dict(getattr(config, name)) for name in ("se", "inserted_se")}
     return {name: value for name, value in values.items() if name not in without}
 
 
@@ -53,11 +54,42 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     return ModelConfig(**{**values, **options, **names})
 
 
+def se_to_dict(options: SEOptions) -> dict[str, Any]:
+    """Return SE options as plain values, for JSON, with the modules of other packages that reading them requires."""
+    values = {field.name: getattr(options, field.name) for field in fields(SEOptions)}  # not those of a subclass
+    modules = (EXCITATIONS.module_of(options.excitation), GATES.module_of(options.gate))
+    requires = sorted({module for module in modules if module is not None})
+    return values | ({"requires": requires} if requires else {})
+
+
 def se_from_dict(values: Mapping[str, Any]) -> SEOptions:
-    """Return the SE options of plain values.
+    """Return the SE options of plain values, or of those that versions with a constant factor of the gate wrote.
 
     Raises:
         TypeError: an option that does not exist.
+        SenetError: a gate or excitation of a module that has not been imported, or a factor without a gate of its own.
     """
-    stages = values.get("stages")
+    values, stages = dict(values), values.get("stages")
+    requires = values.pop("requires", [])
+    known = values.get("excitation", "se") in EXCITATIONS and values.get("gate", "sigmoid") in GATES
+    if requires and not known:
+        words = " and ".join(requires)
+        raise SenetError(f"its SE blocks need {words}; import {words} first (senet --import {requires[0]} ...)")
+    factor = values.pop("factor", 1)
+    if factor != 1:
+        values["gate"] = gate_times(values.get("gate", "sigmoid"), factor)
     return SEOptions(**{**values, "stages": None if stages is None else tuple(stages)})
+
+
+def gate_times(gate: str, factor: float) -> str:
+    """Return the gate that is `factor` times another.
+
+    Raises:
+        SenetError: there is none.
+    """
+    doubled = GATES[gate].doubled if gate in GATES else None
+    if factor == 1:
+        return gate
+    if factor != 2 or doubled is None:
+        raise SenetError(f"its SE blocks have a {gate} gate with a factor of {factor:g}, which this version lacks")
+    return doubled

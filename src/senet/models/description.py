@@ -4,18 +4,31 @@ import json
 from dataclasses import asdict
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from senet.models.base import Network
 from senet.models.config import ModelConfig, config_to_dict
-from senet.nn.attached import AttachedSE, plain_class
-from senet.nn.block import SEBlock
+from senet.nn.block import EXCITATIONS
+from senet.nn.excitation import ExcitationBlock
 
 
-def block_class(model: nn.Module) -> str:
-    """Return the name of the class of a network's own SE blocks that is not this library's; SEBlock if none is."""
-    kinds = {plain_class(module) for module in model.modules() if isinstance(module, SEBlock)}
-    return next((kind.__name__ for kind in kinds if kind not in (SEBlock, AttachedSE)), SEBlock.__name__)
+def usual_block(config: ModelConfig) -> type[nn.Module]:
+    """Return the class of the SE blocks that a configuration describes."""
+    with torch.device("meta"):  # without drawing random numbers
+        return type(EXCITATIONS[config.se.excitation].build(1, config.se))
+
+
+def block_class(model: nn.Module) -> str | None:
+    """Return the class of a network's own SE blocks if it is not what its configuration describes; None if it is.
+
+    Such blocks were put in by a subclass of `SEOptions` or by hand; a registered excitation is part of the options.
+    """
+    config = getattr(model, "config", None)
+    own = {type(m) for m in model.modules() if isinstance(m, ExcitationBlock) and m.attached_at is None}
+    if own and isinstance(config, ModelConfig):
+        own.discard(usual_block(config))
+    return min((kind.__name__ for kind in own), default=None)
 
 
 def describe(model: Network) -> dict[str, Any]:
@@ -26,7 +39,7 @@ def describe(model: Network) -> dict[str, Any]:
         "model": config_to_dict(model.config),
         "preprocessing": asdict(model.preprocessing),
         "class_names": None if model.class_names is None else list(model.class_names),
-    } | ({} if block == SEBlock.__name__ else {"block": block})
+    } | ({} if block is None else {"block": block})
 
 
 def describe_state(model: nn.Module, state: Any, prefix: str, metadata: dict[str, Any]) -> None:

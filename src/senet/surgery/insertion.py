@@ -1,6 +1,5 @@
 """SE blocks for models that exist already: where they fit, put in with the outputs kept, taken out again."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -11,8 +10,16 @@ from torch import nn
 
 from senet.errors import SenetError, check_choice
 from senet.models.config import ModelConfig
-from senet.nn.attached import AttachedSE, attach, attached, attached_sites, can_carry, detach
-from senet.nn.block import Gate, Placement, SEOptions, Squeeze
+from senet.nn.attached import (
+    attach,
+    attached,
+    attached_blocks,
+    attached_sites,
+    build_attachable,
+    can_carry,
+    detach,
+)
+from senet.nn.block import Placement, SEOptions, Squeeze
 from senet.surgery.dataflow import Dataflow, record, tensors
 from senet.surgery.probe import CannotRunError, Example, as_written, on_example, run_on
 from senet.surgery.sites import Site, sites_of
@@ -90,7 +97,7 @@ def insert_se(
     *,
     reduction: int = 16,
     squeeze: Squeeze = "avg",
-    gate: Gate = "sigmoid",
+    gate: str = "sigmoid",
     bias: bool = True,
     placement: Placement = "standard",
     stages: Sequence[int] | None = None,
@@ -103,7 +110,7 @@ def insert_se(
 
     A block is a new child `se` of a module that the model has, whose class then derives from its own: forward passes
     and all keys of the state dict stay, and old checkpoints load with `strict=False`. It starts with a gate of exactly
-    1: its last layer is zero, so that a sigmoid is one half, and the gate carries a constant factor of 2.
+    1: its last layer is zero, so that a sigmoid is one half, and a "sigmoid" gate becomes "sigmoid_x2".
 
     Where another layer replaces that module later, such as a frozen BatchNorm, the block goes over to it. A change that
     would lose a block raises an error.
@@ -139,16 +146,16 @@ def insert_se(
     """
     check_choice("gated", gated, get_args(Gated))
     check_choice("placement", placement, PLACEMENTS)
-    check_choice("gate", gate, get_args(Gate))
     options = SEOptions(
         reduction=reduction,
         squeeze=squeeze,
         gate=gate,
         bias=bias,
-        factor=start_factor(gate, bias) if preserve_outputs else 1.0,
         placement=placement,
         stages=None if stages is None else tuple(stages),
     )
+    if preserve_outputs:
+        options = options.starting_as_identity()
     check_model(model)
     if any(parameter.is_meta for parameter in model.parameters()):
         raise SenetError(
@@ -170,9 +177,9 @@ def insert_se(
     model_parameters = sum(p.numel() for p in model.parameters())
     blocks = []
     for site in chosen:
-        block = AttachedSE(site.channels, options, site.in_front)
+        block = build_attachable(site.channels, options, on_input=site.in_front)
         if preserve_outputs:
-            start_at_one(block)
+            block.start_as_identity()
         like = next(model.get_submodule(site.module).parameters(), next(model.parameters()))
         blocks.append(block.to(like.device, like.dtype).train(model.get_submodule(site.module).training))
     attach(model, {site.module: block for site, block in zip(chosen, blocks, strict=True)})
@@ -194,7 +201,7 @@ def insert_se(
         options=options,
         parameters=tuple(name.removeprefix(".") for name in names),
         num_parameters=sum(p.numel() for block in blocks for p in block.parameters()),
-        multiply_adds=sum(multiply_adds(block, site) for block, site in zip(blocks, chosen, strict=True)),
+        multiply_adds=sum(block.multiply_adds(site.side) for block, site in zip(blocks, chosen, strict=True)),
         model_parameters=model_parameters,
     )
 
@@ -223,34 +230,6 @@ def describe_blocks(model: nn.Module, options: SEOptions) -> None:
         model.config = described  # type: ignore[assignment]
 
 
-def start_factor(gate: Gate, bias: bool) -> float:
-    """Return the constant factor with which a gate starts at exactly 1.
-
-    Raises:
-        SenetError: no factor does.
-    """
-    if gate in ("sigmoid", "hard_sigmoid"):
-        return 2.0
-    if gate == "relu" and bias:
-        return 1.0
-    without = "" if gate == "tanh" else " without biases"
-    raise SenetError(f"a {gate} gate{without} cannot start at 1; choose another gate, or preserve_outputs=False")
-
-
-@torch.no_grad()
-def start_at_one(block: AttachedSE) -> None:
-    """Set the last layer of a block so that its gate is exactly 1."""
-    block.fc2.weight.zero_()
-    if block.fc2.bias is not None:
-        block.fc2.bias.fill_(1.0 if block.gate_function == "relu" else 0.0)
-
-
-def multiply_adds(block: AttachedSE, site: Site) -> int:
-    """Count the multiply-adds of a block for one image."""
-    positions = math.prod(site.side) if block.squeeze == "none" else 1
-    return 2 * block.channels * block.hidden_channels * positions
-
-
 def check_outputs(model: nn.Module, flow: Dataflow, equal: bool) -> None:
     """Raise a SenetError if a model does not run each of its blocks once, or gives other outputs than it did.
 
@@ -260,9 +239,9 @@ def check_outputs(model: nn.Module, flow: Dataflow, equal: bool) -> None:
         equal: whether the outputs must be what they were, bit for bit.
     """
     name = type(model).__name__
-    times = dict.fromkeys((module for module in model.modules() if isinstance(module, AttachedSE)), 0)
+    times: dict[nn.Module, int] = dict.fromkeys(attached_blocks(model).values(), 0)
 
-    def count(block: AttachedSE, _: object, __: object) -> None:
+    def count(block: nn.Module, _: object, __: object) -> None:
         times[block] += 1
 
     handles = [block.register_forward_hook(count) for block in times]
@@ -384,7 +363,7 @@ def check_model(model: nn.Module) -> None:
         raise SenetError(f"{name} wraps the model; put SE into it first (model.module) and wrap it afterwards")
     if any(".quantized" in type(m).__module__ for m in model.modules()):
         raise SenetError(f"{name} is quantized; put SE into the model that it was made from")
-    inserted = sum(isinstance(m, AttachedSE) for m in model.modules())
+    inserted = len(attached_blocks(model))
     if inserted:
         raise SenetError(f"{name} has {inserted} SE blocks from insert_se already; senet.remove_se takes them out")
     if not any(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules()):

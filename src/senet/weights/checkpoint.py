@@ -12,7 +12,7 @@ from senet.errors import SenetError
 from senet.models.build import option_value
 from senet.models.catalog import CARDS, Card, model_card
 from senet.models.config import ModelConfig, config_from_dict, se_from_dict
-from senet.nn.block import SEBlock, SEOptions
+from senet.nn.block import SEOptions
 from senet.weights.hub import FILES, fetch_model_folder, is_hub_id
 from senet.weights.layouts import CAFFE, SENET, Layout, State, find_layout, is_first_layer, recognize
 from senet.weights.reading import read_state
@@ -29,7 +29,7 @@ CLASSIFIERS = ("fc", "classifier", "classifier.6", "classif")
 """What our networks call their last layer."""
 NOT_OF_THE_WEIGHTS = ("dropout", "zero_init_last", "shake_forward", "shake_backward")
 """Options with which the same weights compute the same outputs in evaluation mode: these may differ, and no others."""
-ADAPTABLE_SE = ("reduction", "bias", "factor")
+ADAPTABLE_SE = ("reduction", "bias")
 """SE options to which weights are fitted exactly, see `fit_se`: these may differ, and no others."""
 
 
@@ -45,7 +45,7 @@ class Checkpoint:
         architecture: timm's name of the network, if it is stated.
         preprocessing: how the network wants its images, if it is stated.
         class_names: of the outputs, if they are stated.
-        block: the class of the SE blocks that the weights were trained in, if `config` is known.
+        block: the class of the SE blocks that the weights were trained in, if it is not what `config` describes.
         notes: what was left out of the file, a phrase each.
     """
 
@@ -56,7 +56,7 @@ class Checkpoint:
     architecture: str | None = None
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] | None = None
-    block: str = SEBlock.__name__
+    block: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -117,7 +117,9 @@ class Checkpoint:
         if not shapes:
             return SEOptions()
         bias = any(key.endswith(".se.fc1.bias") for key in state)
-        return SEOptions(reduction=reduction_of(shapes), bias=bias, stages=stages_of(state))
+        doubled = any(state[key].item() == 2 for key in state if key.endswith(".se.factor"))  # of an earlier version
+        gate = "sigmoid_x2" if doubled else "sigmoid"
+        return SEOptions(reduction=reduction_of(shapes), gate=gate, bias=bias, stages=stages_of(state))
 
     def check_network(self, card: Card) -> None:
         """Raise a SenetError if the weights are stated to be of another network than `card`'s or its plain twin."""
@@ -265,7 +267,7 @@ def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
         "config": config_from_dict(values["model"]),
         "preprocessing": Preprocessing(**values["preprocessing"]),
         "class_names": None if names is None else tuple(names),
-        "block": values.get("block", SEBlock.__name__),
+        "block": values.get("block"),
     }
 
 

@@ -1,5 +1,6 @@
 """Making a state dict fit a network: exactly where that is possible, by name where it is asked for."""
 
+import copy
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from senet.errors import SenetError
 from senet.models.base import Network, SEUnit
 from senet.models.build import skeleton
-from senet.nn.attached import AttachedSE
+from senet.nn.attached import attached_blocks
 from senet.nn.block import Placement, SEBlock
+from senet.nn.excitation import ExcitationBlock
+from senet.ops.gates import GATES
 from senet.weights.layouts import State
 from senet.weights.reading import COUNTERS
 
@@ -91,7 +94,7 @@ def keep_inserted(state: State, model: nn.Module) -> list[str]:
     Returns:
         What was done.
     """
-    names = inserted_names(model)
+    names = list(attached_blocks(model))
     inside = tuple(f"{name}." for name in names)
     if not names or any(key.startswith(inside) for key in state):
         return []
@@ -99,17 +102,12 @@ def keep_inserted(state: State, model: nn.Module) -> list[str]:
     return [f"{len(names)} inserted SE blocks keep their gates: the weights have none of them"]
 
 
-def inserted_names(model: nn.Module) -> list[str]:
-    """Return the names of a network's inserted SE blocks."""
-    return [name for name, module in model.named_modules() if isinstance(module, AttachedSE)]
-
-
-def own_blocks(model: nn.Module) -> dict[str, SEBlock]:
+def own_blocks(model: nn.Module) -> dict[str, ExcitationBlock]:
     """Return a network's SE blocks by name, without inserted ones."""
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, SEBlock) and not isinstance(module, AttachedSE)
+        if isinstance(module, ExcitationBlock) and module.attached_at is None
     }
 
 
@@ -186,35 +184,44 @@ def fit_input(state: State, model: Network, source: str, convert: bool) -> list[
     return [f"the first convolution is converted from {theirs} to {channels} channels"]
 
 
-def fit_se(state: State, model: Network, source: str) -> tuple[list[str], float]:
+def drop_factors(state: State) -> float:
+    """Take the constant factors of gates out of a state; return that of the network's own gates, 1 if there is none.
+
+    Earlier versions kept a factor of 2 as a buffer of each block; now it is a gate of its own.
+    """
+    factors = [state.pop(key).item() for key in list(state) if key.endswith(".se.factor")]
+    return factors[0] if factors else 1.0
+
+
+def fit_se(state: State, model: Network, source: str) -> tuple[list[str], str | None]:
     """Fit the SE layers to the model's blocks: zero biases where there were none, hidden units added that do nothing.
 
     Args:
-        state: our keys; changed in place.
+        state: the model's keys; changed in place.
         model: the network.
         source: for messages.
 
     Returns:
-        What was done, and the factor that the model's gates must have.
+        What was done, and the gate that the blocks must have, if the weights of a plain network decide it; else None.
 
     Raises:
         SenetError: the SE blocks cannot be fitted; the sentence says which option would match.
     """
-    blocks, inserted = own_blocks(model), tuple(f"{site}." for site in inserted_names(model))
+    blocks, inserted = own_blocks(model), tuple(f"{site}." for site in attached_blocks(model))
     own_keys = [key for key in state if not key.startswith(inserted)] if inserted else list(state)
-    factors = [state.pop(key).item() for key in own_keys if key.endswith(".se.factor")]
-    theirs = {key.rpartition(".fc1.")[0] for key in own_keys if key.endswith(".se.fc1.weight")}
+    stored = {key.rpartition(".fc1.")[0] for key in own_keys if key.endswith(".se.fc1.weight")}
+    stored |= {name for name, block in blocks.items() if any(f"{name}.{key}" in state for key in block.state_dict())}
     if not blocks:
-        if theirs:
+        if stored:
             name = re.sub("^(cifar_)?", r"\1se_", model.config.name)
             raise SenetError(f"{source} has SE blocks, {model.config.name} has none; create {name}")
-        return [], 1.0
-    if not theirs:
+        return [], None
+    if not stored:
         return start_as_identity(state, model, source)
-    if theirs != set(blocks):
-        differing = sorted(theirs.symmetric_difference(blocks))
+    if stored != set(blocks):
+        differing = sorted(stored.symmetric_difference(blocks))
         whole_stages = {name.split(".")[0] for name in differing}.isdisjoint(
-            n.split(".")[0] for n in theirs & set(blocks)
+            n.split(".")[0] for n in stored & set(blocks)
         )
         remedy = (
             "create it with the SEOptions.stages of the weights, which create_model without se reads off"
@@ -222,10 +229,10 @@ def fit_se(state: State, model: Network, source: str) -> tuple[list[str], float]
             else "the file is incomplete or of another network"
         )
         raise SenetError(
-            f"{source} has {len(theirs)} SE blocks, the model {len(blocks)} ({differing[0]}, ...); {remedy}"
+            f"{source} has {len(stored)} SE blocks, the model {len(blocks)} ({differing[0]}, ...); {remedy}"
         )
-    done = fit_biases(state, blocks, source) + fit_hidden_widths(state, model, source)
-    return done, factors[0] if factors else 1.0
+    se_blocks = {name: block for name, block in blocks.items() if isinstance(block, SEBlock)}
+    return fit_biases(state, se_blocks, source) + fit_hidden_widths(state, se_blocks, model, source), None
 
 
 def fit_biases(state: State, blocks: dict[str, SEBlock], source: str) -> list[str]:
@@ -255,9 +262,9 @@ def placement_of(state: State, model: Network) -> str:
     return "the placement that it was saved with"
 
 
-def fit_hidden_widths(state: State, model: Network, source: str) -> list[str]:
-    """Add hidden units where the weights have fewer than the model: its own, with no weight behind them."""
-    blocks, widths = own_blocks(model), {}
+def fit_hidden_widths(state: State, blocks: dict[str, SEBlock], model: Network, source: str) -> list[str]:
+    """Add hidden units where the weights have fewer than the model: its own, on which no output depends."""
+    widths = {}
     for name, block in blocks.items():
         shape = state[f"{name}.fc1.weight"].shape
         if len(shape) != 4 or 0 in shape:
@@ -290,27 +297,27 @@ def fit_hidden_widths(state: State, model: Network, source: str) -> list[str]:
     return [f"{len(narrow)} SE blocks get hidden units with no effect"] if narrow else []
 
 
-def start_as_identity(state: State, model: Network, source: str) -> tuple[list[str], float]:
+def start_as_identity(state: State, model: Network, source: str) -> tuple[list[str], str]:
     """Add SE layers to the weights of a plain network so that its outputs stay what they are, bit for bit.
 
-    The last layer of every block becomes zero. A sigmoid gate is then one half, exactly, and the affine layers in front
-    of it are doubled; a network where that is not possible everywhere gets gates with a factor of 2 instead. A ReLU
-    gate becomes one by its bias.
+    The last layer of every block gets the values with which its gate is exactly 1. A sigmoid gate is one half instead,
+    and the affine layers before it are doubled; a network where that is not possible everywhere gets the gate that is
+    twice the sigmoid.
 
     Args:
-        state: our keys; changed in place.
+        state: the model's keys; changed in place.
         model: the network.
         source: for messages.
 
     Returns:
-        What was done, and the factor that the model's gates must have.
+        What was done, and the gate that the model's blocks must have.
 
     Raises:
         SenetError: no weights make this gate the identity.
     """
     names = {module: name for name, module in model.named_modules()}
-    units = [module for module in model.modules() if isinstance(module, SEUnit) and isinstance(module.se, SEBlock)]
-    blocks = {names[unit.se]: unit.se for unit in units if isinstance(unit.se, SEBlock)}
+    units = [m for m in model.modules() if isinstance(m, SEUnit) and isinstance(m.se, ExcitationBlock)]
+    blocks = {names[unit.se]: unit.se for unit in units if isinstance(unit.se, ExcitationBlock)}
     expected = model.state_dict()
     unknown = [key for key in state if key not in expected]
     if unknown:  # gates of another kind would be lost
@@ -318,27 +325,24 @@ def start_as_identity(state: State, model: Network, source: str) -> tuple[list[s
             f"{source} is of another network: it has {len(unknown)} keys that the model lacks ({unknown[0]}, ...), so "
             "SE cannot start as the identity; create the network it was saved from"
         )
-    options = model.config.se
-    one_by_bias = options.gate == "relu" and options.bias
-    if not one_by_bias and options.gate not in ("sigmoid", "hard_sigmoid"):
-        raise SenetError(
-            f"{source} is of a plain network, and a {options.gate} gate{'' if options.bias else ' without biases'} "
-            "cannot start as the identity; create the model with another SEOptions.gate"
-        )
+    gate = GATES[next(iter(blocks.values())).gate_name]
     for name, block in blocks.items():
-        own = {key: tensor.detach().clone() for key, tensor in block.state_dict().items() if key != "factor"}
-        own["fc2.weight"].zero_()
-        if "fc2.bias" in own:
-            own["fc2.bias"].fill_(1.0 if one_by_bias else 0.0)
-        state.update({f"{name}.{key}": tensor for key, tensor in own.items()})
+        twin = copy.deepcopy(block)
+        try:
+            twin.start_as_identity() if gate.doubled is None else twin.set_logits(0)
+        except SenetError as error:
+            raise SenetError(
+                f"{source} is of a plain network, so that SE must start as the identity, and {error} by SEOptions.gate"
+            ) from error
+        state.update({f"{name}.{key}": tensor for key, tensor in twin.state_dict().items()})
     done = [f"{len(blocks)} SE blocks start as the identity"]
-    if one_by_bias:
-        return done, 1.0
+    if gate.doubled is None:
+        return done, gate.name
     affine = [unit.affine_before_se() for unit in units]
     if not all(affine):
-        return done, 2.0
+        return done, gate.doubled
     for module in (module for layers in affine for module in layers):
         for key in (f"{names[module]}.{leaf}" for leaf in ("weight", "bias")):
             if key in state:
                 state[key] = state[key] * 2
-    return done, 1.0
+    return done, gate.name

@@ -14,9 +14,10 @@ from senet.files import write_json, written_beside
 from senet.models.base import Network
 from senet.models.build import skeleton
 from senet.models.config import ModelConfig, config_from_dict, config_to_dict
-from senet.models.description import block_class, describe
+from senet.models.description import block_class, describe, usual_block
 from senet.nn.attached import plain_class
-from senet.nn.block import SEBlock, SEOptions
+from senet.nn.block import SEOptions
+from senet.nn.excitation import ExcitationBlock
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from senet.weights.hub import upload_model_folder
 from senet.weights.reading import DESCRIPTION_KEY
@@ -76,8 +77,12 @@ def check_readable(model: Network) -> None:
     for name, options in (("se", config.se), ("inserted_se", config.inserted_se)):
         if type(options) is not SEOptions:
             raise SenetError(f"{refused}: its config.{name} is of class {type(options).__name__}; {remedy}")
-    if block != SEBlock.__name__:
-        raise SenetError(f"{refused}: it has blocks of class {block}, which would come back as SEBlock; {remedy}")
+    if block is not None:
+        usual = usual_block(config).__name__
+        raise SenetError(
+            f"{refused}: it has blocks of class {block}, which would come back as {usual}; {remedy}, or register the "
+            "class by senet.register_excitation"
+        )
     try:
         text = json.dumps(config_to_dict(config))
     except TypeError as error:
@@ -95,7 +100,7 @@ def parts(model: nn.Module) -> dict[str, object]:
     dropout and identities, which are the same in evaluation mode.
     """
     modules = dict(model.named_modules())
-    blocks = {name: repr(module) for name, module in modules.items() if isinstance(module, SEBlock)}
+    blocks = {name: repr(module) for name, module in modules.items() if isinstance(module, ExcitationBlock)}
     without_tensors = {
         name: plain_class(module).__name__
         for name, module in modules.items()

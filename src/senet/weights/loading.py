@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from senet.errors import SenetError, check_choice
 from senet.models.base import Network
 from senet.models.catalog import model_card
-from senet.models.config import ModelConfig
+from senet.models.config import ModelConfig, gate_times
+from senet.nn.attached import attached_blocks
 from senet.weights.checkpoint import Checkpoint, read_checkpoint
 from senet.weights.fitting import (
+    drop_factors,
     fit_classifier,
     fit_input,
     fit_se,
-    inserted_names,
     keep_inserted,
     own_blocks,
     plain_state,
@@ -94,7 +95,7 @@ def load_weights(
 
 def trunk_names(model: nn.Module) -> list[str]:
     """Return the names of a module's tensors, without counters and inserted blocks."""
-    inserted = tuple(f"{name}." for name in inserted_names(model))
+    inserted = tuple(f"{name}." for name in attached_blocks(model))
     return [name for name in model.state_dict() if not (COUNTERS.search(name) or name.startswith(inserted))]
 
 
@@ -108,18 +109,17 @@ def load_checkpoint(model: Network, checkpoint: Checkpoint, adapt: Collection[Ad
     check_blocks(model, checkpoint)
     expected = model.state_dict()
     state, done = plain_state(checkpoint.state, expected, source)
+    factor = drop_factors(state)
     done += keep_inserted(state, model)
     check_trunk(state, model, source)
     classifier = fit_classifier(state, model, source, "classifier" in adapt)
     done += classifier + fit_input(state, model, source, "input" in adapt)
-    fitted, factor = fit_se(state, model, source)
-    expected = {key: tensor for key, tensor in expected.items() if key not in factor_keys(model)}
+    fitted, gate = fit_se(state, model, source)
     check_fit(state, expected, source)
     done += fitted + rounded(state, expected, source)
 
-    set_factor(model, 1.0)
     model.load_state_dict(state)
-    set_factor(model, factor)
+    set_gate(model, gate or gate_of(checkpoint, model, factor))
     card = replace(card, num_classes=checkpoint.num_classes or card.num_classes)
     preprocessing = checkpoint.preprocessing or checkpoint.layout.preprocessing(card)
     model.preprocessing = preprocessing.with_channels(model.config.in_channels)
@@ -144,6 +144,7 @@ def load_plain(model: nn.Module, checkpoint: Checkpoint, start_classifier: bool 
         check_surgery(config, checkpoint)
     expected = model.state_dict()
     state, done = plain_state(checkpoint.raw, expected, source)
+    drop_factors(state)
     done += keep_inserted(state, model)
     number = getattr(model, "num_classes", None)
     anew = [key for key, x in expected.items() if key in state and is_classifier(x, state[key], number)]
@@ -165,19 +166,26 @@ def load_plain(model: nn.Module, checkpoint: Checkpoint, start_classifier: bool 
     return LoadReport(source=source, layout="its own", adaptations=(*checkpoint.notes, *done))
 
 
-def factor_keys(model: nn.Module) -> set[str]:
-    """Return the names of the factors of a network's own gates, which `set_factor` sets."""
-    return {f"{name}.factor" for name in own_blocks(model)}
+def gate_of(checkpoint: Checkpoint, model: Network, factor: float) -> str:
+    """Return the gate that the network's blocks must have: that of the weights, if they say so, or else its own.
+
+    Args:
+        checkpoint: the weights; `check_options` has compared their gate with the model's.
+        model: the network.
+        factor: see `drop_factors`.
+    """
+    config = checkpoint.config
+    if config is not None and model_card(config.name).has_se:
+        return config.se.gate
+    return gate_times(model.config.se.gate, factor)
 
 
-def set_factor(model: Network, factor: float) -> None:
-    """Set the factor of every gate that was not inserted, and say so in the network's configuration."""
-    blocks = own_blocks(model).values()
-    for block in blocks:
-        block.set_factor(factor)
-        block.to(block.fc1.weight.device)
-    if blocks:
-        model.config = replace(model.config, se=replace(model.config.se, factor=factor))
+def set_gate(model: Network, gate: str) -> None:
+    """Set the gate of every block that was not inserted, and say so in the network's configuration."""
+    if gate != model.config.se.gate:
+        for block in own_blocks(model).values():
+            block.set_gate(gate)
+        model.config = replace(model.config, se=replace(model.config.se, gate=gate))
 
 
 def is_classifier(own: Tensor, theirs: Tensor, number: int | None) -> bool:

@@ -9,8 +9,9 @@ from senet.errors import SenetError
 from senet.models.build import option_value
 from senet.models.catalog import CARDS, model_card
 from senet.models.config import ModelConfig
-from senet.models.description import block_class
+from senet.models.description import block_class, usual_block
 from senet.nn.block import SEOptions
+from senet.ops.gates import GATES
 from senet.weights.checkpoint import ADAPTABLE_SE, Checkpoint
 from senet.weights.layouts import TORCHVISION, stranger
 
@@ -64,19 +65,27 @@ def check_surgery(config: ModelConfig, checkpoint: Checkpoint) -> None:
 
 def check_blocks(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Raise a SenetError for weights that are known to be of SE blocks of another class than the model's."""
-    has_se = checkpoint.config is not None and model_card(checkpoint.config.name).has_se
+    config = checkpoint.config
     own, theirs = block_class(model), checkpoint.block
-    if has_se and own != theirs:
+    if config is not None and model_card(config.name).has_se and own != theirs:
+        own, theirs = own or usual_block(config).__name__, theirs or usual_block(config).__name__
         raise SenetError(
             f"{checkpoint.source} has weights of SE blocks of class {theirs}, the model has {own}; create the network "
             f"with {theirs} and call load_weights"
         )
 
 
+def doubles(a: str, b: str) -> bool:
+    """Whether one gate is twice the other: a network then takes that of the weights."""
+    return b in (a, GATES[a].doubled) or a == GATES[b].doubled
+
+
 def check_se_options(name: str, own: SEOptions, theirs: SEOptions, source: str, adaptable: Collection[str]) -> None:
     """Raise a SenetError for the first SE option in which weights and model differ, unless it is adaptable."""
     for option in (field.name for field in fields(theirs) if field.name not in adaptable):
         stored = getattr(theirs, option)
+        if option == "gate" and adaptable and doubles(own.gate, stored):
+            continue
         if getattr(own, option) != stored:
             asked = f"SEOptions({option}={stored!r})" if name == "se" else f"blocks inserted with {option}={stored!r}"
             raise SenetError(
