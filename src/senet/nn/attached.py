@@ -37,6 +37,7 @@ class AttachedSE(SEBlock):
     def __init__(self, channels: int, options: SEOptions, in_front: bool = False) -> None:
         block = (options.reduction, options.squeeze, options.gate, options.bias, options.factor)
         super().__init__(channels, *block)
+        self.options = options  # what a folder says of it, see `senet.models.description.Surgery`
         self.in_front = in_front
 
     def forward(self, x: Tensor) -> Tensor:
