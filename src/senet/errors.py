@@ -1,4 +1,4 @@
-"""The one exception that means "your input, not our code", and warnings of what works but may surprise."""
+"""The errors that mean "your input, not this library's code", and warnings of what works but may surprise."""
 
 import logging
 import os
@@ -10,8 +10,25 @@ from functools import cache
 class SenetError(ValueError):
     """Bad input, said in one sentence that names the argument, file or key and the remedy.
 
-    The command line prints the sentence and exits with status 2; every other exception is a defect.
+    The command line prints the sentence and exits with status 2; every other exception is a defect. The subclasses keep
+    the kind that Python has for what happened.
     """
+
+
+class MissingFileError(SenetError, FileNotFoundError):
+    """A file or folder that was named does not exist."""
+
+
+class HubError(SenetError, ConnectionError):
+    """A server cannot be reached, or refuses: the Hugging Face hub, or a data set's or a library's own."""
+
+
+class NotFiniteError(SenetError, FloatingPointError):
+    """A loss, weight or gate is infinite or not a number."""
+
+
+class MissingExtraError(SenetError, ImportError):
+    """A package is missing that only a part of the library needs."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
