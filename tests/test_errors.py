@@ -15,7 +15,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_keeps_its_python_kind_and_is_one_of_the_library(kind):
     for caught in (KINDS[kind], SenetError, ValueError):
-        with pytest.raises(caught, match="^there is no x$"):
+        with pytest.raises(caught, match=r"^there is no x$"):
             raise kind("there is no x")
 
 

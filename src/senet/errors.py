@@ -2,9 +2,11 @@
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
+from types import MappingProxyType
 
 
 class SenetError(ValueError):
@@ -29,6 +31,45 @@ class NotFiniteError(SenetError, FloatingPointError):
 
 class MissingExtraError(SenetError, ImportError):
     """A package is missing that only a part of the library needs."""
+
+
+EXTRAS: Mapping[str, str] = MappingProxyType(
+    {
+        "accelerate": "train",
+        "tensorboard": "train",
+        "sklearn": "data",
+        "datasets": "data",
+        "timm": "timm",
+        "plotly": "report",
+        "jinja2": "report",
+        "google": "caffe",
+        "openvino": "openvino",
+        "pillow_heif": "heif",
+        "tifffile": "tiff",
+    }
+)
+"""The extra of pyproject.toml that brings each package that only a part of the library needs, by its import name."""
+
+
+@contextmanager
+def needed_for(what: str) -> Iterator[None]:
+    """Import packages of an extra inside this; if one is missing, say what needs it and how to install it.
+
+    Args:
+        what: the function or file that needs them, as a user calls it.
+
+    Raises:
+        MissingExtraError: one is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise MissingExtraError(
+            f"{what} needs {error.name}, which is not installed; run: pip install 'senet[{extra}]'"
+        ) from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
