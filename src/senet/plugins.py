@@ -1,8 +1,8 @@
 """Registration from outside the library: networks, recipes, gates and excitations of other packages.
 
-A package registers when its module is imported, by `senet.register_model(...)` at its end, for instance. Three ways lead
-there: a Python program imports the module; the command line does, `senet --import MODULE ...`; or the package is
-installed and its pyproject.toml names its modules, which are imported when an unknown name is looked up:
+A package registers when its module is imported, for instance by `senet.register_model(...)` at its end. There are three
+ways to have it imported: a program imports it; the command line does, `senet --import MODULE ...`; or the package is
+installed and its pyproject.toml names the module, which is imported when an unknown name is looked up:
 
     [project.entry-points."senet.plugins"]
     any_name = "my_package.my_networks"
