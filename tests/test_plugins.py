@@ -7,7 +7,8 @@ import pytest
 
 from senet import plugins
 from senet.errors import MissingExtraError, SenetError
-from senet.plugins import Registry, check_imported, load
+from senet.plugins import check_imported, load
+from senet.registry import Registry, calling_module
 
 
 def write_package(folder, name, code, entry_point=None):
@@ -42,7 +43,7 @@ def fruit(monkeypatch):
 
 
 def test_a_name_of_an_installed_package_is_found_when_it_is_looked_up(folder, fruit):
-    write_package(folder, "pears", "from senet_fruit import FRUIT\nFRUIT.register('pear', 2)\n", "pears")
+    write_package(folder, "pears", "from senet_fruit import FRUIT\nFRUIT.register('pear', 2, __name__)\n", "pears")
     assert fruit["apple"] == 1
     assert "pears" not in sys.modules  # a known name costs nothing
     assert fruit["pear"] == 2
@@ -51,7 +52,7 @@ def test_a_name_of_an_installed_package_is_found_when_it_is_looked_up(folder, fr
 
 
 def test_a_module_that_is_named_is_imported(folder, fruit):
-    write_package(folder, "plums", "from senet_fruit import FRUIT\nFRUIT.register('plum', 3)\n")
+    write_package(folder, "plums", "from senet_fruit import FRUIT\nFRUIT.register('plum', 3, __name__)\n")
     load(["plums"])
     assert fruit["plum"] == 3
     assert "plum" in fruit
@@ -59,11 +60,11 @@ def test_a_module_that_is_named_is_imported(folder, fruit):
 
 
 def test_a_name_that_is_taken_is_refused(fruit):
-    with pytest.raises(SenetError, match=r"fruit 'apple' is registered already, by senet; choose another name"):
-        fruit.register("apple", 2)
-    fruit.register("fig", 2)
-    with pytest.raises(SenetError, match=rf"fruit 'fig' is registered already, by {__name__}; choose"):
-        fruit.register("fig", 3)
+    with pytest.raises(SenetError, match=r"the fruit 'apple' is registered already, by senet; choose another name"):
+        fruit.register("apple", 2, calling_module())
+    fruit.register("fig", 2, calling_module())
+    with pytest.raises(SenetError, match=rf"the fruit 'fig' is registered already, by {__name__}; choose"):
+        fruit.register("fig", 3, calling_module())
     assert (fruit["apple"], fruit["fig"]) == (1, 2)
 
 
@@ -72,7 +73,10 @@ def test_a_name_that_is_taken_is_refused(fruit):
     [
         ("import no_such_package", r"--import bad: No module named 'no_such_package'; install its package"),
         ("1 / 0", r"--import bad cannot be imported: ZeroDivisionError: division by zero"),
-        ("from senet_fruit import FRUIT\nFRUIT.register('apple', 2)", r"--import bad: fruit 'apple' is registered"),
+        (
+            "from senet_fruit import FRUIT\nFRUIT.register('apple', 2, __name__)",
+            r"--import bad: the fruit 'apple' is registered",
+        ),
     ],
 )
 def test_a_module_that_cannot_be_imported_is_named_in_one_sentence(folder, fruit, code, said):

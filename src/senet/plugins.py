@@ -9,19 +9,16 @@ installed and its pyproject.toml names the module, which is imported when an unk
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
-from typing import TypeVar
 
 from senet.errors import MissingExtraError, SenetError
 
 GROUP = "senet.plugins"
 """The group of entry points whose modules are imported."""
-
-Item = TypeVar("Item")
 
 
 def load(modules: Iterable[str]) -> None:
@@ -66,60 +63,6 @@ def import_plugin(module: str, source: str) -> None:
         raise MissingExtraError(f"{source}: {error}; install its package, or correct the name") from error
     except Exception as error:  # whatever somebody's module does when it is imported
         raise SenetError(f"{source} cannot be imported: {type(error).__name__}: {error}".splitlines()[0]) from error
-
-
-class Registry(Mapping[str, Item]):
-    """Things by name: the library's own, and those that other packages register.
-
-    Looking up a name that is not known, or iterating over all, first imports what installed packages register.
-
-    Args:
-        kind: what the things are called in messages, such as "network".
-        own: the library's.
-    """
-
-    def __init__(self, kind: str, own: Mapping[str, Item]) -> None:
-        self.kind = kind
-        self.items_by_name = dict(own)
-        self.modules: dict[str, str] = {}
-
-    def register(self, name: str, item: Item) -> None:
-        """Add something of another package; its module is that of the first caller outside this library.
-
-        Raises:
-            SenetError: the name is taken.
-        """
-        module = calling_module()
-        if name in self.items_by_name:
-            owner = self.modules.get(name, "senet")
-            raise SenetError(f"{self.kind} {name!r} is registered already, by {owner}; choose another name")
-        self.items_by_name[name] = item
-        self.modules[name] = module
-
-    def module_of(self, name: str) -> str | None:
-        """Return the module that registered a name; None for the library's own."""
-        return self.modules.get(name)
-
-    def __getitem__(self, name: str) -> Item:
-        if name not in self.items_by_name:
-            load_installed()
-        return self.items_by_name[name]
-
-    def __iter__(self) -> Iterator[str]:
-        load_installed()
-        return iter(tuple(self.items_by_name))
-
-    def __len__(self) -> int:
-        load_installed()
-        return len(self.items_by_name)
-
-
-def calling_module() -> str:
-    """Return the name of the module, outside this library, whose code is running."""
-    frame = sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "senet":
-        frame = frame.f_back
-    return str(frame.f_globals.get("__name__", "__main__"))
 
 
 def check_imported(modules: Iterable[str], source: str) -> None:
