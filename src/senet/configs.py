@@ -18,6 +18,14 @@ from senet.errors import SenetError, nearest
 
 Config = TypeVar("Config")
 
+Switch = Literal["auto", "on", "off"]
+"""What an option is that can be left to the library."""
+
+
+def is_on(switch: Switch) -> bool | None:
+    """Return True or False for a switch, None for "auto"."""
+    return None if switch == "auto" else switch == "on"
+
 
 def stored_fields(kind: Any) -> dict[str, tuple[Field[Any], Any]]:
     """Return the fields of a dataclass that are written, with their types, by name.
