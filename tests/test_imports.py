@@ -16,7 +16,20 @@ PACKAGE = Path(senet.__file__).parent
 
 # A file imports from its own part and from those before it here.
 PARTS = [
-    *("errors", "files", "terminal", "ops", "nn", "data", "models", "weights", "factory", "costs", "surgery"),
+    *(
+        "deprecated",
+        "errors",
+        "files",
+        "terminal",
+        "ops",
+        "nn",
+        "data",
+        "models",
+        "weights",
+        "factory",
+        "costs",
+        "surgery",
+    ),
     *("optimization", "evaluation", "training", "analysis", "recipes", "integrations", "paper", "cli", "__main__"),
 ]
 FILES = {
