@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -105,9 +104,10 @@ def check_se(name: str, se: SEOptions | None) -> None:
         return
     if is_external(name):
         raise SenetError(f"se is given, but {name} is of another library; create it without, and call senet.insert_se")
-    if not model_card(name).has_se:
-        twin = next((n for n in (f"se_{name}", name.replace("cifar_", "cifar_se_")) if n in CARDS and n != name), None)
-        raise SenetError(f"se is given, but {name} is a plain network; the network with SE is {twin}")
+    card = model_card(name)
+    if not card.has_se:
+        twin = f"; the network with SE is {card.twin}" if card.twin else ""
+        raise SenetError(f"se is given, but {name} is a plain network{twin}")
 
 
 def log(report: LoadReport, checkpoint: Checkpoint, name: str) -> None:

@@ -248,7 +248,8 @@ class Network(Fusible):
     @property
     def first_conv(self) -> str:
         """The name of the convolution that sees the image."""
-        return next(name for name, module in self.named_modules() if isinstance(module, nn.Conv2d))
+        names = (name for name, module in self.named_modules() if isinstance(module, nn.Conv2d))
+        return str(next(names))
 
     @property
     def in_chans(self) -> int:

@@ -14,7 +14,7 @@ from senet.models.external import is_external
 from senet.nn.block import SEBlock
 
 CARD_FILE = "README.md"
-GENERATED = "<!-- Written by senet. Delete this line to keep your changes: the next save then leaves this file alone. -->"
+GENERATED = "<!-- Written by senet. Delete this line and the next save leaves this file as you changed it. -->"
 TAGS = ("senet", "pytorch", "image-classification")
 
 
@@ -67,10 +67,10 @@ and `model.class_names` what its outputs are of."""
 def summary(model: Network, surgery: Surgery) -> str:
     """Return what a network is, in a few lines."""
     config, wants = model.config, model.preprocessing
-    parameters = sum(parameter.numel() for parameter in nn.Module.parameters(model))
+    parameters, side = sum(parameter.numel() for parameter in nn.Module.parameters(model)), wants.image_size
     lines = [
-        f"{parameters:,} parameters; {config.num_classes} classes; images of {wants.image_size}x{wants.image_size} pixels "
-        f"and {config.in_channels} channels."
+        f"{parameters:,} parameters; {config.num_classes} classes; images of {side}x{side} pixels and "
+        f"{config.in_channels} channels."
     ]
     if config.name in CARDS:
         lines.append(f"The architecture is described in {CARDS[config.name].source}.")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from senet.errors import NotFiniteError, SenetError
 from senet.models.base import Network, SEUnit
 from senet.models.build import skeleton
+from senet.models.catalog import model_card
 from senet.models.description import block_class
 from senet.nn.attached import AttachedSE
 from senet.nn.block import Placement, SEBlock
@@ -50,8 +51,7 @@ def fit(checkpoint: Checkpoint, model: nn.Module, adapt: Collection[Adapt] = ())
     Raises:
         SenetError: they do not fit.
     """
-    source, own = checkpoint.source, isinstance(model, Network)
-    expected, factor = dict(model.state_dict()), 1.0
+    source, expected, factor = checkpoint.source, dict(model.state_dict()), 1.0
     state, notes = plain_state(checkpoint.state, expected, source)
     notes += keep_inserted(state, model)
     if isinstance(model, Network):
@@ -332,8 +332,9 @@ def fit_se(state: State, model: Network, source: str) -> tuple[list[str], float]
     theirs = {key.rpartition(".fc1.")[0] for key in own_keys if key.endswith(".se.fc1.weight")}
     if not blocks:
         if theirs:
-            name = re.sub("^(cifar_)?", r"\1se_", model.config.name)
-            raise SenetError(f"{source} has SE blocks, {model.config.name} has none; create {name}")
+            name = model.config.name
+            remedy = f"create {model_card(name).twin}" if model_card(name).twin else "create a network with SE"
+            raise SenetError(f"{source} has SE blocks, {name} has none; {remedy}")
         return [], 1.0
     if not theirs:
         return start_as_identity(state, model, source)

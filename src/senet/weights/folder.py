@@ -141,9 +141,7 @@ def push_to_hub(
         SenetError: the model does not come from `create_model`, or could not be read back.
         HubError: the hub refuses or cannot be reached.
     """
-    upload = Upload(
-        commit_message=commit_message, private=private, token=token, branch=branch, create_pr=create_pr
-    )
+    upload = Upload(commit_message=commit_message, private=private, token=token, branch=branch, create_pr=create_pr)
     with TemporaryDirectory() as folder:
         save_pretrained(model, folder, metrics)
         return upload_model_folder(Path(folder), repo_id, upload)

@@ -1,4 +1,4 @@
-"""Which network weights are loaded into: what they say of themselves, what the caller asks for, and what contradicts."""
+"""Which network weights are loaded into: what they say, what the caller asks for, and what contradicts that."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from senet.errors import SenetError
 from senet.models.base import classifier_names
-from senet.models.build import option_value
+from senet.models.build import default_of, option_value
 from senet.models.catalog import CARDS, Card, model_card
 from senet.models.config import ModelConfig
 from senet.models.description import Surgery
@@ -181,7 +181,7 @@ def check_network(checkpoint: Checkpoint, name: str) -> None:
     if is_external(name):
         fits = name == stated or (checkpoint.config is None and name.partition("/")[2] == stated)
     else:
-        fits = checkpoint.name in ((name,) if checkpoint.surgery else (name, name.replace("se_", "", 1)))
+        fits = checkpoint.name in ((name,) if checkpoint.surgery else model_card(name).starts_from)
     if not fits:
         remedy = "none of this library's" if checkpoint.name is None else f"create {checkpoint.name}"
         raise SenetError(f"{source} holds {stated}, not {name}: {remedy}")
@@ -198,8 +198,7 @@ def check_options(config: ModelConfig, checkpoint: Checkpoint) -> None:
     for option, theirs in computed_options(checkpoint, card).items():
         own = option_value(config, option)
         if option == "depth" and own != theirs:
-            other = config.name.rstrip("0123456789") + str(theirs)
-            remedy = other if other in CARDS else f"it with depth={theirs}"
+            remedy = network_of_depth(card, theirs) or f"it with depth={theirs}"
             raise SenetError(f"{source} is of a network of depth {theirs}, the model of {own}; create {remedy}")
         if own != theirs:
             remedy = "; if they are of a network of this library, pass layout='senet'" if layout is TORCHVISION else ""
@@ -209,6 +208,14 @@ def check_options(config: ModelConfig, checkpoint: Checkpoint) -> None:
             )
     if stated is not None and model_card(stated.name).has_se:
         check_se_options("se", config.se, stated.se, source, ADAPTABLE_SE)
+
+
+def network_of_depth(card: Card, depth: int) -> str | None:
+    """Return the name of the network of a card's family with another depth, if there is one."""
+    for other in CARDS.values():
+        if (other.family, other.has_se) == (card.family, card.has_se) and default_of(other, "depth") == depth:
+            return other.name
+    return None
 
 
 def check_external(config: ModelConfig, stated: ModelConfig, source: str) -> None:
@@ -236,7 +243,7 @@ def check_surgery(surgery: Surgery, checkpoint: Checkpoint) -> None:
 
 def check_se_options(name: str, own: SEOptions, theirs: SEOptions, source: str, adaptable: Collection[str]) -> None:
     """Raise a SenetError for the first SE option in which weights and model differ, unless it is adaptable."""
-    for option in (field.name for field in fields(theirs) if field.name not in adaptable):
+    for option in (each.name for each in fields(theirs) if each.name not in adaptable):
         stored = getattr(theirs, option)
         if getattr(own, option) != stored:
             asked = f"SEOptions({option}={stored!r})" if name == "se" else f"blocks inserted with {option}={stored!r}"

@@ -117,7 +117,8 @@ def read_torchvision(source: str, layout: str | None, *, renamed: bool) -> Check
 
     architecture, _, tag = source.partition("/")[2].partition(".")
     if architecture not in list_models():
-        raise SenetError(f"torchvision has no network {architecture!r}; the nearest are {nearest(architecture, list_models())}")
+        names = nearest(architecture, list_models())
+        raise SenetError(f"torchvision has no network {architecture!r}; the nearest are {names}")
     known = get_model_weights(architecture)
     if tag and tag not in known.__members__:
         raise SenetError(f"torchvision has no weights {tag!r} of {architecture}; it has {', '.join(known.__members__)}")
@@ -183,7 +184,8 @@ def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
     if "model" not in values and "architecture" in values:
         return parse_timm(values)
     if values.get("format", FORMATS[-1]) not in FORMATS:
-        raise SenetError(f"its format is {values['format']!r}, this version reads {' and '.join(FORMATS)}; update senet")
+        known = " and ".join(FORMATS)
+        raise SenetError(f"its format is {values['format']!r}, this version reads {known}; update senet")
     config, names = config_from_dict(values["model"]), values["class_names"]
     return {
         "config": config,
