@@ -16,20 +16,7 @@ PACKAGE = Path(senet.__file__).parent
 
 # A file imports from its own part and from those before it here.
 PARTS = [
-    *(
-        "errors",
-        "files",
-        "configs",
-        "plugins",
-        "registry",
-        "precision",
-        "terminal",
-        "ops",
-        "nn",
-        "data",
-        "models",
-        "weights",
-    ),
+    *("errors", "files", "configs", "plugins", "registry", "terminal", "ops", "nn", "data", "models", "weights"),
     *("factory", "costs", "surgery", "optimization", "evaluation", "training", "analysis", "recipes", "integrations"),
     *("paper", "cli", "__main__"),
 ]
