@@ -5,12 +5,16 @@ from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from senet.errors import SenetError
+from senet.plugins import load_installed
 
 T = TypeVar("T")
 
 
 class Registry(Mapping[str, T]):
     """A table by name in which nothing is replaced, and which knows the module that added an entry.
+
+    Before an unknown name is looked up, and before all are listed, the modules that installed packages name in the
+    group "senet.plugins" are imported.
 
     Args:
         kind: what the entries are, for messages, such as "gate".
@@ -24,14 +28,18 @@ class Registry(Mapping[str, T]):
 
     def __getitem__(self, name: str) -> T:
         """Return an entry; KeyError if there is none."""
+        if name not in self._entries:
+            load_installed()
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names in the order of their registration."""
-        return iter(self._entries)
+        load_installed()
+        return iter(tuple(self._entries))
 
     def __len__(self) -> int:
         """Count the entries."""
+        load_installed()
         return len(self._entries)
 
     def register(self, name: str, entry: T, module: str) -> None:
@@ -57,5 +65,8 @@ class Registry(Mapping[str, T]):
 
 
 def calling_module() -> str:
-    """Return the name of the module that calls the function that calls this one."""
-    return str(sys._getframe(2).f_globals.get("__name__", "__main__"))
+    """Return the name of the module outside this library whose code is running."""
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "senet":
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__", "__main__"))

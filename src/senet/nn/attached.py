@@ -218,16 +218,17 @@ register_module_module_registration_hook(keep_blocks)
 # ---- models ----------------------------------------------------------------------------------------------------------
 
 
-def build_attachable(channels: int, options: SEOptions, *, on_input: bool) -> ExcitationBlock:
+def build_attachable(channels: int, options: SEOptions, *, before: bool) -> ExcitationBlock:
     """Build a block for `attach`.
 
     Args:
         channels: C of the feature map.
         options: of the block; its placement and stages have no meaning here.
-        on_input: whether it scales the input of a module instead of its output.
+        before: whether it scales the input of a module instead of its output.
     """
     block = options.block(channels)
-    block.attached_at = "input" if on_input else "output"
+    block.attached_at = "input" if before else "output"
+    block.options = options  # what a folder says of it, see `senet.models.description.Surgery`
     return block
 
 
@@ -282,7 +283,7 @@ def attach_at(model: nn.Module, sites: Iterable[str], options: SEOptions) -> Non
             raise SenetError(f"{name} of {type(model).__name__} has an attribute se already")
         if not can_carry(module):
             raise SenetError(f"{name} of {type(model).__name__}, a {type(module).__name__}, cannot run an SE block")
-        blocks[name] = build_attachable(width, options, on_input=site.startswith(">"))
+        blocks[name] = build_attachable(width, options, before=site.startswith(">"))
     attach(model, blocks)
 
 

@@ -146,7 +146,8 @@ class SEOptions:
 
     def __post_init__(self) -> None:
         check_choice("placement", self.placement, get_args(Placement))
-        check_choice("excitation", self.excitation, tuple(EXCITATIONS))
+        if self.excitation not in EXCITATIONS:
+            check_choice("excitation", self.excitation, tuple(EXCITATIONS))
         if self.stages is not None:
             object.__setattr__(self, "stages", tuple(sorted(set(self.stages))))
         for option in BLOCK_OPTIONS:

@@ -28,6 +28,7 @@ class ExcitationBlock(nn.Module):
         gate_name: the name of the gate; `set_gate` changes it.
         attached_at: whether `insert_se` has made a layer run the block on its "input" or its "output"; None for a block
             that is part of a network's own code.
+        options: the `SEOptions` of an attached block; None for others.
 
     Raises:
         SenetError: there is no such gate.
@@ -37,6 +38,7 @@ class ExcitationBlock(nn.Module):
     logits_layer: ClassVar[str]
     channels: int
     attached_at: Literal["input", "output"] | None = None
+    options: Any = None
 
     def __init__(self, gate: str = "sigmoid") -> None:
         super().__init__()
@@ -48,7 +50,8 @@ class ExcitationBlock(nn.Module):
         Raises:
             SenetError: there is no such gate.
         """
-        check_choice("gate", name, tuple(GATES))
+        if name not in GATES:
+            check_choice("gate", name, tuple(GATES))
         self.gate_name = name
         self._gate = GATES[name].function  # here, for TorchScript finds a function only as an attribute
 

@@ -13,7 +13,7 @@ from senet.nn.excitation import ExcitationBlock
 from senet.nn.tracing import is_traced, script_form
 from senet.ops import Excitation, Norm, residual_tail
 from senet.ops.dispatch import has_fused_passes
-from senet.ops.gates import GATES
+from senet.ops.gates import GATE_OF_LAYER
 from senet.ops.passes import BatchStatistics
 
 MIN_FUSED_NUMEL = 3_000_000
@@ -161,8 +161,7 @@ def timm_gate(se: nn.Module) -> str | None:
     plain = kind == ("timm.layers.squeeze_excite", "SEModule") and not se.add_maxpool
     if not plain or type(se.bn) is not nn.Identity or type(se.act) is not nn.ReLU:
         return None
-    layer = type(se.gate).__name__
-    return next((gate.name for gate in GATES.values() if layer in gate.layers), None)
+    return GATE_OF_LAYER.get(type(se.gate).__name__)
 
 
 def norm_of(norm: nn.Module) -> Norm:

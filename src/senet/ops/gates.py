@@ -124,6 +124,8 @@ OWN = (
     ),
 )
 GATES: Registry[Gate] = Registry("gate", {gate.name: gate for gate in OWN})
+GATE_OF_LAYER = {layer: gate.name for gate in OWN for layer in gate.layers}
+"""The gates by the names of the classes that compute them elsewhere."""
 
 
 def register_gate(gate: Gate) -> None:
@@ -139,6 +141,7 @@ def register_gate(gate: Gate) -> None:
     """
     check_gate(gate)
     GATES.register(gate.name, gate, calling_module())
+    GATE_OF_LAYER.update({layer: gate.name for layer in gate.layers if layer not in GATE_OF_LAYER})
 
 
 def check_gate(gate: Gate) -> None:

@@ -1,24 +1,115 @@
 """Making a state dict fit a network: exactly where that is possible, by name where it is asked for."""
 
-import copy
 import re
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import replace
-from typing import get_args
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from senet.errors import SenetError
-from senet.models.base import Network, SEUnit
-from senet.models.build import skeleton
+from senet.errors import NotFiniteError, SenetError
+from senet.models.base import Network
+from senet.models.description import block_class, usual_block
 from senet.nn.attached import attached_blocks
-from senet.nn.block import Placement, SEBlock
-from senet.nn.excitation import ExcitationBlock
-from senet.ops.gates import GATES
+from senet.weights.checkpoint import Checkpoint
+from senet.weights.fitting_se import drop_factors, fit_se, gate_of
 from senet.weights.layouts import State
-from senet.weights.reading import COUNTERS
+from senet.weights.matching import Adapt, has_se
+from senet.weights.tensors import COUNTERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A state dict that fits a network.
+
+    Args:
+        state: the tensors, one for each of the network's.
+        notes: what was changed to make them fit, a phrase each.
+        new_classifier: whether the classifier is the network's own.
+        gate: of the network's own SE blocks; None for another library's network.
+    """
+
+    state: State
+    notes: tuple[str, ...]
+    new_classifier: bool
+    gate: str | None = None
+
+
+@torch.no_grad()
+def fit(checkpoint: Checkpoint, model: nn.Module, adapt: Collection[Adapt] = ()) -> Fitted:
+    """Make the tensors of a checkpoint fit a network; neither of them changes.
+
+    Args:
+        checkpoint: the weights.
+        model: this library's network, or a module whose keys the weights have.
+        adapt: see `load_weights`.
+
+    Raises:
+        SenetError: they do not fit.
+    """
+    source, expected, gate = checkpoint.source, dict(model.state_dict()), None
+    state, notes = plain_state(checkpoint.state, expected, source)
+    factor = drop_factors(state)
+    notes += keep_inserted(state, model)
+    if isinstance(model, Network):
+        check_blocks(model, checkpoint)
+        check_trunk(state, model, source)
+    fit_last = fit_classifier if isinstance(model, Network) else fit_classifier_by_shape
+    classifier = fit_last(state, model, source, "classifier" in adapt)  # type: ignore[arg-type]
+    notes += classifier
+    if isinstance(model, Network):
+        notes += fit_input(state, model, source, "input" in adapt)
+        fitted, gate = fit_se(state, model, source)
+        gate = gate or gate_of(checkpoint, model, factor)
+        notes += fitted
+    check_fit(state, expected, source)
+    notes += rounded(state, expected, source)
+    return Fitted(state=state, notes=tuple(notes), new_classifier=bool(classifier), gate=gate)
+
+
+def check_blocks(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Raise a SenetError for weights that are known to be of SE blocks of another class than the model's."""
+    own, theirs, config = block_class(model), checkpoint.block, checkpoint.config
+    if config is not None and has_se(checkpoint) and own != theirs:
+        own, theirs = (name or usual_block(config).__name__ for name in (own, theirs))
+        raise SenetError(
+            f"{checkpoint.source} has weights of SE blocks of class {theirs}, the model has {own}; create the network "
+            f"with {theirs} and call load_weights"
+        )
+
+
+def check_trunk(state: Mapping[str, Tensor], model: Network, source: str) -> None:
+    """Raise a SenetError for a state that lacks more than the classifier, before that is what is said of it."""
+    if f"{model.classifier_name}.weight" not in state:
+        optional = re.compile(rf"^{re.escape(model.classifier_name)}\.|\.se\.|\.num_batches_tracked$")
+        trunk, theirs = (
+            {key: tensor for key, tensor in each.items() if not optional.search(key)}
+            for each in (model.state_dict(), state)
+        )
+        check_fit(theirs, trunk, source)
+
+
+def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
+    """Raise a SenetError with the first difference in keys or shapes."""
+    missing = [key for key in expected if key not in state]
+    extra = [key for key in state if key not in expected]
+    if missing or extra:
+        said = [
+            f"{len(keys)} {what} ({keys[0]}, ...)"
+            for what, keys in (("missing", missing), ("unexpected", extra))
+            if keys
+        ]
+        raise SenetError(
+            f"{source} is of another architecture: {' and '.join(said)} keys; create the network it was saved from"
+        )
+    for key, tensor in expected.items():
+        if tensor.shape != state[key].shape:
+            raise SenetError(
+                f"{source} does not fit: {key} is {tuple(state[key].shape)} there, {tuple(tensor.shape)} in the model"
+            )
+
+
+# ---- values ----------------------------------------------------------------------------------------------------------
 
 
 def plain_state(state: State, expected: Mapping[str, Tensor], source: str) -> tuple[State, list[str]]:
@@ -57,7 +148,7 @@ def plain_tensor(key: str, tensor: Tensor, expected: Tensor | None, source: str)
     if tensor.is_floating_point():
         tensor = tensor.float() if tensor.itemsize < 4 else tensor
         if not tensor.isfinite().all():
-            raise SenetError(
+            raise NotFiniteError(
                 f"{source} cannot be loaded: {key} has values that are infinite or not a number; "
                 "its training diverged or the file is damaged, use an earlier one"
             )
@@ -102,29 +193,20 @@ def keep_inserted(state: State, model: nn.Module) -> list[str]:
     return [f"{len(names)} inserted SE blocks keep their gates: the weights have none of them"]
 
 
-def own_blocks(model: nn.Module) -> dict[str, ExcitationBlock]:
-    """Return a network's SE blocks by name, without inserted ones."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, ExcitationBlock) and module.attached_at is None
-    }
-
-
-def fit_classifier(state: State, model: Network, source: str, start_anew: bool) -> list[str]:
+def fit_classifier(state: State, model: Network, source: str, start_new: bool) -> list[str]:
     """Drop the classifier of the weights, or replace it by the model's own, where their classes differ in number.
 
     Args:
         state: our keys; changed in place.
         model: the network.
         source: for messages.
-        start_anew: whether the model's own may take its place.
+        start_new: whether the model's own may take its place.
 
     Returns:
         What was done.
 
     Raises:
-        SenetError: the numbers of classes differ, and `start_anew` is False.
+        SenetError: the numbers of classes differ, and `start_new` is False.
     """
     weight, bias = (f"{model.classifier_name}.{leaf}" for leaf in ("weight", "bias"))
     if weight in state and not state[weight].dim():
@@ -136,16 +218,42 @@ def fit_classifier(state: State, model: Network, source: str, start_anew: bool) 
         state.pop(weight)
         state.pop(bias, None)
         return [f"the classifier of {theirs} classes is left out"]
-    if not start_anew:
-        said = f"has {theirs} classes, the model {model.num_classes}" if theirs else "has no classifier"
-        raise SenetError(
-            f"{source} {said}; create the model with num_classes={theirs}, "
-            f"or start a new classifier: create_model(num_classes={model.num_classes}), "
-            "load_weights(adapt=('classifier',))"
-        )
+    if not start_new:
+        said = f"has {theirs} classes" if theirs else "has no classifier"
+        raise other_classes(said, theirs, model.num_classes, source)
     own = model.state_dict()
     state[weight], state[bias] = own[weight], own[bias]
-    return [f"the classifier of {model.num_classes} classes starts anew"]
+    return [f"the classifier of {model.num_classes} classes starts at random"]
+
+
+def fit_classifier_by_shape(state: State, model: nn.Module, source: str, start_new: bool) -> list[str]:
+    """Keep the classifier of another library's module where it and that of the weights differ in number of classes.
+
+    See `fit_classifier`; the classifier is what differs in its first dimension alone, which is the number of classes.
+    """
+    expected, number = model.state_dict(), getattr(model, "num_classes", None)
+    new = [key for key, x in expected.items() if key in state and is_classifier(x, state[key], number)]
+    if not new:
+        return []
+    if not start_new:
+        raise other_classes(f"has {len(state[new[0]])} classes", len(state[new[0]]), number, source)
+    state |= {key: expected[key] for key in new}
+    return [f"the classifier of {number} classes starts at random"]
+
+
+def other_classes(said: str, theirs: int, own: int | None, source: str) -> SenetError:
+    """Return the error about weights of another number of classes."""
+    return SenetError(
+        f"{source} {said}, the model {own}; create the model with num_classes={theirs}, "
+        f"or start a new classifier: create_model(num_classes={own}), load_weights(adapt=('classifier',))"
+    )
+
+
+def is_classifier(own: Tensor, theirs: Tensor, number: int | None) -> bool:
+    """Whether two tensors differ in the number of classes alone, and the model's is `number`."""
+    if own.dim() == 0 or theirs.dim() == 0 or len(own) == len(theirs) or own.shape[1:] != theirs.shape[1:]:
+        return False
+    return len(own) == number
 
 
 def fit_input(state: State, model: Network, source: str, convert: bool) -> list[str]:
@@ -165,8 +273,7 @@ def fit_input(state: State, model: Network, source: str, convert: bool) -> list[
     Raises:
         SenetError: the numbers of channels differ, and `convert` is False.
     """
-    first = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
-    key, channels = f"{first}.weight", model.config.in_channels
+    key, channels = f"{model.first_conv}.weight", model.config.in_channels
     if key not in state or state[key].dim() != 4 or state[key].shape[1] == channels:
         return []
     weight = state[key]
@@ -182,167 +289,3 @@ def fit_input(state: State, model: Network, source: str, convert: bool) -> list[
         repeated = weight.repeat(1, -(-channels // theirs), 1, 1)[:, :channels]
         state[key] = repeated * (theirs / channels)
     return [f"the first convolution is converted from {theirs} to {channels} channels"]
-
-
-def drop_factors(state: State) -> float:
-    """Take the constant factors of gates out of a state; return that of the network's own gates, 1 if there is none.
-
-    Earlier versions kept a factor of 2 as a buffer of each block; now it is a gate of its own.
-    """
-    factors = [state.pop(key).item() for key in list(state) if key.endswith(".se.factor")]
-    return factors[0] if factors else 1.0
-
-
-def fit_se(state: State, model: Network, source: str) -> tuple[list[str], str | None]:
-    """Fit the SE layers to the model's blocks: zero biases where there were none, hidden units added that do nothing.
-
-    Args:
-        state: the model's keys; changed in place.
-        model: the network.
-        source: for messages.
-
-    Returns:
-        What was done, and the gate that the blocks must have, if the weights of a plain network decide it; else None.
-
-    Raises:
-        SenetError: the SE blocks cannot be fitted; the sentence says which option would match.
-    """
-    blocks, inserted = own_blocks(model), tuple(f"{site}." for site in attached_blocks(model))
-    own_keys = [key for key in state if not key.startswith(inserted)] if inserted else list(state)
-    stored = {key.rpartition(".fc1.")[0] for key in own_keys if key.endswith(".se.fc1.weight")}
-    stored |= {name for name, block in blocks.items() if any(f"{name}.{key}" in state for key in block.state_dict())}
-    if not blocks:
-        if stored:
-            name = re.sub("^(cifar_)?", r"\1se_", model.config.name)
-            raise SenetError(f"{source} has SE blocks, {model.config.name} has none; create {name}")
-        return [], None
-    if not stored:
-        return start_as_identity(state, model, source)
-    if stored != set(blocks):
-        differing = sorted(stored.symmetric_difference(blocks))
-        whole_stages = {name.split(".")[0] for name in differing}.isdisjoint(
-            n.split(".")[0] for n in stored & set(blocks)
-        )
-        remedy = (
-            "create it with the SEOptions.stages of the weights, which create_model without se reads off"
-            if whole_stages
-            else "the file is incomplete or of another network"
-        )
-        raise SenetError(
-            f"{source} has {len(stored)} SE blocks, the model {len(blocks)} ({differing[0]}, ...); {remedy}"
-        )
-    se_blocks = {name: block for name, block in blocks.items() if isinstance(block, SEBlock)}
-    return fit_biases(state, se_blocks, source) + fit_hidden_widths(state, se_blocks, model, source), None
-
-
-def fit_biases(state: State, blocks: dict[str, SEBlock], source: str) -> list[str]:
-    """Add zero biases to SE layers if none of them has any."""
-    added, some = 0, any(f"{name}.{fc}.bias" in state for name in blocks for fc in ("fc1", "fc2"))
-    for name, block in blocks.items():
-        for fc in ("fc1", "fc2"):
-            key, weight = f"{name}.{fc}.bias", state.get(f"{name}.{fc}.weight")
-            if block.fc1.bias is None and key in state:
-                raise SenetError(
-                    f"{source} has biases in its SE layers, the model has none; create it with SEOptions(bias=True)"
-                )
-            if block.fc1.bias is not None and not some and weight is not None:
-                state[key] = weight.new_zeros(weight.shape[0])
-                added += 1
-    return [f"{added} SE layers without biases get zero biases"] if added else []
-
-
-def placement_of(state: State, model: Network) -> str:
-    """Return the SE option with which the model's blocks would have the channels of the weights."""
-    channels = {key: tensor.shape[1] for key, tensor in state.items() if key.endswith(".se.fc1.weight")}
-    for placement in get_args(Placement):
-        with suppress(SenetError):  # a place that this network does not have
-            other = skeleton(replace(model.config, se=replace(model.config.se, placement=placement)))
-            if {f"{name}.fc1.weight": block.channels for name, block in own_blocks(other).items()} == channels:
-                return f"SEOptions(placement={placement!r})"
-    return "the placement that it was saved with"
-
-
-def fit_hidden_widths(state: State, blocks: dict[str, SEBlock], model: Network, source: str) -> list[str]:
-    """Add hidden units where the weights have fewer than the model: its own, on which no output depends."""
-    widths = {}
-    for name, block in blocks.items():
-        shape = state[f"{name}.fc1.weight"].shape
-        if len(shape) != 4 or 0 in shape:
-            raise SenetError(
-                f"{source} does not fit: {name}.fc1.weight is {tuple(shape)} there, which is no 1x1 convolution"
-            )
-        widths[name], channels = shape[:2]
-        if channels != block.channels:
-            raise SenetError(
-                f"{source} has SE on {channels} channels at {name}, the model on {block.channels}; "
-                f"create it with {placement_of(state, model)}"
-            )
-    too_wide = [name for name, block in blocks.items() if widths[name] > block.hidden_channels]
-    if too_wide:
-        name = too_wide[0]
-        ratio = max(1, min(block.channels // widths[name] for name, block in blocks.items()))
-        raise SenetError(
-            f"{source} has {widths[name]} hidden units in {name}, the model {blocks[name].hidden_channels}; "
-            f"create it with SEOptions(reduction={ratio})"
-        )
-    narrow = {name: block for name, block in blocks.items() if widths[name] < block.hidden_channels}
-    for name, block in narrow.items():
-        added = {key: tensor.to(state[f"{name}.fc1.weight"]) for key, tensor in block.state_dict().items()}
-        width = widths[name]
-        state[f"{name}.fc1.weight"] = torch.cat((state[f"{name}.fc1.weight"], added["fc1.weight"][width:]))
-        if "fc1.bias" in added:
-            state[f"{name}.fc1.bias"] = torch.cat((state[f"{name}.fc1.bias"], added["fc1.bias"][width:]))
-        without_effect = added["fc2.weight"][:, width:].zero_()
-        state[f"{name}.fc2.weight"] = torch.cat((state[f"{name}.fc2.weight"], without_effect), 1)
-    return [f"{len(narrow)} SE blocks get hidden units with no effect"] if narrow else []
-
-
-def start_as_identity(state: State, model: Network, source: str) -> tuple[list[str], str]:
-    """Add SE layers to the weights of a plain network so that its outputs stay what they are, bit for bit.
-
-    The last layer of every block gets the values with which its gate is exactly 1. A sigmoid gate is one half instead,
-    and the affine layers before it are doubled; a network where that is not possible everywhere gets the gate that is
-    twice the sigmoid.
-
-    Args:
-        state: the model's keys; changed in place.
-        model: the network.
-        source: for messages.
-
-    Returns:
-        What was done, and the gate that the model's blocks must have.
-
-    Raises:
-        SenetError: no weights make this gate the identity.
-    """
-    names = {module: name for name, module in model.named_modules()}
-    units = [m for m in model.modules() if isinstance(m, SEUnit) and isinstance(m.se, ExcitationBlock)]
-    blocks = {names[unit.se]: unit.se for unit in units if isinstance(unit.se, ExcitationBlock)}
-    expected = model.state_dict()
-    unknown = [key for key in state if key not in expected]
-    if unknown:  # gates of another kind would be lost
-        raise SenetError(
-            f"{source} is of another network: it has {len(unknown)} keys that the model lacks ({unknown[0]}, ...), so "
-            "SE cannot start as the identity; create the network it was saved from"
-        )
-    gate = GATES[next(iter(blocks.values())).gate_name]
-    for name, block in blocks.items():
-        twin = copy.deepcopy(block)
-        try:
-            twin.start_as_identity() if gate.doubled is None else twin.set_logits(0)
-        except SenetError as error:
-            raise SenetError(
-                f"{source} is of a plain network, so that SE must start as the identity, and {error} by SEOptions.gate"
-            ) from error
-        state.update({f"{name}.{key}": tensor for key, tensor in twin.state_dict().items()})
-    done = [f"{len(blocks)} SE blocks start as the identity"]
-    if gate.doubled is None:
-        return done, gate.name
-    affine = [unit.affine_before_se() for unit in units]
-    if not all(affine):
-        return done, gate.doubled
-    for module in (module for layers in affine for module in layers):
-        for key in (f"{names[module]}.{leaf}" for leaf in ("weight", "bias")):
-            if key in state:
-                state[key] = state[key] * 2
-    return done, gate.name
