@@ -263,7 +263,7 @@ def test_images_without_labels(tmp_path):
     [
         (
             lambda: record_excitations(timm.create_model("resnet18"), batches()),
-            "ResNet has no gates: no SE block of ours",
+            "ResNet has no gates: no SE block of this library",
         ),
         (lambda: record_excitations(Net(), batches(), bins=15), "bins is 15; expected a multiple of 10"),
         (lambda: record_excitations(Net(), batches(), blocks=["SE_2_9"]), r"no block 'SE_2_9'; the nearest are SE_2_1"),
