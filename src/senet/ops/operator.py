@@ -290,7 +290,7 @@ def backward_shapes(
     return torch.empty_like(u), new(c), new(c), *of_se, dshortcut, *of_s_norm  # type: ignore[return-value]
 
 
-class ResidualTail(torch.autograd.Function):
+class TailFunction(torch.autograd.Function):
     """Connects the two operators; gradients of gradients are not offered."""
 
     @staticmethod
@@ -361,4 +361,4 @@ for function, shapes in ((forward, forward_shapes), (backward, backward_shapes))
     LIBRARY.define(name + torch.library.infer_schema(function, mutates_args=()))
     LIBRARY.impl(name, without_autocast(function), "CompositeExplicitAutograd")
     torch.library.register_fake(f"senet::{name}", shapes, lib=LIBRARY)
-LIBRARY.impl("residual_tail", ResidualTail.apply, "Autograd")
+LIBRARY.impl("residual_tail", TailFunction.apply, "Autograd")
