@@ -24,6 +24,7 @@ from .nn.block import SEOptions as SEOptions
 from .optimization import optimize as optimize
 from .paper.ablation import ablate as ablate
 from .surgery.insertion import InsertionReport as InsertionReport
+from .surgery.insertion import SiteReport as SiteReport
 from .surgery.insertion import find_sites as find_sites
 from .surgery.insertion import insert_se as insert_se
 from .surgery.insertion import remove_se as remove_se

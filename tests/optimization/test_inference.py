@@ -238,7 +238,7 @@ def test_every_squeeze_can_be_rewritten(squeeze, inserted):
     torch.manual_seed(0)
     if inserted:
         model = timm.create_model("test_resnet", num_classes=10)
-        insert_se(model, squeeze=squeeze, reduction=4, preserve_outputs=False)
+        insert_se(model, SEOptions(squeeze=squeeze, reduction=4), preserve_outputs=False)
     else:
         model = senet.create_model("cifar_se_resnet20", num_classes=10, se=SEOptions(squeeze=squeeze))
     randomize(model.eval())
