@@ -484,7 +484,7 @@ def test_the_fused_operator_serves_inserted_blocks(create, name, monkeypatch):
     monkeypatch.setattr(
         fused, "residual_tail", lambda u, norm, se, *rest: seen.append(se) or original(u, norm, se, *rest)
     )
-    senet.optimize(model.train(), for_="training")
+    senet.fuse(model.train())
     found, expected = model(x), reference(x)
     assert sum(se is not None for se in seen) == len(report.sites)
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)
