@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import senet
 from report import DTYPES, RESULTS, Device, Precision, bounds, milliseconds, results_file, time_in_turn, write_results
-from senet.optimization.inference import openvino_core
+from senet.optimization.inference import Backend, openvino_core
 
 Run = Callable[[], Tensor]
 NETWORKS = {"plain": "resnet50", "SE": "seresnet50"}

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import senet
 from networks import assert_relatively_close, randomize
 from senet import SEOptions, insert_se
-from senet import precision as precision_module
+from senet.nn import precision as precision_module
 from senet.nn.block import SEBlock
 from senet.optimization.inference import InferenceModel
 from senet.optimization.rewriting import EarlyGate, rewrite

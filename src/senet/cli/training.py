@@ -23,8 +23,8 @@ from senet.evaluation.batches import run_data
 from senet.factory import load_model, names_a_network
 from senet.models.catalog import model_card
 from senet.nn.modes import default_device
+from senet.nn.precision import Precision
 from senet.optimization.inference import Backend, optimize_for_inference
-from senet.precision import Precision
 from senet.terminal import console, printable, say
 from senet.training.config import TrainConfig
 from senet.weights.folder import PACKAGED_DEFAULT

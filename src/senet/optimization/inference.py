@@ -11,11 +11,10 @@ from torch import Tensor, fx, nn
 
 from senet.errors import SenetError, check_choice, needed_for
 from senet.nn.modes import device_of
+from senet.nn.precision import Precision, fast_precision
 from senet.optimization.rewriting import rewrite
-from senet.precision import Precision, choose_precision
 
 Backend = Literal["inductor", "openvino", "eager"]
-PRECISIONS = ("auto", "fp32", "bf16")
 KEPT = ("config", "preprocessing", "class_names", "num_classes", "pretrained_cfg", "default_cfg")
 """Attributes that the optimized model takes over."""
 
@@ -95,7 +94,7 @@ class InductorRunner:
         """Run one micro-batch."""
         if tuple(x.shape) in self.seen:
             return cast(Tensor, self.compiled(x))
-        # torch.compile(options={"freezing": True}) does not reach the tracer; the network is a third slower (torch 2.15)
+        # torch.compile(options={"freezing": True}) does not reach the tracer: a third slower (torch 2.15).
         with torch._inductor.config.patch(freezing=True):
             output = cast(Tensor, self.compiled(x))
         self.seen.add(tuple(x.shape))
@@ -189,7 +188,7 @@ def optimize_for_inference(
     torch.Size([1, 10])
     """
     check_choice("backend", backend, get_args(Backend))
-    check_choice("precision", precision, PRECISIONS)
+    check_choice("precision", precision, ("auto", "fp32", "bf16"))
     if micro_batch is not None and micro_batch < 1:
         raise SenetError(f"micro_batch is {micro_batch}; expected at least 1")
     device = device_of(model)
@@ -197,7 +196,7 @@ def optimize_for_inference(
         raise SenetError(
             f"backend is 'openvino', but the model is on {device.type}; move it to the CPU or choose 'inductor'"
         )
-    precision = choose_precision(precision, device)
+    precision = fast_precision(device) if precision == "auto" else precision
     if micro_batch is None and device.type == "cpu":
         micro_batch = 4
     graph = rewrite(model)

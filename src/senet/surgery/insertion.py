@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from senet.errors import SenetError, check_choice
-from senet.models.config import ModelConfig
-from senet.nn.attached import AttachedSE, attach, attached, attached_sites, detach
+from senet.nn.attached import AttachedSE, attach, attached, detach
 from senet.nn.block import Gate, Placement, SEOptions
 from senet.surgery.checks import check_has_values, check_model, check_outputs
 from senet.surgery.dataflow import Dataflow, trace_dataflow
@@ -116,7 +115,6 @@ def insert_se(
         except SenetError:
             remove_se(model)
             raise
-    describe_blocks(model, options)
     names = [f"{site.module}.se.{name}" for site, block in blocks.items() for name, _ in block.named_parameters()]
     return InsertionReport(
         sites=chosen.sites,
@@ -144,7 +142,6 @@ def remove_se(model: nn.Module) -> SiteReport:
     if not blocks:
         raise SenetError(f"{type(model).__name__} has no SE blocks from insert_se")
     detach(model, blocks)
-    describe_blocks(model, SEOptions())
     return SiteReport(
         sites=tuple(
             Site(module=name, before=se.before, kind="removed block", unit=name, channels=se.channels, side=())
@@ -183,14 +180,6 @@ def build_block(model: nn.Module, site: Site, options: SEOptions, start_as_ident
     module = model.get_submodule(site.module)
     like = next(module.parameters(), next(model.parameters()))
     return block.to(like.device, like.dtype).train(module.training)
-
-
-def describe_blocks(model: nn.Module, options: SEOptions) -> None:
-    """Say in the configuration of a model from `create_model` which blocks it has, so that it can be saved."""
-    config = getattr(model, "config", None)
-    if isinstance(config, ModelConfig):
-        described = replace(config, inserted=attached_sites(model), inserted_se=options)
-        model.config = described  # type: ignore[assignment]
 
 
 def start_factor(gate: Gate, bias: bool) -> float:
