@@ -26,9 +26,12 @@ from .nn.excitation import ExcitationBlock as ExcitationBlock
 from .nn.tail import ResidualTail as ResidualTail
 from .ops.gates import Gate as Gate
 from .ops.gates import register_gate as register_gate
-from .optimization import optimize as optimize
+from .optimization.fusion import fuse as fuse
+from .optimization.fusion import unfuse as unfuse
+from .optimization.inference import optimize_for_inference as optimize_for_inference
 from .paper.ablation import ablate as ablate
 from .surgery.insertion import InsertionReport as InsertionReport
+from .surgery.insertion import SiteReport as SiteReport
 from .surgery.insertion import find_sites as find_sites
 from .surgery.insertion import insert_se as insert_se
 from .surgery.insertion import remove_se as remove_se

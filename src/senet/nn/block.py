@@ -156,6 +156,11 @@ class SEOptions:
                 raise SenetError(f"{option} is {value!r}, which has no effect on the excitation {self.excitation!r}")
         self.block(1)  # the block checks its own options
 
+    @property
+    def min_channels(self) -> int:
+        """The fewest channels that `insert_se` gives a block to: with fewer, the hidden width would round up to 1."""
+        return self.reduction if "reduction" in EXCITATIONS[self.excitation].options else 1
+
     def block(self, channels: int) -> ExcitationBlock:
         """Build one block for `channels` channels."""
         block = EXCITATIONS[self.excitation].build(channels, self)
