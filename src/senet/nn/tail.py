@@ -8,9 +8,9 @@ from senet.nn.fused import Fusible
 class ResidualTail(Fusible):
     """The end of a residual branch: `relu(se(norm(u)) + shortcut_norm(shortcut))`, fused where that is possible.
 
-    Fused means one operator for all layers. They run one after another where the operator cannot compute them: another kind of norm or block, hooks, an
-    empty batch, a small feature map without SE on the CPU. Either way the running statistics of the norms move, and the
-    outputs and gradients are the same up to rounding.
+    Fused means that one operator computes all of it. The layers run one after another where it cannot: another kind of
+    norm or block, hooks, an empty batch, a small feature map without SE on the CPU. Either way the running statistics
+    of the norms move, and outputs and gradients are the same up to rounding.
 
     Args:
         norm: BatchNorm of the branch.
