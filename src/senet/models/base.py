@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
+from senet.models.hub_methods import HubMethods
 from senet.nn.block import Placement, SEBlock, SEOptions
 from senet.nn.fused import Fusible, is_norm_and_relu
 from senet.nn.tracing import is_traced
@@ -39,7 +40,7 @@ class SEUnit(Fusible):
         raise NotImplementedError
 
 
-class Network(Fusible):
+class Network(HubMethods, Fusible):
     """A chain of modules, global average pooling and one linear layer; the base class of all of ours.
 
     Subclasses build the modules and name them: `trunk` lists those that run one after another, `levels` those of the

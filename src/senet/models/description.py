@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from torch import nn
 
+from senet.configs import to_dict
 from senet.models.base import Network, SEUnit
 from senet.models.config import ModelConfig, config_to_dict, se_from_dict, se_to_dict
 from senet.nn.attached import AttachedSE, attached_sites, plain_class
@@ -100,7 +101,7 @@ def describe(model: Network, surgery: Surgery) -> dict[str, Any]:
         "format": FORMATS[-1],
         "model": config_to_dict(model.config),
         **({"surgery": surgery_to_dict(surgery)} if surgery else {}),
-        "preprocessing": asdict(model.preprocessing),
+        "preprocessing": to_dict(model.preprocessing),
         "class_names": None if model.class_names is None else list(model.class_names),
         **({} if block == SEBlock.__name__ else {"block": block}),
     }

@@ -85,7 +85,7 @@ def check_readable(model: Network, surgery: Surgery) -> None:
         raise SenetError(f"{refused}: it has blocks of class {block}, which would come back as SEBlock; {remedy}")
     try:
         texts = json.dumps(config_to_dict(config)), json.dumps(surgery_to_dict(surgery))
-    except TypeError as error:
+    except (SenetError, TypeError) as error:
         raise SenetError(f"{refused}: an option of its config is no plain value ({error}); {remedy}") from error
     again = skeleton(config_from_dict(json.loads(texts[0])), surgery_from_dict(json.loads(texts[1])))
     own, read = parts(model), parts(again)
