@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
 from senet.models.hub_methods import HubMethods
-from senet.nn.block import Placement, SEBlock, SEOptions
+from senet.nn.block import Placement, SEOptions
+from senet.nn.excitation import ExcitationBlock
 from senet.nn.fused import Fusible, is_norm_and_relu
 from senet.nn.tracing import is_traced
 
@@ -343,7 +344,7 @@ def initialize(model: nn.Module) -> None:
     The fan-out is that of a group: over all channels, what depthwise convolutions put out would fade from layer to
     layer. SE blocks initialize themselves.
     """
-    inside_se = {id(m) for block in model.modules() if isinstance(block, SEBlock) for m in block.modules()}
+    inside_se = {id(m) for block in model.modules() if isinstance(block, ExcitationBlock) for m in block.modules()}
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and id(module) not in inside_se:
             fan_out = module.out_channels * math.prod(module.kernel_size) // module.groups
