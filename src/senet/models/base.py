@@ -1,4 +1,4 @@
-"""What all of our networks share: a chain of modules, a head, and the protocol that timm's tools expect."""
+"""What all networks of this library share: a chain of modules, a head, and the protocol that timm's tools expect."""
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -42,7 +42,7 @@ class SEUnit(Fusible):
 
 
 class Network(HubMethods, Fusible):
-    """A chain of modules, global average pooling and one linear layer; the base class of all of ours.
+    """A chain of modules, global average pooling and one linear layer; the base class of all networks here.
 
     Subclasses build the modules and name them: `trunk` lists those that run one after another, `levels` those of the
     trunk whose outputs make the feature pyramid. They register their modules in the order in which these run,
@@ -174,7 +174,7 @@ class Network(HubMethods, Fusible):
             x: (N, in_channels, H, W).
             indices: which levels of `feature_info`; a number means that many of the last, None all.
             norm: no effect; for timm's callers.
-            stop_early: compute nothing behind the last level that is wanted.
+            stop_early: compute nothing after the last level that is wanted.
             output_fmt: "NCHW".
             intermediates_only: leave the last feature map out of the result.
 

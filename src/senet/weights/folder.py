@@ -1,4 +1,4 @@
-"""A model folder, model.safetensors beside config.json: written whole, read back as the same network."""
+"""A model folder: model.safetensors, config.json and README.md, written whole and read back as the same network."""
 
 import json
 from collections.abc import Mapping

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from senet.configs import from_dict
-from senet.data.preprocessing import Preprocessing, of_timm
+from senet.data.preprocessing import Preprocessing, preprocessing_from_timm
 from senet.errors import HubError, MissingExtraError, MissingFileError, SenetError, nearest
 from senet.models.catalog import CARDS, model_card
 from senet.models.config import ModelConfig, config_from_dict, se_from_dict
@@ -93,7 +93,7 @@ def find_model_folder(source: str | Path) -> Path:
 
 
 def read_folder(folder: Path, source: str, layout: str | None, *, renamed: bool) -> Checkpoint:
-    """Read a model folder of this library or of timm: config.json and the weights beside it."""
+    """Read a model folder of this library or of timm: config.json and the weights in the same folder."""
     described = read_description(folder / CONFIG_FILE)
     file = folder / WEIGHTS_FILE
     found = read_state(file if file.is_file() else folder / TIMM_WEIGHTS_FILE)
@@ -143,7 +143,11 @@ def read_timm_file(source: str, layout: str | None, *, renamed: bool) -> Checkpo
         except OSError as error:
             raise HubError(f"{source} cannot be fetched from {cfg.url} ({error}); try again later") from error
         state, architecture = read_state(file).tensors, published.partition(".")[0]
-        about = {"architecture": architecture, "name": name_of_timm(architecture), "preprocessing": of_timm(vars(cfg))}
+        about = {
+            "architecture": architecture,
+            "name": name_of_timm(architecture),
+            "preprocessing": preprocessing_from_timm(vars(cfg)),
+        }
         return converted(source, state, recognize(state), layout, renamed=renamed, **about)
     return None
 
@@ -240,7 +244,7 @@ def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def parse_timm(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `Checkpoint` takes of a config.json that timm wrote."""
-    name, preprocessing = values["architecture"], of_timm(values.get("pretrained_cfg", values))
+    name, preprocessing = values["architecture"], preprocessing_from_timm(values.get("pretrained_cfg", values))
     if name in CARDS and name not in NAMES_IN_TIMM:
         return {"config": config_of_timm(values), "name": name, "preprocessing": preprocessing}
     return {"architecture": name, "name": name_of_timm(name), "preprocessing": preprocessing}
