@@ -50,9 +50,9 @@ def load_weights(
 
     The layout is recognized by the keys: this library's, torchvision's, timm's (legacy ones and Cadene's too),
     mmpretrain's, moskomule's senet.pytorch, akamaster's and chenyaofo's CIFAR networks, the authors' Caffe. What can be
-    adapted exactly is: SE without biases, SE of a smaller hidden width, weights of the plain network (every SE block then
-    starts as the identity, and the outputs are the plain network's bit for bit). Blocks of `insert_se` keep their gates
-    where the weights have none of them. The network's `preprocessing` becomes that of the weights.
+    adapted exactly is: SE without biases, SE of a smaller hidden width, weights of the plain network (every SE block
+    then starts as the identity, and the outputs are the plain network's bit for bit). Blocks of `insert_se` keep their
+    gates where the weights have none of them. The network's `preprocessing` becomes that of the weights.
 
     Args:
         model: the network; another library's module takes its own state dict only.
