@@ -418,3 +418,27 @@ def test_a_newer_format_is_refused(saved: Path):
     with pytest.raises(SenetError) as caught:
         from_pretrained(saved)
     assert_one_sentence(caught, saved / "config.json", "its format is 'senet/9'", "update senet")
+
+
+def test_options_of_the_hub_have_no_effect_elsewhere(saved: Path):
+    for source in (saved, "timm/resnet18", NAME):
+        with pytest.raises(SenetError, match=r"revision has no effect on .*; it is for models on the hub"):
+            from_pretrained(source, revision="main")
+
+
+def test_the_names_of_timms_arguments_are_refused_with_those_of_this_library():
+    for theirs, own in (("in_chans", "in_channels"), ("drop_rate", "dropout")):
+        with pytest.raises(SenetError, match=f"has no option '{theirs}'; it is called {own} here"):
+            create_model(NAME, **{theirs: 1})
+
+
+def test_pretrained_is_refused_where_there_are_no_weights():
+    for options, said in (
+        ({"name": "cifar_resnet20"}, "cifar_resnet20 has no public weights"),
+        ({"name": NAME, "weights": "cifar10"}, "pretrained is True and weights is 'cifar10'; leave one out"),
+    ):
+        with pytest.raises(SenetError, match=said):
+            create_model(**options, pretrained=True)
+    model = create_model(NAME, pretrained=True)
+    assert model.training
+    assert torch.equal(model.fc.weight, from_pretrained(NAME).fc.weight)
