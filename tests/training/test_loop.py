@@ -70,12 +70,12 @@ def linear(monkeypatch):
     """Train a `LinearNetwork` whatever the configuration says; the list collects those that were built."""
     built = []
 
-    def build(config):
+    def build(config, surgery):
         built.append(LinearNetwork(config))
         return built[-1]
 
     monkeypatch.setattr(loop, "build", build)
-    monkeypatch.setattr("senet.weights.folder.check_readable", lambda model: None)  # it is none that can be read back
+    monkeypatch.setattr("senet.weights.folder.check_readable", lambda *_: None)  # it is none that can be read back
     return built
 
 
@@ -85,7 +85,7 @@ def few_batches(config, batch_size=96):
 
 def initial_weights(config):
     trainer.seed_everything(config.seed)
-    return {key: tensor.clone() for key, tensor in loop.build(config.model).state_dict().items()}
+    return {key: tensor.clone() for key, tensor in loop.build(config.model, None).state_dict().items()}
 
 
 def state_of(run):

@@ -179,7 +179,6 @@ REFUSED = {
     "gate": (network(se=SEOptions(gate="tanh")), "model.se.gate is 'tanh', but {} has 'hard_sigmoid'"),
     "placement": (network(se=SEOptions(placement="pre")), "model.se.placement is 'pre', but {} has 'standard'"),
     "narrower": (network(se=SEOptions(reduction=32)), "model.se.reduction is 32, but {} has 8"),
-    "inserted": (network(inserted=("layer1=16",)), "model.inserted is ('layer1=16',), but {} has ()"),
     "channels": (
         preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3),
         "model.in_channels is 1, but data.preprocessing gives 3",

@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from senet.data.loading import load_data
 from senet.errors import SenetError
-from senet.factory import from_pretrained
 from senet.models.base import Network
 from senet.models.build import build
 from senet.models.config import ModelConfig
@@ -18,7 +18,7 @@ from senet.training.processes import build_accelerator
 from senet.training.progress import Progress, lines_shown
 from senet.training.run import RunFolder, changed
 from senet.training.trainer import STATE_KEYS, Trainer
-from senet.training.warm_start import WarmStart, start_from_weights
+from senet.training.warm_start import start_from_weights
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +109,11 @@ def carry_out(run: RunFolder, config: TrainConfig, state: Mapping[str, Any] | No
         progress: see `train`.
     """
     accelerator = build_accelerator(config.compute)
-    start, notes = None, []
+    notes, start = [], None
+    make: Callable[[ModelConfig], Network] = partial(build, surgery=run.surgery())
     if config.weights is not None and state is None:
         config, start = start_from_weights(config)
+        make = start.build
     if config.compute.precision == "auto":
         precision = fast_precision(accelerator.device)
         config = replace(config, compute=replace(config.compute, precision=precision))
@@ -128,25 +130,10 @@ def carry_out(run: RunFolder, config: TrainConfig, state: Mapping[str, Any] | No
     run.check_same_data(data)
     if start is not None:
         notes.append(start.said(data.class_names))
-    trainer = Trainer(config, run, accelerator, data, builder(run, config, start), notes)
+    trainer = Trainer(config, run, accelerator, data, make, notes)
     trainer.restore(state)
     if accelerator.is_main_process:
         run.start(trainer.config, data)
     accelerator.wait_for_everyone()
     trainer.run_epochs(progress)
     return run.path
-
-
-def builder(run: RunFolder, config: TrainConfig, start: WarmStart | None) -> Callable[[ModelConfig], Network]:
-    """Return what builds the network of a run.
-
-    Args:
-        run: its folder.
-        config: of the run.
-        start: the weights that it starts from; None if it has none, or has been saved since.
-    """
-    if start is not None:
-        return start.build
-    if config.weights is None:
-        return build
-    return lambda _: from_pretrained(run.last)  # the weights may be gone, and have blocks that no configuration names

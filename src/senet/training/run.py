@@ -30,10 +30,14 @@ from senet.configs import from_dict, to_dict
 from senet.data.loading import Loaders
 from senet.errors import MissingFileError, SenetError
 from senet.files import read_jsonl, write_json, written_beside
+from senet.models.config import config_from_dict
+from senet.models.description import Surgery
 from senet.training.config import TrainConfig, settings
 from senet.training.warm_start import overlaid, with_asked
+from senet.weights.card import CARD_FILE
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from senet.weights.folder import save_pretrained
+from senet.weights.reading import read_description
 
 STATE_FILE = "training_state.pt"
 DATA_FILE = "data.json"
@@ -58,14 +62,20 @@ def read_config(values: Any) -> TrainConfig:
     Raises:
         SenetError: it is not one.
     """
-    if isinstance(values, Mapping):  # as they were before the first release
-        values = dict(values)
-        if "regularisation" in values:
-            values["regularization"] = values.pop("regularisation")
-        compute = values.get("compute", {})
-        if isinstance(compute, Mapping) and isinstance(compute.get("fused"), bool | None):
-            values["compute"] = {**compute, "fused": {None: "auto", True: "on", False: "off"}[compute.get("fused")]}
+    if isinstance(values, Mapping) and "regularisation" in values:
+        values = before_the_first_release(values)
     return from_dict(TrainConfig, values)
+
+
+def before_the_first_release(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a config.json as this version writes them."""
+    fused = {None: "auto", True: "on", False: "off"}
+    return {
+        **{name: value for name, value in values.items() if name != "regularisation"},
+        "model": to_dict(config_from_dict(values["model"])),
+        "regularization": values["regularisation"],
+        "compute": {**values["compute"], "fused": fused[values["compute"]["fused"]]},
+    }
 
 
 def settled(config: TrainConfig, stored: TrainConfig) -> TrainConfig:
@@ -148,7 +158,7 @@ class RunFolder:
             return read_config(json.loads(path.read_text()))
         except (FileNotFoundError, NotADirectoryError):
             raise MissingFileError(f"{self.path} holds no run to resume; `senet train RECIPE` starts one") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise SenetError(f"{path} is not a run's configuration ({error})") from error
 
     def check_same_config(self, config: TrainConfig) -> None:
@@ -174,6 +184,17 @@ class RunFolder:
                     f"the data of {self.path} have changed: {name} was {stored.get(name)} and is {found[name]}; "
                     "restore them, or start another run"
                 )
+
+    def surgery(self) -> Surgery:
+        """Return what was inserted into the run's network and removed from it before; nothing for a new run.
+
+        The weights that a run starts from may bring blocks that no configuration describes, and may be gone since.
+
+        Raises:
+            SenetError: what is in the folder cannot be read.
+        """
+        path = self.last / CONFIG_FILE
+        return read_description(path)["surgery"] if path.exists() else Surgery()
 
     def load_state(self, keys: Set[str]) -> dict[str, Any] | None:
         """Read the training state; None if the run was stopped before its first save.
@@ -211,7 +232,7 @@ class RunFolder:
     def copy_to_best(self) -> None:
         """Make the model in last/ the best."""
         self.best.mkdir(exist_ok=True)
-        for name in (WEIGHTS_FILE, CONFIG_FILE):
+        for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE):
             with written_beside(self.best / name) as beside:
                 shutil.copyfile(self.last / name, beside)
 
