@@ -104,7 +104,7 @@ def test_the_loss_before_the_first_step_is_that_of_the_weights(tmp_path, request
 def started(weights, config=RUN, **changes):
     """Return the network and the configuration with which a run starts."""
     config, start = start_from_weights(replace(config, weights=str(weights), **changes))
-    return start.build(replace(config.model, num_classes=config.model.num_classes or 10)), config
+    return start.build(replace(config.model, num_classes=config.model.num_classes or 10)).eval(), config
 
 
 def test_a_file_of_several_networks_is_read_as_it_is_said_to_be(tmp_path):
