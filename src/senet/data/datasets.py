@@ -24,7 +24,7 @@ from senet.data.folders import (
     visible_folders,
 )
 from senet.data.reading import naming, read_named, read_picture
-from senet.errors import SenetError, warn
+from senet.errors import SenetError, needed_for, warn
 
 Split = Literal["train", "eval"]
 EVAL_SPLITS = ("validation", "val", "valid", "test")
@@ -156,8 +156,9 @@ def opener_of(config: DataConfig) -> Callable[[DataConfig, Split], ImageSplit]:
 
 def open_digits(config: DataConfig, split: Split) -> ImageSplit:
     """Open scikit-learn's digits: 1797 grayscale images of 8x8, a stratified fifth of them for evaluation."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    with needed_for("the data set 'digits'"):
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
 
     digits = load_digits()
     images = (digits.images * (255 / 16)).round().astype(np.uint8)
@@ -273,7 +274,8 @@ def read_file(files: Sequence[File], index: int) -> tuple[Picture, int]:
 
 def open_huggingface(config: DataConfig, split: Split) -> ImageSplit:
     """Open a data set of the Hugging Face hub ("hf:OWNER/NAME") or a local folder of parquet files."""
-    import datasets
+    with needed_for(f"the data set {config.dataset!r}"):
+        import datasets
 
     name = config.dataset.removeprefix("hf:")
     try:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 from typing import Any, Literal, cast, get_args
 
 import numpy
@@ -10,7 +9,7 @@ import torch
 import torch._inductor.config
 from torch import Tensor, fx, nn
 
-from senet.errors import SenetError, check_choice
+from senet.errors import SenetError, check_choice, needed_for
 from senet.optimization.rewriting import rewrite
 
 Backend = Literal["inductor", "openvino", "eager"]
@@ -122,8 +121,8 @@ class OpenVINORunner:
     """
 
     def __init__(self, graph: fx.GraphModule, precision: Precision) -> None:
-        if not find_spec("openvino"):
-            raise SenetError("backend is 'openvino', which is not installed: pip install openvino")
+        with needed_for("backend='openvino'"):
+            import openvino  # noqa: F401
         self.network, self.precision = graph, precision
         self.compiled: dict[tuple[int, ...], Any] = {}
 
