@@ -23,6 +23,7 @@ from .nn.block import SEBlock as SEBlock
 from .nn.block import SEOptions as SEOptions
 from .optimization import optimize as optimize
 from .paper.ablation import ablate as ablate
+from .recipes import register_recipe as register_recipe
 from .surgery.insertion import InsertionReport as InsertionReport
 from .surgery.insertion import find_sites as find_sites
 from .surgery.insertion import insert_se as insert_se

@@ -172,12 +172,13 @@ def normalized(
         return images, labels.to(device, non_blocking=True)
 
     if device.type != "cuda":
-        for batch in batches:
-            yield prepared(*batch)
+        for pixels, labels in batches:
+            yield prepared(pixels, labels)
         return
     stream, ready = torch.cuda.Stream(device), None
     stream.wait_stream(torch.cuda.current_stream(device))  # for mean and std
-    for batch in chain(batches, (None,)):
+    with_end: Iterable[tuple[Tensor, Tensor] | None] = chain(batches, (None,))
+    for batch in with_end:
         following = None
         if batch is not None:
             with torch.cuda.stream(stream):
