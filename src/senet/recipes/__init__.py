@@ -56,7 +56,8 @@ RECIPES: Registry[Callable[[], TrainConfig]] = Registry(
 def register_recipe(function: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
     """Add a recipe of another package, under the function's name; a decorator.
 
-    Its first line is what `senet train` lists. Its network and preprocessing are suggestions, which weights may replace.
+    `senet train` lists it with the first line of its docstring. Weights to start from may replace its network and
+    preprocessing.
 
     Args:
         function: returns a complete configuration.
