@@ -244,7 +244,8 @@ class StreamingLoader:
                 with own_sigchld():
                     batch = next(batches, None)
             except SenetError as error:  # a worker's error carries the worker's traceback in its text
-                raise SenetError(last_line(error).removeprefix("senet.errors.SenetError: ")) from error
+                kind = type(error)
+                raise kind(last_line(error).removeprefix(f"{kind.__module__}.{kind.__name__}: ")) from error
             except Exception as error:  # of any kind in a worker, or of what is between it and this process
                 if not (isinstance(error, OSError | EOFError) or "DataLoader worker" in str(error)):
                     raise
