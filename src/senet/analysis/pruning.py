@@ -19,7 +19,7 @@ from senet.analysis.recording import Recording, mean_gates
 from senet.costs import cost
 from senet.errors import SenetError
 from senet.evaluation.accuracy import Evaluation, evaluate
-from senet.evaluation.batches import Data
+from senet.evaluation.batches import DataSource
 from senet.models.config import ModelConfig
 from senet.nn.attached import AttachedSE, attached_sites, detach
 from senet.surgery.dataflow import Value, record
@@ -92,7 +92,7 @@ def prune_se(
     recording: Recording,
     blocks: Sequence[str] | None = None,
     *,
-    data: Data | None = None,
+    data: DataSource | None = None,
     example: Tensor | None = None,
     batch_size: int = 64,
 ) -> PruningReport:

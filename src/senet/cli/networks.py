@@ -2,23 +2,32 @@
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from tyro.conf import Positional
 
-from senet.cli.parsing import check_new, parse, print_report
+from senet.cli.parsing import Command, check_new, print_report
+from senet.cli.tables import model_rows, print_models
 from senet.errors import SenetError
-from senet.factory import load_model
+from senet.factory import create_from_weights, find_weights, load_model
+from senet.models.catalog import model_card
+from senet.models.config import ModelConfig
 from senet.nn.block import Gate, Placement, SEOptions, Squeeze
-from senet.surgery.insertion import Gated
+from senet.paper.costs import LEGEND, compare_costs, paper_table
+from senet.surgery.insertion import Gated, insert_se
 from senet.terminal import console, say
+from senet.weights.folder import save_pretrained
+
+OutputFolder = Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelsCommand:
+class ModelsCommand(Command):
     """List the networks: parameters and multiply-adds beside the paper's figures.
 
     Examples:
@@ -27,32 +36,45 @@ class ModelsCommand:
         senet models --paper
     """
 
-    pattern: Positional[str] = "*"
-    """a shell pattern"""
+    pattern: Annotated[Positional[str], tyro.conf.arg(metavar="PATTERN")] = "*"
+    """which networks: a shell pattern such as 'se_*'"""
     paper: bool = False
     """only what the paper and its release give figures of, each with the cause of a difference"""
     json: bool = False
     """print JSON instead of a table"""
 
+    def run(self) -> None:
+        """Print the networks with their costs and the paper's figures."""
+        if self.paper:
+            print_paper(self)
+            return
+        rows = model_rows(self.pattern)
+        if not rows:
+            raise SenetError(f"no network matches {self.pattern!r}; `senet models` lists them all")
+        if self.json:
+            print(json.dumps(rows))
+        else:
+            print_models(rows)
+
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertCommand:
+class ConvertCommand(Command):
     """Turn weights from anywhere into a model folder, which `evaluate`, `predict` and `from_pretrained` read.
 
     SOURCE is a file (.safetensors, .pt, .pth, .bin, .pkl, .caffemodel), a folder or a hub id. The layout is recognized:
     ours, timm's, torchvision's, mmpretrain's, moskomule's, the authors' Caffe.
 
     Examples:
-        senet convert se_resnet50 SE-ResNet-50.caffemodel models/se_resnet50
-        senet convert se_resnet50 timm/seresnet50.ra2_in1k models/se_resnet50
-        senet convert se_resnet50 resnet50.pth models/start --num-classes 10
+        senet convert se_resnet50 SE-ResNet-50.caffemodel --output models/se_resnet50
+        senet convert se_resnet50 timm/seresnet50.ra2_in1k --output models/se_resnet50
+        senet convert se_resnet50 resnet50.pth --output models/start --num-classes 10
     """
 
-    name: Positional[str]
+    name: Annotated[Positional[str], tyro.conf.arg(metavar="NAME")]
     """the network, see `senet models`"""
-    source: Positional[str]
+    source: Annotated[Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """the weights"""
-    output: Positional[Path]
+    output: OutputFolder
     """the model folder to write; it must not exist yet"""
     num_classes: int | None = None
     """classes of a new classifier; None keeps that of the weights"""
@@ -62,14 +84,32 @@ class ConvertCommand:
     """overrules the layout that the keys say, see `senet.load_weights`"""
     key: str | None = None
     """which of several networks in a file, such as model_ema"""
-    options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
-    """options of the network that the weights do not show, such as stem_pool pad; with --layout senet"""
+    model_kwargs: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    """options of the network that the weights do not show, such as stem_pool=pad; with --layout senet"""
     se: SEOptions = field(default_factory=SEOptions)
     """SE options of the network that the weights do not show, such as the gate"""
 
+    def run(self) -> None:
+        """Read the weights, and write the model folder."""
+        card = model_card(self.name)
+        check_new(self.output)
+        config = ModelConfig(
+            name=self.name,
+            num_classes=self.num_classes,
+            in_channels=self.in_channels,
+            options=self.model_kwargs,
+        )
+        se = None if self.se == SEOptions() else self.se
+        if se is not None and not card.has_se:
+            raise SenetError(f"--se has no effect: {self.name} is a plain network")
+        checkpoint = find_weights(self.name, self.source, layout=self.layout, key=self.key)
+        model = create_from_weights(config, checkpoint, se=se, convert_input=self.in_channels != 3)
+        save_pretrained(model, self.output)
+        say(f"{self.output} holds {self.name} with {model.num_classes} classes (layout {checkpoint.layout.name})")
+
 
 @dataclass(frozen=True, kw_only=True)
-class InsertCommand:
+class InsertCommand(Command):
     """Put SE blocks into a network that has none, its outputs kept bit for bit, and write it as a model folder.
 
     SOURCE is a run folder, a model folder, the name of a network with weights in the package, or "timm/NAME" or
@@ -77,13 +117,13 @@ class InsertCommand:
     `senet train RECIPE --weights FOLDER --output RUN`.
 
     Examples:
-        senet insert timm/resnet50.a1_in1k models/resnet50_with_se
-        senet insert runs/plain models/plain_with_se --reduction 8 --stages 3 4
+        senet insert timm/resnet50.a1_in1k --output models/resnet50_with_se
+        senet insert runs/plain --output models/plain_with_se --reduction 8 --stages 3 4
     """
 
-    source: Positional[str]
+    source: Annotated[Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """the network"""
-    output: Positional[Path]
+    output: OutputFolder
     """the model folder to write; it must not exist yet"""
     reduction: int = 16
     """the factor by which the hidden layer is narrower"""
@@ -95,12 +135,12 @@ class InsertCommand:
     """biases in the two layers"""
     placement: Placement = "standard"
     """where in a residual unit: standard, pre, post or 3x3"""
-    stages: tuple[int, ...] = ()
-    """only these, numbered by resolution from 2; none means all"""
-    where: tuple[str, ...] = ()
-    """only modules whose names match one of these shell patterns; none means all"""
-    gated: Gated = "skip"
-    """what happens to branches with a gate of their own"""
+    stages: tuple[int, ...] | None = None
+    """only these, numbered by resolution from 2; None for all"""
+    where: tuple[str, ...] | None = None
+    """only modules whose names match one of these shell patterns; None for all"""
+    existing: Gated = "skip"
+    """what happens to branches that have a gate already"""
     preserve_outputs: bool = True
     """start with a gate of exactly 1, or else at random"""
     pretrained: bool = True
@@ -108,28 +148,30 @@ class InsertCommand:
     json: bool = False
     """print JSON instead of a table"""
 
-
-def run_models(argv: Sequence[str]) -> None:
-    """List the networks with their costs and the paper's figures."""
-    from senet.cli.tables import model_rows, print_models
-
-    command = parse(ModelsCommand, argv, "senet models")
-    if command.paper:
-        print_paper(command)
-        return
-    rows = model_rows(command.pattern)
-    if not rows:
-        raise SenetError(f"no network matches {command.pattern!r}; `senet models` lists them all")
-    if command.json:
-        print(json.dumps(rows))
-    else:
-        print_models(rows)
+    def run(self) -> None:
+        """Insert, print the report, and write the model folder."""
+        check_new(self.output)
+        model = load_model(self.source, pretrained=self.pretrained)
+        report = insert_se(
+            model,
+            reduction=self.reduction,
+            squeeze=self.squeeze,
+            gate=self.gate,
+            bias=self.bias,
+            placement=self.placement,
+            stages=self.stages,
+            where=self.where,
+            gated=self.existing,
+            preserve_outputs=self.preserve_outputs,
+        )
+        save_pretrained(model, self.output)
+        quoted = shlex.quote(str(self.output))
+        ending = f"{self.output} holds the model. Next:\n  senet train RECIPE --weights {quoted} --output RUN"
+        print_report(report, self.json, ending)
 
 
 def print_paper(command: ModelsCommand) -> None:
     """Print the comparison with the paper's parameters and multiply-adds."""
-    from senet.paper.costs import LEGEND, compare_costs, paper_table
-
     rows = [row for row in compare_costs() if fnmatchcase(row.printed.name, command.pattern)]
     if not rows:
         raise SenetError(f"the paper gives no costs of networks that match {command.pattern!r}; leave the pattern out")
@@ -138,54 +180,3 @@ def print_paper(command: ModelsCommand) -> None:
         return
     console().print(paper_table(rows))
     say(LEGEND)
-
-
-def run_convert(argv: Sequence[str]) -> None:
-    """Turn weights from anywhere into a model folder."""
-    from senet.factory import create_from_weights, find_weights
-    from senet.models.catalog import model_card
-    from senet.models.config import ModelConfig
-    from senet.weights.folder import save_pretrained
-
-    command = parse(ConvertCommand, argv, "senet convert")
-    card = model_card(command.name)
-    check_new(command.output)
-    config = ModelConfig(
-        name=command.name,
-        num_classes=command.num_classes,
-        in_channels=command.in_channels,
-        options=command.options,
-    )
-    se = None if command.se == SEOptions() else command.se
-    if se is not None and not card.has_se:
-        raise SenetError(f"--se has no effect: {command.name} is a plain network")
-    checkpoint = find_weights(command.name, command.source, layout=command.layout, key=command.key)
-    model = create_from_weights(config, checkpoint, se=se, convert_input=command.in_channels != 3)
-    save_pretrained(model, command.output)
-    say(f"{command.output} holds {command.name} with {model.num_classes} classes (layout {checkpoint.layout.name})")
-
-
-def run_insert(argv: Sequence[str]) -> None:
-    """Put SE blocks into a network that has none."""
-    from senet.surgery.insertion import insert_se
-    from senet.weights.folder import save_pretrained
-
-    command = parse(InsertCommand, argv, "senet insert")
-    check_new(command.output)
-    model = load_model(command.source, pretrained=command.pretrained)
-    report = insert_se(
-        model,
-        reduction=command.reduction,
-        squeeze=command.squeeze,
-        gate=command.gate,
-        bias=command.bias,
-        placement=command.placement,
-        stages=command.stages or None,
-        where=command.where or None,
-        gated=command.gated,
-        preserve_outputs=command.preserve_outputs,
-    )
-    save_pretrained(model, command.output)
-    quoted = shlex.quote(str(command.output))
-    ending = f"{command.output} holds the model. Next:\n  senet train RECIPE --weights {quoted} --output RUN"
-    print_report(report, command.json, ending)

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from senet.data.preprocessing import CIFAR, Preprocessing
 from senet.errors import SenetError
@@ -80,7 +82,7 @@ class DataConfig:
             val/; which ones depends on the names of the files alone. None where the data set has evaluation images.
     """
 
-    dataset: str = "cifar10"
+    dataset: Annotated[str, tyro.conf.arg(name="")] = "cifar10"  # on a command line `--data`
     root: Path = Path("data")
     preprocessing: Preprocessing = CIFAR
     augmentation: Augmentation = field(default_factory=Augmentation)

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from senet.nn.block import SEOptions
 
@@ -26,7 +28,9 @@ class ModelConfig:
     num_classes: int | None = None
     in_channels: int = 3
     se: SEOptions = field(default_factory=SEOptions)
-    options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    options: Annotated[
+        Mapping[str, bool | int | float | str], tyro.conf.arg(name="model-kwargs", prefix_name=False)
+    ] = field(default_factory=dict)
     inserted: tuple[str, ...] = ()
     inserted_se: SEOptions = field(default_factory=SEOptions)
     removed: tuple[str, ...] = ()

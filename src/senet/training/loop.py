@@ -28,9 +28,10 @@ from senet.errors import SenetError
 from senet.evaluation.accuracy import Evaluation, score
 from senet.models.build import build
 from senet.nn.fused import set_fused
+from senet.nn.precision import slow_bf16
 from senet.training.config import TrainConfig
 from senet.training.interrupt import TrainingInterrupted, caught_signals
-from senet.training.precision import choose_precision, slow_bf16
+from senet.training.precision import choose_precision
 from senet.training.processes import Team, build_accelerator
 from senet.training.progress import Reporter
 from senet.training.run import RunFolder

@@ -1,0 +1,54 @@
+"""Arguments of the commands that run a network on data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Self
+
+import tyro
+from tyro.conf import Positional
+
+from senet.cli.parsing import Command, parse
+from senet.data.config import DataConfig
+from senet.errors import SenetError
+from senet.evaluation.batches import run_data
+from senet.factory import load_model, names_a_network
+from senet.models.base import Network
+from senet.models.catalog import model_card
+from senet.nn.modes import default_device
+
+DATA_OF_THE_RUN = "the run's"
+"""What --data is where nobody gives it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnData(Command):
+    """A command that runs a network on data; those of a run are its own, unless others are named."""
+
+    model: Annotated[Positional[str], tyro.conf.arg(metavar="RUN_OR_MODEL")]
+    """the network"""
+    data: DataConfig = field(default_factory=lambda: DataConfig(dataset=DATA_OF_THE_RUN))
+    """the data; a run's own settings are the defaults. Augmentation has no effect here"""
+    batch_size: int = 64
+    """images at once"""
+
+    @classmethod
+    def read(cls, argv: Sequence[str], prog: str) -> Self:
+        """Read the arguments, of which those that are left out are the run's.
+
+        Raises:
+            SenetError: the network's name is misspelt, or no data are named and it is not a run's.
+        """
+        command = parse(cls, argv, prog)
+        if not (Path(command.model).exists() or names_a_network(command.model)):
+            model_card(command.model)  # a misspelt name is told before its missing data
+        trained_on = run_data(command.model)
+        if trained_on is not None:
+            command = parse(cls, argv, prog, default=replace(command, data=trained_on))
+        elif command.data.dataset == DATA_OF_THE_RUN:
+            raise SenetError("data is missing: say what to look at, such as --data digits or a folder")
+        return replace(command, data=command.data.after(trained_on))
+
+    def load(self) -> Network:
+        """Return the network, on a GPU if there is one."""
+        return load_model(self.model).to(default_device())
