@@ -28,10 +28,10 @@ def generator() -> ModuleType:
 WRITTEN = ("ablation.md", "insertion.md", "networks.md", "recipes.md", "speed.md")
 
 
-@pytest.mark.parametrize("name", [*(f"docs/{name}" for name in WRITTEN), "README.md"])
+@pytest.mark.parametrize("name", [*(f"docs/{name}" for name in WRITTEN), "README.md", "CONTRIBUTING.md"])
 def test_written_pages_are_current(name: str) -> None:
     pages = {path.relative_to(DOCS.parent).as_posix(): page for path, page in generator().PAGES.items()}
-    assert set(pages) == {*(f"docs/{name}" for name in WRITTEN), "README.md"}
+    assert set(pages) == {*(f"docs/{name}" for name in WRITTEN), "README.md", "CONTRIBUTING.md"}
     assert (DOCS.parent / name).read_text() == pages[name](), "run `make docs`"
 
 

@@ -140,8 +140,10 @@ def test_bad_input_is_named(digits_run: Path, tmp_path: Path) -> None:
         senet.evaluate(model, "digits", crop_size=9, resize_sizes=(8,))
     with pytest.raises(SenetError, match="crop_size is 0"):
         senet.evaluate(model, "digits", crop_size=0)
-    with pytest.raises(SenetError, match="precision is 'fp8'; expected one of fp32, bf16, auto"):
+    with pytest.raises(SenetError, match="precision is 'fp8'; expected one of auto, fp32, bf16, fp16"):
         senet.evaluate(model, "digits", precision="fp8")  # type: ignore[arg-type]
+    with pytest.raises(SenetError, match="precision is 'fp16', which needs a GPU"):
+        senet.evaluate(model, "digits", precision="fp16", device="cpu")  # type: ignore[arg-type]
     with pytest.raises(SenetError, match="batch_size is 0"):
         senet.evaluate(model, "digits", batch_size=0)
     folder = write_folder(tmp_path / "two", {"a": [0], "b": [0]})
@@ -416,7 +418,7 @@ def test_a_run_is_evaluated_on_its_held_out_images(tmp_path: Path, capsys: pytes
     assert (result.top1, result.loss) == (pytest.approx(row["top1"]), pytest.approx(row["loss"], rel=1e-4))
     senet.train(replace(recipe, data=data, epochs=1, batch_size=7), run, resume=True)
     write_folder(tmp_path / "other", {"light": [255], "dark": [0]})
-    assert main(["evaluate", str(run), "--data.dataset", str(tmp_path / "other"), "--json"]) == 0
+    assert main(["evaluate", str(run), "--data", str(tmp_path / "other"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["num_images"] == 2  # the share sticks to the run's own data
 
 

@@ -12,7 +12,7 @@ from networks import assert_relatively_close, randomize, relative_difference
 from senet.cli import main
 from senet.errors import SenetError
 from senet.factory import create_model, from_pretrained
-from senet.models.catalog import list_models
+from senet.models.catalog import list_models, model_card
 from senet.nn.block import SEBlock, SEOptions
 from senet.weights.checkpoint import Checkpoint
 from senet.weights.folder import save_pretrained
@@ -22,7 +22,7 @@ from senet.weights.loading import load_weights
 # Every SE network whose plain twin is small enough to run here; the deep ones differ in the number of units alone.
 DEEP = ("101", "152", "110", "164", "56", "44", "32x4d", "resnet34")
 TWINS = [
-    (name.replace("se_", "", 1), name)
+    (model_card(name).twin, name)
     for name in list_models("*se_*")
     if not name.endswith(DEEP) or name == "se_resnext50_32x4d"
 ]
@@ -417,8 +417,20 @@ def test_bare_weights_of_ours_load_with_the_options_that_the_caller_gives(tmp_pa
         create_model("se_resnet18", weights=tmp_path / "weights.pth", **options)
     ours = create_model("se_resnet18", weights=tmp_path / "weights.pth", layout="senet", **options)
     assert torch.equal(outputs(ours), outputs(theirs))
-    words = ["--layout", "senet", "--options", "stem_pool", "ceil", "--se.gate", "hard_sigmoid", "--se.reduction", "8"]
-    assert main(["convert", "se_resnet18", str(tmp_path / "weights.pth"), str(tmp_path / "model"), *words]) == 0
+    words = [
+        "--layout",
+        "senet",
+        "--model-kwargs",
+        "stem_pool=ceil",
+        "--se.gate",
+        "hard_sigmoid",
+        "--se.reduction",
+        "8",
+    ]
+    assert (
+        main(["convert", "se_resnet18", str(tmp_path / "weights.pth"), "--output", str(tmp_path / "model"), *words])
+        == 0
+    )
     assert torch.equal(outputs(from_pretrained(tmp_path / "model")), outputs(theirs))
 
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import senet
+from senet import plugins
 from senet.cli.processes import first_speaks, first_to_fail, is_first
 from senet.errors import SenetError, nearest
 from senet.terminal import console, printable, say
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with first_speaks():
             run(sys.argv[1:] if argv is None else argv)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
     except SenetError as error:
         if first_to_fail():
             say(f"senet: {printable(str(error))}", console(stderr=True))
@@ -86,13 +89,22 @@ def first_words() -> argparse.ArgumentParser:
     commands = "\n".join(f"  {name:<10} {command.summary}" for name, command in COMMANDS.items())
     reader = argparse.ArgumentParser(
         "senet",
-        usage="senet [--version] COMMAND ...",
+        usage="senet [--version] [--import MODULE] COMMAND ...",
         description=f"Squeeze-and-Excitation networks in PyTorch.\n\n{commands}",
         epilog="`senet COMMAND --help` explains a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     reader.add_argument("--version", action="version", version=f"senet {senet.__version__}")
+    reader.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="modules",
+        metavar="MODULE",
+        help="import a module that registers networks, recipes, gates or excitations, from the current folder or an "
+        "installed package; may be repeated",
+    )
     reader.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     reader.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return reader
@@ -108,6 +120,9 @@ def run(argv: Sequence[str]) -> None:
             f"no command is called {asked.command!r}; the nearest are {nearest(asked.command, COMMANDS)} "
             "(`senet --help` lists all)"
         )
+    if asked.modules:
+        sys.path.insert(0, "")  # as `python -m` does
+        plugins.load(asked.modules)
     kind = COMMANDS[asked.command].load()
     with options_as_typed(kind):
         kind.read(asked.arguments, f"senet {asked.command}").run()

@@ -56,9 +56,10 @@ class Augmentation:
         without_effect = ("crop_scale", "rotation", "pixel_shift") if in_memory else ("padding", "cutout")
         for name in without_effect:
             if getattr(self, name):
+                off = None if name == "crop_scale" else 0
                 raise SenetError(
                     f"data.augmentation.{name} has no effect on data {'in memory' if in_memory else 'on disk'}; "
-                    f"set it to {None if name == 'crop_scale' else 0}, or data.in_memory to {not in_memory}"
+                    f"set data.augmentation.{name}={off} or data.in_memory={not in_memory}"
                 )
 
 
@@ -82,7 +83,7 @@ class DataConfig:
             val/; which ones depends on the names of the files alone. None where the data set has evaluation images.
     """
 
-    dataset: Annotated[str, tyro.conf.arg(name="")] = "cifar10"  # on a command line `--data`
+    dataset: Annotated[str, tyro.conf.arg(name="", metavar="DATASET")] = "cifar10"  # on a command line `--data`
     root: Path = Path("data")
     preprocessing: Preprocessing = CIFAR
     augmentation: Augmentation = field(default_factory=Augmentation)

@@ -101,7 +101,7 @@ def evaluate(
             several are averaged. None keeps the network's own ratio of this length to the crop.
         ten_crop: average the probabilities of ten crops, the corners and the center and their mirror images.
         batch_size: crops at once, at least those of one image.
-        precision: "fp32"; "bf16" for autocast to bfloat16; or "auto" for bf16 where the hardware computes it.
+        precision: "fp32"; "bf16" or "fp16" for autocast; or "auto" for bf16 where the hardware computes it.
         device: where to compute; None for where the network is, or, loaded by name, for a GPU if there is one. The
             caller's network is given back as it was: device, type, memory format and mode.
 

@@ -132,7 +132,7 @@ def cifar10_short() -> TrainConfig:
 
     Parquet files of CIFAR-10 without names of the classes need --data.class-names airplane automobile ..., too.
 
-    Command: senet train cifar10_short --output runs/se-resnet20 [--data.dataset FOLDER_OF_PARQUET_FILES]
+    Command: senet train cifar10_short --output runs/se-resnet20 [--data FOLDER_OF_PARQUET_FILES]
     Source: ours; the cycle is Smith and Topin's, arXiv:1708.07120. Results: docs/results.md.
     """
     return TrainConfig(
