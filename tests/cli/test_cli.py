@@ -68,7 +68,8 @@ def test_help_lists_commands_and_recipes(capsys: pytest.CaptureFixture[str]) -> 
                 "--model.se.placement",
                 "--resume",
                 "--regularization.mixup",
-                "--model-kwargs", "KEY=VALUE",
+                "--model-kwargs",
+                "KEY=VALUE",
             ],
         ),
         (["ablate", "digits"], ["--tables", "--seeds", "--data DATASET"]),
@@ -249,7 +250,10 @@ TRAIN = ["train", "digits", "--output", "x"]
         (["evaluate", "cifar_se_resnet20", "--data", "digits", "--crop-size", "0"], "senet: --crop-size is 0 and"),
         (["evaluate", "cifar_se_resnet20", "--data", "digits", "--batch-size", "0"], "senet: --batch-size is 0"),
         (["predict", "a.png", "--top", "0"], "senet: --top is 0; expected at least 1"),
-        (["insert", "timm/resnet18", "--no-pretrained", "--output", "x", "--placement", "identity"], "senet: --placement is 'identity'"),
+        (
+            ["insert", "timm/resnet18", "--no-pretrained", "--output", "x", "--placement", "identity"],
+            "senet: --placement is 'identity'",
+        ),
     ],
     ids=lambda value: "",
 )

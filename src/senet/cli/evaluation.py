@@ -15,8 +15,8 @@ from senet.cli.parsing import Command
 from senet.errors import SenetError
 from senet.evaluation.accuracy import evaluate
 from senet.evaluation.prediction import Prediction, predict_each
-from senet.optimization.inference import Backend, optimize_for_inference
 from senet.nn.precision import Precision
+from senet.optimization.inference import Backend, optimize_for_inference
 from senet.terminal import console, printable, say
 from senet.weights.folder import PACKAGED_DEFAULT
 

@@ -14,14 +14,14 @@ from tyro.conf import Positional
 from senet.cli.parsing import Command, check_new, print_report
 from senet.cli.tables import model_rows, print_models
 from senet.errors import SenetError
-from senet.factory import create_from_weights, find_weights, load_model
+from senet.factory import assemble, load_model, read_weights
 from senet.models.catalog import model_card
-from senet.models.config import ModelConfig
 from senet.nn.block import Gate, Placement, SEOptions, Squeeze
 from senet.paper.costs import LEGEND, compare_costs, paper_table
 from senet.surgery.insertion import Gated, insert_se
 from senet.terminal import console, say
 from senet.weights.folder import save_pretrained
+from senet.weights.matching import Asked
 
 OutputFolder = Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
 
@@ -78,8 +78,8 @@ class ConvertCommand(Command):
     """the model folder to write; it must not exist yet"""
     num_classes: int | None = None
     """classes of a new classifier; None keeps that of the weights"""
-    in_channels: int = 3
-    """channels of the images; another number than the weights' converts the first convolution"""
+    in_channels: int | None = None
+    """channels of the images; another number than the weights' converts the first convolution; None keeps it"""
     layout: str | None = None
     """overrules the layout that the keys say, see `senet.load_weights`"""
     key: str | None = None
@@ -93,17 +93,18 @@ class ConvertCommand(Command):
         """Read the weights, and write the model folder."""
         card = model_card(self.name)
         check_new(self.output)
-        config = ModelConfig(
-            name=self.name,
-            num_classes=self.num_classes,
-            in_channels=self.in_channels,
-            options=self.model_kwargs,
-        )
         se = None if self.se == SEOptions() else self.se
         if se is not None and not card.has_se:
             raise SenetError(f"--se has no effect: {self.name} is a plain network")
-        checkpoint = find_weights(self.name, self.source, layout=self.layout, key=self.key)
-        model = create_from_weights(config, checkpoint, se=se, convert_input=self.in_channels != 3)
+        asked = Asked(
+            name=self.name,
+            num_classes=self.num_classes,
+            in_channels=self.in_channels,
+            se=se,
+            options=self.model_kwargs,
+        )
+        checkpoint = read_weights(self.name, self.source, layout=self.layout, key=self.key)
+        model = assemble(checkpoint, asked)
         save_pretrained(model, self.output)
         say(f"{self.output} holds {self.name} with {model.num_classes} classes (layout {checkpoint.layout.name})")
 

@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -80,7 +81,8 @@ class TrainCommand(ByRecipe):
         try:
             folder = train(self.config, self.output, resume=self.resume)
         except TrainingInterrupted as interrupted:
-            say(f"\nsenet: {interrupted}\n  {launcher()}senet train ... --resume", console(stderr=True))
+            again = shlex.join(word for word in sys.argv[1:] if word != "--resume")
+            say(f"\nsenet: {interrupted}\n  {launcher()}senet {again} --resume", console(stderr=True))
             raise SystemExit(128 + interrupted.signum) from None
         quoted = shlex.quote(str(folder))
         say(f"The run is in {folder}. Next:\n  senet evaluate {quoted}\n  senet predict IMAGE --model {quoted}")
