@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from report import RESULTS, write_results
 from senet.errors import SenetError
 from senet.nn.attached import AttachedSE
+from senet.nn.block import SEOptions
 from senet.surgery.insertion import find_sites, insert_se, remove_se
 
 FAMILIES = (
@@ -153,9 +154,10 @@ def inserted(model: nn.Module) -> dict[str, Any]:
     images, keys = images_for(model), list(model.state_dict())
     with torch.no_grad():
         before = outputs(model, images)
-    sites, skipped = find_sites(model, images)
+    found = find_sites(model, images)
+    sites, skipped = found.sites, found.skipped
     all_gated = bool(sites) and all(site.gated for site in sites)
-    report = insert_se(model, example=images, gated="double" if all_gated else "skip", reduction=8)
+    report = insert_se(model, SEOptions(reduction=8), example_inputs=images, existing="add" if all_gated else "skip")
     with torch.no_grad():
         after = outputs(model, images)
     assert torch.equal(after, before), f"the outputs differ by {(after - before).abs().max():.1e}"

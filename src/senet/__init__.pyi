@@ -21,9 +21,12 @@ from .models.catalog import model_card as model_card
 from .models.config import ModelConfig as ModelConfig
 from .nn.block import SEBlock as SEBlock
 from .nn.block import SEOptions as SEOptions
-from .optimization import optimize as optimize
+from .optimization.fusion import fuse as fuse
+from .optimization.fusion import unfuse as unfuse
+from .optimization.inference import optimize_for_inference as optimize_for_inference
 from .paper.ablation import ablate as ablate
 from .surgery.insertion import InsertionReport as InsertionReport
+from .surgery.insertion import SiteReport as SiteReport
 from .surgery.insertion import find_sites as find_sites
 from .surgery.insertion import insert_se as insert_se
 from .surgery.insertion import remove_se as remove_se

@@ -113,7 +113,7 @@ def test_a_pruned_model_is_saved_and_read_and_trained(tmp_path):
     assert torch.equal(again(x), model(x))
     assert again.config.removed == ("layer3.1.se", "layer1.2.se")
     assert len(find_blocks(again)) == 7
-    fused = senet.optimize(copy.deepcopy(again), for_="training").train()
+    fused = senet.fuse(copy.deepcopy(again)).train()
     again.train()
     torch.testing.assert_close(fused(x), again(x), rtol=1e-4, atol=1e-4)
 

@@ -18,6 +18,7 @@ from senet.cli import COMMANDS, main
 from senet.cli.evaluation import EvaluateCommand
 from senet.cli.parsing import as_typed, keyword_argument, options
 from senet.data.datasets import open_split
+from senet.errors import SenetError
 from senet.factory import from_pretrained
 from senet.recipes import RECIPES
 from senet.recipes.digits import digits
@@ -374,7 +375,7 @@ def test_models_paper(capsys: pytest.CaptureFixture[str]) -> None:
 def test_evaluate_reads_its_options_before_it_downloads_a_network(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("senet.cli.data.load_model", lambda source: pytest.fail("downloaded"))
+    monkeypatch.setattr("senet.evaluation.batches.load_model", lambda source: pytest.fail("downloaded"))
     argv = ["evaluate", "timm/seresnet50.ra2_in1k", "--data", "digits"]
     assert_not_read(capsys, [*argv, "--crop", "320"], "Unrecognized options: --crop")
     assert_not_read(capsys, [*argv, "--crop-size", "x"], "--crop-size")
@@ -388,6 +389,8 @@ def test_the_data_of_a_run_are_the_defaults_wherever_its_name_stands(digits_run:
         [str(digits_run), "--data.num-workers", "0", "--data", "elsewhere"], "senet evaluate"
     )
     assert command.data == replace(digits().data, num_workers=0, dataset="elsewhere")
+    with pytest.raises(SenetError, match=r"data.augmentation has no effect here.*leave it out"):
+        EvaluateCommand.read([str(digits_run), "--data.augmentation.flip"], "senet evaluate")
 
 
 def test_a_module_is_imported_before_the_command(tmp_path: Path) -> None:

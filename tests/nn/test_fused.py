@@ -22,7 +22,7 @@ from senet.models.resnet import cifar_resnet
 from senet.nn import fused
 from senet.nn.block import SEBlock, SEOptions
 from senet.nn.fused import Chain, Fusible, set_fused
-from senet.optimization.training import optimize_for_training
+from senet.optimization.fusion import fuse
 
 C = 8
 EXACT = 1e-10
@@ -431,7 +431,7 @@ def test_graphs_of_somebody_elses_network_with_fused_layers(build, calls):
     model = build().eval()
     x = torch.randn(1, 3, 64, 64)
     expected = model(x)
-    optimize_for_training(model)
+    fuse(model)
     for form in (torch.fx.symbolic_trace(model), torch.jit.script(copy.deepcopy(model))):
         assert torch.equal(form(x), expected)
     assert not calls

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import senet
-from senet import SenetError, create_model, from_pretrained, insert_se, remove_se, save_pretrained
+from senet import SenetError, SEOptions, create_model, from_pretrained, insert_se, remove_se, save_pretrained
 from senet.cli import main
 from senet.factory import create_from_weights, find_weights
 from senet.nn.attached import AttachedSE, attached_sites
@@ -40,7 +40,7 @@ def test_networks_of_other_libraries_by_name(name):
 @pytest.mark.parametrize("name", [*FOREIGN, "cifar_resnet20", "cifar_se_resnet20"])
 def test_a_folder_gives_the_same_network_back(name, tmp_path: Path):
     model = create_model(name, num_classes=7)
-    report = insert_se(model, reduction=4, gate="hard_sigmoid", gated="double" if "_se_" in name else "skip")
+    report = insert_se(model, SEOptions(reduction=4, gate="hard_sigmoid"), existing="add" if "_se_" in name else "skip")
     excite(model)
     assert len(model.config.inserted) == len(report.sites)
     save_pretrained(model, tmp_path)
@@ -49,7 +49,7 @@ def test_a_folder_gives_the_same_network_back(name, tmp_path: Path):
     assert attached_sites(again) == attached_sites(model) == model.config.inserted
     x = torch.randn(2, 3, 64, 64)
     assert torch.equal(again(x), model.eval()(x))
-    assert remove_se(again) == len(report.sites)
+    assert len(remove_se(again).sites) == len(report.sites)
     assert again.config == replace(model.config, inserted=(), inserted_se=again.config.inserted_se)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from senet.errors import SenetError, nearest
 from senet.nn.block import SEBlock, apply_gate
-from senet.surgery.probe import Example, on_example, run_on
+from senet.surgery.probe import ExampleInputs, call_model, run_on_example
 
 GATE_MODULES: Mapping[tuple[str, str], str] = MappingProxyType(
     {
@@ -83,15 +83,15 @@ def gate_range(block: nn.Module) -> tuple[float, float]:
     return {"tanh": (-factor, factor), "relu": (0.0, UNBOUNDED * factor)}.get(block.gate_function, (0.0, factor))
 
 
-def find_blocks(model: nn.Module, example: Example | None = None) -> tuple[GateBlock, ...]:
+def find_blocks(model: nn.Module, example_inputs: ExampleInputs | None = None) -> tuple[GateBlock, ...]:
     """Return the SE blocks of a model in the order of computation; the model stays as it is.
 
     It runs once, in evaluation mode, to see the order and the sizes. Blocks that do not run exactly once are left out.
 
     Args:
         model: of ours, with inserted blocks, timm's or torchvision's.
-        example: images to run it on, (N, C, H, W), or see `senet.surgery.probe.Example`; None for noise of the
-            size that the model says it takes.
+        example_inputs: images to run it on, (N, C, H, W), or see `senet.surgery.probe.ExampleInputs`; None for
+            random images of the size that the model states.
 
     Raises:
         SenetError: it has no SE blocks, or does not run.
@@ -102,7 +102,7 @@ def find_blocks(model: nn.Module, example: Example | None = None) -> tuple[GateB
             f"{type(model).__name__} has no gates: no SE block of ours, timm's or torchvision's; "
             "senet.insert_se puts blocks in"
         )
-    shapes = shapes_of_calls(model, found, example)
+    shapes = shapes_of_calls(model, found, example_inputs)
     once = {name: calls[0] for name, calls in shapes.items() if len(calls) == 1}
     maps = {name: (channels, tuple(side)) for name, (_, channels, *side) in once.items()}
     sides = sorted({side for _, side in maps.values()}, reverse=True)
@@ -123,7 +123,7 @@ def find_blocks(model: nn.Module, example: Example | None = None) -> tuple[GateB
 
 
 def shapes_of_calls(
-    model: nn.Module, modules: Mapping[str, nn.Module], example: Example | None
+    model: nn.Module, modules: Mapping[str, nn.Module], example_inputs: ExampleInputs | None
 ) -> dict[str, list[tuple[int, ...]]]:
     """Run a model once and return the shapes of what some of its modules took, in the order of their first calls."""
     seen: dict[str, list[tuple[int, ...]]] = {}
@@ -131,13 +131,13 @@ def shapes_of_calls(
     def watch(name: str) -> Callable[..., None]:
         return lambda _, args, __: seen.setdefault(name, []).append(tuple(args[0].shape))
 
-    def run(images: Example) -> None:
+    def run(images: ExampleInputs) -> None:
         seen.clear()
-        run_on(model, images)
+        call_model(model, images)
 
     handles = [module.register_forward_hook(watch(name)) for name, module in modules.items()]
     try:
-        on_example(model, example, run)
+        run_on_example(model, example_inputs, run)
     finally:
         for handle in handles:
             handle.remove()

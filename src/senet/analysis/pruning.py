@@ -21,8 +21,9 @@ from senet.errors import SenetError
 from senet.evaluation.accuracy import Evaluation, evaluate
 from senet.evaluation.batches import DataSource
 from senet.nn.attached import AttachedSE, detach
-from senet.surgery.dataflow import Value, record
-from senet.surgery.probe import as_written, on_example
+from senet.nn.modes import eval_mode
+from senet.surgery.dataflow import Value, trace_dataflow
+from senet.surgery.probe import run_on_example
 from senet.surgery.structure import at_or_within
 from senet.terminal import Table, text_of
 
@@ -162,7 +163,7 @@ def find_layers(model: nn.Module, gates: Mapping[GateBlock, Tensor], example: Te
     Raises:
         SenetError: there is none.
     """
-    flow = on_example(model, example, lambda images: record(model, images))
+    flow = run_on_example(model, example, lambda inputs: trace_dataflow(model, inputs))
     calls = {call.name: call for call in flow.calls}
     times = Counter(call.name for call in flow.calls)
     layers: dict[GateBlock, Layer] = {}
@@ -232,7 +233,7 @@ def measured(
     models: Sequence[nn.Module], evaluations: Sequence[Evaluation | None], example: Tensor | None
 ) -> list[Measured]:
     """Return what networks cost, timed in turn, beside how well they do."""
-    images = on_example(models[0], example, lambda images: images[:1])
+    images = run_on_example(models[0], example, lambda images: images[:1])
     channels, height, width = images.shape[1:]
     times = latencies_ms(models, images)
     found = []
@@ -255,7 +256,7 @@ def latencies_ms(models: Sequence[nn.Module], images: Tensor, rounds: int = 15) 
     times: list[list[float]] = [[] for _ in models]
     with ExitStack() as modes:
         for model in models:
-            modes.enter_context(as_written(model))
+            modes.enter_context(eval_mode(model, layer_by_layer=True))
         for _ in range(rounds + 2):
             for model, spent in zip(models, times, strict=True):
                 started = time.perf_counter()

@@ -48,10 +48,9 @@ class RecordCommand(OnData):
     def run(self) -> None:
         """Record, print the statistics, and write the file."""
         check_writable(self.output)
-        model = self.load()
-        speaks = joined()
-        found = recorded(model, self, self.precision)
-        if not speaks:
+        is_speaker = joined()  # first, for it says which GPU is this process's
+        found = recorded(self.load(), self, self.precision)
+        if not is_speaker:
             return
         found.save(self.output)
         if self.json:
@@ -122,7 +121,7 @@ class PruneCommand(OnData):
         check_new(self.output)
         model = self.load()
         recording = recorded(model, self) if self.recording is None else Recording.load(self.recording)
-        blocks = None if self.blocks == (CONSTANT,) else self.blocks
+        blocks = "constant" if self.blocks == (CONSTANT,) else self.blocks
         report = prune_se(model, recording, blocks, data=self.data, batch_size=self.batch_size)
         save_pretrained(model, self.output)
         print_report(report, self.json, f"{self.output} holds the model")

@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import tyro
+from torch import nn
 from tyro.conf import Positional
 
 from senet.cli.parsing import Command, parse
 from senet.data.config import DataConfig
 from senet.errors import SenetError
-from senet.evaluation.batches import run_data
-from senet.factory import load_model, names_a_network
-from senet.models.base import Network
+from senet.evaluation.batches import open_model, run_data
+from senet.factory import names_a_network
 from senet.models.catalog import model_card
-from senet.nn.modes import default_device
 
-DATA_OF_THE_RUN = "the run's"
+DATA_OF_THE_RUN = "of-the-run"
 """What --data is where nobody gives it."""
 
 
@@ -28,7 +27,7 @@ class OnData(Command):
     model: Annotated[Positional[str], tyro.conf.arg(metavar="RUN_OR_MODEL")]
     """the network"""
     data: DataConfig = field(default_factory=lambda: DataConfig(dataset=DATA_OF_THE_RUN))
-    """the data; a run's own settings are the defaults. Augmentation has no effect here"""
+    """the data; a run's own settings are the defaults"""
     batch_size: int = 64
     """images at once"""
 
@@ -47,8 +46,10 @@ class OnData(Command):
             command = parse(cls, argv, prog, default=replace(command, data=trained_on))
         elif command.data.dataset == DATA_OF_THE_RUN:
             raise SenetError("data is missing: say what to look at, such as --data digits or a folder")
+        if command.data.augmentation != (trained_on or DataConfig()).augmentation:
+            raise SenetError("data.augmentation has no effect here, where nothing is trained; leave it out")
         return replace(command, data=command.data.after(trained_on))
 
-    def load(self) -> Network:
+    def load(self) -> nn.Module:
         """Return the network, on a GPU if there is one."""
-        return load_model(self.model).to(default_device())
+        return open_model(self.model)

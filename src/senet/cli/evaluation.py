@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from torch import nn
@@ -57,8 +57,7 @@ class EvaluateCommand(OnData):
         model: nn.Module = self.load()
         precision = self.precision
         if self.optimize is not None:
-            options: dict[str, Any] = {"backend": self.optimize, "precision": precision}
-            model, precision = optimize_for_inference(model, **options), "fp32"
+            model, precision = optimize_for_inference(model, backend=self.optimize, precision=precision), "fp32"
         result = evaluate(
             model,
             self.data,

@@ -16,9 +16,10 @@ from senet.cli.tables import model_rows, print_models
 from senet.errors import SenetError
 from senet.factory import assemble, load_model, read_weights
 from senet.models.catalog import model_card
-from senet.nn.block import Gate, Placement, SEOptions, Squeeze
+from senet.nn.block import SEOptions
 from senet.paper.costs import LEGEND, compare_costs, paper_table
-from senet.surgery.insertion import Gated, insert_se
+from senet.surgery.insertion import insert_se
+from senet.surgery.selection import Existing
 from senet.terminal import console, say
 from senet.weights.folder import save_pretrained
 from senet.weights.matching import Asked
@@ -62,7 +63,7 @@ class ConvertCommand(Command):
     """Turn weights from anywhere into a model folder, which `evaluate`, `predict` and `from_pretrained` read.
 
     SOURCE is a file (.safetensors, .pt, .pth, .bin, .pkl, .caffemodel), a folder or a hub id. The layout is recognized:
-    ours, timm's, torchvision's, mmpretrain's, moskomule's, the authors' Caffe.
+    this library's, timm's, torchvision's, mmpretrain's, moskomule's, the authors' Caffe.
 
     Examples:
         senet convert se_resnet50 SE-ResNet-50.caffemodel --output models/se_resnet50
@@ -126,22 +127,11 @@ class InsertCommand(Command):
     """the network"""
     output: OutputFolder
     """the model folder to write; it must not exist yet"""
-    reduction: int = 16
-    """the factor by which the hidden layer is narrower"""
-    squeeze: Squeeze = "avg"
-    """how a channel becomes a number"""
-    gate: Gate = "sigmoid"
-    """the function that closes the excitation"""
-    bias: bool = True
-    """biases in the two layers"""
-    placement: Placement = "standard"
-    """where in a residual unit: standard, pre, post or 3x3"""
-    stages: tuple[int, ...] | None = None
-    """only these, numbered by resolution from 2; None for all"""
+    se: Annotated[SEOptions, tyro.conf.arg(name="")] = field(default_factory=SEOptions)
     where: tuple[str, ...] | None = None
     """only modules whose names match one of these shell patterns; None for all"""
-    existing: Gated = "skip"
-    """what happens to branches that have a gate already"""
+    existing: Existing = "skip"
+    """branches with a gate of their own: skip them, or add a second gate"""
     preserve_outputs: bool = True
     """start with a gate of exactly 1, or else at random"""
     pretrained: bool = True
@@ -154,16 +144,7 @@ class InsertCommand(Command):
         check_new(self.output)
         model = load_model(self.source, pretrained=self.pretrained)
         report = insert_se(
-            model,
-            reduction=self.reduction,
-            squeeze=self.squeeze,
-            gate=self.gate,
-            bias=self.bias,
-            placement=self.placement,
-            stages=self.stages,
-            where=self.where,
-            gated=self.existing,
-            preserve_outputs=self.preserve_outputs,
+            model, self.se, where=self.where, existing=self.existing, preserve_outputs=self.preserve_outputs
         )
         save_pretrained(model, self.output)
         quoted = shlex.quote(str(self.output))

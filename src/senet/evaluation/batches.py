@@ -22,7 +22,7 @@ from senet.data.streaming import StreamingLoader
 from senet.errors import SenetError
 from senet.factory import load_model
 from senet.nn.modes import default_device, device_of, dtype_of
-from senet.surgery.probe import on_example
+from senet.surgery.probe import run_on_example
 from senet.terminal import tracked
 from senet.weights.checkpoint import CONFIG_FILE
 
@@ -51,7 +51,7 @@ def run_data(source: str | Path) -> DataConfig | None:
 
 def number_of_classes(model: nn.Module, image: Tensor) -> int:
     """Return how many classes a network has, by its word or by its output for an image (1, C, H, W)."""
-    return getattr(model, "num_classes", None) or int(on_example(model, image, model).shape[1])
+    return getattr(model, "num_classes", None) or int(run_on_example(model, image, model).shape[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,22 +83,27 @@ class Batches:
         return tracked(self.each(), f"{doing} {self.source}", self.number)
 
 
+def open_model(run_or_model: nn.Module | str | Path) -> nn.Module:
+    """Return a network as it is, or the one that a name or folder means, on a GPU if there is one.
+
+    Raises:
+        SenetError: there is no such network.
+    """
+    return run_or_model if isinstance(run_or_model, nn.Module) else load_model(run_or_model).to(default_device())
+
+
 def model_and_data(run_or_model: nn.Module | str | Path, data: DataSource | None) -> tuple[nn.Module, DataSource]:
     """Return the network, and what to run it on; None for what a run was trained on.
-
-    A network that is loaded here goes to a GPU if there is one.
 
     Raises:
         SenetError: there is no such network, or nothing says what to run it on.
     """
-    if isinstance(run_or_model, nn.Module):
-        model, trained_on = run_or_model, None
-    else:
-        model, trained_on = load_model(run_or_model).to(default_device()), run_data(run_or_model)
-    found = trained_on if data is None else data
-    if found is None:
+    model = open_model(run_or_model)
+    if data is None and not isinstance(run_or_model, nn.Module):
+        data = run_data(run_or_model)
+    if data is None:
         raise SenetError("data is missing: say what to evaluate on, such as 'digits' or a folder")
-    return model, found
+    return model, data
 
 
 def open_batches(
