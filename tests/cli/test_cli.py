@@ -319,7 +319,7 @@ def test_a_defect_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPa
     def broken(_: object) -> None:
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr("senet.cli.networks.ModelsCommand.run", broken)
+    monkeypatch.setattr("senet.cli.models.ModelsCommand.run", broken)
     with pytest.raises(RuntimeError, match="shapes differ"):
         main(["models"])
 

@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import senet
-from senet import plugins
 from senet.cli.processes import first_speaks, first_to_fail, is_first
 from senet.errors import SenetError, nearest
 from senet.terminal import console, printable, say
@@ -37,8 +36,8 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
         "demo": Entry("senet.cli.demo", "DemoCommand", "Train a small plain network and its SE twin, side by side."),
         "train": Entry("senet.cli.training", "TrainCommand", "Train a network by a recipe, or go on with a run."),
         "evaluate": Entry("senet.cli.evaluation", "EvaluateCommand", "Measure the accuracy of a run or a network."),
-        "predict": Entry("senet.cli.evaluation", "PredictCommand", "Say what is in pictures."),
-        "models": Entry("senet.cli.networks", "ModelsCommand", "List the networks, with their costs."),
+        "predict": Entry("senet.cli.prediction", "PredictCommand", "Say what is in pictures."),
+        "models": Entry("senet.cli.models", "ModelsCommand", "List the networks, with their costs."),
         "convert": Entry("senet.cli.networks", "ConvertCommand", "Turn weights from anywhere into a model folder."),
         "insert": Entry("senet.cli.networks", "InsertCommand", "Put SE blocks into a network that has none."),
         "record": Entry("senet.cli.analysis", "RecordCommand", "Record what the gates of a network do on a data set."),
@@ -95,15 +94,15 @@ def first_words() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    reader.add_argument("--version", action="version", version=f"senet {senet.__version__}")
+    reader.add_argument("--version", action="store_true", help="show the version and exit")
     reader.add_argument(
         "--import",
         action="append",
         default=[],
         dest="modules",
         metavar="MODULE",
-        help="import a module that registers networks, recipes, gates or excitations, from the current folder or an "
-        "installed package; may be repeated",
+        help="first import a module that registers networks, recipes, gates or excitations, from the current folder or "
+        "an installed package; may be repeated",
     )
     reader.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     reader.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -113,6 +112,9 @@ def first_words() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> None:
     """Run the command that a command line names."""
     asked = first_words().parse_args(argv)
+    if asked.version:
+        print(f"senet {senet.__version__}")
+        return
     if asked.command is None:
         raise SenetError(f"the command is missing; expected one of {', '.join(COMMANDS)}")
     if asked.command not in COMMANDS:
@@ -121,6 +123,8 @@ def run(argv: Sequence[str]) -> None:
             "(`senet --help` lists all)"
         )
     if asked.modules:
+        from senet import plugins
+
         sys.path.insert(0, "")  # as `python -m` does
         plugins.load(asked.modules)
     kind = COMMANDS[asked.command].load()

@@ -1,10 +1,8 @@
-"""`senet models | convert | insert`."""
+"""`senet convert | insert`."""
 
-import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -12,50 +10,17 @@ import tyro
 from tyro.conf import Positional
 
 from senet.cli.parsing import Command, check_new, print_report
-from senet.cli.tables import model_rows, print_models
 from senet.errors import SenetError
 from senet.factory import assemble, load_model, read_weights
 from senet.models.catalog import model_card
 from senet.nn.block import SEOptions
-from senet.paper.costs import LEGEND, compare_costs, paper_table
 from senet.surgery.insertion import insert_se
 from senet.surgery.selection import Existing
-from senet.terminal import console, say
+from senet.terminal import say
 from senet.weights.folder import save_pretrained
 from senet.weights.matching import Asked
 
 OutputFolder = Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelsCommand(Command):
-    """List the networks: parameters and multiply-adds beside the paper's figures.
-
-    Examples:
-        senet models
-        senet models 'se_res*' --json
-        senet models --paper
-    """
-
-    pattern: Annotated[Positional[str], tyro.conf.arg(metavar="PATTERN")] = "*"
-    """which networks: a shell pattern such as 'se_*'"""
-    paper: bool = False
-    """only what the paper and its release give figures of, each with the cause of a difference"""
-    json: bool = False
-    """print JSON instead of a table"""
-
-    def run(self) -> None:
-        """Print the networks with their costs and the paper's figures."""
-        if self.paper:
-            print_paper(self)
-            return
-        rows = model_rows(self.pattern)
-        if not rows:
-            raise SenetError(f"no network matches {self.pattern!r}; `senet models` lists them all")
-        if self.json:
-            print(json.dumps(rows))
-        else:
-            print_models(rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,15 +115,3 @@ class InsertCommand(Command):
         quoted = shlex.quote(str(self.output))
         ending = f"{self.output} holds the model. Next:\n  senet train RECIPE --weights {quoted} --output RUN"
         print_report(report, self.json, ending)
-
-
-def print_paper(command: ModelsCommand) -> None:
-    """Print the comparison with the paper's parameters and multiply-adds."""
-    rows = [row for row in compare_costs() if fnmatchcase(row.printed.name, command.pattern)]
-    if not rows:
-        raise SenetError(f"the paper gives no costs of networks that match {command.pattern!r}; leave the pattern out")
-    if command.json:
-        print(json.dumps([asdict(row) | {"agrees": row.agrees, "counting": row.counting} for row in rows]))
-        return
-    console().print(paper_table(rows))
-    say(LEGEND)
