@@ -31,6 +31,7 @@ from .surgery.insertion import find_sites as find_sites
 from .surgery.insertion import insert_se as insert_se
 from .surgery.insertion import remove_se as remove_se
 from .training.config import TrainConfig as TrainConfig
+from .training.loop import resume as resume
 from .training.loop import train as train
 from .weights.folder import push_to_hub as push_to_hub
 from .weights.folder import save_pretrained as save_pretrained

@@ -67,12 +67,12 @@ def test_help_lists_commands_and_recipes(capsys: pytest.CaptureFixture[str]) -> 
             [
                 "--optimizer.lr",
                 "--model.se.placement",
-                "--resume",
                 "--regularization.mixup",
                 "--model-kwargs",
                 "KEY=VALUE",
             ],
         ),
+        (["train", "--resume", "x"], ["--resume RUN", "--data DATASET", "--data.root", "--epochs"]),
         (["ablate", "digits"], ["--tables", "--seeds", "--data DATASET"]),
         (
             ["evaluate"],
@@ -93,7 +93,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], argv:
     assert main([*argv, "--help"]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    assert captured.out.startswith(f"usage: senet {' '.join(argv)}")
+    assert captured.out.startswith(f"usage: senet {' '.join(word for word in argv[:2] if word != '--resume')}")
     for part in said:
         assert part in captured.out
 
@@ -120,7 +120,8 @@ def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path:
     assert_refused(capsys, ["train", "digits", *new, "--model.name", "cifar_se_resnet21"], "the nearest are")
     assert_refused(capsys, ["train", "digits", *new, "--model-kwargs", "stride_on=3x3"], "no option 'stride_on'")
     assert_refused(capsys, ["train", "digits", *new, "--data", "nowhere"], "--data is 'nowhere'")
-    assert_refused(capsys, ["train", "digits", *new, "--resume"], "no run to resume")
+    assert_refused(capsys, ["train", "--resume", str(tmp_path / "new")], "holds no run to resume")
+    assert_refused(capsys, ["train", "digits", "--resume", "x"], "digits has no effect with --resume")
     assert_refused(capsys, ["evaluate", "nope"], "no network is called 'nope'")
     assert_refused(capsys, ["evaluate", "cifar_se_resnet20"], "--data is missing: say what to look at, such as --data")
     assert_refused(capsys, ["predict"], "no image is given")
@@ -133,7 +134,7 @@ def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path:
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["train", "digits"], ["Missing from senet train digits", "--output DIR"]),
+        (["train", "digits"], ["Missing from senet train digits", "--output FOLDER"]),
         (["train", "digits", "--output", "x", "--epoch", "3"], ["--epoch", "Perhaps you meant: --epochs"]),
         (["train", "digits", "--output", "x", "--epochs", "x"], ["Error parsing --epochs", "'x'"]),
         (
@@ -146,6 +147,7 @@ def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path:
         (["evaluate", "cifar_se_resnet20", "--data", "d", "--resize-sizes", "1", "x"], ["--resize-sizes", "'x'"]),
         (["predict", "a.png", "--top", "1.5"], ["Error parsing --top", "'1.5'"]),
         (["prune", "RUN"], ["--output FOLDER"]),
+        (["train", "--resume", "x", "--epochs", "x"], ["Error parsing --epochs", "'x'"]),
     ],
     ids=lambda value: "",
 )
@@ -188,8 +190,9 @@ def test_train_evaluate_predict(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert predicted["classes"][0]["class_name"] in capsys.readouterr().out
 
     assert_refused(capsys, ["train", "digits", "--output", str(run), *FAST, *options], "holds a run already")
-    again = ["train", "digits", "--output", str(run), *FAST, *options, "--resume"]
-    assert_refused(capsys, [*again, "--optimizer.lr", "0.1"], "--optimizer.lr")
+    assert_not_read(capsys, ["train", "--resume", str(run), "--optimizer.lr", "0.1"], "--optimizer.lr")
+    assert main(["train", "--resume", str(run)]) == 0
+    assert "is finished: epoch 1 of 1 is trained" in capsys.readouterr().err
 
 
 def test_models_as_json_and_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,9 +225,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     _, said = process.communicate(timeout=120)
     assert process.returncode == 143, said
     assert "stopped in epoch" in said
-    assert f"senet train digits --output {stopped}" in said
-    assert "--resume" in said
-    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    assert f"\n  senet train --resume {stopped}\n" in said
+    subprocess.run(senet("train", "--resume", str(stopped)), check=True, capture_output=True)
     ours, theirs = (load_file(run / "last" / "model.safetensors") for run in (stopped, whole))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import senet
@@ -20,6 +21,7 @@ from senet.cli import main
 from senet.errors import SenetError
 from senet.factory import create_model
 from senet.weights.loading import load_weights
+from senet.weights.tensors import read_state
 
 NAME = "cifar_se_resnet20"
 
@@ -323,3 +325,14 @@ def test_no_remedy_is_named_where_blocks_lack_inside_a_stage(state, save):
     file = save({key: tensor for key, tensor in state.items() if not key.startswith("layer2.1.se.")})
     with pytest.raises(SenetError, match=r"8 SE blocks, the model 9 .*; the file is incomplete or of another network$"):
         create_model(NAME, weights=file)
+
+
+def test_a_safetensors_file_whose_length_looks_like_a_pickle_is_read(tmp_path):
+    """Of 32 files one has a header whose length ends in 0x80."""
+    file = tmp_path / "weights.safetensors"
+    for padding in range(256):
+        save_file({"w": torch.ones(2)}, file, metadata={"note": "x" * padding})
+        if file.read_bytes()[0] == 0x80:
+            break
+    assert file.read_bytes()[0] == 0x80
+    assert torch.equal(read_state(file).tensors["w"], torch.ones(2))

@@ -14,6 +14,7 @@ import tyro
 
 from senet.analysis.report import explain
 from senet.cli.parsing import Command
+from senet.cli.progress import run_shown
 from senet.costs import cost
 from senet.data.channels import shown
 from senet.data.datasets import open_split
@@ -44,7 +45,8 @@ class DemoCommand(Command):
 
     def run(self) -> None:
         """Run the demo."""
-        demo(self.output, epochs=self.epochs, seed=self.seed)
+        with run_shown():
+            demo(self.output, epochs=self.epochs, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

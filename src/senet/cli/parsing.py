@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import tyro
 
@@ -27,7 +27,7 @@ class Command(ABC):
     """A command of `senet`: its fields are the arguments, its docstring is what `--help` says."""
 
     @classmethod
-    def read(cls, argv: Sequence[str], prog: str) -> Self:
+    def read(cls, argv: Sequence[str], prog: str) -> "Command":
         """Read the arguments after the command's name.
 
         Args:

@@ -4,26 +4,27 @@ import inspect
 import json
 import re
 import shlex
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 import tyro
 
 from senet.cli.parsing import Command, parse
 from senet.cli.processes import launcher
+from senet.cli.progress import run_shown
 from senet.errors import SenetError
 from senet.paper.ablation import TABLES, ablate, tables_of
 from senet.recipes import RECIPES, get_recipe
 from senet.terminal import console, say
 from senet.training.config import TrainConfig
 from senet.training.interrupt import TrainingInterrupted
-from senet.training.loop import train
+from senet.training.loop import resume, train
 
 RECIPE_TEXT = """\
-usage: {prog} RECIPE --output DIR [...]
+usage: {usage}
 
 {description}
 
@@ -38,12 +39,12 @@ Recipes:
 class ByRecipe(Command):
     """A command that trains: its first word names a recipe, whose values are those of the options left out."""
 
-    output: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    output: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """the folder of what is trained"""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
 
     @classmethod
-    def read(cls, argv: Sequence[str], prog: str) -> Self:
+    def read(cls, argv: Sequence[str], prog: str) -> Command:
         """Read a recipe's name, and the arguments after it.
 
         Raises:
@@ -52,40 +53,109 @@ class ByRecipe(Command):
         """
         if argv and argv[0] in ("-h", "--help"):
             recipes = "\n".join(f"  {name:<26} {summary(RECIPES[name])}" for name in RECIPES)
-            print(RECIPE_TEXT.format(prog=prog, description=inspect.getdoc(cls), recipes=recipes), end="")
+            description, usage = inspect.getdoc(cls), "\n       ".join(cls.usages(prog))
+            print(RECIPE_TEXT.format(prog=prog, usage=usage, description=description, recipes=recipes), end="")
             raise SystemExit(0)
         if not argv or argv[0].startswith("-"):
             raise SenetError(f"the recipe is missing; `{prog} --help` lists them")
         name = argv[0]
         default = cls(output=tyro.MISSING, config=get_recipe(name))
-        command = parse(
-            cls, argv[1:], f"{prog} {name}", default=default, description=cls.described(inspect.getdoc(RECIPES[name]))
-        )
+        description = f"{inspect.getdoc(cls)}\n\nThe recipe: {inspect.getdoc(RECIPES[name])}"
+        command = parse(cls, argv[1:], f"{prog} {name}", default=default, description=description)
         return replace(command, config=asked_in(command.config, argv))
 
     @classmethod
-    def described(cls, recipe: str | None) -> str:
-        """Return what `--help` says first, given the recipe's docstring."""
-        return recipe or ""
+    def usages(cls, prog: str) -> list[str]:
+        """Return the forms of the command."""
+        return [f"{prog} RECIPE --output FOLDER [...]"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCommand(ByRecipe):
-    """Train a network by a recipe."""
+    """Train a network by a recipe, or go on with a run that was stopped.
 
-    resume: bool = False
-    """go on where the run in --output was stopped"""
+    Examples:
+        senet train digits --output runs/digits
+        senet train cifar10 --output runs/cifar10 --model.name cifar_se_preact_resnet164 --optimizer.lr 0.05
+        senet train --resume runs/digits
+    """
+
+    @classmethod
+    def read(cls, argv: Sequence[str], prog: str) -> Command:
+        """Read what to train, or what to go on with.
+
+        Raises:
+            SenetError: a recipe is named, but a run has its own.
+        """
+        if not any(word.partition("=")[0] == "--resume" for word in argv):
+            return super().read(argv, prog)
+        if not argv[0].startswith("-"):
+            raise SenetError(f"{argv[0]} has no effect with --resume, for a run has its recipe; leave it out")
+        return ResumeCommand.read(argv, prog)
+
+    @classmethod
+    def usages(cls, prog: str) -> list[str]:
+        """Return the forms of the command."""
+        return [*super().usages(prog), f"{prog} --resume RUN [...]"]
 
     def run(self) -> None:
         """Train, and say what can be done next."""
-        try:
-            folder = train(self.config, self.output, resume=self.resume)
-        except TrainingInterrupted as interrupted:
-            again = shlex.join(word for word in sys.argv[1:] if word != "--resume")
-            say(f"\nsenet: {interrupted}\n  {launcher()}senet {again} --resume", console(stderr=True))
-            raise SystemExit(128 + interrupted.signum) from None
-        quoted = shlex.quote(str(folder))
-        say(f"The run is in {folder}. Next:\n  senet evaluate {quoted}\n  senet predict IMAGE --model {quoted}")
+        with going_on_later(self.output), run_shown() as progress:
+            say_next(train(self.config, self.output, progress=progress))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeCommand(Command):
+    """Go on with a run that was stopped. Everything else is as the run started.
+
+    Examples:
+        senet train --resume runs/digits
+        senet train --resume runs/digits --epochs 20
+    """
+
+    resume: Annotated[Path, tyro.conf.arg(metavar="RUN")]
+    """the run folder"""
+    epochs: int | None = None
+    """another number of epochs for the whole run"""
+    checkpoint_every: int | None = None
+    """batches between saves within an epoch"""
+    data: Annotated[str | None, tyro.conf.arg(metavar="DATASET")] = None
+    """where the same data are now, if their folder was moved"""
+    root: Annotated[Path | None, tyro.conf.arg(name="data.root")] = None
+    """where the torchvision data sets are now"""
+    num_workers: Annotated[int | None, tyro.conf.arg(name="data.num-workers")] = None
+    """processes that read the data"""
+
+    def run(self) -> None:
+        """Train on, and say what can be done next."""
+        with going_on_later(self.resume), run_shown() as progress:
+            folder = resume(
+                self.resume,
+                epochs=self.epochs,
+                checkpoint_every=self.checkpoint_every,
+                dataset=self.data,
+                root=self.root,
+                num_workers=self.num_workers,
+                progress=progress,
+            )
+            say_next(folder)
+
+
+@contextmanager
+def going_on_later(run: Path) -> Iterator[None]:
+    """End a run that a signal stops with the command that goes on with it."""
+    try:
+        yield
+    except TrainingInterrupted as interrupted:
+        command = f"{launcher()}senet train --resume {shlex.quote(str(run))}"
+        say(f"\nsenet: {interrupted}\n  {command}", console(stderr=True))
+        raise SystemExit(128 + interrupted.signum) from None
+
+
+def say_next(run: Path) -> None:
+    """Say what can be done with a run."""
+    quoted = shlex.quote(str(run))
+    say(f"The run is in {run}. Next:\n  senet evaluate {quoted}\n  senet predict IMAGE --model {quoted}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,15 +176,11 @@ class AblateCommand(ByRecipe):
     json: bool = False
     """print JSON instead of tables"""
 
-    @classmethod
-    def described(cls, recipe: str | None) -> str:
-        """Return this command's own docstring, then the recipe's."""
-        return f"{inspect.getdoc(cls)}\n\nThe recipe: {recipe}"
-
     def run(self) -> None:
         """Train what is missing, and print all tables."""
         try:
-            rows = ablate(self.tables, self.config, self.output, seeds=self.seeds)
+            with run_shown():
+                rows = ablate(self.tables, self.config, self.output, seeds=self.seeds)
         except TrainingInterrupted as interrupted:
             say(f"\nsenet: {interrupted}; the same command goes on from here", console(stderr=True))
             raise SystemExit(128 + interrupted.signum) from None

@@ -1,9 +1,8 @@
 """What a run reads, and how it augments it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -112,21 +111,3 @@ class DataConfig:
             return self
         taken_over = {name: None for name in OF_ITS_DATA if getattr(self, name) == getattr(earlier, name)}
         return replace(self, **taken_over)  # type: ignore[arg-type]
-
-
-def data_config_from_dict(values: Mapping[str, Any]) -> DataConfig:
-    """Return the configuration that a run's config.json holds.
-
-    Raises:
-        TypeError: a field that does not exist.
-    """
-
-    def plain(section: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: tuple(value) if isinstance(value, list) else value for key, value in section.items()}
-
-    nested = {
-        "root": Path(values["root"]),
-        "preprocessing": Preprocessing(**values["preprocessing"]),
-        "augmentation": Augmentation(**plain(values["augmentation"])),
-    }
-    return DataConfig(**{**plain(values), **nested})

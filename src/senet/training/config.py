@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from tyro.conf import Fixed, Suppress
 
+from senet.configs import Switch, dotted
 from senet.data.config import DataConfig
 from senet.errors import SenetError, check_choice, check_ranges
 from senet.models.config import ModelConfig
@@ -147,12 +148,13 @@ class ComputeConfig:
     precision: Precision = "fp32"
     channels_last: bool = True
     compile: bool = False
-    fused: bool | None = None
+    fused: Switch = "auto"
     accumulate: int = 1
     cpu: bool = False
 
     def __post_init__(self) -> None:
         check_choice("compute.precision", self.precision, get_args(Precision))
+        check_choice("compute.fused", self.fused, get_args(Switch))
         check_ranges(self, "compute.", {"accumulate": (1, 1e6)})
 
 
@@ -160,10 +162,11 @@ def settings(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Yield the values of a configuration, or of a part of one, with their dotted names."""
     if is_dataclass(value):
         for part in fields(value):
-            yield from settings(getattr(value, part.name), f"{name}.{part.name}")
+            if part.compare:
+                yield from settings(getattr(value, part.name), dotted(name, part.name))
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from settings(item, f"{name}.{key}")
+            yield from settings(item, dotted(name, key))
     else:
         yield name, value
 
