@@ -139,7 +139,7 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_predict_names_files_and_classes(run, images, capsys):
     files = [images / "val" / name / "[red]1.png" for name in CLASSES]
-    text = said(capsys, "predict", run, *files)
+    text = said(capsys, "predict", *files, "--model", run)
     for path, name in zip(files, CLASSES, strict=True):
         assert str(path) in text
         assert text.count(name) >= len(files)
@@ -153,7 +153,7 @@ def test_record_explain_and_prune_name_their_folders(run, tmp_path, capsys):
     gates, page, pruned = (tmp_path / f"x [/b] [red]{name}" for name in ("gates.safetensors", "page.html", "model"))
     assert f"{gates} holds the gates" in said(capsys, "record", run, "--output", gates)
     assert f"{page} is the report" in said(
-        capsys, "explain", run, "--recording", gates, "--output", page, "--no-ablate"
+        capsys, "explain", run, "--recording", gates, "--output", page, "--no-knockout"
     )
     assert "<script>c" not in page.read_text()
     assert "&lt;script&gt;" in page.read_text()

@@ -89,7 +89,7 @@ def test_bad_models_are_named(tmp_path: Path) -> None:
         senet.predict(tmp_path, [picture])
     with pytest.raises(SenetError, match="the nearest are"):
         senet.predict("cifar_se_resnet21", [picture])
-    with pytest.raises(SenetError, match="no weights"):
+    with pytest.raises(SenetError, match="no public weights"):
         senet.predict("cifar_resnet110", [picture])
     with pytest.raises(SenetError, match="preprocessing"):
         senet.predict(torch.nn.Linear(1, 1), [picture])
