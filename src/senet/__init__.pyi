@@ -16,13 +16,15 @@ from .evaluation.accuracy import evaluate as evaluate
 from .evaluation.prediction import predict as predict
 from .factory import create_model as create_model
 from .factory import from_pretrained as from_pretrained
+from .models.catalog import Card as Card
 from .models.catalog import list_models as list_models
 from .models.catalog import model_card as model_card
+from .models.catalog import register_model as register_model
 from .models.config import ModelConfig as ModelConfig
 from .nn.block import SEBlock as SEBlock
 from .nn.block import SEOptions as SEOptions
 from .optimization import optimize as optimize
-from .paper.ablation import ablate as ablate
+from .paper.ablation import reproduce_ablations as reproduce_ablations
 from .surgery.insertion import InsertionReport as InsertionReport
 from .surgery.insertion import find_sites as find_sites
 from .surgery.insertion import insert_se as insert_se

@@ -238,7 +238,8 @@ def run_prune(argv: Sequence[str]) -> None:
 
 def run_ablate(argv: Sequence[str]) -> None:
     """Train the variants of the paper's ablations: `senet ablate TABLE ... --recipe RECIPE --output DIR`."""
-    from senet.paper.ablation import TABLES, ablate, tables_of
+    from senet.cli.ablation import ablation_tables, runs_shown
+    from senet.paper.ablation import TABLES, reproduce_ablations
     from senet.recipes import get_recipe
     from senet.training.interrupt import TrainingInterrupted
 
@@ -247,14 +248,15 @@ def run_ablate(argv: Sequence[str]) -> None:
     default = AblateCommand(output=tyro.MISSING, config=get_recipe(given[0] if given else "digits"))
     command = parse(AblateCommand, argv, "senet ablate", default)
     try:
-        rows = ablate(command.tables or TABLES, command.config, command.output, seeds=command.seeds)
+        with runs_shown():
+            rows = reproduce_ablations(command.tables or TABLES, command.config, command.output, seeds=command.seeds)
     except TrainingInterrupted as interrupted:
         say(f"\nsenet: {interrupted}\n  senet ablate {shlex.join(argv)}", console(stderr=True))
         raise SystemExit(128 + interrupted.signum) from None
     if command.json:
         print(json.dumps([asdict(row) for row in rows]))
         return
-    for table in tables_of(rows):
+    for table in ablation_tables(rows):
         console().print(table)
         say()
     say(f"{command.output} holds the runs; the same command again prints this without training.")

@@ -14,7 +14,7 @@ from senet.errors import SenetError
 from senet.factory import load_model
 from senet.nn.block import Gate, Placement, SEOptions, Squeeze
 from senet.surgery.insertion import Gated
-from senet.terminal import console, say
+from senet.terminal import console, say, tracked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,15 +128,21 @@ def run_models(argv: Sequence[str]) -> None:
 
 def print_paper(command: ModelsCommand) -> None:
     """Print the comparison with the paper's parameters and multiply-adds."""
-    from senet.paper.costs import LEGEND, compare_costs, paper_table
+    from senet.cli.tables import comparison_table
+    from senet.paper.costs import LEGEND, compare_costs, printed_costs
 
-    rows = [row for row in compare_costs() if fnmatchcase(row.printed.name, command.pattern)]
+    compared = tracked(compare_costs(), "Counting", len(printed_costs()))
+    rows = [row for row in compared if fnmatchcase(row.printed.network, command.pattern)]
     if not rows:
         raise SenetError(f"the paper gives no costs of networks that match {command.pattern!r}; leave the pattern out")
     if command.json:
-        print(json.dumps([asdict(row) | {"agrees": row.agrees, "counting": row.counting} for row in rows]))
+        print(
+            json.dumps(
+                [asdict(row) | {"agrees": row.agrees, "counting": row.counting, "cause": row.cause} for row in rows]
+            )
+        )
         return
-    console().print(paper_table(rows))
+    console().print(comparison_table(rows))
     say(LEGEND)
 
 

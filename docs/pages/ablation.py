@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from senet.paper.ablation import SUBJECTS
-from speed import RESULTS, read, table
+from pages.speed import RESULTS, read, table
+from senet.paper.ablation import SUBJECTS, paper_error
 
 HEAD = """\
 # The paper's ablations, run again
@@ -81,7 +81,7 @@ def section(name: str, result: Mapping[str, Any]) -> str:
                         *counts,
                         f"{statistics.mean(errors):.2f}{spread} ({len(errors)})",
                         "" if row["run"] == "plain" else f"{round(beside, 1) + 0.0:+.1f}",
-                        f"{row['paper'][0]:.2f}",
+                        f"{paper_error(number, row['label']):.2f}",
                     )
                 )
         text += f"\nTable {number}, {SUBJECTS[number]}:\n"
