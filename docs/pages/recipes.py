@@ -8,8 +8,8 @@ RECIPES_HEAD = """\
 
 Written by `make docs` from `senet.paper`. Each row of Tables 2-6, 9 and 10-16 of the paper (arXiv:1709.01507v4) has the
 command that trains it. The errors are the paper's, in %, on one center crop. **This project has run none of these
-commands to its end yet**: they take hours to weeks on GPUs. [results.md](results.md) and [ablation.md](ablation.md) have
-what it has trained.
+commands to its end yet**: they take hours to weeks on GPUs. What it has trained is in
+[results.md](results.md) and [ablation.md](ablation.md).
 
 The commands look for the images in `data/`; `--data.root FOLDER` says otherwise. `torchrun` starts one process for each
 GPU, and the batch is spread over the processes: with fewer, raise `--batch-size` or `--compute.accumulate` in
