@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of every network beside what the paper prints."""
+"""Parameters and multiply-adds of every network, compared with what the paper prints."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
