@@ -287,7 +287,7 @@ def test_models_paper(capsys: pytest.CaptureFixture[str]) -> None:
     assert "resnext" not in printed
     assert main(["models", "se_resnet50", "--paper", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert {row["printed"]["name"] for row in rows} == {"se_resnet50"}
+    assert {row["printed"]["network"] for row in rows} == {"se_resnet50"}
     assert_refused(capsys, ["models", "cifar_*", "--paper"], "gives no costs of networks that match 'cifar_*'")
 
 
