@@ -1,4 +1,8 @@
-"""The cards of all networks: every network by name, and the way to add one."""
+"""The cards of all networks: every network by name, and the way to add one.
+
+Of many there are no public weights (`Card.weights`): they are here for the paper's tables, and this project has not
+trained them.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -71,10 +75,10 @@ def twins(name: str, build: Callable[..., Network], *, prefix: str = "", **card:
     )
 
 
-imagenet = partial(twins, preprocessing=IMAGENET, num_classes=1000, torchvision_preprocessing=STANDARDIZED)
-cifar = partial(twins, preprocessing=CIFAR, num_classes=10, prefix="cifar_")
-basic = partial(
-    imagenet,
+on_imagenet = partial(twins, preprocessing=IMAGENET, num_classes=1000, torchvision_preprocessing=STANDARDIZED)
+on_cifar = partial(twins, preprocessing=CIFAR, num_classes=10, prefix="cifar_")
+basic_resnets = partial(
+    on_imagenet,
     family="resnet",
     source="arXiv:1512.03385",
     options=("stem_pool", "relu_last", "dropout", "zero_init_last"),
@@ -87,40 +91,40 @@ BOTTLENECK: Mapping[str, Any] = {
     "torchvision_options": {"stem_pool": "pad", "stride_on": "3x3"},
 }
 """Units of three convolutions."""
-resnet = partial(
-    imagenet,
+bottleneck_resnets = partial(
+    on_imagenet,
     family="resnet",
     source="arXiv:1512.03385",
     release_options={"stem_pool": "ceil", "stride_on": "1x1"},
     **BOTTLENECK,
 )
-resnext = partial(
-    imagenet,
+resnexts = partial(
+    on_imagenet,
     family="resnext",
     source="arXiv:1611.05431",
     release_options={"stem_pool": "ceil", "stride_on": "3x3"},
     **BOTTLENECK,
 )
 RESNEXT: Mapping[str, Any] = {"groups": 32, "width_per_group": 4, "stride_on": "3x3"}
-cifar_basic = partial(
-    cifar,
+cifar_resnets = partial(
+    on_cifar,
     family="cifar_resnet",
     source="arXiv:1512.03385",
     options=("depth", "shortcut", "dropout", "zero_init_last"),
 )
-preact = partial(cifar, family="cifar_preact_resnet", source="arXiv:1603.05027")
-shake = partial(
-    cifar, family="shake", source="arXiv:1705.07485", options=("shake_forward", "shake_backward", "dropout")
+preact_resnets = partial(on_cifar, family="cifar_preact_resnet", source="arXiv:1603.05027")
+shake_nets = partial(
+    on_cifar, family="shake", source="arXiv:1705.07485", options=("shake_forward", "shake_backward", "dropout")
 )
 
 _CARDS: tuple[Card, ...] = (
-    *basic("resnet18", partial(imagenet_resnet, (2, 2, 2, 2), bottleneck=False)),
-    *basic("resnet34", partial(imagenet_resnet, (3, 4, 6, 3), bottleneck=False)),
-    *resnet("resnet50", partial(imagenet_resnet, (3, 4, 6, 3))),
-    *resnet("resnet101", partial(imagenet_resnet, (3, 4, 23, 3))),
-    *resnet("resnet152", partial(imagenet_resnet, (3, 8, 36, 3))),
-    *resnext("resnext50_32x4d", partial(imagenet_resnet, (3, 4, 6, 3), **RESNEXT)),
-    *resnext("resnext101_32x4d", partial(imagenet_resnet, (3, 4, 23, 3), **RESNEXT)),
+    *basic_resnets("resnet18", partial(imagenet_resnet, (2, 2, 2, 2), bottleneck=False)),
+    *basic_resnets("resnet34", partial(imagenet_resnet, (3, 4, 6, 3), bottleneck=False)),
+    *bottleneck_resnets("resnet50", partial(imagenet_resnet, (3, 4, 6, 3))),
+    *bottleneck_resnets("resnet101", partial(imagenet_resnet, (3, 4, 23, 3))),
+    *bottleneck_resnets("resnet152", partial(imagenet_resnet, (3, 8, 36, 3))),
+    *resnexts("resnext50_32x4d", partial(imagenet_resnet, (3, 4, 6, 3), **RESNEXT)),
+    *resnexts("resnext101_32x4d", partial(imagenet_resnet, (3, 4, 23, 3), **RESNEXT)),
     Card(
         name="senet154",
         build=partial(
@@ -143,9 +147,9 @@ _CARDS: tuple[Card, ...] = (
         torchvision_preprocessing=STANDARDIZED,
         **BOTTLENECK,
     ),
-    *imagenet("vgg16_bn", VGG16, family="vgg", source="arXiv:1409.1556", options=("dropout",)),
-    *imagenet("bn_inception", BNInception, family="bn_inception", source="arXiv:1502.03167", options=("dropout",)),
-    *imagenet(
+    *on_imagenet("vgg16_bn", VGG16, family="vgg", source="arXiv:1409.1556", options=("dropout",)),
+    *on_imagenet("bn_inception", BNInception, family="bn_inception", source="arXiv:1502.03167", options=("dropout",)),
+    *on_imagenet(
         "inception_resnet_v2",
         InceptionResNetV2,
         family="inception_resnet",
@@ -154,7 +158,7 @@ _CARDS: tuple[Card, ...] = (
         options=("dropout",),
         torchvision_preprocessing=replace(HALVES, image_size=299, resize=333),
     ),
-    *imagenet(
+    *on_imagenet(
         "mobilenet_v1",
         MobileNetV1,
         family="mobilenet",
@@ -163,23 +167,25 @@ _CARDS: tuple[Card, ...] = (
         torchvision_options={"activation": "relu6"},
         torchvision_preprocessing=HALVES,
     ),
-    *imagenet("shufflenet_v1_g3", ShuffleNetV1, family="shufflenet", source="arXiv:1707.01083", options=("dropout",)),
+    *on_imagenet(
+        "shufflenet_v1_g3", ShuffleNetV1, family="shufflenet", source="arXiv:1707.01083", options=("dropout",)
+    ),
     *(
         card
         for depth in (20, 32, 44, 56, 110)
-        for card in cifar_basic(f"resnet{depth}", partial(cifar_resnet, depth=depth))
+        for card in cifar_resnets(f"resnet{depth}", partial(cifar_resnet, depth=depth))
     ),
-    *preact("preact_resnet110", partial(cifar_resnet, 110, pre_activation=True), options=("dropout",)),
-    *preact(
+    *preact_resnets("preact_resnet110", partial(cifar_resnet, 110, pre_activation=True), options=("dropout",)),
+    *preact_resnets(
         "preact_resnet164",
         partial(cifar_resnet, 164, pre_activation=True, bottleneck=True),
         options=("stride_on", "dropout"),
     ),
-    *cifar(
+    *on_cifar(
         "wrn16_8", partial(wide_resnet, 16, 8), family="wide_resnet", source="arXiv:1605.07146", options=("dropout",)
     ),
-    *shake("shake_shake26_2x96d", partial(shake_resnet, 26, 96)),
-    *shake("shake_even29_2x4x64d", partial(shake_resnext, 29, 4, 64), preprocessing=CIFAR100, num_classes=100),
+    *shake_nets("shake_shake26_2x96d", partial(shake_resnet, 26, 96)),
+    *shake_nets("shake_even29_2x4x64d", partial(shake_resnext, 29, 4, 64), preprocessing=CIFAR100, num_classes=100),
 )
 
 CARDS: Registry[Card] = Registry(

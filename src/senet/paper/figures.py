@@ -60,7 +60,7 @@ def of_network(table: int, label: str, network: str, figures: Figures) -> Row:
     return Row(table=table, label=label, network=network, experiment=network, figures=figures)
 
 
-def twins(table: int, label: str, plain: str, plain_figures: Figures, se_figures: Figures) -> Iterator[Row]:
+def both(table: int, label: str, plain: str, plain_figures: Figures, se_figures: Figures) -> Iterator[Row]:
     """Yield the rows of a plain network and of its SE twin."""
     yield of_network(table, label, plain, plain_figures)
     twin = model_card(plain).twin
@@ -80,27 +80,27 @@ def of_mobile(top1: float, top5: float, millions: float, parameters: str) -> Fig
 
 def of_cifar(table: int, label: str, plain: str, plain_error: float, se_error: float) -> Iterator[Row]:
     """Yield the two rows of Tables 4 and 5."""
-    return twins(table, label, plain, Figures(top1=plain_error), Figures(top1=se_error))
+    return both(table, label, plain, Figures(top1=plain_error), Figures(top1=se_error))
 
 
 PLAIN_PARAMETERS, SE_PARAMETERS = "25.6", "28.1"
 """Of ResNet-50 and SE-ResNet-50, in millions; section 4 and Table 10."""
 
 TABLE_2 = (
-    *twins(
+    *both(
         2,
         "ResNet-50",
         "resnet50",
         of_imagenet(24.80, 7.48, 3.86, PLAIN_PARAMETERS),
         of_imagenet(23.29, 6.62, 3.87, SE_PARAMETERS),
     ),
-    *twins(2, "ResNet-101", "resnet101", of_imagenet(23.17, 6.52, 7.58), of_imagenet(22.38, 6.07, 7.60)),
-    *twins(2, "ResNet-152", "resnet152", of_imagenet(22.42, 6.34, 11.30), of_imagenet(21.57, 5.73, 11.32)),
-    *twins(2, "ResNeXt-50", "resnext50_32x4d", of_imagenet(22.11, 5.90, 4.24), of_imagenet(21.10, 5.49, 4.25)),
-    *twins(2, "ResNeXt-101", "resnext101_32x4d", of_imagenet(21.18, 5.57, 7.99), of_imagenet(20.70, 5.01, 8.00)),
-    *twins(2, "VGG-16", "vgg16_bn", of_imagenet(27.02, 8.81, 15.47), of_imagenet(25.22, 7.70, 15.48)),
-    *twins(2, "BN-Inception", "bn_inception", of_imagenet(25.38, 7.89, 2.03), of_imagenet(24.23, 7.14, 2.04)),
-    *twins(
+    *both(2, "ResNet-101", "resnet101", of_imagenet(23.17, 6.52, 7.58), of_imagenet(22.38, 6.07, 7.60)),
+    *both(2, "ResNet-152", "resnet152", of_imagenet(22.42, 6.34, 11.30), of_imagenet(21.57, 5.73, 11.32)),
+    *both(2, "ResNeXt-50", "resnext50_32x4d", of_imagenet(22.11, 5.90, 4.24), of_imagenet(21.10, 5.49, 4.25)),
+    *both(2, "ResNeXt-101", "resnext101_32x4d", of_imagenet(21.18, 5.57, 7.99), of_imagenet(20.70, 5.01, 8.00)),
+    *both(2, "VGG-16", "vgg16_bn", of_imagenet(27.02, 8.81, 15.47), of_imagenet(25.22, 7.70, 15.48)),
+    *both(2, "BN-Inception", "bn_inception", of_imagenet(25.38, 7.89, 2.03), of_imagenet(24.23, 7.14, 2.04)),
+    *both(
         2,
         "Inception-ResNet-v2",
         "inception_resnet_v2",
@@ -110,8 +110,8 @@ TABLE_2 = (
 )
 """ImageNet; of plain networks the authors' re-implementations."""
 TABLE_3 = (
-    *twins(3, "MobileNet", "mobilenet_v1", of_mobile(28.4, 9.4, 569, "4.2"), of_mobile(25.3, 7.7, 572, "4.7")),
-    *twins(3, "ShuffleNet", "shufflenet_v1_g3", of_mobile(32.6, 12.5, 140, "1.8"), of_mobile(31.0, 11.1, 142, "2.4")),
+    *both(3, "MobileNet", "mobilenet_v1", of_mobile(28.4, 9.4, 569, "4.2"), of_mobile(25.3, 7.7, 572, "4.7")),
+    *both(3, "ShuffleNet", "shufflenet_v1_g3", of_mobile(32.6, 12.5, 140, "1.8"), of_mobile(31.0, 11.1, 142, "2.4")),
 )
 """ImageNet, mobile networks."""
 TABLE_4 = (
@@ -128,7 +128,7 @@ TABLE_5 = (
     *of_cifar(5, "Shake-Even 29 2x4x64d + Cutout", "cifar_shake_even29_2x4x64d", 15.85, 15.41),
 )
 """CIFAR-100."""
-TABLE_6 = tuple(twins(6, "ResNet-152", "resnet152", Figures(top1=41.15, top5=11.61), Figures(top1=40.37, top5=11.01)))
+TABLE_6 = tuple(both(6, "ResNet-152", "resnet152", Figures(top1=41.15, top5=11.61), Figures(top1=40.37, top5=11.01)))
 """Places365."""
 TABLE_8 = (of_network(8, "SENet-154", "senet154", Figures(top1=18.68, top5=4.47)),)
 """ImageNet, crops of 224."""
@@ -158,7 +158,7 @@ def standard(table: int, label: str) -> Row:
     return Row(table=table, label=label, network="se_resnet50", experiment="se", figures=STANDARD, se=NO_BIAS)
 
 
-def ablation(
+def varied(
     table: int,
     label: str,
     experiment: str,
@@ -175,30 +175,30 @@ def ablation(
 
 
 ABLATIONS = (
-    ablation(10, "ratio 2", "reduction2", 22.29, 6.00, "45.7", reduction=2),
-    ablation(10, "ratio 4", "reduction4", 22.25, 6.09, "35.7", reduction=4),
-    ablation(10, "ratio 8", "reduction8", 22.26, 5.99, "30.7", reduction=8),
+    varied(10, "ratio 2", "reduction2", 22.29, 6.00, "45.7", reduction=2),
+    varied(10, "ratio 4", "reduction4", 22.25, 6.09, "35.7", reduction=4),
+    varied(10, "ratio 8", "reduction8", 22.26, 5.99, "30.7", reduction=8),
     standard(10, "ratio 16"),
-    ablation(10, "ratio 32", "reduction32", 22.72, 6.20, "26.9", reduction=32),
+    varied(10, "ratio 32", "reduction32", 22.72, 6.20, "26.9", reduction=32),
     plain(10, "original"),
-    ablation(11, "Max", "max", 22.57, 6.09, squeeze="max"),
+    varied(11, "Max", "max", 22.57, 6.09, squeeze="max"),
     standard(11, "Avg"),
-    ablation(12, "ReLU", "relu", 23.47, 6.98, gate="relu"),
-    ablation(12, "Tanh", "tanh", 23.00, 6.38, gate="tanh"),
+    varied(12, "ReLU", "relu", 23.47, 6.98, gate="relu"),
+    varied(12, "Tanh", "tanh", 23.00, 6.38, gate="tanh"),
     standard(12, "Sigmoid"),
     plain(13, "ResNet-50"),
-    ablation(13, "SE Stage 2", "stage2", 23.03, 6.48, "25.6", stages=(2,)),
-    ablation(13, "SE Stage 3", "stage3", 23.04, 6.32, "25.7", stages=(3,)),
-    ablation(13, "SE Stage 4", "stage4", 22.68, 6.22, "26.4", stages=(4,)),
+    varied(13, "SE Stage 2", "stage2", 23.03, 6.48, "25.6", stages=(2,)),
+    varied(13, "SE Stage 3", "stage3", 23.04, 6.32, "25.7", stages=(3,)),
+    varied(13, "SE Stage 4", "stage4", 22.68, 6.22, "26.4", stages=(4,)),
     standard(13, "SE All"),
     standard(14, "SE"),
-    ablation(14, "SE-PRE", "pre", 22.23, 6.00, placement="pre"),
-    ablation(14, "SE-POST", "post", 22.78, 6.35, placement="post"),
-    ablation(14, "SE-Identity", "identity", 22.20, 6.15, placement="identity"),
+    varied(14, "SE-PRE", "pre", 22.23, 6.00, placement="pre"),
+    varied(14, "SE-POST", "post", 22.78, 6.35, placement="post"),
+    varied(14, "SE-Identity", "identity", 22.20, 6.15, placement="identity"),
     standard(15, "SE"),
-    ablation(15, "SE 3x3", "3x3", 22.48, 6.02, "25.8", 3860, placement="3x3"),
+    varied(15, "SE 3x3", "3x3", 22.48, 6.02, "25.8", 3860, placement="3x3"),
     plain(16, "ResNet-50"),
-    ablation(16, "NoSqueeze", "nosqueeze", 22.93, 6.39, "28.1", 4270, squeeze="none"),
+    varied(16, "NoSqueeze", "nosqueeze", 22.93, 6.39, "28.1", 4270, squeeze="none"),
     standard(16, "SE"),
 )
 
