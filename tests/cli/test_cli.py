@@ -20,6 +20,7 @@ from senet.cli.parsing import as_typed, keyword_argument, options
 from senet.data.datasets import open_split
 from senet.errors import SenetError
 from senet.factory import from_pretrained
+from senet.models.catalog import model_card
 from senet.recipes import RECIPES
 from senet.recipes.digits import digits
 from senet.weights.folder import PACKAGED
@@ -370,8 +371,19 @@ def test_models_paper(capsys: pytest.CaptureFixture[str]) -> None:
     assert "resnext" not in printed
     assert main(["models", "se_resnet50", "--paper", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert {row["printed"]["name"] for row in rows} == {"se_resnet50"}
+    assert {row["printed"]["network"] for row in rows} == {"se_resnet50"}
     assert_refused(capsys, ["models", "cifar_*", "--paper"], "gives no costs of networks that match 'cifar_*'")
+
+
+def test_models_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--weights", "--json", "*se_resnet[25]0"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == ["se_resnet50", "cifar_se_resnet20"]
+    assert all(tuple(row["weights"]) == model_card(row["name"]).weights for row in rows)
+    assert main(["models", "--weights", "se_resnet50"]) == 0
+    assert ", ".join(rows[0]["weights"]) in capsys.readouterr().out
+    assert_refused(capsys, ["models", "--weights", "mobile*_v9"], "'mobile*_v9' has public weights")
+    assert_refused(capsys, ["models", "--weights", "--paper"], "choose one of --paper and --weights")
 
 
 def test_evaluate_reads_its_options_before_it_downloads_a_network(

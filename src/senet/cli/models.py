@@ -10,7 +10,7 @@ from tyro.conf import Positional
 
 from senet.cli.parsing import Command
 from senet.errors import SenetError
-from senet.terminal import console, say
+from senet.terminal import Table, console, say, tracked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +21,15 @@ class ModelsCommand(Command):
         senet models
         senet models 'se_res*' --json
         senet models --paper
+        senet models --weights
     """
 
     pattern: Annotated[Positional[str], tyro.conf.arg(metavar="PATTERN")] = "*"
     """which networks: a shell pattern such as 'se_*'"""
     paper: bool = False
     """only what the paper and its release give figures of, each with the cause of a difference"""
+    weights: bool = False
+    """only the networks with public weights, and the names of these"""
     json: bool = False
     """print JSON instead of a table"""
 
@@ -34,8 +37,10 @@ class ModelsCommand(Command):
         """Print the networks with their costs and the paper's figures."""
         from senet.cli.tables import model_rows, print_models
 
-        if self.paper:
-            print_paper(self)
+        if self.paper and self.weights:
+            raise SenetError("paper and weights are both given; choose one of --paper and --weights")
+        if self.paper or self.weights:
+            (print_paper if self.paper else print_weights)(self)
             return
         rows = model_rows(self.pattern)
         if not rows:
@@ -48,13 +53,37 @@ class ModelsCommand(Command):
 
 def print_paper(command: ModelsCommand) -> None:
     """Print the comparison with the paper's parameters and multiply-adds."""
-    from senet.paper.costs import LEGEND, compare_costs, paper_table
+    from senet.cli.tables import comparison_table
+    from senet.paper.costs import LEGEND, compare_costs, printed_costs
 
-    rows = [row for row in compare_costs() if fnmatchcase(row.printed.name, command.pattern)]
+    compared = tracked(compare_costs(), "Counting", len(printed_costs()))
+    rows = [row for row in compared if fnmatchcase(row.printed.network, command.pattern)]
     if not rows:
         raise SenetError(f"the paper gives no costs of networks that match {command.pattern!r}; leave the pattern out")
     if command.json:
-        print(json.dumps([asdict(row) | {"agrees": row.agrees, "counting": row.counting} for row in rows]))
+        derived = ({"agrees": row.agrees, "counting": row.counting, "cause": row.cause} for row in rows)
+        print(json.dumps([asdict(row) | more for row, more in zip(rows, derived, strict=True)]))
         return
-    console().print(paper_table(rows))
+    console().print(comparison_table(rows))
     say(LEGEND)
+
+
+def print_weights(command: ModelsCommand) -> None:
+    """Print the networks that have public weights, with the names of these."""
+    from senet.models.catalog import list_models, model_card
+
+    rows = {name: model_card(name).weights for name in list_models(command.pattern)}
+    rows = {name: weights for name, weights in rows.items() if weights}
+    if not rows:
+        raise SenetError(f"no network that matches {command.pattern!r} has public weights; leave the pattern out")
+    if command.json:
+        print(json.dumps([{"name": name, "weights": weights} for name, weights in rows.items()]))
+        return
+    table = Table("network", "weights, the best first")
+    for name, weights in rows.items():
+        table.add_row(name, ", ".join(weights))
+    console().print(table)
+    say(
+        "The first is what create_model(NETWORK, pretrained=True) loads, any is for weights=...; "
+        "one with a slash also names a model: senet predict IMAGE --model timm/seresnet50.ra2_in1k"
+    )

@@ -12,11 +12,12 @@ from typing import Annotated
 
 import tyro
 
+from senet.cli.ablation import ablation_tables, runs_shown
 from senet.cli.parsing import Command, parse
 from senet.cli.processes import launcher
 from senet.cli.progress import run_shown
 from senet.errors import SenetError
-from senet.paper.ablation import TABLES, ablate, tables_of
+from senet.paper.ablation import TABLES, reproduce_ablations
 from senet.recipes import RECIPES, get_recipe
 from senet.terminal import console, say
 from senet.training.config import TrainConfig
@@ -179,15 +180,15 @@ class AblateCommand(ByRecipe):
     def run(self) -> None:
         """Train what is missing, and print all tables."""
         try:
-            with run_shown():
-                rows = ablate(self.tables, self.config, self.output, seeds=self.seeds)
+            with run_shown(), runs_shown():
+                rows = reproduce_ablations(self.tables, self.config, self.output, seeds=self.seeds)
         except TrainingInterrupted as interrupted:
             say(f"\nsenet: {interrupted}; the same command goes on from here", console(stderr=True))
             raise SystemExit(128 + interrupted.signum) from None
         if self.json:
             print(json.dumps([asdict(row) for row in rows]))
             return
-        for table in tables_of(rows):
+        for table in ablation_tables(rows):
             console().print(table)
             say()
         say(f"{self.output} holds the runs; the same command again prints this without training.")
