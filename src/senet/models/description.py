@@ -47,7 +47,7 @@ def derive_surgery(model: nn.Module, whole: nn.Module | None = None) -> Surgery:
         whole: another library's network as its configuration alone builds it; None for one of this library's, whose
             units show by themselves where a block was.
     """
-    options = (block.options for block in attached_blocks(model).values() if block.options is not None)
+    options = (block.attached_options for block in attached_blocks(model).values())
     return Surgery(
         inserted=attached_sites(model),
         inserted_se=next(options, SEOptions()),

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
-from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import DecodeError
-from google.protobuf.message_factory import GetMessageClass
 from torch import Tensor
 
-from senet.errors import MissingFileError, SenetError
+from senet.errors import MissingFileError, SenetError, needed_for
 from senet.weights.layouts import is_first_layer
+
+with needed_for("reading a .caffemodel"):
+    from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+    from google.protobuf.descriptor_pool import DescriptorPool
+    from google.protobuf.message import DecodeError
+    from google.protobuf.message_factory import GetMessageClass
 
 Blobs = tuple[Tensor, ...]
 """The arrays of one Caffe layer, in its order."""
