@@ -161,7 +161,8 @@ def imagenet_senet154_320() -> TrainConfig:
     proportion to 256 for 224.
 
     Command: torchrun --nproc-per-node 8 -m senet train imagenet_senet154_320 --output runs/154-320 --data.root IMAGENET
-    Takes weeks on 8 GPUs, twice the computation of `imagenet_senet154`. docs/recipes.md has the paper's errors (Table 9). Not reproduced yet.
+    Takes weeks on 8 GPUs, twice the computation of `imagenet_senet154`. docs/recipes.md has the paper's errors (Table
+    9). Not reproduced yet.
     Source: arXiv:1709.01507v4, Table 9 and appendix.
     """
     config = imagenet_senet154()
