@@ -12,7 +12,7 @@ from senet.models.catalog import CARDS, Card
 from senet.nn.block import SEBlock, SEOptions
 
 # Those that differ, and why, are the business of tests/models/test_paper_costs.py.
-WITH_FIGURES = [card for card in CARDS if card.paper.multiply_adds is not None and not card.paper.cost_note]
+WITH_FIGURES = [card for card in CARDS.values() if card.paper.multiply_adds is not None and not card.paper.cost_note]
 
 # Table 2, in billions
 TABLE_2 = {

@@ -28,6 +28,7 @@ def generator() -> ModuleType:
 WRITTEN = ("ablation.md", "insertion.md", "networks.md", "recipes.md", "speed.md")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*(f"docs/{name}" for name in WRITTEN), "README.md"])
 def test_written_pages_are_current(name: str) -> None:
     pages = {path.relative_to(DOCS.parent).as_posix(): page for path, page in generator().PAGES.items()}

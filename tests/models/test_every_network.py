@@ -1,4 +1,8 @@
-"""What PyTorch does with every network: training, memory formats, autocast, copies, compilation, export, ONNX."""
+"""What PyTorch does with every network: training, memory formats, autocast, copies, compilation, export, ONNX.
+
+Depth changes none of it: the quick tests take one network of each kind with two units a stage, the slow ones every
+network as it is.
+"""
 
 import copy
 import io
@@ -11,25 +15,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kinds import CLEARLY, PLAIN, WITH_SE, images, settle, shortened, side_of, with_sane_outputs
+from kinds import CLEARLY, PLAIN, WITH_SE, images, settle, short_network, shortened, side_of, with_sane_outputs
 from networks import assert_relatively_close, fresh_on_meta, relative_difference
+from senet.factory import create_model
 from senet.models.base import Network
 from senet.models.catalog import list_models
 from senet.models.resnet import cifar_resnet
 from senet.nn.block import SEOptions
+from tiers import slow_except
 
 FLOAT32 = 2e-5
+DEEP = [pytest.param(f"deep {name}", marks=pytest.mark.slow) for name in list_models()]
 
 
-@pytest.fixture(scope="module", params=list_models())
-def name(request: pytest.FixtureRequest) -> str:
+COMPILED = ("cifar_resnet20", "se_mobilenet_v1", "cifar_se_shake_shake26_2x96d")
+EXPORTED = ("cifar_se_resnet20", "se_mobilenet_v1")
+
+
+@pytest.fixture(scope="module", params=[*slow_except(WITH_SE, (*PLAIN, *WITH_SE)), *DEEP])
+def case(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture(scope="module")
-def model(name: str) -> Network:
+def name(case: str) -> str:
+    return case.removeprefix("deep ")
+
+
+@pytest.fixture(scope="module")
+def create(case: str, name: str) -> Callable[..., Network]:
+    """Create the network on the meta device, with the number of units that the case asks for."""
+
+    def on_meta(**options: object) -> Network:
+        with torch.device("meta"):
+            return (create_model if case != name else short_network)(name, **options)
+
+    return on_meta
+
+
+@pytest.fixture(scope="module")
+def model(case: str, name: str) -> Network:
     """The tests leave it as it is."""
-    return with_sane_outputs(name)
+    return with_sane_outputs(name, short=case == name)
 
 
 @pytest.fixture
@@ -92,12 +119,12 @@ def test_copies_are_equal_and_independent(model, x):
 
 
 @torch.no_grad()
-def test_saved_state(name, model, x):
+def test_saved_state(create, model, x):
     """Through a file that torch.load reads without executing anything."""
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
-    again = fresh_on_meta(name, num_classes=10)
+    again = create(num_classes=10)
     again.load_state_dict(torch.load(file, weights_only=True), strict=True, assign=True)
     assert torch.equal(again.eval()(x), model(x))
     assert not [key for key, tensor in (*again.named_parameters(), *again.named_buffers()) if tensor.is_meta]
@@ -116,9 +143,9 @@ def test_other_sizes(name, model):
 
 @torch.no_grad()
 @pytest.mark.parametrize("in_channels", [1, 4])
-def test_other_channels(name, model, x, in_channels):
+def test_other_channels(create, model, x, in_channels):
     """One channel for three equal ones, a fourth one without weight: the same logits."""
-    other = fresh_on_meta(name, num_classes=10, in_channels=in_channels)
+    other = create(num_classes=10, in_channels=in_channels)
     state = model.state_dict()
     (first,) = [key for key, tensor in other.state_dict().items() if tensor.shape != state[key].shape]
     weight = state[first]
@@ -134,8 +161,8 @@ def test_other_channels(name, model, x, in_channels):
 
 @torch.no_grad()
 @pytest.mark.parametrize("num_classes", [0, 7])
-def test_other_classes(name, model, x, num_classes):
-    other = fresh_on_meta(name, num_classes=num_classes)
+def test_other_classes(create, model, x, num_classes):
+    other = create(num_classes=num_classes)
     classifier = [f"{model.classifier_name}.{leaf}" for leaf in ("weight", "bias")]
     state = model.state_dict()
     if num_classes:
@@ -169,7 +196,7 @@ def test_every_kind_is_compiled():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", [*PLAIN, *WITH_SE])
+@pytest.mark.parametrize("kind", slow_except(COMPILED, [*PLAIN, *WITH_SE]))
 def test_compile_without_graph_breaks(kind):
     model = with_sane_outputs(kind, short=True)
     x = images(2, side_of(kind))
@@ -178,7 +205,7 @@ def test_compile_without_graph_breaks(kind):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", WITH_SE)
+@pytest.mark.parametrize("kind", slow_except(EXPORTED, WITH_SE))
 def test_export_and_onnx_runtime_with_dynamic_batch_and_size(kind):
     """All that a plain network computes is in its twin with SE."""
     model = with_sane_outputs(kind, short=True)

@@ -359,7 +359,8 @@ def test_doubling_in_front_of_se(kind):
 
 
 @pytest.mark.parametrize(("kind", "backward"), [("resnet", "keep"), ("resnext", "even"), ("resnet", "shake")])
-def test_training_under_checkpointing_compile_and_autocast(kind, backward):
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_training_under_checkpointing_compile_and_autocast(kind, backward, compiled):
     """The same seed gives the same gradients, but where the compiler may choose when beta is drawn."""
     model = small(kind, shake_backward=backward).train()
     x = torch.randn(4, 3, 16, 16)
@@ -376,11 +377,12 @@ def test_training_under_checkpointing_compile_and_autocast(kind, backward):
     model.set_grad_checkpointing()
     torch.testing.assert_close(gradients(model), expected)
     model.set_grad_checkpointing(False)
-    compiled = gradients(torch.compile(model, fullgraph=True, backend="aot_eager"))
-    if backward == "shake":
-        assert compiled.isfinite().all()
-    else:
-        torch.testing.assert_close(compiled, expected)
+    if compiled:
+        actual = gradients(torch.compile(model, fullgraph=True, backend="aot_eager"))
+        if backward == "shake":
+            assert actual.isfinite().all()
+        else:
+            torch.testing.assert_close(actual, expected)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert gradients(model).isfinite().all()
 

@@ -475,6 +475,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     """With synchronized BatchNorm, against plain BatchNorm in one process, unfused."""
     model, x = small_network(), images()

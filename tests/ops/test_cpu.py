@@ -161,7 +161,7 @@ DRIVER = """
 import sys, warnings
 import torch
 from senet.ops import Norm, residual_tail
-from senet.ops.backends import has_fused_passes, passes_for
+from senet.ops.dispatch import has_fused_passes, passes_for
 
 dtype = getattr(torch, sys.argv[1])
 u = torch.randn(2, 6, 4, 5).to(dtype).to(memory_format=torch.channels_last).requires_grad_()
@@ -213,6 +213,7 @@ def test_without_a_compiler_plain_pytorch_serves_and_one_warning_says_so(tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written(tmp_path: Path):
     (tmp_path / "file").touch()
     process = start(torch.float64, SENET_CACHE=tmp_path / "file" / "cache", TMPDIR=tmp_path)
@@ -229,12 +230,14 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_compile_at_once(shared_cache: Path):
     (compiled,) = shared_cache.iterdir()
     assert compiled.name.startswith("passes_bf16_")
     assert compiled.suffix == ".so"
 
 
+@pytest.mark.slow
 def test_a_damaged_file_in_the_cache(shared_cache: Path, tmp_path: Path):
     """What a loss of power may leave."""
     for compiled in shared_cache.iterdir():

@@ -22,6 +22,7 @@ from senet.models.resnet import cifar_resnet, imagenet_resnet
 from senet.nn import fused
 from senet.nn.block import SEOptions
 from senet.optimization import optimize
+from tiers import slow_except
 
 EXACT = 1e-9
 NOISE = 1e-13
@@ -183,7 +184,10 @@ def test_every_kind_is_covered():
     assert not sorted({kind(name) for name in list_models()} - covered)
 
 
-@pytest.mark.parametrize("name", OURS)
+QUICK = ("resnet18", "se_resnet50", "se_bn_inception", "cifar_se_shake_shake26_2x96d")
+
+
+@pytest.mark.parametrize("name", slow_except(QUICK, OURS))
 def test_our_networks(name, calls):
     assert_optimizing_changes_nothing(of_ours(name), images(side_of(name)))
     assert len(calls) >= (6 if "_se_" in f"_{name}" else 2)

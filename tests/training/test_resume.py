@@ -258,6 +258,7 @@ def forks(test):
     return alone
 
 
+@pytest.mark.slow
 @forks
 def test_a_run_killed_again_and_again_goes_on(tmp_path, uninterrupted):
     config, run = replace(EVERYTHING, checkpoint_every=1), tmp_path / "run"
