@@ -1,7 +1,8 @@
 """Write the pages of tables.
 
 docs/networks.md: every network's costs; docs/recipes.md: every row of the paper's tables; docs/speed.md,
-docs/insertion.md, docs/ablation.md and a table of README.md: what the benchmarks measured.
+docs/insertion.md, docs/ablation.md and a table of README.md: what the benchmarks measured. CONTRIBUTING.md: its tree
+of files.
 
 Command: make docs
 """
@@ -15,6 +16,7 @@ from senet.cli.tables import model_rows, scaled
 from senet.paper.costs import HEADINGS, LEGEND, cells, compare_costs
 from senet.paper.rows import PAPER_ROWS, Errors, PaperRow
 from speed import readme_table, speed_page
+from tree import tree
 
 NETWORKS_HEAD = """\
 # Networks
@@ -114,14 +116,25 @@ def recipes_page() -> str:
     return RECIPES_HEAD + "".join(paper_table(t, [row for row in PAPER_ROWS if row.table == t]) for t in tables)
 
 
-README = Path(__file__).parent.parent / "README.md"
-START, END = "<!-- speed: written by make docs -->\n", "<!-- end of speed -->\n"
+ROOT = Path(__file__).parent.parent
+README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
+
+
+def filled(path: Path, part: str, text: str) -> str:
+    """Return a page with the text between its two marks of a part replaced."""
+    start, end = f"<!-- {part}: written by make docs -->\n", f"<!-- end of {part} -->\n"
+    before, rest = path.read_text().split(start)
+    return before + start + text + end + rest.split(end)[1]
 
 
 def readme() -> str:
     """Return README.md with its table of speed."""
-    before, rest = README.read_text().split(START)
-    return before + START + readme_table() + END + rest.split(END)[1]
+    return filled(README, "speed", readme_table())
+
+
+def contributing() -> str:
+    """Return CONTRIBUTING.md with its tree of files."""
+    return filled(CONTRIBUTING, "tree", tree())
 
 
 DOCS = Path(__file__).parent
@@ -132,6 +145,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     DOCS / "insertion.md": insertion_page,
     DOCS / "ablation.md": ablation_page,
     README: readme,
+    CONTRIBUTING: contributing,
 }
 """The text of each file that is written, not edited."""
 

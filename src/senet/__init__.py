@@ -6,6 +6,22 @@ The public names are those of `__init__.pyi`; each is imported from its module w
 
 import lazy_loader
 
-__version__ = "0.1.0"
+from senet.deprecated import NAMES, current_name
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_public, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return _version()
+    return _public(current_name(name, NAMES))
+
+
+def _version() -> str:
+    """Return the version that is installed, or "unknown" where the sources are used without installing them."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, and rarely needed
+
+    try:
+        return version("senet")
+    except PackageNotFoundError:
+        return "unknown"

@@ -8,8 +8,8 @@ import torch
 
 from senet.cli import main
 from senet.data import loading
+from senet.nn import precision
 from senet.recipes import RECIPES, get_recipe
-from senet.training import precision
 from senet.training.config import ComputeConfig
 from senet.training.loop import train
 

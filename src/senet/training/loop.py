@@ -28,16 +28,15 @@ from senet.errors import SenetError
 from senet.evaluation.accuracy import Evaluation, score
 from senet.models.build import build
 from senet.nn.fused import set_fused
+from senet.nn.precision import DTYPES, fast_precision, slow_bf16
 from senet.training.config import TrainConfig
 from senet.training.interrupt import TrainingInterrupted, caught_signals
-from senet.training.precision import choose_precision, slow_bf16
 from senet.training.processes import Team, build_accelerator
 from senet.training.progress import Reporter
 from senet.training.run import RunFolder
 from senet.training.schedule import Schedule, build_optimizer
 from senet.training.warm_start import WarmStart, start_from_weights
 
-DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 STATE_KEYS = frozenset({"model", "ema", "optimizer", "schedule", "scaler", "position", "num_processes"})
 ONE_VALUE = "more than 1 value per channel"
 """In what PyTorch says of it."""
@@ -90,7 +89,9 @@ def train(config: TrainConfig, output: str | Path, *, resume: bool = False) -> P
         run.check_free()
     if config.weights is not None and not run.state_file.exists():
         config, start = start_from_weights(config)
-    asked, config = config.compute.precision, choose_precision(config, accelerator.device)
+    asked = config.compute.precision
+    if asked == "auto":
+        config = replace(config, compute=replace(config.compute, precision=fast_precision(accelerator.device)))
     data = load_data(
         config.data,
         batch_size=config.batch_size,
@@ -140,7 +141,7 @@ class Trainer:
         self.format = torch.channels_last if compute.channels_last else torch.contiguous_format
         seed_everything(config.seed)
         model_config = replace(config.model, num_classes=num_classes)
-        model = build(model_config) if start is None else start.build(model_config)
+        model = build(model_config, run.surgery()) if start is None else start.build(model_config)
         self.config = config if start is None else replace(config, model=model.config)
         model.preprocessing = config.data.preprocessing
         model.class_names = data.class_names
@@ -292,7 +293,7 @@ class Trainer:
     def logits(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """Call a network in the configured precision; float32 logits."""
         dtype = DTYPES[self.config.compute.precision]
-        with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
             logits = network(images)
         return logits.float()
 

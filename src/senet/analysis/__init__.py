@@ -1,0 +1,1 @@
+"""What the gates of a network do: recorded, measured, drawn, knocked out and pruned."""
