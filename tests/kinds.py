@@ -81,11 +81,11 @@ def short_network(name: str, **options: object) -> Network:
         return shortened(create_model(name, **options))
 
 
-def with_sane_outputs(name: str, *, short: bool = False) -> Network:
+def with_sane_outputs(name: str, *, short: bool = False, **options: object) -> Network:
     """A network in evaluation mode whose logits clearly depend on the image."""
     torch.manual_seed(0)
     create = short_network if short else create_model
-    model = on_cpu_with_random_weights(lambda: create(name, num_classes=10))
+    model = on_cpu_with_random_weights(lambda: create(name, num_classes=10, **options))
     settle(model, images(8, side_of(name)))
     with torch.no_grad():
         first, second = model(images(2, side_of(name)))

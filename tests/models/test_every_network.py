@@ -8,6 +8,8 @@ import copy
 import io
 import shutil
 from collections.abc import Callable
+from itertools import product
+from types import NoneType
 
 import onnxruntime
 import pytest
@@ -18,8 +20,9 @@ from torch import Tensor
 from kinds import CLEARLY, PLAIN, WITH_SE, images, settle, short_network, shortened, side_of, with_sane_outputs
 from networks import assert_relatively_close, fresh_on_meta, relative_difference
 from senet.factory import create_model
-from senet.models.base import Network
+from senet.models.base import Network, SEUnit
 from senet.models.catalog import list_models
+from senet.models.residual import PadShortcut
 from senet.models.resnet import cifar_resnet
 from senet.nn.block import SEOptions
 from tiers import slow_except
@@ -173,6 +176,41 @@ def test_other_classes(create, model, x, num_classes):
     other.load_state_dict(state, assign=True)
     seen = model.forward_head(model.forward_features(x), pre_logits=True)
     assert_relatively_close(other.eval()(x), model(x)[:, :7] if num_classes else seen, FLOAT32)
+
+
+HAVE_PLACEMENTS = ("se_resnet18", "se_resnet50", "cifar_se_resnet20", "cifar_se_preact_resnet110")
+NOTHING_TO_DOUBLE = {"se_bn_inception": 2}
+"""Units that have no layers whose outputs alone reach SE: where a branch is a bare pooling."""
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("kind", "placement"), [*((kind, "standard") for kind in WITH_SE), *product(HAVE_PLACEMENTS, ("3x3", "identity"))]
+)
+def test_doubling_before_se(kind, placement):
+    """Twice the layers that a unit names is exactly twice what its SE block sees."""
+    model = with_sane_outputs(
+        kind, short=True, **({} if placement == "standard" else {"se": SEOptions(placement=placement)})
+    )
+    x = images(1, side_of(kind))
+    units = [unit for unit in model.modules() if isinstance(unit, SEUnit) and unit.se is not None]
+    nothing = 0
+    for unit in units:
+        seen: list[Tensor] = []
+        handle = unit.se.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(inputs[0]))
+        weights = [p for layer in unit.affine_before_se() for p in layer.parameters()]
+        for factor in (1, 2):
+            for weight in weights:
+                weight *= factor
+            model(x)
+        for weight in weights:
+            weight /= 2
+        handle.remove()
+        assert seen[0].abs().max() > 0
+        assert torch.equal(seen[1], 2 * seen[0] if weights else seen[0])
+        nothing += not weights
+    bare = [unit for unit in units if isinstance(getattr(unit, "downsample", None), PadShortcut | NoneType)]
+    assert nothing == (len(bare) if placement == "identity" else NOTHING_TO_DOUBLE.get(kind, 0))
 
 
 # ---- compilers -------------------------------------------------------------------------------------------------------

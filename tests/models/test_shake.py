@@ -340,25 +340,6 @@ def test_only_the_pre_activated_network_ends_in_a_relu_of_its_own():
     assert on_meta(NAMES[1]).trunk == ("conv1", "bn1", "act1", "layer1", "layer2", "layer3")
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("kind", SMALL)
-def test_doubling_in_front_of_se(kind):
-    model = small(kind).eval()
-    units = units_of(model)
-    assert len(units) == 3
-    for unit in units:
-        seen = []
-        unit.se.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(inputs[0]))
-        x = torch.randn(2, next(iter(unit.branch1)).in_channels, 7, 6)
-        unit(x)
-        for layer in unit.affine_before_se():
-            layer.weight *= 2
-            layer.bias *= 2
-        unit(x)
-        assert seen[0].abs().max() > 0
-        assert torch.equal(seen[1], 2 * seen[0])
-
-
 @pytest.mark.parametrize(("kind", "backward"), [("resnet", "keep"), ("resnext", "even"), ("resnet", "shake")])
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_training_under_checkpointing_compile_and_autocast(kind, backward, compiled):
