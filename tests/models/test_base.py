@@ -345,6 +345,7 @@ def test_checkpointing_computes_the_trunk_twice_in_training_only():
     assert len(calls) == 4
 
 
+@pytest.mark.slow
 def test_checkpointing_under_compile():
     model, x = small()
     expected, gradients = step(copy.deepcopy(model), x)

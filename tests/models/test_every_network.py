@@ -32,7 +32,7 @@ DEEP = [pytest.param(f"deep {name}", marks=pytest.mark.slow) for name in list_mo
 
 
 COMPILED = ("cifar_resnet20", "se_mobilenet_v1", "cifar_se_shake_shake26_2x96d")
-EXPORTED = ("cifar_se_resnet20", "se_mobilenet_v1")
+EXPORTED = ("cifar_se_resnet20",)
 
 
 @pytest.fixture(scope="module", params=[*slow_except(WITH_SE, (*PLAIN, *WITH_SE)), *DEEP])

@@ -194,7 +194,7 @@ def test_a_whole_network_runs_on_the_kernels(passes, monkeypatch):
                 calls[name] += 1
             return super().__getattribute__(name)
 
-    monkeypatch.setattr(fused, "LEAST_VALUES", 0)
+    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL", 0)
     for module in (dispatch, operator):
         monkeypatch.setattr(module, "passes_for", lambda *_: Counting())
     torch.manual_seed(0)

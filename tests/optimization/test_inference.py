@@ -183,7 +183,9 @@ def test_signals_after_openvino_do_no_harm():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", FLOAT32), ("bf16", BFLOAT16)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("fp32", FLOAT32), pytest.param("bf16", BFLOAT16, marks=pytest.mark.slow)]
+)
 def test_inductor(precision, tolerance):
     torch._dynamo.reset()
     torch.manual_seed(0)

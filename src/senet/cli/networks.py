@@ -4,7 +4,6 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -130,7 +129,7 @@ def print_paper(command: ModelsCommand) -> None:
     """Print the comparison with the paper's parameters and multiply-adds."""
     from senet.paper.costs import LEGEND, compare_costs, paper_table
 
-    rows = [row for row in compare_costs() if fnmatchcase(row.printed.name, command.pattern)]
+    rows = list(compare_costs(command.pattern))
     if not rows:
         raise SenetError(f"the paper gives no costs of networks that match {command.pattern!r}; leave the pattern out")
     if command.json:

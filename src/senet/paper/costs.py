@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
@@ -162,9 +163,13 @@ def count(name: str, se: SEOptions | None) -> tuple[Cost, int]:
     return cost(model), sum(buffer.numel() for buffer in model.buffers() if buffer.dim())
 
 
-def compare_costs() -> Iterator[CostComparison]:
-    """Count every network that the paper gives figures of."""
-    printed = printed_costs()
+def compare_costs(pattern: str = "*") -> Iterator[CostComparison]:
+    """Count the networks that the paper gives figures of.
+
+    Args:
+        pattern: as the shell's, of their names.
+    """
+    printed = [row for row in printed_costs() if fnmatchcase(row.name, pattern)]
     for row in tracked(printed, "Counting", len(printed)):
         counted, moving_statistics = count(row.name, row.se)
         yield CostComparison(
