@@ -50,7 +50,7 @@ def test_help_lists_commands_and_recipes(capsys: pytest.CaptureFixture[str]) -> 
     [
         (
             ["train", "digits", "--help"],
-            ["--optimizer.lr", "--model.se.placement", "--resume", "--regularization.mixup"],
+            ["--optimizer.lr", "--model.se.placement", "--regularization.mixup"],
         ),
         (["evaluate", "--help"], ["--crops", "--scales", "--data.dataset"]),
         (["predict", "--help"], ["--top", "IMAGE"]),
@@ -80,7 +80,8 @@ def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path:
     assert_refused(capsys, ["train", "digits", *new, "--model.se.gate", "step"], "'step'", "sigmoid")
     assert_refused(capsys, ["train", "digits", *new, "--model.options", "stride_on", "3x3"], "no option 'stride_on'")
     assert_refused(capsys, ["train", "digits", *new, "--data.dataset", "nowhere"], "nowhere")
-    assert_refused(capsys, ["train", "digits", *new, "--resume"], "no run to resume")
+    assert_refused(capsys, ["train", "--resume", str(tmp_path / "new")], "holds no run to resume")
+    assert_refused(capsys, ["train", "digits", "--resume", "x"], "digits has no effect with --resume")
     assert_refused(capsys, ["train", "digits", *new, "--compute.precision", "fp16", "--compute.cpu"], "fp16")
     assert_refused(capsys, ["evaluate"], "RUN_OR_MODEL is missing")
     assert_refused(capsys, ["evaluate", "nope"], "no network is called 'nope'")
@@ -117,8 +118,9 @@ def test_train_evaluate_predict(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert predicted["classes"][0]["class_name"] in capsys.readouterr().out
 
     assert_refused(capsys, ["train", "digits", "--output", str(run), *FAST, *options], "holds a run already")
-    again = ["train", "digits", "--output", str(run), *FAST, *options, "--resume"]
-    assert_refused(capsys, [*again, "--optimizer.lr", "0.1"], "optimizer.lr")
+    assert_refused(capsys, ["train", "--resume", str(run), "--optimizer.lr", "0.1"], "optimizer.lr")
+    assert main(["train", "--resume", str(run)]) == 0
+    assert "is finished: epoch 1 of 1 is trained" in capsys.readouterr().err
 
 
 def test_models_as_json_and_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,9 +154,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     _, said = process.communicate(timeout=120)
     assert process.returncode == 143, said
     assert "stopped in epoch" in said
-    assert f"senet train digits --output {stopped}" in said
-    assert "--resume" in said
-    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    assert f"\n  senet train --resume {stopped}\n" in said
+    subprocess.run(senet("train", "--resume", str(stopped)), check=True, capture_output=True)
     ours, theirs = (load_file(run / "last" / "model.safetensors") for run in (stopped, whole))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)

@@ -11,7 +11,7 @@ from senet.data import loading
 from senet.nn import precision
 from senet.recipes import RECIPES, get_recipe
 from senet.training.config import ComputeConfig
-from senet.training.loop import train
+from senet.training.loop import resume, train
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 RUN = replace(get_recipe("digits"), epochs=1, compute=ComputeConfig(cpu=True, precision="auto"))
@@ -59,7 +59,7 @@ def test_auto_chooses_what_is_fast_says_so_once_and_records_it(tmp_path, monkeyp
     assert json.loads((run / "config.json").read_text())["compute"]["precision"] == chosen
 
     monkeypatch.setattr(precision, "has_bf16", lambda device: not native)  # it goes on as it began, wherever that is
-    train(RUN, run, resume=True)
+    resume(run, epochs=2)
     assert ("emulates" in capsys.readouterr().err) == native
 
 

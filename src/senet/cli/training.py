@@ -15,6 +15,7 @@ from tyro.conf import Positional
 
 from senet.cli.parsing import parse, say_slow_bf16, summary
 from senet.cli.processes import launcher
+from senet.cli.progress import run_shown
 from senet.data.config import DataConfig
 from senet.data.views import Crops
 from senet.errors import SenetError
@@ -41,10 +42,31 @@ class TrainCommand:
     """One run."""
 
     output: Path
-    """the run folder; it must not exist yet, unless you resume"""
-    resume: bool = False
-    """go on where the run in --output was stopped"""
+    """the run folder; it must not exist yet"""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeCommand:
+    """Go on with a run that was stopped. Everything else is as the run started.
+
+    Examples:
+        senet train --resume runs/digits
+        senet train --resume runs/digits --epochs 20
+    """
+
+    resume: Path
+    """the run folder"""
+    epochs: int | None = None
+    """another number of epochs for the whole run"""
+    checkpoint_every: int | None = None
+    """batches between saves within an epoch"""
+    data: str | None = None
+    """where the same data are now, if their folder was moved"""
+    root: Annotated[Path | None, tyro.conf.arg(name="data.root")] = None
+    """where the torchvision data sets are now"""
+    num_workers: Annotated[int | None, tyro.conf.arg(name="data.num-workers")] = None
+    """processes that read the data"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,28 +138,51 @@ class DemoCommand:
 
 
 def run_train(argv: Sequence[str]) -> None:
-    """Train a network by a recipe: `senet train RECIPE --output DIR`."""
+    """Train a network by a recipe: `senet train RECIPE --output DIR`; go on: `senet train --resume DIR`."""
     from senet.recipes import RECIPES, get_recipe
     from senet.training.interrupt import TrainingInterrupted
-    from senet.training.loop import train
+    from senet.training.loop import resume, train
 
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: senet train RECIPE --output DIR [--resume] [--seed N] [--epochs N] [...]\n\nRecipes:")
+        print("usage: senet train RECIPE --output DIR [--seed N] [--epochs N] [...]\n       senet train --resume DIR\n")
+        print("Recipes:")
         for name, recipe in RECIPES.items():
             print(f"  {name:<20} {summary(recipe)}")
         print("\n`senet train RECIPE --help` lists every field of the configuration.")
         if not argv:
             raise SenetError("the recipe is missing")
         return
-    config = get_recipe(argv[0])
-    described = type("TrainCommand", (TrainCommand,), {"__doc__": inspect.getdoc(RECIPES[argv[0]])})
-    default = described(output=tyro.MISSING, config=config)
-    command = parse(described, argv[1:], f"senet train {argv[0]}", default)
+    going_on = any(word.partition("=")[0] == "--resume" for word in argv)
+    if going_on:
+        if not argv[0].startswith("-"):
+            raise SenetError(f"{argv[0]} has no effect with --resume, for a run has its recipe; leave it out")
+        again = parse(ResumeCommand, argv, "senet train")
+        output = again.resume
+    else:
+        config = get_recipe(argv[0])
+        described = type("TrainCommand", (TrainCommand,), {"__doc__": inspect.getdoc(RECIPES[argv[0]])})
+        default = described(output=tyro.MISSING, config=config)
+        command = parse(described, argv[1:], f"senet train {argv[0]}", default)
+        output = command.output
     try:
-        folder = train(asked_in(command.config, argv), command.output, resume=command.resume)
+        with run_shown() as progress:
+            if going_on:
+                folder = resume(
+                    output,
+                    epochs=again.epochs,
+                    checkpoint_every=again.checkpoint_every,
+                    dataset=again.data,
+                    root=again.root,
+                    num_workers=again.num_workers,
+                    progress=progress,
+                )
+            else:
+                folder = train(asked_in(command.config, argv), output, progress=progress)
     except TrainingInterrupted as interrupted:
-        again = f"{launcher()}senet train {shlex.join(word for word in argv if word != '--resume')} --resume"
-        say(f"\nsenet: {interrupted}\n  {again}", console(stderr=True))
+        say(
+            f"\nsenet: {interrupted}\n  {launcher()}senet train --resume {shlex.quote(str(output))}",
+            console(stderr=True),
+        )
         raise SystemExit(128 + interrupted.signum) from None
     quoted = shlex.quote(str(folder))
     say(f"The run is in {folder}. Next:\n  senet evaluate {quoted}\n  senet predict {quoted} IMAGE ...")

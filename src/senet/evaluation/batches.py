@@ -12,8 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from senet.configs import from_dict
 from senet.data.classes import match_classes
-from senet.data.config import DataConfig, data_config_from_dict
+from senet.data.config import DataConfig
 from senet.data.datasets import ImageSplit, open_split
 from senet.data.order import BatchOrder
 from senet.data.preprocessing import Preprocessing, preprocessing_of
@@ -41,7 +42,7 @@ def run_data(source: str | Path) -> DataConfig | None:
         try:
             values = json.loads(path.read_text()).get("data")
             if values is not None:
-                return data_config_from_dict(values)
+                return from_dict(DataConfig, values, name="data")
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""What all of our networks share: a chain of modules, a head, and the protocol that timm's tools expect."""
+"""What all networks of this library share: a chain of modules, a head, and the protocol that timm's tools expect."""
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
+from senet.models.hub_methods import HubMethods
 from senet.nn.block import Placement, SEOptions
 from senet.nn.excitation import ExcitationBlock
 from senet.nn.fused import Fusible, is_norm_and_relu
@@ -40,8 +41,8 @@ class SEUnit(Fusible):
         raise NotImplementedError
 
 
-class Network(Fusible):
-    """A chain of modules, global average pooling and one linear layer; the base class of all of ours.
+class Network(HubMethods, Fusible):
+    """A chain of modules, global average pooling and one linear layer; the base class of all networks here.
 
     Subclasses build the modules and name them: `trunk` lists those that run one after another, `levels` those of the
     trunk whose outputs make the feature pyramid. They register their modules in the order in which these run,
@@ -173,7 +174,7 @@ class Network(Fusible):
             x: (N, in_channels, H, W).
             indices: which levels of `feature_info`; a number means that many of the last, None all.
             norm: no effect; for timm's callers.
-            stop_early: compute nothing behind the last level that is wanted.
+            stop_early: compute nothing after the last level that is wanted.
             output_fmt: "NCHW".
             intermediates_only: leave the last feature map out of the result.
 
