@@ -123,7 +123,8 @@ class SEOptions:
         excitation: the kind of block: "se", the paper's, or one that `register_excitation` has added.
         reduction: r of every block, see `SEBlock`.
         squeeze: see `SEBlock`.
-        gate: see `SEBlock`.
+        gate: "sigmoid", "tanh", "relu" or "hard_sigmoid"; twice a sigmoid, "sigmoid_x2" or "hard_sigmoid_x2"; or one
+            that `register_gate` has added. See `SEBlock`.
         bias: see `SEBlock`.
         placement: "standard" (end of the residual branch), "pre" (start of the branch), "post" (after the sum and its
             ReLU), "identity" (on the shortcut) or "3x3" (after the branch's 3x3 convolution and its BatchNorm).
