@@ -34,7 +34,7 @@ bench-gpu: $(INSTALLED)  ## check and time everything on a GPU
 	$(BIN)/python benchmarks/gpu.py
 
 docs: $(INSTALLED)  ## regenerate the tables in docs/ and build the API reference in site/
-	$(BIN)/python docs/generate.py
+	PYTHONPATH=docs $(BIN)/python -m pages
 	$(BIN)/pdoc --docformat google --output-directory site senet
 
 $(INSTALLED): pyproject.toml

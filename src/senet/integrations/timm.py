@@ -67,7 +67,7 @@ def read_cfg(name: str, stated: Any, overlay: Mapping[str, Any] | None) -> dict[
 
 
 def entrypoint(name: str) -> Callable[..., nn.Module]:
-    """Return the function that timm calls to build one of our networks."""
+    """Return the function that timm calls to build a network of this library."""
 
     def build(
         pretrained: bool = False,

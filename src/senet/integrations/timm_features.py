@@ -1,4 +1,4 @@
-"""The feature pyramid of one of our networks in timm's wrappers: what `features_only=True` builds."""
+"""The feature pyramid of a network of this library in timm's wrappers: what `features_only=True` builds."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

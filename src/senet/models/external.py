@@ -51,7 +51,7 @@ def build_external(config: ModelConfig, *, pretrained: bool | None = None) -> nn
     if library == "torchvision" and pretrained and config.num_classes not in (None, 1000):
         raise SenetError(
             f"num_classes is {config.num_classes}, but torchvision's weights for {architecture} are of 1000 classes; "
-            "leave it out, or take a network of timm, whose classifier then starts anew"
+            "leave it out, or take a network of timm, whose classifier then starts at random"
         )
     options = dict(config.options) | ({} if config.num_classes is None else {"num_classes": config.num_classes})
     model: nn.Module
