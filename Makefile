@@ -40,7 +40,7 @@ docs: $(INSTALLED)  ## regenerate the tables in docs/ and build the API referenc
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
 	touch $@
 
 clean:  ## remove the environment and what the tools have left

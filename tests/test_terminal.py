@@ -181,4 +181,4 @@ def test_ablate_and_demo_name_their_folders(images, tmp_path, capsys, monkeypatc
     demo.mkdir(parents=True)
     text = said(capsys, "demo", "--epochs", "1", "--output", demo)
     assert f"{demo} is taken; writing to {demo}-2" in text
-    assert f"Curves: {demo}-2/curves.png" in text
+    assert f"Curves: {demo}-2/curves.html" in text

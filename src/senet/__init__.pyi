@@ -32,6 +32,7 @@ from .optimization.fusion import fuse as fuse
 from .optimization.fusion import unfuse as unfuse
 from .optimization.inference import optimize_for_inference as optimize_for_inference
 from .paper.ablation import reproduce_ablations as reproduce_ablations
+from .recipes import register_recipe as register_recipe
 from .surgery.insertion import InsertionReport as InsertionReport
 from .surgery.insertion import SiteReport as SiteReport
 from .surgery.insertion import find_sites as find_sites

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from senet.analysis.gates import GateBlock, choose_blocks, find_blocks, gate_hooks
-from senet.errors import SenetError
+from senet.errors import MissingFileError, NotFiniteError, SenetError
 from senet.evaluation.batches import Batches, DataSource, model_and_data, open_batches
 from senet.files import write_output
 from senet.nn.modes import borrowed
@@ -121,7 +121,8 @@ class Recording:
         """Read a recording.
 
         Raises:
-            SenetError: the file is absent, damaged, or not a recording.
+            MissingFileError: there is no such file.
+            SenetError: it is damaged, or not a recording.
         """
         try:
             with safe_open(str(path), framework="pt") as file:
@@ -133,7 +134,7 @@ class Recording:
                     tensors = {name: file.get_tensor(f"{block.name}.{name}") for name in names}
                     records.append(BlockRecord(block=block, **tensors))
         except FileNotFoundError:
-            raise SenetError(f"there is no recording {path}; senet.record_excitations makes one") from None
+            raise MissingFileError(f"there is no recording {path}; senet.record_excitations makes one") from None
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise SenetError(f"{path} is not a recording of excitations, or is damaged") from error
         return Recording(
@@ -198,7 +199,7 @@ class Tally:
             count: images of each class, (K,), of all processes.
 
         Raises:
-            SenetError: a gate was not a number.
+            NotFiniteError: a gate was infinite or not a number.
         """
         if dist.is_initialized():
             for sums in (self.sums, self.squares, self.histogram):
@@ -208,7 +209,7 @@ class Tally:
         shifted = self.sums / number
         mean = torch.where(count[:, None] > 0, shifted + self.shift, 0.0)
         if not mean.isfinite().all():
-            raise SenetError(f"{self.block.name} ({self.block.module}) has gates that are not finite numbers")
+            raise NotFiniteError(f"{self.block.name} ({self.block.module}) has gates that are not finite numbers")
         variance = (self.squares / number - shifted.square()).clamp_(min=0)
         tensors = {"mean": mean, "variance": variance, "histogram": self.histogram, "count": count}
         return BlockRecord(block=self.block, **{name: tensor.cpu() for name, tensor in tensors.items()})

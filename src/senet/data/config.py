@@ -1,4 +1,4 @@
-"""What a run reads, and how it augments it."""
+"""The configuration of data: which images, and how they are augmented."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,10 +25,10 @@ class Augmentation:
         flip: mirror left to right, with probability one half.
         padding: pad with this many pixels of the mean color on each side, then crop back at a random place.
         cutout: side in pixels of a square of the mean color, centered anywhere in the image (arXiv:1708.04552).
-        crop_scale: range of the crop's share of the image's area, in (0, 1]; None for the evaluation's center crop.
+        crop_scale: range of the share of the image's area that a crop has, in (0, 1]; None for the center crop.
         crop_ratio: range of the crop's aspect ratio before it is scaled to the square.
         rotation: largest angle in degrees, either way.
-        pixel_shift: largest shift of all pixel values of an image, of 255, either way.
+        pixel_shift: largest number, of 255, that is added to or subtracted from all pixels of an image.
     """
 
     flip: bool = False
@@ -64,7 +64,7 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images, and how they reach the network.
+    """Which images, and how they are read.
 
     Args:
         dataset: "digits", "cifar10", "cifar100", "imagenet", "places365"; a folder with train/ and val/ (class folders

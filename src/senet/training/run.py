@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from senet.configs import from_dict, to_dict
+from senet.configs import to_dict
 from senet.data.loading import Loaders
 from senet.errors import MissingFileError, SenetError
 from senet.files import read_jsonl, write_json, written_beside
@@ -64,7 +64,7 @@ def read_config(values: Any) -> TrainConfig:
     """
     if isinstance(values, Mapping) and "regularisation" in values:
         values = before_the_first_release(values)
-    return from_dict(TrainConfig, values)
+    return TrainConfig.from_dict(values)
 
 
 def before_the_first_release(values: Mapping[str, Any]) -> dict[str, Any]:
