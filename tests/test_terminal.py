@@ -153,7 +153,7 @@ def test_record_explain_and_prune_name_their_folders(run, tmp_path, capsys):
     gates, page, pruned = (tmp_path / f"x [/b] [red]{name}" for name in ("gates.safetensors", "page.html", "model"))
     assert f"{gates} holds the gates" in said(capsys, "record", run, "--output", gates)
     assert f"{page} is the report" in said(
-        capsys, "explain", run, "--recording", gates, "--output", page, "--no-ablate"
+        capsys, "explain", run, "--recording", gates, "--output", page, "--no-knockout"
     )
     assert "<script>c" not in page.read_text()
     assert "&lt;script&gt;" in page.read_text()

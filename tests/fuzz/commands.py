@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "convert": ("cifar_se_resnet20", "model", "new"),
     "insert": ("plain", "new", "--reduction", "8"),
     "record": ("model", "--data", "data", "--output", "gates.safetensors"),
-    "explain": ("model", "--data", "data", "--output", "page.html", "--no-ablate"),
+    "explain": ("model", "--data", "data", "--output", "page.html", "--no-knockout"),
     "prune": ("model", "new", "--data", "data", "--blocks", "SE_4_3"),
     "ablate": ("12", "--seeds", "1", *TRAIN, *SMALL, "--output", "runs"),
     "train": ("digits", *TRAIN, *SMALL, "--output", "run"),

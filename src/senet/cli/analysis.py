@@ -64,7 +64,7 @@ class ExplainCommand:
 
     Examples:
         senet explain runs/digits --output report.html
-        senet explain runs/se50 --data imagenet --recording gates.safetensors --no-ablate --output report.html
+        senet explain runs/se50 --data imagenet --recording gates.safetensors --no-knockout --output report.html
     """
 
     model: Positional[str]
@@ -75,7 +75,7 @@ class ExplainCommand:
     """a data set's name or folder; None for what the run was trained on"""
     recording: Path | None = None
     """a file of `senet record`, instead of recording now"""
-    ablate: bool = True
+    knockout: bool = True
     """measure what each gate is worth: as many evaluations as there are blocks, and one"""
     examples: int = 10
     """classes of which an image is shown"""
@@ -163,7 +163,7 @@ def recorded_now(
     from senet.analysis.recording import record_excitations
 
     bf16 = isinstance(command, RecordCommand) and command.bf16
-    found = record_excitations(model, data, batch_size=command.batch_size, bf16=bf16)
+    found = record_excitations(model, data, batch_size=command.batch_size, precision="bf16" if bf16 else "fp32")
     return replace(found, provenance={**found.provenance, "weights": command.model})
 
 
@@ -181,7 +181,7 @@ def joined() -> bool:
 
 def run_record(argv: Sequence[str]) -> None:
     """Record what the gates of a network do on a data set."""
-    from senet.analysis.measures import statistics, statistics_table
+    from senet.analysis.measures import block_statistics, statistics_table
 
     command = parse(RecordCommand, argv, "senet record")
     check_writable(command.output)
@@ -194,7 +194,7 @@ def run_record(argv: Sequence[str]) -> None:
         return
     found.save(command.output)
     if command.json:
-        print(json.dumps([asdict(row) for row in statistics(found)]))
+        print(json.dumps([asdict(row) for row in block_statistics(found)]))
     else:
         console().print(statistics_table(found))
         say(f"{command.output} holds the gates of {found.num_images:,} images")
@@ -213,8 +213,8 @@ def run_explain(argv: Sequence[str]) -> None:
         data,
         command.output,
         recording=recorded(model, data, command),
-        ablate=command.ablate,
-        examples=command.examples,
+        knockout=command.knockout,
+        num_examples=command.examples,
         run=command.model,
         batch_size=command.batch_size,
     )
@@ -231,7 +231,7 @@ def run_prune(argv: Sequence[str]) -> None:
     data = data_of(command.model, command.data)
     model = load_model(command.model).to(default_device())
     recording = recorded(model, data, command)
-    report = prune_se(model, recording, command.blocks or None, data=data, batch_size=command.batch_size)
+    report = prune_se(model, recording, command.blocks or "constant", data=data, batch_size=command.batch_size)
     save_pretrained(model, command.output)
     print_report(report, command.json, f"{command.output} holds the model")
 

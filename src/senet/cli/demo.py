@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from senet.analysis.report import explain
 from senet.costs import cost
-from senet.data.channels import shown
+from senet.data.channels import to_rgb
 from senet.data.datasets import open_split
 from senet.errors import SenetError
 from senet.factory import create_model, from_pretrained
@@ -75,7 +75,7 @@ def save_samples(folder: Path) -> None:
     images = open_split(digits().data, "eval")
     for i in range(NUM_SAMPLES):
         image, label = images[i]
-        shown(image, channels=1).convert("L").save(folder / f"sample{i}_of_a_{images.class_names[label]}.png")
+        to_rgb(image, channels=1).convert("L").save(folder / f"sample{i}_of_a_{images.class_names[label]}.png")
 
 
 def draw_curves(runs: Mapping[str, Path], picture: Path) -> None:

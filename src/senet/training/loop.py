@@ -165,7 +165,7 @@ class Trainer:
         self.caught: list[int] = []
         slow = slow_bf16("compute.precision bf16", accelerator.device, "auto chooses what is fast")
         self.notes = [slow] if compute.precision == "bf16" else []
-        self.notes += [data.train.order.said(), start.said(data.class_names) if start else ""]
+        self.notes += [data.train.order.summary(), start.said(data.class_names) if start else ""]
 
     def run_epochs(self) -> None:
         """Train and evaluate every epoch that is left."""

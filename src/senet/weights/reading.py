@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from senet.data.preprocessing import Preprocessing, of_timm
+from senet.data.preprocessing import Preprocessing, preprocessing_from_timm
 from senet.errors import HubError, MissingFileError, SenetError, nearest
 from senet.models.catalog import CARDS, model_card
 from senet.models.config import ModelConfig, config_from_dict, se_from_dict
@@ -199,7 +199,7 @@ def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def parse_timm(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `Checkpoint` takes of a config.json that timm wrote."""
-    name, preprocessing = values["architecture"], of_timm(values.get("pretrained_cfg", values))
+    name, preprocessing = values["architecture"], preprocessing_from_timm(values.get("pretrained_cfg", values))
     if name in CARDS and name not in NAMES_IN_TIMM:
         return {"config": config_of_timm(values), "name": name, "preprocessing": preprocessing}
     return {"architecture": name, "name": name_of_timm(name), "preprocessing": preprocessing}
