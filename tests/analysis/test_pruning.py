@@ -104,7 +104,7 @@ def test_inserted_blocks_are_pruned_too(tmp_path):
 
 
 def test_a_pruned_model_is_saved_and_read_and_trained(tmp_path):
-    model = senet.create_model("cifar_se_resnet20", weights="cifar10")
+    model = senet.create_model("cifar_se_resnet20", weights="cifar10").eval()
     recording = record_excitations(model, [images(8, 32)])
     report = prune_se(model, recording, ["SE_4_2", "SE_2_3"])
     assert report.blocks == ("SE_4_2", "SE_2_3")
