@@ -21,6 +21,11 @@ from .models.catalog import model_card as model_card
 from .models.config import ModelConfig as ModelConfig
 from .nn.block import SEBlock as SEBlock
 from .nn.block import SEOptions as SEOptions
+from .nn.block import register_excitation as register_excitation
+from .nn.excitation import ExcitationBlock as ExcitationBlock
+from .nn.tail import ResidualTail as ResidualTail
+from .ops.gates import Gate as Gate
+from .ops.gates import register_gate as register_gate
 from .optimization.fusion import fuse as fuse
 from .optimization.fusion import unfuse as unfuse
 from .optimization.inference import optimize_for_inference as optimize_for_inference

@@ -46,7 +46,7 @@ def test_a_knockout_is_evaluation_of_the_network_without_the_gate(digits_run, re
 
 
 def test_knockouts_leave_the_model_as_it_was():
-    model = senet.create_model("cifar_se_resnet20", weights="cifar10")
+    model = senet.from_pretrained("cifar_se_resnet20")
     data = [(images(4, 32), torch.arange(4))]
     study = knock_out_blocks(model, data, replacement="one")
     assert len(study.blocks) == 9
@@ -54,7 +54,7 @@ def test_knockouts_leave_the_model_as_it_was():
 
 
 def test_mean_gates_want_a_recording_of_the_same_network():
-    model = senet.create_model("cifar_se_resnet20", weights="cifar10")
+    model = senet.from_pretrained("cifar_se_resnet20")
     data = [(images(4, 32), torch.arange(4))]
     with pytest.raises(SenetError, match="replacement is 'mean' without a recording"):
         knock_out_blocks(model, data)

@@ -201,7 +201,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_hand(model: nn.Module, root: Path, crop: int, scales: tuple[int, ...], ten: bool) -> tuple[list[float], float]:
-    """Return the probability of the right class of each image, and the mean loss, from `senet.create_transform` alone."""
+    """Return the probability of the right class of each image and the mean loss, by `senet.create_transform` alone."""
     own, right = model.preprocessing, []
     for label, (name, (file, _)) in enumerate(PHOTOS.items()):
         image, views = ImageOps.exif_transpose(Image.open(root / name / file)), []

@@ -155,7 +155,7 @@ def assert_fusing_changes_nothing(model: nn.Module, x: Tensor, tolerance: float 
 
 @pytest.fixture(autouse=True)
 def _fuse_small_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "LEAST_VALUES", 0)
+    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL", 0)
 
 
 @pytest.fixture
@@ -191,7 +191,10 @@ def test_senets_networks(name, calls):
     assert len(calls) >= (6 if "_se_" in f"_{name}" else 2)
 
 
-PLACEMENTS, GATES = ("standard", "pre", "post", "identity", "3x3"), ("sigmoid", "tanh", "relu", "hard_sigmoid")
+PLACEMENTS, GATES = (
+    ("standard", "pre", "post", "identity", "3x3"),
+    ("sigmoid", "tanh", "relu", "hard_sigmoid", "sigmoid_x2"),
+)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -211,7 +214,7 @@ def test_placements(placement, calls):
 @pytest.mark.parametrize(("gate", "squeeze"), product(GATES, ("avg", "max", "none")))
 def test_gates(gate, squeeze):
     torch.manual_seed(0)
-    model = cifar_resnet(8, se=SEOptions(gate=gate, squeeze=squeeze, reduction=4, factor=1.5)).double()
+    model = cifar_resnet(8, se=SEOptions(gate=gate, squeeze=squeeze, reduction=4)).double()
     randomize(model)
     tolerance = 1e-6 if gate == "hard_sigmoid" else EXACT  # PyTorch's gradient of it has float32's 1/6
     assert_fusing_changes_nothing(model, images(16), tolerance)

@@ -76,13 +76,12 @@ def test_the_rewritten_network_has_the_same_outputs(name, early, norms):
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("gate", ["sigmoid", "tanh", "relu", "hard_sigmoid"])
+@pytest.mark.parametrize("gate", ["sigmoid", "tanh", "relu", "hard_sigmoid", "sigmoid_x2"])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("factor", [1.0, 2.0])
-def test_the_early_gate_is_the_gate(gate, bias, factor):
+def test_the_early_gate_is_the_gate(gate, bias):
     torch.manual_seed(0)
     conv = nn.Conv2d(12, 20, 1, bias=bias)
-    se = SEBlock(20, 4, gate=gate, bias=bias, factor=factor)
+    se = SEBlock(20, 4, gate=gate, bias=bias)
     nn.init.normal_(se.fc2.weight)
     graph = rewrite(nn.Sequential(conv, se))
     assert number_of(EarlyGate, graph) == 1
@@ -218,7 +217,7 @@ def test_copies_and_pickles():
 
 
 def test_what_a_model_says_of_itself_is_kept():
-    model = senet.create_model("cifar_se_resnet20", weights="cifar10")
+    model = senet.from_pretrained("cifar_se_resnet20")
     optimized = senet.optimize_for_inference(model, backend="eager")
     assert optimized.class_names == model.class_names
     assert optimized.preprocessing == model.preprocessing

@@ -10,7 +10,7 @@ from torchvision.models import detection, segmentation
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from senet import SEOptions, find_sites, insert_se
-from senet.nn.attached import AttachedSE
+from senet.nn.attached import attached_blocks
 
 PYRAMID = "a sum of maps of several levels, none of them the branch of a block"
 
@@ -165,7 +165,7 @@ def test_decoders_get_blocks_where_they_belong_and_every_other_merge_is_told(nam
     assert found == places
     assert [(skip.place, skip.reason) for skip in report.skipped] == skipped
     assert torch.equal(model(images()), before)
-    assert sum(isinstance(module, AttachedSE) for module in model.modules()) == len(report.sites)
+    assert len(attached_blocks(model)) == len(report.sites)
 
 
 RESNET18 = [f"backbone.body.layer{s}.{i}.bn2" for s in (1, 2, 3, 4) for i in (0, 1)]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from senet import SenetError, SEOptions, find_sites, insert_se, remove_se
 from senet.analysis.gates import find_blocks
-from senet.nn.attached import AttachedSE
+from senet.nn.attached import attached_blocks
 
 
 def image(side: int = 64, images: int = 2, channels: int = 3) -> Tensor:
@@ -36,7 +36,7 @@ def test_chains_of_convolutions_get_a_block_each(widths, shared):
     model, x = Chain(*widths, shared=shared).eval(), image(8)
     before = model(x)
     report = insert_se(model, SEOptions(reduction=4))
-    blocks = [name for name, module in model.named_modules() if isinstance(module, AttachedSE)]
+    blocks = list(attached_blocks(model))
     assert blocks == [f"{site.module}.se" for site in report.sites] == [f"convs.{i}.se" for i in range(len(widths))]
     assert [site.channels for site in report.sites] == list(widths)
     assert sum(model.get_parameter(name).numel() for name in report.parameters) == report.num_parameters

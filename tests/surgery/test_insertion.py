@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import senet
 from senet import SenetError, SEOptions, find_sites, insert_se, remove_se
 from senet.nn import fused
-from senet.nn.attached import AttachedSE
+from senet.nn.attached import attached, attached_blocks
 from senet.optimization.rewriting import EarlyGate, rewrite
 
 torchvision_model = partial(torchvision.models.get_model, weights=None)
@@ -46,7 +46,7 @@ def excite(model: nn.Module, seed: int = 2) -> None:
     """Give every block a gate that is far from constant."""
     generator = torch.Generator().manual_seed(seed)
     for block in model.modules():
-        if isinstance(block, AttachedSE):
+        if getattr(block, "attached_at", None):
             for x in block.parameters():
                 x.data = torch.randn(x.shape, generator=generator).to(x)
 
@@ -96,8 +96,8 @@ def test_inserting_into_timms_resnet_gives_timms_seresnet():
     for key, tensor in gated.state_dict().items():
         block, _, rest = key.partition(".se.")
         state[f"{block}.bn3.se.{rest}" if rest else key] = tensor
-    for i in range(16):
-        state[f"{RESNET50[i]}.se.factor"] = torch.tensor(1.0)
+    for block in attached_blocks(plain).values():
+        block.set_gate("sigmoid")
     plain.load_state_dict(state)
     x = image()
     torch.testing.assert_close(plain(x), gated(x), rtol=1e-5, atol=1e-5)
@@ -273,7 +273,7 @@ def test_outputs_and_keys_stay(name):
     keys = list(model.state_dict())
     report = insert_se(model)
     assert [key for key in model.state_dict() if key in keys] == keys
-    added = [key for key in model.state_dict() if key not in keys and not key.endswith(".factor")]
+    added = [key for key in model.state_dict() if key not in keys]
     assert added == list(report.parameters)
     assert all(".se.fc" in key for key in added)
     assert sum(model.get_parameter(key).numel() for key in report.parameters) == report.num_parameters
@@ -321,9 +321,9 @@ def test_old_checkpoints_load():
     excite(model)
     missing, unexpected = model.load_state_dict(old, strict=False)
     assert not unexpected
-    assert {key for key in missing if not key.endswith("factor")} == set(report.parameters)
+    assert set(missing) == set(report.parameters)
     for block in model.modules():
-        if isinstance(block, AttachedSE):
+        if getattr(block, "attached_at", None):
             block.fc2.weight.data.zero_(), block.fc2.bias.data.zero_()
     assert torch.equal(model(x), before)
 
@@ -502,7 +502,7 @@ def test_inference_moves_the_squeeze_of_inserted_blocks():
     rewritten = rewrite(model)
     assert sum(isinstance(m, EarlyGate) for m in rewritten.modules()) == 16
     torch.testing.assert_close(rewritten(x), model(x), rtol=1e-9, atol=1e-9)
-    assert isinstance(model.layer1[0].bn3.se, AttachedSE)
+    assert attached(model.layer1[0].bn3) is not None
 
 
 # ---- bad input -------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
 from senet import SenetError, SEOptions, insert_se, remove_se
-from senet.nn.attached import AttachedSE, attached, attached_sites
+from senet.nn.attached import attached, attached_blocks, attached_sites
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -59,7 +59,7 @@ def excited(model: nn.Module, seed: int = 0) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.copy_(torch.randn(len(module.running_mean), generator=generator) / 5)
             module.running_var.copy_(0.5 + torch.rand(len(module.running_var), generator=generator))
-        if isinstance(module, AttachedSE):
+        if getattr(module, "attached_at", None):
             for x in module.parameters():
                 x.copy_(torch.randn(x.shape, generator=generator))
     return model.eval()
@@ -73,7 +73,7 @@ def with_blocks(model: nn.Module | None = None) -> nn.Module:
 
 
 def blocks_of(model: nn.Module) -> int:
-    return sum(isinstance(module, AttachedSE) for module in model.modules())
+    return len(attached_blocks(model))
 
 
 def assert_same(actual: Tensor, expected: Tensor, without: Tensor) -> None:
@@ -214,7 +214,7 @@ def test_quantization_aware_training_reaches_the_blocks():
     mapping = quantization.get_default_qat_qconfig_mapping("x86")
     prepared = quantize_fx.prepare_qat_fx(model, mapping, (IMAGES,))
     prepared(IMAGES).sum().backward()
-    assert all(block.fc2.weight.grad is not None for block in prepared.modules() if isinstance(block, AttachedSE))
+    assert all(block.fc2.weight.grad is not None for block in attached_blocks(prepared).values())
     assert blocks_of(prepared) == 2
 
 

@@ -13,9 +13,9 @@ from senet.errors import SenetError
 from senet.factory import create_model
 from senet.models.catalog import model_card
 from senet.nn.block import SEOptions
-from senet.weights.reading import read
 from senet.weights.layouts import LAYOUTS, find_layout, recognize
 from senet.weights.loading import load_weights
+from senet.weights.reading import read
 
 AS_IN_TORCHVISION = {"stride_on": "3x3", "stem_pool": "pad"}
 
@@ -71,9 +71,8 @@ def saved(tmp_path):
 
 @torch.no_grad()
 def assert_same_logits(ours: nn.Module, theirs: nn.Module, side: int) -> None:
-    assert not ours.training
     x = torch.randn(2, 3, side, side)
-    assert_relatively_close(ours(x), theirs.eval()(x), 1e-5)
+    assert_relatively_close(ours.eval()(x), theirs.eval()(x), 1e-5)
 
 
 @pytest.mark.parametrize("peer", PEERS)

@@ -20,7 +20,7 @@ from senet.costs import cost
 from senet.errors import SenetError, check_choice
 from senet.evaluation.accuracy import Evaluation, evaluate
 from senet.evaluation.batches import Data
-from senet.nn.attached import AttachedSE, detach
+from senet.nn.attached import attached_blocks, detach
 from senet.nn.modes import eval_mode
 from senet.surgery.dataflow import Value, trace_dataflow
 from senet.surgery.probe import run_on_example
@@ -153,8 +153,9 @@ def prune_se(
 
 def remove_blocks(model: nn.Module, names: Sequence[str]) -> None:
     """Take SE blocks out of a model."""
+    attached = attached_blocks(model)
     for name in names:
-        if isinstance(model.get_submodule(name), AttachedSE):
+        if name in attached:
             detach(model, [name.rpartition(".")[0]])
         else:
             model.set_submodule(name, nn.Identity())

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from senet.analysis.gates import GateBlock, choose_blocks, find_blocks, listening
+from senet.analysis.gates import GateBlock, choose_blocks, find_blocks, gate_hooks
 from senet.errors import MissingFileError, NotFiniteError, SenetError
 from senet.evaluation.batches import Batches, Data, model_and_data, open_batches
 from senet.files import write_output
@@ -238,7 +238,7 @@ class GateRecorder:
         def on_gates(block: GateBlock, gates: Tensor) -> None:
             self.tallies[block.name].add(gates, labels)
 
-        with listening(self.model, self.blocks, on_gates):
+        with gate_hooks(self.model, self.blocks, on_gates):
             outputs: Tensor = self.model(images)
         self.count += torch.bincount(labels, minlength=len(self.count))
         return outputs

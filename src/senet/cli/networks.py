@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from senet.cli.parsing import check_new, parse, print_report
 from senet.errors import SenetError
 from senet.factory import load_model
-from senet.nn.block import Gate, Placement, SEOptions, Squeeze
+from senet.nn.block import Placement, SEOptions, Squeeze
 from senet.surgery.selection import Existing
 from senet.terminal import console, say
 
@@ -89,7 +89,7 @@ class InsertCommand:
     """the factor by which the hidden layer is narrower"""
     squeeze: Squeeze = "avg"
     """how a channel becomes a number"""
-    gate: Gate = "sigmoid"
+    gate: str = "sigmoid"
     """the function that closes the excitation"""
     bias: bool = True
     """biases in the two layers"""

@@ -14,12 +14,12 @@ from typing import cast
 from torch import Tensor, nn
 from torchvision.models import resnet as torchvision_resnet
 
-from senet.nn.fused import Chain, Fusible, watched
+from senet.nn.fused import Chain, Fusible, has_hooks
 
 
 def present(*modules: nn.Module | None) -> list[nn.Module]:
     """Return the modules that do something: neither None nor an Identity without hooks."""
-    return [m for m in modules if m is not None and (type(m) is not nn.Identity or watched((m,)))]
+    return [m for m in modules if m is not None and (type(m) is not nn.Identity or has_hooks((m,)))]
 
 
 class FusedSequential(Chain):
@@ -36,7 +36,7 @@ class FusedBlock(Fusible):
     ) -> Tensor:
         """Compute `act(drop(se(norm(u))) + shortcut(x))`."""
         shortcut, shortcut_norm = x, None
-        if type(self.downsample) in (nn.Sequential, FusedSequential) and not watched((self.downsample,)):
+        if type(self.downsample) in (nn.Sequential, FusedSequential) and not has_hooks((self.downsample,)):
             layers = list(self.downsample)
             if layers and isinstance(layers[-1], nn.BatchNorm2d | nn.SyncBatchNorm):
                 shortcut_norm = layers.pop()
@@ -45,7 +45,7 @@ class FusedBlock(Fusible):
             shortcut = self.downsample(x)
         if drop is not None:
             u, norm, se = drop(self.tail(u, norm, se, relu=False)), None, None
-        relu = type(act) is nn.ReLU and not watched((act,))
+        relu = type(act) is nn.ReLU and not has_hooks((act,))
         out = self.tail(u, norm, se, shortcut, shortcut_norm=shortcut_norm, relu=relu)
         return out if relu else cast(Tensor, act(out))
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from senet.errors import SenetError
-from senet.nn.attached import AttachedSE, attached
+from senet.nn.attached import attached, attached_blocks
 from senet.nn.modes import eval_mode
 from senet.surgery.dataflow import Dataflow, tensors
 from senet.surgery.probe import call_model
@@ -21,7 +21,7 @@ def check_model(model: nn.Module) -> None:
         raise SenetError(f"{name} wraps the model; put SE into it first (model.module) and wrap it afterwards")
     if any(".quantized" in type(m).__module__ for m in model.modules()):
         raise SenetError(f"{name} is quantized; put SE into the model that it was made from")
-    inserted = sum(isinstance(m, AttachedSE) for m in model.modules())
+    inserted = len(attached_blocks(model))
     if inserted:
         raise SenetError(f"{name} has {inserted} SE blocks from insert_se already; senet.remove_se takes them out")
     if not any(isinstance(m, nn.modules.conv._ConvNd) for m in model.modules()):
@@ -46,9 +46,9 @@ def check_outputs(model: nn.Module, flow: Dataflow, equal: bool) -> None:
         equal: whether the outputs must be those of `flow`, bit for bit.
     """
     name = type(model).__name__
-    times = dict.fromkeys((module for module in model.modules() if isinstance(module, AttachedSE)), 0)
+    times: dict[nn.Module, int] = dict.fromkeys(attached_blocks(model).values(), 0)
 
-    def count(block: AttachedSE, _: object, __: object) -> None:
+    def count(block: nn.Module, _: object, __: object) -> None:
         times[block] += 1
 
     handles = [block.register_forward_hook(count) for block in times]

@@ -1,15 +1,13 @@
 """SE blocks for models that exist already: find where they fit, put them in with the outputs kept, take them out."""
 
-import math
-from dataclasses import replace
 from typing import get_args
 
-import torch
 from torch import nn
 
 from senet.errors import SenetError, check_choice
-from senet.nn.attached import AttachedSE, attach, attached, detach
-from senet.nn.block import Gate, Placement, SEOptions
+from senet.nn.attached import attach, attached, build_attachable, detach
+from senet.nn.block import Placement, SEOptions
+from senet.nn.excitation import ExcitationBlock
 from senet.surgery.checks import check_has_values, check_model, check_outputs
 from senet.surgery.dataflow import Dataflow, trace_dataflow
 from senet.surgery.probe import CannotRunError, ExampleInputs, run_on_example
@@ -63,7 +61,8 @@ def insert_se(
 
     A block becomes a new child `se` of an existing module, whose class is replaced by a subclass of its own: `forward`
     methods and all other keys of the state dict stay, and old checkpoints load with `strict=False`. The block starts
-    with a gate of exactly 1, from where training moves it.
+    with a gate of exactly 1, from where training moves it; a "sigmoid" gate,
+    which is one half at first, becomes "sigmoid_x2".
 
     If that module is replaced later, for example by a frozen BatchNorm, its replacement gets the block. A change that
     would lose a block raises an error.
@@ -101,7 +100,7 @@ def insert_se(
     check_choice("existing", existing, get_args(Existing))
     check_choice("options.placement", options.placement, PLACEMENTS)
     if preserve_outputs:
-        options = replace(options, factor=start_factor(options.gate, options.bias))
+        options = options.starting_as_identity()
     check_model(model)
     check_has_values(model)
     flow, candidates = look(model, options, where, example_inputs)
@@ -122,7 +121,7 @@ def insert_se(
         options=options,
         parameters=tuple(name.removeprefix(".") for name in names),
         num_parameters=sum(p.numel() for block in blocks.values() for p in block.parameters()),
-        multiply_adds=sum(multiply_adds(block, site) for site, block in blocks.items()),
+        multiply_adds=sum(block.multiply_adds(site.side) for site, block in blocks.items()),
         model_parameters=model_parameters,
     )
 
@@ -144,7 +143,14 @@ def remove_se(model: nn.Module) -> SiteReport:
     detach(model, blocks)
     return SiteReport(
         sites=tuple(
-            Site(module=name, before=se.before, kind="removed block", unit=name, channels=se.channels, side=())
+            Site(
+                module=name,
+                before=se.attached_at == "input",
+                kind="removed block",
+                unit=name,
+                channels=se.channels,
+                side=(),
+            )
             for name, se in blocks.items()
         )
     )
@@ -172,42 +178,14 @@ def look(
     return flow, sites_of(flow, options.placement)
 
 
-def build_block(model: nn.Module, site: Site, options: SEOptions, start_as_identity: bool) -> AttachedSE:
+def build_block(model: nn.Module, site: Site, options: SEOptions, start_as_identity: bool) -> ExcitationBlock:
     """Build the block for a site, on the device, in the dtype and in the mode of the module there."""
-    block = AttachedSE(site.channels, options, site.before)
+    block = build_attachable(site.channels, options, before=site.before)
     if start_as_identity:
-        start_at_one(block)
+        block.start_as_identity()
     module = model.get_submodule(site.module)
     like = next(module.parameters(), next(model.parameters()))
     return block.to(like.device, like.dtype).train(module.training)
-
-
-def start_factor(gate: Gate, bias: bool) -> float:
-    """Return the constant factor with which a gate starts at exactly 1.
-
-    Raises:
-        SenetError: no factor does.
-    """
-    if gate in ("sigmoid", "hard_sigmoid"):
-        return 2.0
-    if gate == "relu" and bias:
-        return 1.0
-    without = "" if gate == "tanh" else " without biases"
-    raise SenetError(f"a {gate} gate{without} cannot start at 1; choose another gate, or preserve_outputs=False")
-
-
-@torch.no_grad()
-def start_at_one(block: AttachedSE) -> None:
-    """Set the last layer of a block so that its gate is exactly 1."""
-    block.fc2.weight.zero_()
-    if block.fc2.bias is not None:
-        block.fc2.bias.fill_(1.0 if block.gate_function == "relu" else 0.0)
-
-
-def multiply_adds(block: AttachedSE, site: Site) -> int:
-    """Count the multiply-adds of a block for one image."""
-    positions = math.prod(site.side) if block.squeeze == "none" else 1
-    return 2 * block.channels * block.hidden_channels * positions
 
 
 __all__ = ["InsertionReport", "SEOptions", "Site", "SiteReport", "find_sites", "insert_se", "remove_se"]

@@ -61,7 +61,7 @@ def reason_to_skip(site: Site, options: SEOptions, where: ModuleFilter | None, e
         return f"stage {site.stage}"
     if site.gated and existing == "skip":
         return "its branch has a gate already"
-    if site.channels < options.reduction:
+    if site.channels < options.min_channels:
         return f"{site.channels} channels are fewer than the reduction {options.reduction}"
     return None
 
@@ -85,7 +85,7 @@ def no_site_left(
         return SenetError(f"options.stages is {options.stages}, but the sites of {name} are in the stages {stages}")
     if all(site.gated for site in sites):
         return SenetError(f"every branch of {name} has a gate already; pass existing='add' for a second one")
-    if all(site.channels < options.reduction for site in sites):
+    if all(site.channels < options.min_channels for site in sites):
         widest = max(site.channels for site in sites)
         return SenetError(
             f"options.reduction is {options.reduction}, but the widest site of {name} has {widest} channels"
