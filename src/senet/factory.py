@@ -295,7 +295,7 @@ def unnamed(checkpoint: Checkpoint) -> str:
     fits = f" (its tensors fit {', '.join(names)})" if names else ""
     return (
         f"{checkpoint.source} does not say what network it is of{fits}; make a model folder that does and name that: "
-        f"senet convert {names[0] if names else 'NETWORK'} {checkpoint.source} FOLDER"
+        f"senet convert {names[0] if names else 'NETWORK'} {checkpoint.source} --output FOLDER"
     )
 
 

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from senet.analysis.gates import GateBlock, choose_blocks, find_blocks, gate_hooks
 from senet.errors import MissingFileError, NotFiniteError, SenetError
-from senet.evaluation.batches import Batches, Data, model_and_data, open_batches
+from senet.evaluation.batches import Batches, DataSource, model_and_data, open_batches
 from senet.files import write_output
 from senet.nn.modes import borrowed
+from senet.nn.precision import Precision, autocast
 
 BINS = 20
 KEY = "senet.recording"
@@ -252,12 +253,12 @@ class Recorder:
 @torch.no_grad()
 def record_excitations(
     run_or_model: nn.Module | str | Path,
-    data: Data | None = None,
+    data: DataSource | None = None,
     *,
     blocks: Sequence[str] | None = None,
     bins: int = BINS,
     batch_size: int = 64,
-    bf16: bool = False,
+    precision: Precision = "fp32",
     device: torch.device | str | None = None,
 ) -> Recording:
     """Keep what the gates of a network do on a data set, in one pass; its outputs stay what they are.
@@ -272,7 +273,7 @@ def record_excitations(
         blocks: names of some, as `find_blocks` gives them; None for all.
         bins: of the histograms, at least 1; of 10 or a multiple, so that a tenth of the range is whole.
         batch_size: images at once.
-        bf16: compute in bfloat16.
+        precision: see `senet.evaluate`.
         device: see `senet.evaluate`.
 
     Raises:
@@ -283,7 +284,7 @@ def record_excitations(
     model, data = model_and_data(run_or_model, data)
     batches = open_batches(model, data, batch_size=batch_size, device=device, shared=True)
     recorder: Recorder | None = None
-    with borrowed(model, batches.device), torch.autocast(batches.device.type, torch.bfloat16, enabled=bf16):
+    with borrowed(model, batches.device), autocast(batches.device, precision):
         for images, labels in batches.tracked("Recording gates on"):
             if recorder is None:
                 chosen = choose_blocks(find_blocks(model, images[:1]), blocks)
