@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import senet
 from senet import SEBlock, SenetError, prune_se, record_excitations
 from senet.analysis.gates import find_blocks, gate_module
+from senet.models.build import surgery_of
 
 
 def images(number: int = 4, side: int = 64, seed: int = 0) -> Tensor:
@@ -69,21 +70,19 @@ def test_pruning_a_constant_gate_changes_nothing(name):
         find_blocks(model, x)
 
 
-@pytest.mark.parametrize("factor", [0.25, 0.5])
-def test_powers_of_two_are_exact(factor):
-    model = randomized(senet.create_model("cifar_se_resnet20"))
+@pytest.mark.parametrize(("gate", "value"), [("sigmoid", 0.5), ("sigmoid_x2", 1.0), ("relu", 0.25)])
+def test_powers_of_two_are_exact(gate, value):
+    model = randomized(senet.create_model("cifar_se_resnet20", se=senet.SEOptions(gate=gate)))
     blocks = find_blocks(model)
     for block in blocks:
         module = model.get_submodule(block.module)
         with torch.no_grad():
             module.fc2.weight.zero_()
-            module.fc2.bias.zero_()  # a gate of one half
-        if factor == 0.25:
-            module.set_factor(0.5)
+            module.fc2.bias.fill_(value if gate == "relu" else 0.0)
     x = images(4, 32)
     before = model(x)
     recording = record_excitations(model, [x])
-    assert all(torch.equal(r.overall_mean, torch.full_like(r.overall_mean, factor)) for r in recording.blocks)
+    assert all(torch.equal(r.overall_mean, torch.full_like(r.overall_mean, value)) for r in recording.blocks)
     prune_se(model, recording)
     assert torch.equal(model(x), before)
 
@@ -97,13 +96,13 @@ def test_inserted_blocks_are_pruned_too(tmp_path):
     report = prune_se(model, recording, ["SE_2_1", "layer4.1.bn2.se"], example=x)
     assert report.folded_into == ("layer1.0.bn2", "layer4.1.bn2")
     assert torch.equal(model(x), plain(x))  # they started at one
-    assert len(model.config.inserted) == 6
+    assert len(surgery_of(model).inserted) == 6
     senet.save_pretrained(model, tmp_path / "model")
     assert torch.equal(senet.from_pretrained(tmp_path / "model")(x), plain(x))
 
 
 def test_a_pruned_model_is_saved_and_read_and_trained(tmp_path):
-    model = senet.create_model("cifar_se_resnet20", weights="cifar10")
+    model = senet.from_pretrained("cifar_se_resnet20")
     recording = record_excitations(model, [images(8, 32)])
     report = prune_se(model, recording, ["SE_4_2", "SE_2_3"])
     assert report.blocks == ("SE_4_2", "SE_2_3")
@@ -111,9 +110,9 @@ def test_a_pruned_model_is_saved_and_read_and_trained(tmp_path):
     again = senet.from_pretrained(tmp_path / "model")
     x = images(2, 32)
     assert torch.equal(again(x), model(x))
-    assert again.config.removed == ("layer3.1.se", "layer1.2.se")
+    assert surgery_of(again).removed == ("layer1.2.se", "layer3.1.se")
     assert len(find_blocks(again)) == 7
-    fused = senet.optimize(copy.deepcopy(again), for_="training").train()
+    fused = senet.fuse(copy.deepcopy(again)).train()
     again.train()
     torch.testing.assert_close(fused(x), again(x), rtol=1e-4, atol=1e-4)
 
@@ -139,7 +138,7 @@ def test_data_without_accuracy_leave_the_model_as_it_is():
 
 
 def test_gates_that_move_are_not_pruned_by_themselves():
-    model = senet.create_model("cifar_se_resnet20", weights="cifar10")
+    model = senet.from_pretrained("cifar_se_resnet20")
     recording = record_excitations(model, [images(8, 32)])
     last = recording.blocks[-1]
     moving = replace(recording, blocks=(replace(last, variance=last.variance + 0.1),))

@@ -7,7 +7,8 @@ from typing import get_args
 from torch import nn
 
 from senet.errors import SenetError
-from senet.nn.block import Placement, SEBlock, SEOptions
+from senet.nn.block import Placement, SEOptions
+from senet.nn.excitation import ExcitationBlock
 
 
 def build_classifier(in_features: int, num_classes: int) -> nn.Module:
@@ -21,7 +22,7 @@ def initialize(model: nn.Module) -> None:
     The fan-out is that of a group: over all channels, what depthwise convolutions put out would fade from layer to
     layer. SE blocks initialize themselves.
     """
-    inside_se = {id(m) for block in model.modules() if isinstance(block, SEBlock) for m in block.modules()}
+    inside_se = {id(m) for block in model.modules() if isinstance(block, ExcitationBlock) for m in block.modules()}
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and id(module) not in inside_se:
             fan_out = module.out_channels * math.prod(module.kernel_size) // module.groups
