@@ -1,17 +1,75 @@
-"""The one exception that means "your input, not our code", and warnings of what works but may surprise."""
+"""The errors that mean "your input, not this library's code", and warnings of what works but may surprise."""
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
+from types import MappingProxyType
 
 
 class SenetError(ValueError):
     """Bad input, said in one sentence that names the argument, file or key and the remedy.
 
-    The command line prints the sentence and exits with status 2; every other exception is a defect.
+    The command line prints the sentence and exits with status 2; every other exception is a defect. The subclasses keep
+    the kind that Python has for what happened.
     """
+
+
+class MissingFileError(SenetError, FileNotFoundError):
+    """A file or folder that was named does not exist."""
+
+
+class HubError(SenetError, ConnectionError):
+    """A server cannot be reached, or refuses: the Hugging Face hub, or a data set's or a library's own."""
+
+
+class NotFiniteError(SenetError, FloatingPointError):
+    """A loss, weight or gate is infinite or not a number."""
+
+
+class MissingExtraError(SenetError, ImportError):
+    """A package is missing that only a part of the library needs."""
+
+
+EXTRAS: Mapping[str, str] = MappingProxyType(
+    {
+        "accelerate": "train",
+        "tensorboard": "train",
+        "sklearn": "data",
+        "datasets": "data",
+        "timm": "timm",
+        "plotly": "report",
+        "jinja2": "report",
+        "google": "caffe",
+        "openvino": "openvino",
+        "pillow_heif": "heif",
+        "tifffile": "tiff",
+    }
+)
+"""The extra of pyproject.toml that brings each package that only a part of the library needs, by its import name."""
+
+
+@contextmanager
+def needed_for(what: str) -> Iterator[None]:
+    """Import packages of an extra inside this; if one is missing, say what needs it and how to install it.
+
+    Args:
+        what: the function or file that needs them, as a user calls it.
+
+    Raises:
+        MissingExtraError: one is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise MissingExtraError(
+            f"{what} needs {error.name}, which is not installed; run: pip install 'senet[{extra}]'"
+        ) from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -68,8 +68,9 @@ def create_model(
     if se is not None and is_foreign(name):
         raise SenetError(f"se is given, but {name} is of another library; create it without, and call senet.insert_se")
     if se is not None and not model_card(name).has_se:
-        twin = next((n for n in (f"se_{name}", name.replace("cifar_", "cifar_se_")) if n in CARDS and n != name), None)
-        raise SenetError(f"se is given, but {name} is a plain network; the network with SE is {twin}")
+        raise SenetError(
+            f"se is given, but {name} is a plain network; the network with SE is {model_card(name).twin or 'not there'}"
+        )
     config = ModelConfig(
         name=name, num_classes=num_classes, in_channels=in_channels, se=se or SEOptions(), options=options
     )

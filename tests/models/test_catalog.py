@@ -58,9 +58,15 @@ def test_every_plain_network_has_an_se_twin():
         assert card.name == name
         assert card.has_se == ("se_" in name or name == "senet154")
         if not card.has_se:
-            twin = name.replace("cifar_", "cifar_se_") if name.startswith("cifar_") else f"se_{name}"
-            assert model_card(twin).has_se
-            assert model_card(twin).options == card.options
+            twin = model_card(card.twin)
+            assert twin.name.replace("se_", "") == name
+            assert twin.has_se
+            assert twin.twin == name
+            assert (twin.family, twin.options, twin.release_options) == (
+                card.family,
+                card.options,
+                card.release_options,
+            )
 
 
 @pytest.mark.parametrize(

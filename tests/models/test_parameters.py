@@ -3,6 +3,7 @@
 import pytest
 
 from networks import num_parameters, on_meta
+from senet.models.catalog import model_card
 from senet.nn.block import SEOptions
 
 NO_BIAS = SEOptions(bias=False)
@@ -120,7 +121,7 @@ def test_table_16_no_squeeze():
 
 @pytest.mark.parametrize("name", STAGES)
 def test_added_parameters_have_a_closed_form(name):
-    twin = name.replace("cifar_", "cifar_se_") if name.startswith("cifar_") else f"se_{name}"
+    twin = model_card(name).twin
     plain = num_parameters(on_meta(name))
     added = num_parameters(on_meta(twin, se=NO_BIAS)) - plain
     assert added == sum(n * c * c for n, c in zip(*STAGES[name], strict=True)) * 2 / 16

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from networks import fresh_on_meta, num_parameters, on_meta, randomize
 from senet.costs import cost
 from senet.errors import SenetError
+from senet.models.catalog import model_card
 from senet.models.shake import MixFunction, Shake, ShakeUnit, ShiftedShortcut, shake_resnet, shake_resnext
 from senet.nn.block import SEBlock, SEOptions
 
@@ -197,7 +198,7 @@ def test_parameters_of_the_paper():
     ],
 )
 def test_units_and_their_se(name, widths, number):
-    model = on_meta(name.replace("cifar_", "cifar_se_"))
+    model = on_meta(model_card(name).twin)
     units = units_of(model)
     assert [u.se.channels for u in units] == [width for width in widths for _ in range(number)]
     added = num_parameters(model) - num_parameters(on_meta(name))
@@ -240,7 +241,7 @@ def test_multiply_adds_by_hand():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stages(name):
-    model = fresh_on_meta(name.replace("cifar_", "cifar_se_"), se=SEOptions(stages=(3,)))
+    model = fresh_on_meta(model_card(name).twin, se=SEOptions(stages=(3,)))
     assert {key.split(".")[0] for key, m in model.named_modules() if isinstance(m, SEBlock)} == {"layer2"}
     maps = model.forward_intermediates(torch.empty(2, 3, 32, 32, device="meta"), intermediates_only=True)
     assert [m.shape[1:] for m in maps] == [(i["num_chs"], *2 * (32 // i["reduction"],)) for i in model.feature_info]

@@ -161,7 +161,7 @@ def test_decoders_get_blocks_where_they_belong_and_every_other_merge_is_told(nam
     model = create().eval()
     before = model(images())
     report = insert_se(model, reduction=4, example=images())
-    found = [(">" * site.in_front + site.module, site.kind) for site in report.sites]
+    found = [(">" * site.before + site.module, site.kind) for site in report.sites]
     assert found == places
     assert [(skip.place, skip.reason) for skip in report.skipped] == skipped
     assert torch.equal(model(images()), before)

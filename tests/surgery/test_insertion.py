@@ -85,7 +85,7 @@ TORCHVISION_PLACES = {
 )
 def test_where_blocks_go(create, name, places):
     sites, _ = find_sites(create(name))
-    assert [f"{'>' * site.in_front}{site.module}" for site in sites] == places
+    assert [f"{'>' * site.before}{site.module}" for site in sites] == places
 
 
 def test_inserting_into_timms_resnet_gives_timms_seresnet():
@@ -237,7 +237,7 @@ def test_a_join_without_a_module_of_its_own():
     model, x = Concatenation().eval(), image(8)
     before = model(x)
     (site,) = insert_se(model).sites
-    assert (site.module, site.in_front, site.kind, site.channels) == ("head", True, "concatenation", 32)
+    assert (site.module, site.before, site.kind, site.channels) == ("head", True, "concatenation", 32)
     assert torch.equal(model(x), before)
     excite(model)
     stem = F.relu(model.stem(x))

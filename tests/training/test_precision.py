@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from senet import precision
 from senet.cli import main
 from senet.data import loading
 from senet.recipes import RECIPES, get_recipe
-from senet.training import precision
 from senet.training.config import ComputeConfig
 from senet.training.loop import train
 

@@ -12,7 +12,7 @@ from networks import assert_relatively_close, randomize, relative_difference
 from senet.cli import main
 from senet.errors import SenetError
 from senet.factory import create_model, from_pretrained
-from senet.models.catalog import list_models
+from senet.models.catalog import list_models, model_card
 from senet.nn.block import SEBlock, SEOptions
 from senet.weights.checkpoint import Checkpoint
 from senet.weights.folder import save_pretrained
@@ -22,7 +22,7 @@ from senet.weights.loading import load_weights
 # Every SE network whose plain twin is small enough to run here; the deep ones differ in the number of units alone.
 DEEP = ("101", "152", "110", "164", "56", "44", "32x4d", "resnet34")
 TWINS = [
-    (name.replace("se_", "", 1), name)
+    (model_card(name).twin, name)
     for name in list_models("*se_*")
     if not name.endswith(DEEP) or name == "se_resnext50_32x4d"
 ]

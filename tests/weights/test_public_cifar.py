@@ -15,6 +15,7 @@ from senet.cli import main
 from senet.data.preprocessing import CIFAR
 from senet.errors import SenetError
 from senet.factory import create_model, from_pretrained
+from senet.models.catalog import model_card
 from senet.nn.block import SEBlock
 from senet.weights.checkpoint import read_file
 from senet.weights.loading import load_weights
@@ -95,7 +96,7 @@ def test_akamasters_files_load(units, name, options, shortcut, tmp_path):
     assert (ours.preprocessing.mean, ours.preprocessing.image_size) == (IMAGENET_MEAN, 32)
     assert_same_function(ours, theirs)
     if shortcut == "zeros":
-        with_se = create_model(name.replace("cifar_", "cifar_se_"), weights=file, **options)
+        with_se = create_model(model_card(name).twin, weights=file, **options)
         assert any(isinstance(module, SEBlock) for module in with_se.modules())
         assert_same_function(with_se, theirs)
 

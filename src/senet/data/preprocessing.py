@@ -89,6 +89,10 @@ IMAGENET = Preprocessing(
     mean=(123 / 255, 117 / 255, 104 / 255),
     std=(1 / 255, 1 / 255, 1 / 255),
 )
+STANDARDIZED = replace(IMAGENET, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""What torchvision, timm, mmpretrain and the PyTorch ports of the authors' weights use."""
+HALVES = replace(IMAGENET, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bicubic")
+"""What timm's weights of Inception-ResNet and MobileNet use."""
 CIFAR = Preprocessing(image_size=32, resize=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 CIFAR100 = Preprocessing(image_size=32, resize=32, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
 

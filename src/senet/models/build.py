@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from senet.errors import SenetError
 from senet.models.base import Network
-from senet.models.catalog import model_card
+from senet.models.catalog import Card, model_card
 from senet.models.config import ModelConfig
 from senet.models.description import describe_state
 from senet.models.external import build_foreign, is_foreign
@@ -87,4 +87,9 @@ def build_own(config: ModelConfig) -> Network:
 
 def option_value(config: ModelConfig, option: str) -> Any:
     """Return the value of an option of a network: the configuration's, or the builder's default."""
-    return config.options.get(option, signature(model_card(config.name).build).parameters[option].default)
+    return config.options.get(option, default_of(model_card(config.name), option))
+
+
+def default_of(card: Card, option: str) -> Any:
+    """Return the value that the builder of a network gives one of its options."""
+    return signature(card.build).parameters[option].default

@@ -31,13 +31,13 @@ class AttachedSE(SEBlock):
     Args:
         channels: C of the feature map.
         options: of the block; its placement and stages have no meaning here.
-        in_front: whether it scales the parent's input instead of its output.
+        before: whether it scales the parent's input instead of its output.
     """
 
-    def __init__(self, channels: int, options: SEOptions, in_front: bool = False) -> None:
+    def __init__(self, channels: int, options: SEOptions, before: bool = False) -> None:
         block = (options.reduction, options.squeeze, options.gate, options.bias, options.factor)
         super().__init__(channels, *block)
-        self.in_front = in_front
+        self.before = before
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale every channel of a feature map by its gate; the shape and dtype stay."""
@@ -133,7 +133,7 @@ def can_carry(module: nn.Module) -> bool:
 def run(module: nn.Module, block: AttachedSE) -> None:
     """Make a module run its block from now on."""
     plain: Any = type(module)
-    module.__class__ = scaled_class(ScaledInput if block.in_front else ScaledOutput, plain)
+    module.__class__ = scaled_class(ScaledInput if block.before else ScaledOutput, plain)
 
 
 # ---- modules that hold such layers -----------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def attach(model: nn.Module, blocks: Mapping[str, AttachedSE]) -> None:
 def attached_sites(model: nn.Module) -> tuple[str, ...]:
     """Return the blocks of a model as `attach_at` takes them: "module=channels", ">" before one on an input."""
     modules = [(name, attached(module)) for name, module in model.named_modules()]
-    return tuple(f"{'>' if se.in_front else ''}{name}={se.channels}" for name, se in modules if se is not None)
+    return tuple(f"{'>' if se.before else ''}{name}={se.channels}" for name, se in modules if se is not None)
 
 
 def attach_at(model: nn.Module, sites: Iterable[str], options: SEOptions) -> None:
@@ -278,7 +278,7 @@ def attach_at(model: nn.Module, sites: Iterable[str], options: SEOptions) -> Non
             raise SenetError(f"{name} of {type(model).__name__} has an attribute se already")
         if not can_carry(module):
             raise SenetError(f"{name} of {type(model).__name__}, a {type(module).__name__}, cannot run an SE block")
-        blocks[name] = AttachedSE(width, options, in_front=site.startswith(">"))
+        blocks[name] = AttachedSE(width, options, before=site.startswith(">"))
     attach(model, blocks)
 
 

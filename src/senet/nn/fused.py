@@ -117,7 +117,7 @@ def fused_tail(
     """Compute `Fusible.tail` with the operator; None where it has no equal for the layers, or is not worth it."""
     norms = [m for m in (norm, shortcut_norm) if m is not None]
     inserted = attached(norm)
-    if inserted and (se or inserted.in_front):
+    if inserted and (se or inserted.before):
         return None
     kinds = [plain_class(m) if m is norm else type(m) for m in norms]
     if u.numel() == 0 or any(kind not in (nn.BatchNorm2d, nn.SyncBatchNorm) for kind in kinds) or watched(norms):

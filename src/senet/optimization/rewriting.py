@@ -103,7 +103,7 @@ def unfold_attached(model: nn.Module) -> None:
         block = attached(module)
         if block is not None and fx.Tracer().is_leaf_module(module, name):
             detach(model, [name])
-            model.set_submodule(name, nn.Sequential(*((block, module) if block.in_front else (module, block))))
+            model.set_submodule(name, nn.Sequential(*((block, module) if block.before else (module, block))))
 
 
 def module_at(graph: fx.GraphModule, node: object) -> nn.Module | None:

@@ -12,7 +12,7 @@ from senet.costs import cost
 from senet.errors import SenetError
 from senet.factory import from_pretrained
 from senet.files import read_jsonl, write_json
-from senet.models.catalog import plain_twin
+from senet.models.catalog import model_card
 from senet.models.config import ModelConfig, config_to_dict
 from senet.paper.rows import ABLATIONS, Errors, PaperRow
 from senet.terminal import Table, console, say
@@ -66,6 +66,18 @@ class AblationRow:
     def deviation(self) -> float:
         """Standard deviation over the seeds, in percent points; 0 for one seed."""
         return statistics.stdev(self.top1_errors) if len(self.top1_errors) > 1 else 0.0
+
+
+def plain_twin(name: str) -> str:
+    """Return the plain network of one with SE.
+
+    Raises:
+        SenetError: there is none.
+    """
+    card = model_card(name)
+    if not card.has_se or card.twin is None:
+        raise SenetError(f"{name} has no plain twin; name a network with one, such as se_resnet50 or cifar_se_resnet20")
+    return card.twin
 
 
 def variant(row: PaperRow, config: TrainConfig) -> TrainConfig:

@@ -51,7 +51,7 @@ class InsertionReport:
         table = Table("module", "", "channels", "side", "stage", "where")
         for site in self.sites:
             side = "x".join(map(str, site.side))
-            row = (site.module, "input" if site.in_front else "output", str(site.channels), side, str(site.stage))
+            row = (site.module, "input" if site.before else "output", str(site.channels), side, str(site.stage))
             table.add_row(*row, site.kind)
         for skip in self.skipped:
             table.add_row(skip.place, "", "", "", "", f"skipped: {skip.reason}", style="dim")
@@ -170,7 +170,7 @@ def insert_se(
     model_parameters = sum(p.numel() for p in model.parameters())
     blocks = []
     for site in chosen:
-        block = AttachedSE(site.channels, options, site.in_front)
+        block = AttachedSE(site.channels, options, site.before)
         if preserve_outputs:
             start_at_one(block)
         like = next(model.get_submodule(site.module).parameters(), next(model.parameters()))

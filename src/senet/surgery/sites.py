@@ -44,7 +44,7 @@ class Site:
 
     Args:
         module: name of the module that it is attached to.
-        in_front: whether it scales that module's input instead of its output.
+        before: whether it scales that module's input instead of its output.
         kind: "residual branch", "decoder branch", "behind the sum", "dense branch", "concatenation", "plain
             convolution", "block without a sum", or "named module" where the model was not run.
         unit: name of the module in whose forward pass the sum or concatenation is.
@@ -56,7 +56,7 @@ class Site:
     """
 
     module: str
-    in_front: bool
+    before: bool
     kind: str
     unit: str
     channels: int
@@ -85,9 +85,9 @@ class Places:
             if not self.structure.is_map(candidate):
                 continue
             takers = [call for call in self.structure.takers[candidate] if takes_alone(call, candidate)]
-            for calls, in_front in ((self.structure.makers[candidate], False), (takers, True)):
+            for calls, before in ((self.structure.makers[candidate], False), (takers, True)):
                 for call in filter(self.is_free, calls):
-                    return site_at(call, in_front, kind, unit, candidate, gated)
+                    return site_at(call, before, kind, unit, candidate, gated)
         return None
 
     def is_free(self, call: Call) -> bool:
@@ -185,7 +185,7 @@ class Places:
             site = patterns[type(call.module)]
             at = calls.get(name + site.module[len(site.unit) :])
             there = calls[site.module]
-            value = None if at is None else at.input if site.in_front else at.output
+            value = None if at is None else at.input if site.before else at.output
             if (
                 at is None
                 or value is None
@@ -196,7 +196,7 @@ class Places:
             if not self.is_free(at):
                 continue
             own = mask(v for v in self.flow.values if at_or_within(v.scope, name))
-            yield site_at(at, site.in_front, "block without a sum", name, value, self.structure.gated(own))
+            yield site_at(at, site.before, "block without a sum", name, value, self.structure.gated(own))
 
 
 def takes_alone(call: Call, value: Value) -> bool:
@@ -205,9 +205,9 @@ def takes_alone(call: Call, value: Value) -> bool:
     return inside or call.output is value
 
 
-def site_at(call: Call, in_front: bool, kind: str, unit: str, value: Value, gated: bool) -> Site:
+def site_at(call: Call, before: bool, kind: str, unit: str, value: Value, gated: bool) -> Site:
     """Return the site on a module that makes or takes a value."""
-    return Site(call.name, in_front, kind, unit, value.shape[1], value.shape[2:], gated)
+    return Site(call.name, before, kind, unit, value.shape[1], value.shape[2:], gated)
 
 
 def sites_of(flow: Dataflow, placement: Placement = "standard") -> tuple[list[Site], list[Skipped]]:

@@ -10,9 +10,9 @@ from tyro.conf import Fixed, Suppress
 from senet.data.config import DataConfig
 from senet.errors import SenetError, check_choice, check_ranges
 from senet.models.config import ModelConfig
+from senet.precision import Precision
 
 ScheduleName = Literal["step", "cosine", "one_cycle", "plateau"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True)

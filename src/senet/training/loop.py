@@ -28,16 +28,15 @@ from senet.errors import SenetError
 from senet.evaluation.accuracy import Evaluation, score
 from senet.models.build import build
 from senet.nn.fused import set_fused
+from senet.precision import DTYPES, choose_precision, slow_bf16
 from senet.training.config import TrainConfig
 from senet.training.interrupt import TrainingInterrupted, caught_signals
-from senet.training.precision import choose_precision, slow_bf16
 from senet.training.processes import Team, build_accelerator
 from senet.training.progress import Reporter
 from senet.training.run import RunFolder
 from senet.training.schedule import Schedule, build_optimizer
 from senet.training.warm_start import WarmStart, start_from_weights
 
-DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 STATE_KEYS = frozenset({"model", "ema", "optimizer", "schedule", "scaler", "position", "num_processes"})
 ONE_VALUE = "more than 1 value per channel"
 """In what PyTorch says of it."""
@@ -90,7 +89,8 @@ def train(config: TrainConfig, output: str | Path, *, resume: bool = False) -> P
         run.check_free()
     if config.weights is not None and not run.state_file.exists():
         config, start = start_from_weights(config)
-    asked, config = config.compute.precision, choose_precision(config, accelerator.device)
+    asked = config.compute.precision
+    config = replace(config, compute=replace(config.compute, precision=choose_precision(asked, accelerator.device)))
     data = load_data(
         config.data,
         batch_size=config.batch_size,
@@ -292,7 +292,7 @@ class Trainer:
     def logits(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """Call a network in the configured precision; float32 logits."""
         dtype = DTYPES[self.config.compute.precision]
-        with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
             logits = network(images)
         return logits.float()
 

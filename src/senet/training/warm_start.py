@@ -92,7 +92,7 @@ def model_of(checkpoint: Checkpoint, config: ModelConfig, asked: Mapping[str, An
     """
     stated, name = checkpoint.name, config.name
     known = stated is not None or checkpoint.architecture is not None
-    fits = not known or stated in (name, name.replace("se_", "", 1))
+    fits = not known or stated in (CARDS[name].starts_from if name in CARDS else (name,))
     if "model.name" in asked and not fits:
         raise SenetError(
             f"model.name is {name!r}, but {checkpoint.source} holds {checkpoint.architecture or stated}; "

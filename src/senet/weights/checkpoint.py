@@ -122,7 +122,7 @@ class Checkpoint:
     def check_network(self, card: Card) -> None:
         """Raise a SenetError if the weights are stated to be of another network than `card`'s or its plain twin."""
         stated = None if self.config is None else self.config.name
-        if (self.architecture or stated) and self.name not in (card.name, card.name.replace("se_", "", 1)):
+        if (self.architecture or stated) and self.name not in card.starts_from:
             remedy = "none of ours" if self.name is None else f"create {self.name}"
             raise SenetError(f"{self.source} holds {self.architecture or stated}, not {card.name}: {remedy}")
 

@@ -1,6 +1,5 @@
 """Making a state dict fit a network: exactly where that is possible, by name where it is asked for."""
 
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from senet.errors import SenetError
 from senet.models.base import Network, SEUnit
 from senet.models.build import skeleton
+from senet.models.catalog import model_card
 from senet.nn.attached import AttachedSE
 from senet.nn.block import Placement, SEBlock
 from senet.weights.layouts import State
@@ -206,8 +206,9 @@ def fit_se(state: State, model: Network, source: str) -> tuple[list[str], float]
     theirs = {key.rpartition(".fc1.")[0] for key in own_keys if key.endswith(".se.fc1.weight")}
     if not blocks:
         if theirs:
-            name = re.sub("^(cifar_)?", r"\1se_", model.config.name)
-            raise SenetError(f"{source} has SE blocks, {model.config.name} has none; create {name}")
+            name = model.config.name
+            remedy = f"create {model_card(name).twin}" if model_card(name).twin else "create a network with SE"
+            raise SenetError(f"{source} has SE blocks, {name} has none; {remedy}")
         return [], 1.0
     if not theirs:
         return start_as_identity(state, model, source)

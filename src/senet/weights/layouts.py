@@ -8,14 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from senet.data.preprocessing import IMAGENET, Preprocessing
+from senet.data.preprocessing import STANDARDIZED, Preprocessing
 from senet.errors import SenetError
 from senet.models.catalog import Card
-
-STANDARDIZED = replace(IMAGENET, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-"""What torchvision, timm, mmpretrain and the PyTorch ports of the release use."""
-HALVES = replace(IMAGENET, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bicubic")
-"""What timm's weights of the Inception and MobileNet kind use."""
 
 CHENYAOFO = {
     10: ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
@@ -64,41 +59,29 @@ class Layout:
         return self.rearrange(converted)
 
 
-def of_torchvision(card: Card) -> Mapping[str, Any]:
-    """Return the options that make our networks for ImageNet compute what torchvision's and timm's do."""
-    if card.name.startswith("cifar_"):
-        return {}
-    theirs = {"stride_on": "3x3", "stem_pool": "pad", "relu_last": False, "activation": "relu6"}
-    return {option: value for option, value in theirs.items() if option in card.options}
+def torchvision_options(card: Card) -> Mapping[str, Any]:
+    """Return the options with which the network computes what torchvision's and timm's does."""
+    return card.torchvision_options
 
 
-def of_release(card: Card) -> Mapping[str, Any]:
-    """Return the options of the authors' networks: stride on the 3x3 in ResNeXt and SENet-154 only, ceil pooling."""
-    if "stem_pool" not in card.options:
-        return {}
-    stride = {"stride_on": "3x3" if "resnext" in card.name or card.name == "senet154" else "1x1"}
-    return {"stem_pool": "ceil"} | (stride if "stride_on" in card.options else {})
+def release_options(card: Card) -> Mapping[str, Any]:
+    """Return the options with which the network computes what the authors' does."""
+    return card.release_options
 
 
 def of_timm_legacy(card: Card) -> Mapping[str, Any]:
     """Return the options of the release as timm has it, with a ReLU before SE in units of two convolutions."""
-    return {**of_release(card), **({"relu_last": True} if "relu_last" in card.options else {})}
+    return {**card.release_options, **({"relu_last": True} if "relu_last" in card.options else {})}
 
 
 def of_moskomule(card: Card) -> Mapping[str, Any]:
     """Return the options of senet.pytorch: torchvision's for ImageNet, projection shortcuts on CIFAR."""
-    return {"shortcut": "projection"} if "shortcut" in card.options else of_torchvision(card)
+    return {"shortcut": "projection"} if "shortcut" in card.options else card.torchvision_options
 
 
-def standardized(card: Card) -> Preprocessing:
-    """Return the usual mean and standard deviation of ImageNet, or the card's preprocessing on other data."""
-    if card.name.startswith("cifar_"):
-        return card.preprocessing
-    if card.name.endswith("inception_resnet_v2"):
-        return replace(HALVES, image_size=299, resize=333)
-    if card.name.endswith("mobilenet_v1"):
-        return HALVES
-    return replace(STANDARDIZED, image_size=card.preprocessing.image_size, resize=card.preprocessing.resize)
+def torchvision_preprocessing(card: Card) -> Preprocessing:
+    """Return how torchvision's and timm's weights of the network want their images."""
+    return card.torchvision_preprocessing or card.preprocessing
 
 
 def of_chenyaofo(card: Card) -> Preprocessing:
@@ -160,12 +143,12 @@ def vgg_classifier(key: str, tensor: Tensor) -> Tensor:
 LEGACY_RENAMES = ((r"^last_linear\.", "fc."), (r"\.se_module\.", ".se."))
 """Of Cadene's pretrained-models, which timm's legacy networks come from."""
 SENET = Layout(name="senet", mark=re.compile("$^"))  # recognized by the description beside the weights, not by keys
-CAFFE = Layout(name="caffe", mark=re.compile("$^"), options=of_release)  # recognized by the file's suffix
+CAFFE = Layout(name="caffe", mark=re.compile("$^"), options=release_options)  # recognized by the file's suffix
 TORCHVISION = Layout(
     name="torchvision",
     mark=re.compile(r"^(conv1(\.0)?|features\.0|conv2d_1a\.conv|conv_stem)\.weight$"),
-    options=of_torchvision,
-    preprocessing=standardized,
+    options=torchvision_options,
+    preprocessing=torchvision_preprocessing,
 )
 LAYOUTS: tuple[Layout, ...] = (
     SENET,
@@ -182,15 +165,15 @@ LAYOUTS: tuple[Layout, ...] = (
             (r"^layer0\.bn3\.", "bn1."),
             *LEGACY_RENAMES,
         ),
-        options=of_release,
-        preprocessing=standardized,
+        options=release_options,
+        preprocessing=torchvision_preprocessing,
     ),
     Layout(
         name="timm_legacy",
         mark=re.compile(r"^layer0\.conv1\.weight$"),
         renames=((r"^layer0\.", ""), *LEGACY_RENAMES),
         options=of_timm_legacy,
-        preprocessing=standardized,
+        preprocessing=torchvision_preprocessing,
     ),
     Layout(
         name="mmpretrain",
@@ -200,15 +183,15 @@ LAYOUTS: tuple[Layout, ...] = (
             (r"^head\.fc\.", "fc."),
             (r"\.se_layer\.conv([12])\.conv\.", r".se.fc\1."),
         ),
-        options=of_torchvision,
-        preprocessing=standardized,
+        options=torchvision_options,
+        preprocessing=torchvision_preprocessing,
     ),
     Layout(
         name="moskomule",
         mark=re.compile(r"\.se\.fc\.0\.weight$"),
         renames=((r"\.se\.fc\.0\.", ".se.fc1."), (r"\.se\.fc\.2\.", ".se.fc2.")),
         options=of_moskomule,
-        preprocessing=standardized,
+        preprocessing=torchvision_preprocessing,
         reshape=linear_to_1x1,
     ),
     Layout(
@@ -219,7 +202,7 @@ LAYOUTS: tuple[Layout, ...] = (
             (r"^pre_logits\.fc2\.", "classifier.3."),
             (r"^head\.fc\.", "classifier.6."),
         ),
-        preprocessing=standardized,
+        preprocessing=torchvision_preprocessing,
         reshape=vgg_classifier,
     ),
     Layout(

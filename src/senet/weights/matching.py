@@ -6,8 +6,8 @@ from dataclasses import fields
 from torch import nn
 
 from senet.errors import SenetError
-from senet.models.build import option_value
-from senet.models.catalog import CARDS, model_card
+from senet.models.build import default_of, option_value
+from senet.models.catalog import CARDS, Card, model_card
 from senet.models.config import ModelConfig
 from senet.models.description import block_class
 from senet.nn.block import SEOptions
@@ -30,8 +30,7 @@ def check_options(config: ModelConfig, checkpoint: Checkpoint) -> None:
     for option, theirs in checkpoint.options(card).items():
         ours = option_value(config, option)
         if option == "depth" and ours != theirs:
-            other = config.name.rstrip("0123456789") + str(theirs)
-            remedy = other if other in CARDS else f"it with depth={theirs}"
+            remedy = network_of_depth(card, theirs) or f"it with depth={theirs}"
             raise SenetError(f"{source} is of a network of depth {theirs}, the model of {ours}; create {remedy}")
         if ours != theirs:
             remedy = "; if they are of one of our networks, pass layout='senet'" if layout is TORCHVISION else ""
@@ -42,6 +41,14 @@ def check_options(config: ModelConfig, checkpoint: Checkpoint) -> None:
     check_surgery(config, checkpoint)
     if checkpoint.config is not None and model_card(checkpoint.config.name).has_se:
         check_se_options("se", config.se, checkpoint.config.se, source, ADAPTABLE_SE)
+
+
+def network_of_depth(card: Card, depth: int) -> str | None:
+    """Return the name of the network of a card's family with another depth, if there is one."""
+    for other in CARDS.values():
+        if (other.family, other.has_se) == (card.family, card.has_se) and default_of(other, "depth") == depth:
+            return other.name
+    return None
 
 
 def check_surgery(config: ModelConfig, checkpoint: Checkpoint) -> None:
