@@ -41,7 +41,6 @@ def test_python_of_a_page_runs(name, tmp_path):
     run(ROOT / name, tmp_path)
 
 
-@pytest.mark.slow
 def test_the_tutorial_runs(tmp_path):
     assert all(reason is None for _, _, reason in code_blocks(ROOT / "docs/tutorial.md", "python"))
     run(ROOT / "docs/tutorial.md", tmp_path)
