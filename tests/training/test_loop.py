@@ -74,7 +74,7 @@ def linear(monkeypatch):
         return built[-1]
 
     monkeypatch.setattr(loop, "build", build)
-    monkeypatch.setattr("senet.weights.folder.check_readable", lambda model: None)  # it is none that can be read back
+    monkeypatch.setattr("senet.weights.folder.check_readable", lambda *_: None)  # it is none that can be read back
     return built
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from senet import precision
 from senet.cli import main
 from senet.data import loading
+from senet.nn import precision
 from senet.recipes import RECIPES, get_recipe
 from senet.training.config import ComputeConfig
 from senet.training.loop import train

@@ -14,9 +14,10 @@ from senet.factory import create_model, from_pretrained, load_model
 from senet.models.config import ModelConfig
 from senet.nn.block import SEBlock, SEOptions
 from senet.weights import folder as folders
-from senet.weights.checkpoint import ADAPTABLE_SE, find_model_folder
 from senet.weights.folder import save_pretrained
 from senet.weights.loading import load_weights
+from senet.weights.matching import ADAPTABLE_SE
+from senet.weights.reading import find_model_folder
 
 NAME = "cifar_se_resnet20"
 GRAY = Preprocessing(image_size=8, resize=9, mean=(0.3,), std=(0.4,))
@@ -76,7 +77,9 @@ def test_a_round_trip_gives_back_the_same_network(tmp_path: Path):
     with torch.no_grad():
         assert torch.equal(again(x), model.eval()(x.contiguous(memory_format=torch.channels_last)))
     assert json.loads((tmp_path / "deep" / "model" / "config.json").read_text())["metrics"] == {"top1": 12.5}
-    assert {path.name for path in (tmp_path / "deep" / "model").iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in (tmp_path / "deep" / "model").iterdir()} == {
+        *("README.md", "config.json", "model.safetensors")
+    }
 
 
 def test_a_run_folder_gives_its_best_model_and_else_its_last(tmp_path: Path):

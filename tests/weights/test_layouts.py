@@ -13,7 +13,7 @@ from senet.errors import SenetError
 from senet.factory import create_model
 from senet.models.catalog import model_card
 from senet.nn.block import SEOptions
-from senet.weights.checkpoint import read_file
+from senet.weights.reading import read
 from senet.weights.layouts import LAYOUTS, find_layout, recognize
 from senet.weights.loading import load_weights
 
@@ -82,7 +82,7 @@ def test_the_weights_of_a_peer_give_its_logits(peer, saved):
     name, layout, build, side = PEERS[peer]
     theirs = on_cpu_with_random_weights(build)
     file = saved(theirs.state_dict())
-    assert read_file(file).layout.name == layout
+    assert read(file).layout.name == layout
     ours = create_model(name, weights=file)
     assert_same_logits(ours, theirs, side)
 
@@ -125,7 +125,7 @@ def test_renamed_keys(layout, rename, wrapped, saved):
     theirs = on_cpu_with_random_weights(lambda: create_model("se_resnet50", **options))
     state = {rename(key): tensor for key, tensor in theirs.state_dict().items()}
     file = saved({"meta": {"epoch": 100}, "state_dict": state} if wrapped else state)
-    assert read_file(file).layout.name == layout
+    assert read(file).layout.name == layout
     assert_same_logits(create_model("se_resnet50", weights=file), theirs, 75)
 
 
@@ -140,7 +140,7 @@ def test_moskomules_keys_and_linear_layers_without_biases(name, options, side, s
     state = {as_moskomule(key): tensor for key, tensor in theirs.state_dict().items()}
     state = {key: tensor.flatten(1) if ".se.fc." in key else tensor for key, tensor in state.items()}
     file = saved(state)
-    assert read_file(file).layout.name == "moskomule"
+    assert read(file).layout.name == "moskomule"
     ours = create_model(name, weights=file)
     assert not ours.config.se.bias
     assert_same_logits(ours, theirs, side)
@@ -189,7 +189,7 @@ def test_our_own_state_dict_is_not_mistaken_for_torchvisions(saved, tmp_path):
     ours = create_model("resnet18").eval()
     torch.save(ours.state_dict(), tmp_path / "ours.pth")
     again = create_model("resnet18", weights=tmp_path / "ours.pth")
-    assert read_file(tmp_path / "ours.pth").layout.name == "senet"
+    assert read(tmp_path / "ours.pth").layout.name == "senet"
     assert again.config.options == {} or again.config.options["stem_pool"] == "ceil"
     assert_same_logits(again, ours, 75)
 

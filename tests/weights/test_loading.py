@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from senet.errors import SenetError
 from senet.factory import create_model
-from senet.weights.checkpoint import read_state
+from senet.weights.tensors import read_state
 from senet.weights.loading import load_weights
 
 NAME = "cifar_se_resnet20"

@@ -17,7 +17,7 @@ from senet.errors import SenetError
 from senet.factory import create_model, from_pretrained
 from senet.models.catalog import model_card
 from senet.nn.block import SEBlock
-from senet.weights.checkpoint import read_file
+from senet.weights.reading import read
 from senet.weights.loading import load_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -90,7 +90,7 @@ def test_akamasters_files_load(units, name, options, shortcut, tmp_path):
     theirs, file = peer(units, shortcut, "linear"), tmp_path / "resnet.th"
     state = {f"module.{key}": tensor for key, tensor in theirs.state_dict().items()}
     torch.save({"state_dict": state, "best_prec1": 92.6}, file)
-    assert read_file(file).layout.name == "akamaster"
+    assert read(file).layout.name == "akamaster"
     ours = create_model(name, weights=file, **options)
     assert ours.config.options["shortcut"] == ("pad" if shortcut == "zeros" else "projection")
     assert (ours.preprocessing.mean, ours.preprocessing.image_size) == (IMAGENET_MEAN, 32)
@@ -105,7 +105,7 @@ def test_akamasters_files_load(units, name, options, shortcut, tmp_path):
 def test_chenyaofos_files_load(num_classes, mean, std, tmp_path, caplog):
     theirs, file = peer(3, "downsample", "fc", num_classes=num_classes), tmp_path / "cifar_resnet20.pt"
     torch.save(theirs.state_dict(), file)
-    assert read_file(file).layout.name == "chenyaofo"
+    assert read(file).layout.name == "chenyaofo"
     ours = create_model("cifar_resnet20", weights=file)
     assert ours.config.options["shortcut"] == "projection"
     assert (ours.preprocessing.mean[0], ours.preprocessing.std[0]) == (mean, std)

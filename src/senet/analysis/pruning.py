@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import cast
 
@@ -20,8 +20,7 @@ from senet.costs import cost
 from senet.errors import SenetError
 from senet.evaluation.accuracy import Evaluation, evaluate
 from senet.evaluation.batches import Data
-from senet.models.config import ModelConfig
-from senet.nn.attached import AttachedSE, attached_sites, detach
+from senet.nn.attached import AttachedSE, detach
 from senet.surgery.dataflow import Value, record
 from senet.surgery.probe import as_written, on_example
 from senet.surgery.structure import at_or_within
@@ -145,18 +144,12 @@ def prune_se(
 
 
 def remove_blocks(model: nn.Module, names: Sequence[str]) -> None:
-    """Take SE blocks out of a model, and say so in its configuration."""
-    own = []
+    """Take SE blocks out of a model."""
     for name in names:
         if isinstance(model.get_submodule(name), AttachedSE):
             detach(model, [name.rpartition(".")[0]])
         else:
             model.set_submodule(name, nn.Identity())
-            own.append(name)
-    config = getattr(model, "config", None)
-    if isinstance(config, ModelConfig):
-        described = replace(config, inserted=attached_sites(model), removed=(*config.removed, *own))
-        model.config = described  # type: ignore[assignment]
 
 
 Layer = tuple[str, bool]

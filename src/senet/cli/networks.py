@@ -56,8 +56,8 @@ class ConvertCommand:
     """the model folder to write; it must not exist yet"""
     num_classes: int | None = None
     """classes of a new classifier; None keeps that of the weights"""
-    in_channels: int = 3
-    """channels of the images; another number than the weights' converts the first convolution"""
+    in_channels: int | None = None
+    """channels of the images; another number than the weights' converts the first convolution; None keeps it"""
     layout: str | None = None
     """overrules the layout that the keys say, see `senet.load_weights`"""
     key: str | None = None
@@ -142,25 +142,26 @@ def print_paper(command: ModelsCommand) -> None:
 
 def run_convert(argv: Sequence[str]) -> None:
     """Turn weights from anywhere into a model folder."""
-    from senet.factory import create_from_weights, find_weights
+    from senet.factory import assemble, read_weights
     from senet.models.catalog import model_card
-    from senet.models.config import ModelConfig
     from senet.weights.folder import save_pretrained
+    from senet.weights.matching import Asked
 
     command = parse(ConvertCommand, argv, "senet convert")
     card = model_card(command.name)
     check_new(command.output)
-    config = ModelConfig(
-        name=command.name,
-        num_classes=command.num_classes,
-        in_channels=command.in_channels,
-        options=command.options,
-    )
     se = None if command.se == SEOptions() else command.se
     if se is not None and not card.has_se:
         raise SenetError(f"--se has no effect: {command.name} is a plain network")
-    checkpoint = find_weights(command.name, command.source, layout=command.layout, key=command.key)
-    model = create_from_weights(config, checkpoint, se=se, convert_input=command.in_channels != 3)
+    asked = Asked(
+        name=command.name,
+        num_classes=command.num_classes,
+        in_channels=command.in_channels,
+        se=se,
+        options=command.options,
+    )
+    checkpoint = read_weights(command.name, command.source, layout=command.layout, key=command.key)
+    model = assemble(checkpoint, asked)
     save_pretrained(model, command.output)
     say(f"{command.output} holds {command.name} with {model.num_classes} classes (layout {checkpoint.layout.name})")
 

@@ -139,7 +139,7 @@ def print_report(report: Any, as_json: bool, ending: str) -> None:
 def say_slow_bf16(asked: bool) -> None:
     """Say on standard error if bf16 is asked for and slow on this machine."""
     from senet.nn.modes import default_device
-    from senet.precision import slow_bf16
+    from senet.nn.precision import slow_bf16
 
     if asked and (slow := slow_bf16("--bf16", default_device(), "leave it out for speed")):
         say(f"senet: {slow}", console(stderr=True))

@@ -236,7 +236,7 @@ class Network(Fusible):
             "interpolation": wants.interpolation,
             "mean": wants.mean,
             "std": wants.std,
-            "first_conv": next(name for name, m in self.named_modules() if isinstance(m, nn.Conv2d)),
+            "first_conv": self.first_conv,
             "classifier": self.classifier_name,
         }
 
@@ -244,6 +244,12 @@ class Network(Fusible):
     def pretrained_cfg(self) -> dict[str, Any]:
         """The same as `default_cfg`."""
         return self.default_cfg
+
+    @property
+    def first_conv(self) -> str:
+        """The name of the convolution that sees the image."""
+        names = (name for name, module in self.named_modules() if isinstance(module, nn.Conv2d))
+        return str(next(names))
 
     @property
     def in_chans(self) -> int:
@@ -315,6 +321,14 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
         for count, before in zip(tracked, counts, strict=True):
             count.copy_(before)
+
+
+def classifier_names() -> set[str]:
+    """Return what the classes of networks call their last layer."""
+    kinds: list[type[Network]] = [Network]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return {kind.classifier_name for kind in kinds}
 
 
 def build_classifier(in_features: int, num_classes: int) -> nn.Module:

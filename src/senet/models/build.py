@@ -12,31 +12,38 @@ from senet.errors import SenetError
 from senet.models.base import Network
 from senet.models.catalog import Card, model_card
 from senet.models.config import ModelConfig
-from senet.models.description import describe_state
-from senet.models.external import build_foreign, is_foreign
+from senet.models.description import Surgery, derive_surgery, describe_state
+from senet.models.external import build_external, is_external
 from senet.nn.attached import attach_at
 from senet.nn.block import SEOptions
 
 
-def build(config: ModelConfig) -> Network:
-    """Build the network of a configuration, with random weights.
+def build(config: ModelConfig, surgery: Surgery | None = None) -> Network:
+    """Build the network of a configuration, with random weights and in training mode.
 
-    One of another library's has that library's class, with the attributes that ours have.
+    One of another library has that library's class, with the attributes that this library's networks have. A name with
+    a tag, such as "timm/resnet50.a1_in1k", brings these weights.
+
+    Args:
+        config: what to build.
+        surgery: the SE blocks to insert and to remove then; None for none.
 
     Raises:
         SenetError: as `create_model`.
     """
     if config.in_channels < 1:
         raise SenetError(f"in_channels is {config.in_channels}; expected at least 1")
-    model = cast(Network, build_foreign(config)) if is_foreign(config.name) else build_own(config)
-    if config.inserted:
-        attach_at(model, config.inserted, config.inserted_se)
-    for name in config.removed:
-        model.set_submodule(name, nn.Identity(), strict=True)
-    model.config = replace(
-        model.config, inserted=config.inserted, inserted_se=config.inserted_se, removed=config.removed
-    )
+    model = cast(Network, build_external(config)) if is_external(config.name) else build_own(config)
+    if surgery is not None:
+        attach_at(model, surgery.inserted, surgery.inserted_se)
+        for name in surgery.removed:
+            model.set_submodule(name, nn.Identity(), strict=True)
     return model
+
+
+def surgery_of(model: Network) -> Surgery:
+    """Return what was inserted into a network from `create_model` and removed from it, whatever library it is of."""
+    return derive_surgery(model, skeleton(model.config) if is_external(model.config.name) else None)
 
 
 class WithoutInitialization(TorchFunctionMode):
@@ -51,14 +58,14 @@ class WithoutInitialization(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def skeleton(config: ModelConfig) -> Network:
+def skeleton(config: ModelConfig, surgery: Surgery | None = None) -> Network:
     """Build the network of a configuration without values, to look at its parts and the shapes of its tensors.
 
     Raises:
         SenetError: as `create_model`.
     """
     with torch.device("meta"), WithoutInitialization():
-        return build(config)
+        return build(config, surgery)
 
 
 def build_own(config: ModelConfig) -> Network:

@@ -13,6 +13,7 @@ from senet.models.base import Network
 from senet.models.bn_inception import BNInception
 from senet.models.inception_resnet import InceptionResNetV2
 from senet.models.mobilenet import MobileNetV1
+from senet.models.public_weights import PUBLIC_WEIGHTS
 from senet.models.resnet import cifar_resnet, imagenet_resnet, wide_resnet
 from senet.models.shake import shake_resnet, shake_resnext
 from senet.models.shufflenet import ShuffleNetV1
@@ -59,6 +60,7 @@ class Card:
         torchvision_options: likewise, for the weights of torchvision and timm.
         torchvision_preprocessing: how those want their images; None for the card's own.
         paper: the paper's figures.
+        weights: public ones, as `create_model(weights=...)` takes them; `pretrained=True` means the first.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Card:
     torchvision_options: Mapping[str, Any] = field(default_factory=dict)
     torchvision_preprocessing: Preprocessing | None = None
     paper: PaperFigures = field(default_factory=PaperFigures)
+    weights: tuple[str, ...] = ()
 
     @property
     def starts_from(self) -> tuple[str, ...]:
@@ -364,12 +367,19 @@ _CARDS: tuple[Card, ...] = (
 )
 
 
-CARDS: Mapping[str, Card] = MappingProxyType({card.name: card for card in _CARDS})
+CARDS: Mapping[str, Card] = MappingProxyType(
+    {card.name: replace(card, weights=PUBLIC_WEIGHTS.get(card.name, ())) for card in _CARDS}
+)
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of the networks that match a shell pattern, such as "se_*", in the registry's order."""
-    return [name for name in CARDS if fnmatchcase(name, pattern)]
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Return the names of the networks, in the registry's order.
+
+    Args:
+        pattern: a shell pattern that they match, such as "se_*".
+        pretrained: only those with public weights, which `create_model(name, pretrained=True)` loads.
+    """
+    return [name for name, card in CARDS.items() if fnmatchcase(name, pattern) and (card.weights or not pretrained)]
 
 
 def model_card(name: str) -> Card:

@@ -17,9 +17,6 @@ class ModelConfig:
         in_channels: channels of the images.
         se: SE options; must stay at their defaults for a plain network.
         options: further arguments of the network, such as stride_on, stem_pool, dropout, zero_init_last.
-        inserted: the blocks of `senet.insert_se`, "module=channels" each, with ">" in front of one on a module's input.
-        inserted_se: their options.
-        removed: the names of the network's own blocks that `senet.prune_se` took out.
     """
 
     name: str
@@ -27,19 +24,15 @@ class ModelConfig:
     in_channels: int = 3
     se: SEOptions = field(default_factory=SEOptions)
     options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
-    inserted: tuple[str, ...] = ()
-    inserted_se: SEOptions = field(default_factory=SEOptions)
-    removed: tuple[str, ...] = ()
+
+
+SURGERY_OF_SENET_1 = ("inserted", "inserted_se", "removed")
+"""What the format "senet/1" has among a network's configuration; see `senet.models.description.Surgery`."""
 
 
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """Return a configuration as plain values, for JSON."""
-    without = [name for name in ("inserted", "inserted_se", "removed") if not getattr(config, name)]
-    without += [] if config.inserted else ["inserted_se"]
-    values = asdict(config) | {"options": dict(config.options)}
-    known = [field.name for field in fields(SEOptions)]  # not those of a subclass
-    values |= {name: {option: values[name][option] for option in known} for name in ("se", "inserted_se")}
-    return {name: value for name, value in values.items() if name not in without}
+    return asdict(config) | {"options": dict(config.options), "se": se_to_dict(config.se)}
 
 
 def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
@@ -48,9 +41,13 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     Raises:
         TypeError: a field that does not exist.
     """
-    options = {name: se_from_dict(values.get(name, {})) for name in ("se", "inserted_se")}
-    names = {name: tuple(values.get(name, ())) for name in ("inserted", "removed")}
-    return ModelConfig(**{**values, **options, **names})
+    own = {name: value for name, value in values.items() if name not in SURGERY_OF_SENET_1}
+    return ModelConfig(**{**own, "se": se_from_dict(values.get("se", {}))})
+
+
+def se_to_dict(options: SEOptions) -> dict[str, Any]:
+    """Return SE options as plain values, without those that a subclass adds."""
+    return {field.name: getattr(options, field.name) for field in fields(SEOptions)}
 
 
 def se_from_dict(values: Mapping[str, Any]) -> SEOptions:

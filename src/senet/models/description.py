@@ -1,15 +1,90 @@
 """What a folder, a file or a state dict says of the network that it is of."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 from torch import nn
 
-from senet.models.base import Network
-from senet.models.config import ModelConfig, config_to_dict
-from senet.nn.attached import AttachedSE, plain_class
-from senet.nn.block import SEBlock
+from senet.models.base import Network, SEUnit
+from senet.models.config import ModelConfig, config_to_dict, se_from_dict, se_to_dict
+from senet.nn.attached import AttachedSE, attached_sites, plain_class
+from senet.nn.block import SEBlock, SEOptions
+
+FORMATS = ("senet/1", "senet/2")
+"""Of config.json; the last one is written. In "senet/1" the entries of "surgery" are among those of "model"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surgery:
+    """The SE blocks that a network has more or fewer than its configuration alone builds.
+
+    Args:
+        inserted: the blocks of `senet.insert_se`, "module=channels" each, with ">" before one on a module's input.
+        inserted_se: their options.
+        removed: the names of the network's own blocks that `senet.prune_se` took out.
+    """
+
+    inserted: tuple[str, ...] = ()
+    inserted_se: SEOptions = field(default_factory=SEOptions)
+    removed: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self.inserted or self.removed)
+
+
+def derive_surgery(model: nn.Module, whole: nn.Module | None = None) -> Surgery:
+    """Return what was inserted into a network and removed from it, as its modules show.
+
+    Args:
+        model: the network.
+        whole: another library's network as its configuration alone builds it; None for one of this library's, whose
+            units show by themselves where a block was.
+    """
+    options = (module.options for module in model.modules() if isinstance(module, AttachedSE))
+    return Surgery(
+        inserted=attached_sites(model),
+        inserted_se=next(options, SEOptions()),
+        removed=removed_blocks(model) if whole is None else replaced_by_identities(model, whole),
+    )
+
+
+def removed_blocks(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the SE blocks that the units of this library's networks have no more."""
+    units = [(name, module) for name, module in model.named_modules() if isinstance(module, SEUnit)]
+    return tuple(f"{name}.se" for name, unit in units if isinstance(unit.se, nn.Identity))
+
+
+def replaced_by_identities(model: nn.Module, whole: nn.Module) -> tuple[str, ...]:
+    """Return the names of identities that stand where another network has modules of several layers."""
+    before = dict(whole.named_modules())
+    return tuple(
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Identity) and name in before and any(True for _ in before[name].children())
+    )
+
+
+def surgery_to_dict(surgery: Surgery) -> dict[str, Any]:
+    """Return a surgery as plain values, for JSON, without what did not happen."""
+    values = {"inserted": list(surgery.inserted), "removed": list(surgery.removed)}
+    values = {name: value for name, value in values.items() if value}
+    return values | ({"inserted_se": se_to_dict(surgery.inserted_se)} if surgery.inserted else {})
+
+
+def surgery_from_dict(values: Mapping[str, Any]) -> Surgery:
+    """Return the surgery that `surgery_to_dict` wrote.
+
+    Raises:
+        TypeError: an option of SE that does not exist.
+    """
+    return Surgery(
+        inserted=tuple(values.get("inserted", ())),
+        inserted_se=se_from_dict(values.get("inserted_se", {})),
+        removed=tuple(values.get("removed", ())),
+    )
 
 
 def block_class(model: nn.Module) -> str:
@@ -18,18 +93,20 @@ def block_class(model: nn.Module) -> str:
     return next((kind.__name__ for kind in kinds if kind not in (SEBlock, AttachedSE)), SEBlock.__name__)
 
 
-def describe(model: Network) -> dict[str, Any]:
-    """Return what config.json says of a network: architecture, preprocessing, classes."""
+def describe(model: Network, surgery: Surgery) -> dict[str, Any]:
+    """Return what config.json says of a network: architecture, surgery, preprocessing, classes."""
     block = block_class(model)
     return {
-        "format": "senet/1",
+        "format": FORMATS[-1],
         "model": config_to_dict(model.config),
+        **({"surgery": surgery_to_dict(surgery)} if surgery else {}),
         "preprocessing": asdict(model.preprocessing),
         "class_names": None if model.class_names is None else list(model.class_names),
-    } | ({} if block == SEBlock.__name__ else {"block": block})
+        **({} if block == SEBlock.__name__ else {"block": block}),
+    }
 
 
 def describe_state(model: nn.Module, state: Any, prefix: str, metadata: dict[str, Any]) -> None:
     """Note in a state dict's metadata what network it is of: its keys alone could be torchvision's as well."""
     if isinstance(getattr(model, "config", None), ModelConfig):
-        metadata["senet"] = json.dumps(describe(cast(Network, model)))
+        metadata["senet"] = json.dumps(describe(cast(Network, model), derive_surgery(model)))

@@ -1,4 +1,4 @@
-"""Networks of timm and torchvision by name, such as "timm/resnet50", carrying what ours carry."""
+"""Networks of timm and torchvision by name, such as "timm/resnet50", with the attributes of this library's."""
 
 from torch import nn
 
@@ -9,17 +9,17 @@ from senet.models.config import ModelConfig
 LIBRARIES = ("timm", "torchvision")
 
 
-def is_foreign(name: str) -> bool:
+def is_external(name: str) -> bool:
     """Whether a name is of another library's network; what follows the library is not looked at."""
     return name.partition("/")[0] in LIBRARIES and name.count("/") == 1
 
 
 def tag_of(name: str) -> str:
     """Return the tag of weights in a name, such as "a1_in1k" in "timm/resnet50.a1_in1k"; empty if it has none."""
-    return name.partition(".")[2] if is_foreign(name) else ""
+    return name.partition(".")[2] if is_external(name) else ""
 
 
-def build_foreign(config: ModelConfig, *, pretrained: bool | None = None) -> nn.Module:
+def build_external(config: ModelConfig, *, pretrained: bool | None = None) -> nn.Module:
     """Build another library's network: its own class, with `config`, `preprocessing`, `class_names`, `num_classes`.
 
     Args:
@@ -59,7 +59,7 @@ def build_foreign(config: ModelConfig, *, pretrained: bool | None = None) -> nn.
     except Exception as error:  # whatever a library says of an unknown option or an unreachable server
         said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise SenetError(f"{config.name} cannot be created: {said}{tags_of(library, architecture, tag)}") from error
-    preprocessing = preprocessing_of(model) if library == "timm" else of_torchvision(architecture, tag)
+    preprocessing = preprocessing_of(model) if library == "timm" else preprocessing_from_torchvision(architecture, tag)
     described = ModelConfig(
         name=f"{library}/{architecture}",
         num_classes=classes_of(model, config.num_classes),
@@ -90,7 +90,7 @@ def tags_of(library: str, architecture: str, tag: str) -> str:
     return "" if not tag or tag in known else f"; its weights are {', '.join(known) or 'none'}"
 
 
-def of_torchvision(architecture: str, tag: str = "") -> Preprocessing:
+def preprocessing_from_torchvision(architecture: str, tag: str = "") -> Preprocessing:
     """Return how a network of torchvision's wants its images, with certain weights or by default."""
     from torchvision.models import get_model_weights
 

@@ -37,6 +37,7 @@ class AttachedSE(SEBlock):
     def __init__(self, channels: int, options: SEOptions, before: bool = False) -> None:
         block = (options.reduction, options.squeeze, options.gate, options.bias, options.factor)
         super().__init__(channels, *block)
+        self.options = options  # what a folder says of it, see `senet.models.description.Surgery`
         self.before = before
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from senet.errors import SenetError, check_choice
-from senet.models.config import ModelConfig
-from senet.nn.attached import AttachedSE, attach, attached, attached_sites, can_carry, detach
+from senet.nn.attached import AttachedSE, attach, attached, can_carry, detach
 from senet.nn.block import Gate, Placement, SEOptions, Squeeze
 from senet.surgery.dataflow import Dataflow, record, tensors
 from senet.surgery.probe import CannotRunError, Example, as_written, on_example, run_on
@@ -182,7 +181,6 @@ def insert_se(
         except SenetError:
             remove_se(model)
             raise
-    describe_blocks(model, options)
     names = [
         f"{site.module}.se.{name}"
         for site, block in zip(chosen, blocks, strict=True)
@@ -211,16 +209,7 @@ def remove_se(model: nn.Module) -> int:
     if not names:
         raise SenetError(f"{type(model).__name__} has no SE blocks from insert_se")
     detach(model, names)
-    describe_blocks(model, SEOptions())
     return len(names)
-
-
-def describe_blocks(model: nn.Module, options: SEOptions) -> None:
-    """Say in the configuration of a model from `create_model` which blocks it has, so that it can be saved."""
-    config = getattr(model, "config", None)
-    if isinstance(config, ModelConfig):
-        described = replace(config, inserted=attached_sites(model), inserted_se=options)
-        model.config = described  # type: ignore[assignment]
 
 
 def start_factor(gate: Gate, bias: bool) -> float:

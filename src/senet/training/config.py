@@ -10,7 +10,7 @@ from tyro.conf import Fixed, Suppress
 from senet.data.config import DataConfig
 from senet.errors import SenetError, check_choice, check_ranges
 from senet.models.config import ModelConfig
-from senet.precision import Precision
+from senet.nn.precision import Precision
 
 ScheduleName = Literal["step", "cosine", "one_cycle", "plateau"]
 

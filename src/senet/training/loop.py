@@ -28,7 +28,7 @@ from senet.errors import SenetError
 from senet.evaluation.accuracy import Evaluation, score
 from senet.models.build import build
 from senet.nn.fused import set_fused
-from senet.precision import DTYPES, choose_precision, slow_bf16
+from senet.nn.precision import DTYPES, fast_precision, slow_bf16
 from senet.training.config import TrainConfig
 from senet.training.interrupt import TrainingInterrupted, caught_signals
 from senet.training.processes import Team, build_accelerator
@@ -90,7 +90,8 @@ def train(config: TrainConfig, output: str | Path, *, resume: bool = False) -> P
     if config.weights is not None and not run.state_file.exists():
         config, start = start_from_weights(config)
     asked = config.compute.precision
-    config = replace(config, compute=replace(config.compute, precision=choose_precision(asked, accelerator.device)))
+    if asked == "auto":
+        config = replace(config, compute=replace(config.compute, precision=fast_precision(accelerator.device)))
     data = load_data(
         config.data,
         batch_size=config.batch_size,
@@ -140,7 +141,7 @@ class Trainer:
         self.format = torch.channels_last if compute.channels_last else torch.contiguous_format
         seed_everything(config.seed)
         model_config = replace(config.model, num_classes=num_classes)
-        model = build(model_config) if start is None else start.build(model_config)
+        model = build(model_config, run.surgery()) if start is None else start.build(model_config)
         self.config = config if start is None else replace(config, model=model.config)
         model.preprocessing = config.data.preprocessing
         model.class_names = data.class_names

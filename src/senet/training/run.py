@@ -27,10 +27,13 @@ from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
 from senet.files import read_jsonl, write_json, written_beside
 from senet.models.config import config_from_dict
+from senet.models.description import Surgery
 from senet.training.config import TrainConfig
 from senet.training.warm_start import with_asked
+from senet.weights.card import CARD_FILE
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from senet.weights.folder import save_pretrained
+from senet.weights.reading import read_description
 
 STATE_FILE = "training_state.pt"
 MAY_CHANGE = ("data.root", "data.num_workers", "checkpoint_every")
@@ -132,6 +135,15 @@ class RunFolder:
             raise SenetError(f"{self.path} was started with another {different[0]}; resume with the same settings")
         return config
 
+    def surgery(self) -> Surgery:
+        """Return what was inserted into the run's network and removed from it before; nothing for a new run.
+
+        Raises:
+            SenetError: what is in the folder cannot be read.
+        """
+        path = self.last / CONFIG_FILE
+        return read_description(path)["surgery"] if path.exists() else Surgery()
+
     def load_state(self, keys: Set[str]) -> dict[str, Any] | None:
         """Read the training state; None if the run was stopped before its first save.
 
@@ -168,7 +180,7 @@ class RunFolder:
     def copy_to_best(self) -> None:
         """Make the model in last/ the best."""
         self.best.mkdir(exist_ok=True)
-        for name in (WEIGHTS_FILE, CONFIG_FILE):
+        for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE):
             with written_beside(self.best / name) as beside:
                 shutil.copyfile(self.last / name, beside)
 

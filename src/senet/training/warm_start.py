@@ -6,14 +6,22 @@ from typing import Any
 
 from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
-from senet.factory import create_from_weights, find_weights
+from senet.factory import assemble, read_weights
 from senet.models.base import Network
 from senet.models.catalog import CARDS, model_card
 from senet.models.config import ModelConfig
-from senet.models.external import is_foreign
+from senet.models.external import is_external
 from senet.training.config import TrainConfig, settings
-from senet.weights.checkpoint import NOT_OF_THE_WEIGHTS, Checkpoint
+from senet.weights.checkpoint import Checkpoint
 from senet.weights.layouts import SENET
+from senet.weights.matching import (
+    NOT_OF_THE_WEIGHTS,
+    Asked,
+    check_network,
+    computed_options,
+    describe_weights,
+    has_se,
+)
 
 ADAPTABLE = ("model.num_classes", *(f"model.options.{name}" for name in NOT_OF_THE_WEIGHTS))
 """What may differ from the weights of any network."""
@@ -35,15 +43,14 @@ class WarmStart:
 
     def build(self, config: ModelConfig) -> Network:
         """Build a network that these weights fit, and load them."""
-        of_weights = self.checkpoint.config
-        if of_weights is not None:  # options without an effect on the weights are taken from it in one case
-            of_weights = replace(of_weights, options=config.options)
-        return create_from_weights(
-            config,
-            replace(self.checkpoint, config=of_weights),
+        asked = Asked(
+            name=config.name,
+            num_classes=config.num_classes,
+            in_channels=config.in_channels,
             se=config.se if config.name in CARDS and model_card(config.name).has_se else None,
-            convert_input=config.in_channels != self.model.in_channels,
+            options=config.options,
         )
+        return assemble(self.checkpoint, asked)
 
     def said(self, class_names: tuple[str, ...]) -> str:
         """Say that the classifier is kept for as many other classes; empty if it is not."""
@@ -67,7 +74,7 @@ def start_from_weights(config: TrainConfig) -> tuple[TrainConfig, WarmStart]:
         SenetError: there are no such weights, or what was asked for contradicts them.
     """
     assert config.weights is not None
-    checkpoint = find_weights(config.model.name, config.weights, layout=config.weights_layout, key=config.weights_key)
+    checkpoint = read_weights(config.model.name, config.weights, layout=config.weights_layout, key=config.weights_key)
     asked = config.asked()
     model = model_of(checkpoint, config.model, asked)
     stated = checkpoint.preprocessing
@@ -98,39 +105,26 @@ def model_of(checkpoint: Checkpoint, config: ModelConfig, asked: Mapping[str, An
             f"model.name is {name!r}, but {checkpoint.source} holds {checkpoint.architecture or stated}; "
             "leave model.name out or start from other weights"
         )
-    of_weights = checkpoint.config
-    if of_weights is not None:
-        name = name if "model.name" in asked else of_weights.name
-        model = replace(of_weights, name=name, num_classes=None)
-    else:
-        name = name if fits or stated is None else stated
-        checkpoint.check_network(model_card(name))
-        card = model_card(name)
-        options = {key: value for key, value in checkpoint.options(card).items() if key in card.options}
-        model = ModelConfig(name=name, in_channels=checkpoint.in_channels, options=options)
-    if not is_foreign(name) and model_card(name).has_se:
-        model = replace(model, se=checkpoint.se_options() if has_se(checkpoint) else config.se)
-    return model
-
-
-def has_se(checkpoint: Checkpoint) -> bool:
-    """Whether the weights have SE blocks of a network's own."""
-    if checkpoint.config is not None:
-        return checkpoint.config.name in CARDS and model_card(checkpoint.config.name).has_se
-    return any(".se." in key for key in checkpoint.state)
+    if checkpoint.name is not None and not ("model.name" in asked or (checkpoint.config is None and fits)):
+        name = checkpoint.name
+    check_network(checkpoint, name)
+    model = describe_weights(checkpoint, name)
+    if name in CARDS and model_card(name).has_se and not has_se(checkpoint):
+        model = replace(model, se=config.se)
+    return replace(model, num_classes=None)
 
 
 def is_exact(checkpoint: Checkpoint) -> bool:
     """Whether the network is built exactly as the weights describe it, but for its classes."""
     config = checkpoint.config
-    return config is not None and bool(config.inserted or config.removed or is_foreign(config.name))
+    return config is not None and (bool(checkpoint.surgery) or is_external(config.name))
 
 
 def check_asked(asked: Mapping[str, Any], start: WarmStart) -> None:
     """Raise a SenetError for the first thing asked for that contradicts the weights."""
     checkpoint, own = start.checkpoint, dict(settings(start.model, "model"))
     if start.model.name in CARDS:  # options at their defaults count, too
-        stated = checkpoint.options(model_card(start.model.name))
+        stated = computed_options(checkpoint, model_card(start.model.name))
         own |= {f"model.options.{key}": value for key, value in stated.items()}
     for name, value in asked.items():
         if name not in own or own[name] == value or name in ADAPTABLE:

@@ -14,7 +14,8 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from torch import Tensor
 
-from senet.errors import SenetError
+from senet.errors import MissingFileError, SenetError
+from senet.weights.layouts import is_first_layer
 
 Blobs = tuple[Tensor, ...]
 """The arrays of one Caffe layer, in its order."""
@@ -71,8 +72,6 @@ BN_INCEPTION: tuple[Place, ...] = (
     (r"classifier", "fc", None),
 )
 """SE-BN-Inception."""
-SEES_THE_IMAGE = ("conv1", "conv1.0", "conv1.conv")
-"""What our networks call their first convolution."""
 
 
 def read_caffemodel(path: Path) -> dict[str, Blobs]:
@@ -90,7 +89,7 @@ def read_caffemodel(path: Path) -> dict[str, Blobs]:
     Source: BVLC/caffe, src/caffe/proto/caffe.proto.
     """
     if not path.is_file():
-        raise SenetError(f"there is no weights file {path}")
+        raise MissingFileError(f"there is no weights file {path}")
     try:
         net = net_parameter().FromString(path.read_bytes())
         layers = {layer.name: tuple(map(to_tensor, layer.blobs)) for layer in net.layer if layer.blobs}
@@ -150,7 +149,7 @@ def to_state_dict(blobs: Mapping[str, Blobs]) -> dict[str, Tensor]:
         layer, norm = find_place(name, places)
         tensors = take(left, name, 2 if norm is None else 1)
         weight = to_weight(name, tensors[0], dim=2 if layer == "fc" else 4)
-        state[f"{layer}.weight"] = weight.flip(1) if layer in SEES_THE_IMAGE else weight
+        state[f"{layer}.weight"] = weight.flip(1) if is_first_layer(f"{layer}.weight") else weight
         channels = weight.shape[0]
         if norm is None:
             state[f"{layer}.bias"] = to_vector(name, tensors[1], channels)

@@ -1,21 +1,122 @@
 """Making a state dict fit a network: exactly where that is possible, by name where it is asked for."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from senet.errors import SenetError
+from senet.errors import NotFiniteError, SenetError
 from senet.models.base import Network, SEUnit
 from senet.models.build import skeleton
 from senet.models.catalog import model_card
+from senet.models.description import block_class
 from senet.nn.attached import AttachedSE
 from senet.nn.block import Placement, SEBlock
+from senet.weights.checkpoint import Checkpoint
 from senet.weights.layouts import State
-from senet.weights.reading import COUNTERS
+from senet.weights.matching import Adapt, has_se
+from senet.weights.tensors import COUNTERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A state dict that fits a network.
+
+    Args:
+        state: the tensors, one for each of the network's.
+        notes: what was changed to make them fit, a phrase each.
+        new_classifier: whether the classifier is the network's own.
+        factor: of the gates of the network's own SE blocks.
+    """
+
+    state: State
+    notes: tuple[str, ...]
+    new_classifier: bool
+    factor: float = 1.0
+
+
+@torch.no_grad()
+def fit(checkpoint: Checkpoint, model: nn.Module, adapt: Collection[Adapt] = ()) -> Fitted:
+    """Make the tensors of a checkpoint fit a network; neither of them changes.
+
+    Args:
+        checkpoint: the weights.
+        model: this library's network, or a module whose keys the weights have.
+        adapt: see `load_weights`.
+
+    Raises:
+        SenetError: they do not fit.
+    """
+    source, expected, factor = checkpoint.source, dict(model.state_dict()), 1.0
+    state, notes = plain_state(checkpoint.state, expected, source)
+    notes += keep_inserted(state, model)
+    if isinstance(model, Network):
+        check_blocks(model, checkpoint)
+        check_trunk(state, model, source)
+    fit_last = fit_classifier if isinstance(model, Network) else fit_classifier_by_shape
+    classifier = fit_last(state, model, source, "classifier" in adapt)  # type: ignore[arg-type]
+    notes += classifier
+    if isinstance(model, Network):
+        notes += fit_input(state, model, source, "input" in adapt)
+        fitted, factor = fit_se(state, model, source)
+        notes += fitted
+        expected = {key: tensor for key, tensor in expected.items() if key not in factor_keys(model)}
+    check_fit(state, expected, source)
+    notes += rounded(state, expected, source)
+    return Fitted(state=state, notes=tuple(notes), new_classifier=bool(classifier), factor=factor)
+
+
+def factor_keys(model: nn.Module) -> set[str]:
+    """Return the names of the factors of a network's own gates, which `set_factor` sets."""
+    return {f"{name}.factor" for name in own_blocks(model)}
+
+
+def check_blocks(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Raise a SenetError for weights that are known to be of SE blocks of another class than the model's."""
+    own, theirs = block_class(model), checkpoint.block
+    if checkpoint.config is not None and has_se(checkpoint) and own != theirs:
+        raise SenetError(
+            f"{checkpoint.source} has weights of SE blocks of class {theirs}, the model has {own}; create the network "
+            f"with {theirs} and call load_weights"
+        )
+
+
+def check_trunk(state: Mapping[str, Tensor], model: Network, source: str) -> None:
+    """Raise a SenetError for a state that lacks more than the classifier, before that is what is said of it."""
+    if f"{model.classifier_name}.weight" not in state:
+        optional = re.compile(rf"^{re.escape(model.classifier_name)}\.|\.se\.|\.num_batches_tracked$")
+        trunk, theirs = (
+            {key: tensor for key, tensor in each.items() if not optional.search(key)}
+            for each in (model.state_dict(), state)
+        )
+        check_fit(theirs, trunk, source)
+
+
+def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
+    """Raise a SenetError with the first difference in keys or shapes."""
+    missing = [key for key in expected if key not in state]
+    extra = [key for key in state if key not in expected]
+    if missing or extra:
+        said = [
+            f"{len(keys)} {what} ({keys[0]}, ...)"
+            for what, keys in (("missing", missing), ("unexpected", extra))
+            if keys
+        ]
+        raise SenetError(
+            f"{source} is of another architecture: {' and '.join(said)} keys; create the network it was saved from"
+        )
+    for key, tensor in expected.items():
+        if tensor.shape != state[key].shape:
+            raise SenetError(
+                f"{source} does not fit: {key} is {tuple(state[key].shape)} there, {tuple(tensor.shape)} in the model"
+            )
+
+
+# ---- values ----------------------------------------------------------------------------------------------------------
 
 
 def plain_state(state: State, expected: Mapping[str, Tensor], source: str) -> tuple[State, list[str]]:
@@ -54,7 +155,7 @@ def plain_tensor(key: str, tensor: Tensor, expected: Tensor | None, source: str)
     if tensor.is_floating_point():
         tensor = tensor.float() if tensor.itemsize < 4 else tensor
         if not tensor.isfinite().all():
-            raise SenetError(
+            raise NotFiniteError(
                 f"{source} cannot be loaded: {key} has values that are infinite or not a number; "
                 "its training diverged or the file is damaged, use an earlier one"
             )
@@ -113,20 +214,20 @@ def own_blocks(model: nn.Module) -> dict[str, SEBlock]:
     }
 
 
-def fit_classifier(state: State, model: Network, source: str, start_anew: bool) -> list[str]:
+def fit_classifier(state: State, model: Network, source: str, start_new: bool) -> list[str]:
     """Drop the classifier of the weights, or replace it by the model's own, where their classes differ in number.
 
     Args:
         state: our keys; changed in place.
         model: the network.
         source: for messages.
-        start_anew: whether the model's own may take its place.
+        start_new: whether the model's own may take its place.
 
     Returns:
         What was done.
 
     Raises:
-        SenetError: the numbers of classes differ, and `start_anew` is False.
+        SenetError: the numbers of classes differ, and `start_new` is False.
     """
     weight, bias = (f"{model.classifier_name}.{leaf}" for leaf in ("weight", "bias"))
     if weight in state and not state[weight].dim():
@@ -138,16 +239,42 @@ def fit_classifier(state: State, model: Network, source: str, start_anew: bool) 
         state.pop(weight)
         state.pop(bias, None)
         return [f"the classifier of {theirs} classes is left out"]
-    if not start_anew:
-        said = f"has {theirs} classes, the model {model.num_classes}" if theirs else "has no classifier"
-        raise SenetError(
-            f"{source} {said}; create the model with num_classes={theirs}, "
-            f"or start a new classifier: create_model(num_classes={model.num_classes}), "
-            "load_weights(adapt=('classifier',))"
-        )
+    if not start_new:
+        said = f"has {theirs} classes" if theirs else "has no classifier"
+        raise other_classes(said, theirs, model.num_classes, source)
     own = model.state_dict()
     state[weight], state[bias] = own[weight], own[bias]
-    return [f"the classifier of {model.num_classes} classes starts anew"]
+    return [f"the classifier of {model.num_classes} classes starts at random"]
+
+
+def fit_classifier_by_shape(state: State, model: nn.Module, source: str, start_new: bool) -> list[str]:
+    """Keep the classifier of another library's module where it and that of the weights differ in number of classes.
+
+    See `fit_classifier`; the classifier is what differs in its first dimension alone, which is the number of classes.
+    """
+    expected, number = model.state_dict(), getattr(model, "num_classes", None)
+    new = [key for key, x in expected.items() if key in state and is_classifier(x, state[key], number)]
+    if not new:
+        return []
+    if not start_new:
+        raise other_classes(f"has {len(state[new[0]])} classes", len(state[new[0]]), number, source)
+    state |= {key: expected[key] for key in new}
+    return [f"the classifier of {number} classes starts at random"]
+
+
+def other_classes(said: str, theirs: int, own: int | None, source: str) -> SenetError:
+    """Return the error about weights of another number of classes."""
+    return SenetError(
+        f"{source} {said}, the model {own}; create the model with num_classes={theirs}, "
+        f"or start a new classifier: create_model(num_classes={own}), load_weights(adapt=('classifier',))"
+    )
+
+
+def is_classifier(own: Tensor, theirs: Tensor, number: int | None) -> bool:
+    """Whether two tensors differ in the number of classes alone, and the model's is `number`."""
+    if own.dim() == 0 or theirs.dim() == 0 or len(own) == len(theirs) or own.shape[1:] != theirs.shape[1:]:
+        return False
+    return len(own) == number
 
 
 def fit_input(state: State, model: Network, source: str, convert: bool) -> list[str]:
@@ -167,8 +294,7 @@ def fit_input(state: State, model: Network, source: str, convert: bool) -> list[
     Raises:
         SenetError: the numbers of channels differ, and `convert` is False.
     """
-    first = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
-    key, channels = f"{first}.weight", model.config.in_channels
+    key, channels = f"{model.first_conv}.weight", model.config.in_channels
     if key not in state or state[key].dim() != 4 or state[key].shape[1] == channels:
         return []
     weight = state[key]

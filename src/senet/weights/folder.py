@@ -12,14 +12,15 @@ from torch import nn
 from senet.errors import SenetError
 from senet.files import write_json, written_beside
 from senet.models.base import Network
-from senet.models.build import skeleton
+from senet.models.build import skeleton, surgery_of
 from senet.models.config import ModelConfig, config_from_dict, config_to_dict
-from senet.models.description import block_class, describe
+from senet.models.description import Surgery, block_class, describe, surgery_from_dict, surgery_to_dict
 from senet.nn.attached import plain_class
 from senet.nn.block import SEBlock, SEOptions
+from senet.weights.card import write_card
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE
-from senet.weights.hub import upload_model_folder
-from senet.weights.reading import DESCRIPTION_KEY
+from senet.weights.hub import Upload, upload_model_folder
+from senet.weights.tensors import DESCRIPTION_KEY
 
 PACKAGED = Path(__file__).parent.parent / "pretrained"
 """One model folder per network and tag, such as pretrained/cifar_se_resnet20/cifar10."""
@@ -32,10 +33,12 @@ PACKAGED_DEFAULT = "cifar_se_resnet20"
 def save_pretrained(model: nn.Module, folder: str | Path, metrics: Mapping[str, float] | None = None) -> None:
     """Write a network as a model folder; an interruption leaves each file old or new, never half.
 
+    The folder holds model.safetensors, config.json and, unless there is one that you wrote, a model card, README.md.
+
     Args:
         model: from `create_model` or `from_pretrained`, with inserted blocks or without.
         folder: made if absent.
-        metrics: what to note about it.
+        metrics: what was measured of it.
 
     Raises:
         SenetError: the model does not come from `create_model`, or could not be read back.
@@ -45,44 +48,47 @@ def save_pretrained(model: nn.Module, folder: str | Path, metrics: Mapping[str, 
             f"{type(model).__name__} cannot be saved: it does not come from create_model, "
             "which makes networks of timm and torchvision too (create_model('timm/resnet50'))"
         )
-    model = getattr(model, "_orig_mod", model)  # inside what torch.compile returns
-    check_readable(cast(Network, model))
-    described = describe(cast(Network, model))
-    description = described | {"metrics": dict(metrics or {})}
-    if isinstance(model, Network) and not (model.config.inserted or model.config.removed):  # timm cannot build others
+    network = cast(Network, getattr(model, "_orig_mod", model))  # inside what torch.compile returns
+    surgery = surgery_of(network)
+    check_readable(network, surgery)
+    described, metrics = describe(network, surgery), dict(metrics or {})
+    description = described | {"metrics": metrics}
+    if isinstance(network, Network) and not surgery:  # timm cannot build others
         description |= {
-            "architecture": model.config.name,
-            "num_classes": model.num_classes,
-            "pretrained_cfg": model.default_cfg,
+            "architecture": network.config.name,
+            "num_classes": network.num_classes,
+            "pretrained_cfg": network.default_cfg,
         }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
     with written_beside(folder / WEIGHTS_FILE) as path:
         # Not safetensors' save_file, whose files only their owner can read. One entry of metadata: more come out in any
         # order, and the same weights should give the same file.
         path.write_bytes(save(state, metadata={DESCRIPTION_KEY: json.dumps(described)}))
     write_json(folder / CONFIG_FILE, description)
+    write_card(network, surgery, folder, metrics)
 
 
-def check_readable(model: Network) -> None:
-    """Raise a SenetError unless what a model's configuration says, read back, builds that model.
+def check_readable(model: Network, surgery: Surgery) -> None:
+    """Raise a SenetError unless what is written of a model, read back, builds that model.
 
     Raises:
         SenetError: the first difference: an option or block of a class of one's own, another tensor, another gate.
     """
     refused, remedy = f"{type(model).__name__} cannot be saved", "save its state_dict() by torch.save instead"
     config, block = model.config, block_class(model)
-    for name, options in (("se", config.se), ("inserted_se", config.inserted_se)):
+    for name, options in (("config.se", config.se), ("inserted blocks' options", surgery.inserted_se)):
         if type(options) is not SEOptions:
-            raise SenetError(f"{refused}: its config.{name} is of class {type(options).__name__}; {remedy}")
+            raise SenetError(f"{refused}: its {name} is of class {type(options).__name__}; {remedy}")
     if block != SEBlock.__name__:
         raise SenetError(f"{refused}: it has blocks of class {block}, which would come back as SEBlock; {remedy}")
     try:
-        text = json.dumps(config_to_dict(config))
+        texts = json.dumps(config_to_dict(config)), json.dumps(surgery_to_dict(surgery))
     except TypeError as error:
         raise SenetError(f"{refused}: an option of its config is no plain value ({error}); {remedy}") from error
-    own, read = parts(model), parts(skeleton(config_from_dict(json.loads(text))))
+    again = skeleton(config_from_dict(json.loads(texts[0])), surgery_from_dict(json.loads(texts[1])))
+    own, read = parts(model), parts(again)
     differing = [name for name in {**own, **read} if own.get(name) != read.get(name)]
     if differing:
         raise SenetError(f"{refused}: {differing[0]} is not what its config describes; {remedy}")
@@ -105,24 +111,40 @@ def parts(model: nn.Module) -> dict[str, object]:
     return {**{key: tensor.shape for key, tensor in model.state_dict().items()}, **without_tensors, **blocks}
 
 
-def push_to_hub(model: nn.Module, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+def push_to_hub(
+    model: nn.Module,
+    repo_id: str,
+    *,
+    metrics: Mapping[str, float] | None = None,
+    commit_message: str = Upload.commit_message,
+    private: bool | None = None,
+    token: str | None = None,
+    branch: str | None = None,
+    create_pr: bool = False,
+) -> str:
     """Upload a network to the Hugging Face hub: a model folder that `from_pretrained` and timm read.
 
     Args:
         model: from `create_model` or `from_pretrained`.
         repo_id: "owner/name"; made if absent.
-        private: whether a new repository is private.
+        metrics: what was measured of it.
+        commit_message: of the commit.
+        private: whether a new repository is private; None for what your settings on the hub say.
         token: of the hub; None for the one of `hf auth login`.
+        branch: made if absent; None for the main one.
+        create_pr: propose the change instead of making it.
 
     Returns:
         The address of the model on the hub.
 
     Raises:
-        SenetError: the model does not come from `create_model`, or the hub refuses or cannot be reached.
+        SenetError: the model does not come from `create_model`, or could not be read back.
+        HubError: the hub refuses or cannot be reached.
     """
+    upload = Upload(commit_message=commit_message, private=private, token=token, branch=branch, create_pr=create_pr)
     with TemporaryDirectory() as folder:
-        save_pretrained(model, folder)
-        return upload_model_folder(Path(folder), repo_id, private=private, token=token)
+        save_pretrained(model, folder, metrics)
+        return upload_model_folder(Path(folder), repo_id, upload)
 
 
 def packaged_weights(name: str) -> list[str]:

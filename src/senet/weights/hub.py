@@ -1,7 +1,9 @@
-"""The Hugging Face hub: fetching a model folder from it."""
+"""The Hugging Face hub: fetching a model folder from it, and uploading one."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is httpx's or httpx2's, by the version
@@ -15,7 +17,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
     RevisionNotFoundError,
 )
 
-from senet.errors import SenetError
+from senet.errors import HubError, MissingFileError, SenetError
 
 HUB_ID = re.compile(r"^(hf[-_]hub:)?(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?$")
 FILES = (".safetensors", ".pt", ".pth", ".th", ".pkl", ".bin", ".ckpt", ".tar", ".caffemodel")
@@ -30,70 +32,135 @@ def is_hub_id(source: str) -> bool:
     return HUB_ID.match(source) is not None and Path(source).suffix not in FILES
 
 
-def fetch_model_folder(source: str) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """How to fetch from the hub, as `huggingface_hub.hf_hub_download` takes it.
+
+    Args:
+        revision: a branch, tag or commit; None for that of the id, or the newest.
+        token: a token; True for the one of `hf auth login`, False for none; None for the one if there is one.
+        cache_dir: the folder of the cache; None for the client's.
+        local_files_only: take what is in the cache and ask no server.
+        force_download: fetch what is in the cache as well.
+    """
+
+    revision: str | None = None
+    token: str | bool | None = None
+    cache_dir: str | Path | None = None
+    local_files_only: bool = False
+    force_download: bool = False
+
+    def fetch(self, repo: str, name: str, revision: str | None) -> Path:
+        """Download a file of a repository, or find it in the cache."""
+        options: dict[str, Any] = {
+            "token": self.token,
+            "cache_dir": self.cache_dir,
+            "local_files_only": self.local_files_only,
+            "force_download": self.force_download,
+        }
+        return Path(hf_hub_download(repo, name, revision=revision, **options))
+
+
+def fetch_model_folder(source: str, download: Download) -> Path:
     """Download config.json and the weights of a model on the hub, or find them in the local cache.
 
     Args:
         source: a hub id, see `is_hub_id`.
+        download: how.
 
     Returns:
         The folder of the cache that holds both.
 
     Raises:
-        SenetError: no such model or revision, no access, no weights in it, or the hub cannot be reached.
+        SenetError: no such model or revision, no access, or no weights in it.
+        HubError: the hub cannot be reached, or refuses.
     """
     match = HUB_ID.match(source)
     assert match is not None
-    repo, revision = match["repo"], match["revision"]
+    repo, revision = match["repo"], match["revision"] or download.revision
+    if match["revision"] and download.revision not in (None, match["revision"]):
+        raise SenetError(f"revision is {download.revision!r}, but {source} names another; leave one out")
     try:
-        config = hf_hub_download(repo, "config.json", revision=revision)
-        commit = Path(config).parent.name  # the folder of the cache is called so; a branch may move in between
-        return fetch_weights(repo, commit, source).parent
+        config = download.fetch(repo, "config.json", revision)
+        commit = config.parent.name  # the folder of the cache is called so; a branch may move in between
+        weights = fetch_weights(repo, commit, download)
     except GatedRepoError as error:
-        raise SenetError(f"{source} on the hub is gated; ask for access there and run `hf auth login`") from error
+        raise HubError(f"{source} on the hub is gated; ask for access there and run `hf auth login`") from error
     except RepositoryNotFoundError as error:
-        raise SenetError(
+        raise MissingFileError(
             f"there is neither a file or folder {source} nor a public model of this id on the hub; "
             "check the spelling, or run `hf auth login` for a private one"
         ) from error
     except RevisionNotFoundError as error:
         raise SenetError(f"{repo} on the hub has no revision {revision!r}; leave it out for the newest") from error
     except LocalEntryNotFoundError as error:
-        raise SenetError(
+        raise HubError(
             f"{source} is no file or folder, and the hub cannot be reached to look for it there; "
             "check the connection, or HF_HUB_OFFLINE"
         ) from error
     except EntryNotFoundError as error:
         raise SenetError(f"{source} on the hub has no config.json; name the repository of a model") from error
     except (HFValidationError, HTTPError, OSError) as error:
-        raise SenetError(f"{source} could not be fetched from the hub ({said(error)}); {remedy(error)}") from error
+        raise HubError(f"{source} could not be fetched from the hub ({said(error)}); {remedy(error)}") from error
+    if weights is None:
+        raise SenetError(f"{source} on the hub holds neither {' nor '.join(WEIGHTS)}; name another model")
+    return weights.parent
 
 
-def fetch_weights(repo: str, commit: str, source: str) -> Path:
-    """Download the weights of a commit, or find them in the local cache; what the hub cannot say, the cache may."""
+def fetch_weights(repo: str, commit: str, download: Download) -> Path | None:
+    """Download the weights of a commit, or find them in the cache; None if it has none."""
     unreachable = None
     for name in WEIGHTS:
         try:
-            return Path(hf_hub_download(repo, name, revision=commit))
+            return download.fetch(repo, name, commit)
         except LocalEntryNotFoundError as error:
             unreachable = error
         except EntryNotFoundError:
             continue
-    raise unreachable or SenetError(f"{source} on the hub holds neither {' nor '.join(WEIGHTS)}; name another model")
+    if unreachable is not None:
+        raise unreachable
+    return None
 
 
-def upload_model_folder(folder: Path, repo: str, *, private: bool, token: str | None) -> str:
-    """Upload a model folder, making the repository if it is absent; return its address.
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """How to upload to the hub, as `huggingface_hub.PyTorchModelHubMixin.push_to_hub` takes it.
+
+    Args:
+        commit_message: of the commit.
+        private: whether a new repository is private; None for what the account's settings say.
+        token: a token; None for the one of `hf auth login`.
+        branch: made if absent; None for the main one.
+        create_pr: propose the change instead of making it.
+    """
+
+    commit_message: str = "Upload a network of senet"
+    private: bool | None = None
+    token: str | None = None
+    branch: str | None = None
+    create_pr: bool = False
+
+
+def upload_model_folder(folder: Path, repo: str, upload: Upload) -> str:
+    """Upload a model folder, making the repository and the branch if they are absent; return the model's address.
 
     Raises:
-        SenetError: the hub refuses, or cannot be reached.
+        HubError: the hub refuses, or cannot be reached.
     """
-    api = HfApi(token=token)
+    api = HfApi(token=upload.token)
     try:
-        url = api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=folder)
+        url = api.create_repo(repo, private=upload.private, exist_ok=True)
+        if upload.branch is not None:
+            api.create_branch(repo, branch=upload.branch, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            commit_message=upload.commit_message,
+            revision=upload.branch,
+            create_pr=upload.create_pr,
+        )
     except (HFValidationError, HTTPError, OSError) as error:
-        raise SenetError(f"{repo} could not be uploaded to the hub ({said(error)}); {remedy(error)}") from error
+        raise HubError(f"{repo} could not be uploaded to the hub ({said(error)}); {remedy(error)}") from error
     return str(url)
 
 

@@ -1,37 +1,24 @@
 """Loading weights from anywhere: a file, a folder or the hub, in anybody's layout, whole or not at all."""
 
-import logging
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError, check_choice
 from senet.models.base import Network
-from senet.models.catalog import model_card
+from senet.models.build import surgery_of
+from senet.models.catalog import Card, model_card
 from senet.models.config import ModelConfig
-from senet.weights.checkpoint import Checkpoint, read_checkpoint
-from senet.weights.fitting import (
-    fit_classifier,
-    fit_input,
-    fit_se,
-    inserted_names,
-    keep_inserted,
-    own_blocks,
-    plain_state,
-    rounded,
-)
-from senet.weights.matching import check_blocks, check_known, check_options, check_surgery
-from senet.weights.reading import COUNTERS
-
-logger = logging.getLogger(__name__)
-
-
-Adapt = Literal["classifier", "input"]
+from senet.weights.checkpoint import Checkpoint
+from senet.weights.fitting import Fitted, fit, inserted_names, own_blocks
+from senet.weights.matching import Adapt, check_network, check_options, check_surgery, number_of_classes
+from senet.weights.reading import read
+from senet.weights.tensors import COUNTERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,90 +71,57 @@ def load_weights(
     """
     for what in adapt:
         check_choice("adapt", what, get_args(Adapt))
+    own = isinstance(model, Network)
+    if not own:
+        for argument, given in (("layout", layout is not None), ("adapt=('input',)", "input" in adapt)):
+            if given:
+                raise SenetError(f"{argument} has no effect: {type(model).__name__} is none of this library's networks")
+    checkpoint = read(source, layout=layout, key=key, names=() if own else trunk_names(model))
+    config = getattr(model, "config", None)
+    if isinstance(config, ModelConfig):
+        check_network(checkpoint, config.name)
+        check_options(config, checkpoint)
+        if checkpoint.config is not None:
+            check_surgery(surgery_of(cast(Network, model)), checkpoint)
+    return load(model, fit(checkpoint, model, adapt), checkpoint)
+
+
+@torch.no_grad()
+def load(model: nn.Module, fitted: Fitted, checkpoint: Checkpoint) -> LoadReport:
+    """Load what was fitted to a network, with the preprocessing and the classes of the weights.
+
+    Args:
+        model: the network, which changes in place.
+        fitted: from `fit`.
+        checkpoint: where it comes from.
+    """
+    about = cast(Any, model)
     if isinstance(model, Network):
-        return load_checkpoint(model, read_checkpoint(source, key).with_layout(layout), adapt)
-    for argument, given in (("layout", layout is not None), ("adapt=('input',)", "input" in adapt)):
-        if given:
-            raise SenetError(f"{argument} has no effect: {type(model).__name__} is none of this library's networks")
-    return load_plain(model, read_checkpoint(source, key, trunk_names(model)), "classifier" in adapt)
+        set_factor(model, 1.0)
+        model.load_state_dict(fitted.state)
+        set_factor(model, fitted.factor)
+        model.preprocessing = preprocessing_of(checkpoint, model_card(model.config.name)).with_channels(model.in_chans)
+    else:
+        model.load_state_dict(fitted.state)
+        if checkpoint.preprocessing is not None:
+            about.preprocessing = checkpoint.preprocessing
+    if hasattr(model, "class_names"):
+        about.class_names = None if fitted.new_classifier else checkpoint.class_names
+    layout = checkpoint.layout.name if isinstance(model, Network) else "its own"
+    return LoadReport(source=checkpoint.source, layout=layout, adaptations=(*checkpoint.notes, *fitted.notes))
+
+
+def preprocessing_of(checkpoint: Checkpoint, card: Card) -> Preprocessing:
+    """Return how the weights want their images: as they say, or else as their library does for the card's network."""
+    number = number_of_classes(checkpoint.state)
+    card = card if number is None else replace(card, num_classes=number)
+    return checkpoint.preprocessing or checkpoint.layout.preprocessing(card)
 
 
 def trunk_names(model: nn.Module) -> list[str]:
     """Return the names of a module's tensors, without counters and inserted blocks."""
     inserted = tuple(f"{name}." for name in inserted_names(model))
     return [name for name in model.state_dict() if not (COUNTERS.search(name) or name.startswith(inserted))]
-
-
-@torch.no_grad()
-def load_checkpoint(model: Network, checkpoint: Checkpoint, adapt: Collection[Adapt] = ()) -> LoadReport:
-    """Load a checkpoint that has been read; see `load_weights`."""
-    source, card = checkpoint.source, model_card(model.config.name)
-    check_known(checkpoint)
-    checkpoint.check_network(card)
-    check_options(model.config, checkpoint)
-    check_blocks(model, checkpoint)
-    expected = model.state_dict()
-    state, done = plain_state(checkpoint.state, expected, source)
-    done += keep_inserted(state, model)
-    check_trunk(state, model, source)
-    classifier = fit_classifier(state, model, source, "classifier" in adapt)
-    done += classifier + fit_input(state, model, source, "input" in adapt)
-    fitted, factor = fit_se(state, model, source)
-    expected = {key: tensor for key, tensor in expected.items() if key not in factor_keys(model)}
-    check_fit(state, expected, source)
-    done += fitted + rounded(state, expected, source)
-
-    set_factor(model, 1.0)
-    model.load_state_dict(state)
-    set_factor(model, factor)
-    card = replace(card, num_classes=checkpoint.num_classes or card.num_classes)
-    preprocessing = checkpoint.preprocessing or checkpoint.layout.preprocessing(card)
-    model.preprocessing = preprocessing.with_channels(model.config.in_channels)
-    model.class_names = None if classifier else checkpoint.class_names
-    return LoadReport(source=source, layout=checkpoint.layout.name, adaptations=(*checkpoint.notes, *done))
-
-
-@torch.no_grad()
-def load_plain(model: nn.Module, checkpoint: Checkpoint, start_classifier: bool = False) -> LoadReport:
-    """Load a checkpoint whose names are those of the module itself.
-
-    Args:
-        model: a module of another library, or this library's as a model folder describes it.
-        checkpoint: the weights.
-        start_classifier: whether the model's own classifier may stay where the classes differ in number.
-
-    Raises:
-        SenetError: the weights do not fit.
-    """
-    source, config = checkpoint.source, getattr(model, "config", None)
-    if isinstance(config, ModelConfig):
-        check_surgery(config, checkpoint)
-    expected = model.state_dict()
-    state, done = plain_state(checkpoint.raw, expected, source)
-    done += keep_inserted(state, model)
-    number = getattr(model, "num_classes", None)
-    anew = [key for key, x in expected.items() if key in state and is_classifier(x, state[key], number)]
-    if anew and not start_classifier:
-        theirs = len(state[anew[0]])
-        raise SenetError(
-            f"{source} has {theirs} classes, the model {number}; create the model with num_classes={theirs}, "
-            f"or start a new classifier: create_model(num_classes={number}), load_weights(adapt=('classifier',))"
-        )
-    state |= {key: expected[key] for key in anew}
-    check_fit(state, expected, source)
-    done += [f"the classifier of {number} classes starts anew"] if anew else []
-    done += rounded(state, expected, source)
-    model.load_state_dict(state)
-    if checkpoint.preprocessing is not None:
-        cast(Any, model).preprocessing = checkpoint.preprocessing
-    if hasattr(model, "class_names"):
-        cast(Any, model).class_names = None if anew else checkpoint.class_names
-    return LoadReport(source=source, layout="its own", adaptations=(*checkpoint.notes, *done))
-
-
-def factor_keys(model: nn.Module) -> set[str]:
-    """Return the names of the factors of a network's own gates, which `set_factor` sets."""
-    return {f"{name}.factor" for name in own_blocks(model)}
 
 
 def set_factor(model: Network, factor: float) -> None:
@@ -178,41 +132,3 @@ def set_factor(model: Network, factor: float) -> None:
         block.to(block.fc1.weight.device)
     if blocks:
         model.config = replace(model.config, se=replace(model.config.se, factor=factor))
-
-
-def is_classifier(own: Tensor, theirs: Tensor, number: int | None) -> bool:
-    """Whether two tensors differ in the number of classes alone, and the model's is `number`."""
-    if own.dim() == 0 or theirs.dim() == 0 or len(own) == len(theirs) or own.shape[1:] != theirs.shape[1:]:
-        return False
-    return len(own) == number
-
-
-def check_trunk(state: Mapping[str, Tensor], model: Network, source: str) -> None:
-    """Raise a SenetError for a state that lacks more than the classifier, before that is what is said of it."""
-    if f"{model.classifier_name}.weight" not in state:
-        optional = re.compile(rf"^{re.escape(model.classifier_name)}\.|\.se\.|\.num_batches_tracked$")
-        trunk, theirs = (
-            {key: tensor for key, tensor in each.items() if not optional.search(key)}
-            for each in (model.state_dict(), state)
-        )
-        check_fit(theirs, trunk, source)
-
-
-def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
-    """Raise a SenetError with the first difference in keys or shapes."""
-    missing = [key for key in expected if key not in state]
-    extra = [key for key in state if key not in expected]
-    if missing or extra:
-        said = [
-            f"{len(keys)} {what} ({keys[0]}, ...)"
-            for what, keys in (("missing", missing), ("unexpected", extra))
-            if keys
-        ]
-        raise SenetError(
-            f"{source} is of another architecture: {' and '.join(said)} keys; create the network it was saved from"
-        )
-    for key, tensor in expected.items():
-        if tensor.shape != state[key].shape:
-            raise SenetError(
-                f"{source} does not fit: {key} is {tuple(state[key].shape)} there, {tuple(tensor.shape)} in the model"
-            )

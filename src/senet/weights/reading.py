@@ -1,262 +1,238 @@
-"""Reading the tensors of a file, executing nothing: whatever wraps them, and whatever lies beside them."""
+"""Reading weights, and what is known of where they come from, from a file, a model folder or the hub."""
 
-import collections
-import datetime
-import decimal
-import pathlib
-import pickle
+import json
 import re
-import types
-import uuid
-from argparse import Namespace
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from senet.data.preprocessing import Preprocessing, of_timm
+from senet.errors import HubError, MissingFileError, SenetError, nearest
+from senet.models.catalog import CARDS, model_card
+from senet.models.config import ModelConfig, config_from_dict, se_from_dict
+from senet.models.description import FORMATS, surgery_from_dict
+from senet.models.external import preprocessing_from_torchvision
+from senet.nn.block import SEBlock, SEOptions
+from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint
+from senet.weights.hub import FILES, Download, fetch_model_folder, is_hub_id
+from senet.weights.layouts import CAFFE, SENET, Layout, State, find_layout, recognize
+from senet.weights.tensors import read_state
 
-from senet.errors import SenetError
-from senet.weights.layouts import State, is_first_layer
-
-DESCRIPTION_KEY = "senet"
-"""In the metadata of a safetensors file or a state dict: the JSON text that config.json has too."""
-LEAST_TENSORS = 50
-"""Fewer are a part of a network: a decoder, a head, a unit. The smallest network here has 84."""
-WRAPPED = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.|$)")
-"""What torch.compile, FSDP and activation checkpointing put into names, wherever they wrap a module."""
-COUNTERS = re.compile(r"(^|\.)(total_ops|total_params|num_batches_tracked|n_averaged)$")
-"""What tools that count operations or average weights leave in a state dict, and BatchNorm's own count."""
-RECORDS = (
-    *(Namespace, types.SimpleNamespace, decimal.Decimal, uuid.UUID),
-    *(datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone),
-    *(list, dict, tuple, frozenset, range, slice, int, float, str, bool),
-    *(np.ndarray, np.dtype),
+TIMM_WEIGHTS_FILE = "pytorch_model.bin"
+NAMES_IN_TIMM = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x4d"),
+    *("senet154", "vgg16_bn", "inception_resnet_v2"),
 )
-"""Harmless types that training scripts save beside the weights: plain records, dates, containers, NumPy's values."""
+"""Names of networks that timm has too: a config.json of timm's means its own."""
 
 
-def allowed() -> list[Any]:
-    """Return what may be read beside the weights: types, and for some the name that files know them by."""
-    numpy_types = {type(np.dtype(code)) for code in np.typecodes["All"]}
-    rebuilders = [getattr(np._core.multiarray, name) for name in ("scalar", "_reconstruct")]  # type: ignore[attr-defined]
-    renamed = [(f, f"numpy.{core}.multiarray.{f.__name__}") for f in rebuilders for core in ("core", "_core")]
-    for module in ("pathlib", "pathlib._local"):  # a path of another system has no class here that may be made
-        for system in ("Posix", "Windows"):
-            pure = getattr(pathlib, f"Pure{system}Path")
-            renamed += [(pure, f"{module}.{system}Path"), (pure, f"{module}.Pure{system}Path")]
-    plain = [(plain_dict, "collections.defaultdict"), (plain_list, "collections.deque")]  # PyTorch fills no others
-    return [*RECORDS, *numpy_types, *renamed, *plain]
-
-
-def plain_dict(*_: object) -> dict[Any, Any]:
-    """Return what stands for a defaultdict: an empty dictionary, which its items are put into."""
-    return collections.OrderedDict()
-
-
-def plain_list(items: Iterable[Any] = (), _: int | None = None) -> list[Any]:
-    """Return what stands for a deque: a list, which its items are appended to."""
-    return list(items)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileState:
-    """The state dict of one network in a file.
+def read(
+    source: str | Path,
+    *,
+    layout: str | None = None,
+    key: str | None = None,
+    names: Collection[str] = (),
+    download: Download | None = None,
+) -> Checkpoint:
+    """Read weights from a file, a model or run folder, the hub or torchvision; nothing in them is executed.
 
     Args:
-        tensors: by name, without what all names share.
-        description: the JSON text of one of our networks; None if the file has none.
-        notes: what was left out, a phrase each.
-    """
-
-    tensors: State
-    description: str | None = None
-    notes: tuple[str, ...] = ()
-
-
-def read_state(path: Path, key: str | None = None, names: Collection[str] = ()) -> FileState:
-    """Read the state dict of one network from a .safetensors or PyTorch file, on the CPU, executing nothing.
-
-    It may lie in dictionaries inside dictionaries ("state_dict", "model", ...), and its names may have any prefix
-    ("module.", "backbone.", ...): the place is found by the name of the first layer, or by given names.
-
-    Args:
-        path: the file.
-        key: which of several networks: the names of the dictionaries and the prefix, joined by dots, or their end.
-        names: those of the network's tensors; empty for this library's.
+        source: a path; a hub id ("owner/name", "hf-hub:owner/name", with "@revision" if need be), or
+            "torchvision/NAME.TAG".
+        layout: whose keys and shapes these are; None for what the keys say.
+        key: which of several networks in a file, see `read_state`.
+        names: those of the tensors of another library's network, which are then not renamed.
+        download: how to fetch from the hub; None for the defaults.
 
     Raises:
-        SenetError: the file is absent, truncated, not a state dict, a pickle that would execute code, or holds several
-            networks and no `key` says which.
+        SenetError: it is absent, cannot be reached, truncated, or holds no weights; there is no such layout, or the
+            weights say themselves what they are.
     """
-    if not path.is_file():
-        raise SenetError(f"there is no weights file {path}")
-    with path.open("rb") as file:
-        start = file.read(40)
-    if start.startswith(b"version https://git-lfs"):
-        raise SenetError(f"{path} is a pointer of Git LFS, not the file itself; run `git lfs pull`")
-    pickled = start.startswith((b"PK", b"\x80"))  # a zip archive, or a bare pickle
-    if path.suffix == ".safetensors" and not pickled:
-        tensors, descriptions, dictionaries = read_safetensors(path)
-    else:
-        tensors, descriptions, dictionaries = flatten(read_pickle(path))
-    if not tensors:
-        raise SenetError(f"{path} does not hold a state dict (names to tensors)")
-    root = choose_root(path, tensors, descriptions, dictionaries, key, names)
-    chosen = under(tensors, root)
-    home = max((place for place in dictionaries if root.startswith(place)), key=len, default="")
-    others = [name for name in tensors if name.startswith(home) and not name.startswith(root)]
-    others = [name for name in others if not COUNTERS.search(name)] if key is None else []
-    left = f"what is not in {root.removesuffix('.')} is left out: {others[0]}, ..." if others else ""
-    return FileState(tensors=chosen, description=descriptions.get(root), notes=(left,) if left else ())
+    path, word = Path(source), str(source)
+    if path.is_file() or not (path.is_dir() or is_hub_id(word)):
+        return read_file(path, layout, key, names)
+    if key is not None:
+        raise SenetError(f"key={key!r} has no effect: {source} is no file, and holds one network")
+    if word.startswith("torchvision/") and not path.exists():
+        return read_torchvision(word, layout, renamed=not names)
+    folder = find_model_folder(path) if path.is_dir() else fetch_model_folder(word, download or Download())
+    return read_folder(folder, word, layout, renamed=not names)
 
 
-def under(tensors: Mapping[str, Tensor], prefix: str) -> State:
-    """Return the tensors whose names start with a prefix, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def find_model_folder(source: str | Path) -> Path:
+    """Return the model folder in `source`: itself, or the best/ (else last/) of a run folder.
 
-
-Contents = tuple[State, dict[str, str], dict[str, int]]
-"""The tensors of a file under dotted names, descriptions of our networks by prefix, and how many tensors are in each
-dictionary, by prefix. A prefix is empty or ends in a dot."""
-
-
-def read_safetensors(path: Path) -> Contents:
-    """Read a .safetensors file."""
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {clean(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            text = (file.metadata() or {}).get(DESCRIPTION_KEY)
-    except SafetensorError as error:
-        raise SenetError(f"{path} is truncated or not a safetensors file ({error}); get it again") from error
-    return tensors, {"": text} if text else {}, {"": len(tensors)}
-
-
-def read_pickle(path: Path) -> Any:
-    """Read what torch.save wrote, if it holds nothing but tensors and harmless records."""
-    try:
-        with torch.serialization.safe_globals(allowed()), path.open("rb") as file:  # by name, its suffix would count
-            return torch.load(file, "cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise SenetError(f"{path} is refused: {refusal(path, str(error))}") from error
-    except Exception as error:  # whatever PyTorch's reader meets in a damaged file
-        if "TorchScript" in str(error):
-            raise SenetError(f"{path} is refused: {refusal(path, str(error))}") from error
-        raise SenetError(f"{path} is truncated or not a PyTorch file; get it again") from error
-
-
-def refusal(path: Path, said: str) -> str:
-    """Return why a pickle is refused, and what to do: by the class that it needs, as PyTorch's message names it."""
-    if "TorchScript" in said:
-        return (
-            "it is a TorchScript archive; save its weights alone: "
-            f"torch.save(torch.jit.load({str(path)!r}).state_dict(), 'weights.pth')"
-        )
-    found = re.search(r"GLOBAL ([\w.]+)|(?:class|function|type) ([\w.]+\.[\w.]+)", said)
-    if found is None:
-        return "it is no weights file, or a pickle that may execute code; save its state_dict() as .safetensors"
-    name = found[1] or found[2]
-    return (
-        f"it needs {name}, a pickle that may execute code; if you trust it, open it by "
-        f"torch.load({str(path)!r}, weights_only=False) where its class can be imported, and torch.save "
-        "its state dict alone"
+    Raises:
+        SenetError: there is none.
+    """
+    source = Path(source)
+    for folder in (source, source / "best", source / "last"):
+        has_weights = any((folder / name).is_file() for name in (WEIGHTS_FILE, TIMM_WEIGHTS_FILE))
+        if has_weights and (folder / CONFIG_FILE).is_file():
+            return folder
+    if not source.exists():
+        raise MissingFileError(f"there is no folder {source}")
+    files = [file for file in sorted(source.iterdir()) if file.suffix in FILES] if source.is_dir() else []
+    remedy = f"; name the file in it, {files[0]}" if files else "; name one that senet train or senet convert wrote"
+    raise SenetError(
+        f"{source} is neither a model folder ({WEIGHTS_FILE} and {CONFIG_FILE}) nor a run folder (best/, last/){remedy}"
     )
 
 
-def clean(name: str) -> str:
-    """Return a name without what wrappers put into it."""
-    return WRAPPED.sub("", name).removeprefix(".")
+def read_folder(folder: Path, source: str, layout: str | None, *, renamed: bool) -> Checkpoint:
+    """Read a model folder of this library or of timm: config.json and the weights beside it."""
+    described = read_description(folder / CONFIG_FILE)
+    file = folder / WEIGHTS_FILE
+    found = read_state(file if file.is_file() else folder / TIMM_WEIGHTS_FILE)
+    recognized = SENET if "config" in described else recognize(found.tensors)
+    return converted(source, found.tensors, recognized, layout, renamed=renamed, **described)
 
 
-def flatten(content: Any) -> Contents:
-    """Return the contents of nested dictionaries under dotted names."""
-    tensors: State = {}
-    descriptions: dict[str, str] = {}
-    dictionaries: dict[str, int] = {}
-    for prefix, mapping in nested(content, ""):
-        own = {f"{prefix}{clean(str(name))}": value for name, value in mapping.items() if isinstance(value, Tensor)}
-        tensors |= own
-        if own:
-            dictionaries[prefix] = len(own)
-        for module, values in getattr(mapping, "_metadata", {}).items():
-            text = values.get(DESCRIPTION_KEY) if isinstance(values, Mapping) else None
-            if isinstance(text, str):
-                place = clean(str(module))
-                descriptions[f"{prefix}{place}{'.' if place else ''}"] = text
-    return tensors, descriptions, dictionaries
+def read_file(path: Path, layout: str | None, key: str | None, names: Collection[str]) -> Checkpoint:
+    """Read a file of weights; one that `save_pretrained` or a network's state dict wrote describes itself."""
+    if path.suffix == ".caffemodel":
+        if key is not None:
+            raise SenetError(f"key={key!r} has no effect: {path} holds one network")
+        return converted(str(path), read_caffe(path), CAFFE, layout)
+    found = read_state(path, key, names)
+    described = {} if found.description is None else read_description(path, found.description)
+    recognized = SENET if described else recognize(found.tensors)
+    return converted(str(path), found.tensors, recognized, layout, renamed=not names, notes=found.notes, **described)
 
 
-def nested(content: Any, prefix: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Yield the dictionaries inside a dictionary, itself first, each with the prefix of its names."""
-    if not isinstance(content, Mapping):
-        return
-    yield prefix, content
-    for name, value in content.items():
-        yield from nested(value, f"{prefix}{name}.")
+def read_caffe(path: Path) -> State:
+    """Read one of the authors' files, as the tensors of this library's network."""
+    from senet.weights.caffe import read_caffemodel, to_state_dict  # protobuf only where it is needed
+
+    blobs = read_caffemodel(path)
+    try:
+        return to_state_dict(blobs)
+    except SenetError as error:
+        raise SenetError(f"{path}: {error}") from error
 
 
-def find_roots(tensors: Mapping[str, Tensor], descriptions: Mapping[str, str], names: Collection[str]) -> list[str]:
-    """Return the prefixes under which a whole network lies: described as this library's, or known by its first layer.
+def read_torchvision(source: str, layout: str | None, *, renamed: bool) -> Checkpoint:
+    """Read the weights that torchvision publishes under "torchvision/NAME.TAG"; its default ones without a tag."""
+    from torchvision.models import get_model_weights, list_models
 
-    With the names of another's tensors, these are the prefixes with which most of them are there.
-    """
-    if names:
-        longest = max(names, key=len)
-        ends = (name.removesuffix(longest) for name in tensors if f".{name}".endswith(f".{longest}"))
-        there = {root: sum(f"{root}{name}" in tensors for name in names) for root in ends}
-        return [root for root, number in there.items() if number == max(there.values())]
-    found = []
-    for name in tensors:
-        parts = name.split(".")
-        prefixes = [".".join([*parts[:i], ""]) for i in range(len(parts))]
-        found += [prefix for prefix in prefixes if is_first_layer(name.removeprefix(prefix))][:1]
-    found = [root for root in found if sum(name.startswith(root) for name in tensors) >= LEAST_TENSORS]
-    found = list(dict.fromkeys([*descriptions, *(with_head(root, tensors) for root in found)]))
-    return [root for root in found if not any(is_inside(root, other) for other in found)]
-
-
-def is_inside(prefix: str, other: str) -> bool:
-    """Whether one prefix is longer than another that it starts with."""
-    return prefix != other and prefix.startswith(other)
-
-
-def with_head(root: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return mmpretrain's root, with the classifier beside the backbone, for that of the backbone."""
-    whole = root.removesuffix("backbone.")
-    return whole if f"{whole}head.fc.weight" in tensors else root
+    architecture, _, tag = source.partition("/")[2].partition(".")
+    if architecture not in list_models():
+        names = nearest(architecture, list_models())
+        raise SenetError(f"torchvision has no network {architecture!r}; the nearest are {names}")
+    known = get_model_weights(architecture)
+    if tag and tag not in known.__members__:
+        raise SenetError(f"torchvision has no weights {tag!r} of {architecture}; it has {', '.join(known.__members__)}")
+    weights = known[tag or "DEFAULT"]
+    try:
+        state = dict(weights.get_state_dict(progress=False, check_hash=True))
+    except OSError as error:
+        raise HubError(f"{source} cannot be fetched ({error}); check the connection and try again later") from error
+    return converted(
+        source,
+        state,
+        recognize(state),
+        layout,
+        renamed=renamed,
+        architecture=architecture,
+        name=name_of_timm(architecture),
+        preprocessing=preprocessing_from_torchvision(architecture, tag),
+    )
 
 
-def choose_root(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    descriptions: Mapping[str, str],
-    dictionaries: Mapping[str, int],
-    key: str | None,
-    names: Collection[str],
-) -> str:
-    """Return the prefix of the network that is meant; the fullest dictionary if no network is recognized.
+def converted(
+    source: str, tensors: State, recognized: Layout, asked: str | None, *, renamed: bool = True, **described: Any
+) -> Checkpoint:
+    """Return a checkpoint with the tensors under this library's keys, from the layout that is asked for or recognized.
 
     Raises:
-        SenetError: there are several and no key, or nothing under the key.
+        SenetError: there is no such layout, or the weights say themselves what they are.
     """
-    roots = find_roots(tensors, descriptions, names)
-    if key is not None:
-        meant = f".{key}."
-        named = [root for root in roots if f".{root}".endswith(meant)]
-        inside = [root for root in roots if f".{root}".startswith(meant)]
-        here = [f"{key}."] if any(name.startswith(f"{key}.") for name in tensors) else []
-        roots = named or inside or here
-        if not roots:
-            places = [place.removesuffix(".") for place in (*find_roots(tensors, descriptions, names), *dictionaries)]
-            known = ", ".join(repr(place) for place in dict.fromkeys(places) if place)
-            remedy = f"pass one of {known}" if known else "leave it out"
-            raise SenetError(f"{path} has nothing under key={key!r}; {remedy}")
-    if len(roots) > 1:
-        found = ", ".join(repr(root.removesuffix(".")) for root in roots[:8])
-        more = ", ..." if len(roots) > 8 else ""
-        key = roots[0].removesuffix(".")
-        raise SenetError(f"{path} holds several networks: {found}{more}; say which by key={key!r}")
-    return roots[0] if roots else max(dictionaries, key=lambda place: dictionaries[place])
+    layout = recognized if asked is None else find_layout(asked)
+    if layout is not recognized and ("config" in described or recognized is CAFFE):
+        raise SenetError(f"{source} is known to have layout {recognized.name}; leave layout={asked!r} out")
+    state = layout.convert(tensors) if renamed else tensors
+    return Checkpoint(source=source, state=state, layout=layout, **described)
+
+
+# ---- what config.json says -------------------------------------------------------------------------------------------
+
+
+def read_description(path: Path, text: str | None = None) -> dict[str, Any]:
+    """Return what `Checkpoint` takes of a config.json, or of the same text within a file of weights.
+
+    Args:
+        path: of the file.
+        text: None for the whole file.
+
+    Raises:
+        SenetError: it is neither what `save_pretrained` nor what timm writes.
+    """
+    try:
+        return parse_description(json.loads(path.read_text() if text is None else text))
+    except (SenetError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if text is not None:
+            raise SenetError(
+                f"{path} has a description that this version does not read ({error}); it may be of a newer one"
+            ) from error
+        if isinstance(error, SenetError):
+            raise SenetError(f"{path}: {error}") from error
+        raise SenetError(f"{path} is not a senet model configuration ({error})") from error
+
+
+def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `Checkpoint` takes of the values of a config.json."""
+    if "model" not in values and "architecture" in values:
+        return parse_timm(values)
+    if values.get("format", FORMATS[-1]) not in FORMATS:
+        known = " and ".join(FORMATS)
+        raise SenetError(f"its format is {values['format']!r}, this version reads {known}; update senet")
+    config, names = config_from_dict(values["model"]), values["class_names"]
+    return {
+        "config": config,
+        "name": config.name,
+        "surgery": surgery_from_dict(values.get("surgery", values["model"])),
+        "preprocessing": Preprocessing(**values["preprocessing"]),
+        "class_names": None if names is None else tuple(names),
+        "block": values.get("block", SEBlock.__name__),
+    }
+
+
+def parse_timm(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `Checkpoint` takes of a config.json that timm wrote."""
+    name, preprocessing = values["architecture"], of_timm(values.get("pretrained_cfg", values))
+    if name in CARDS and name not in NAMES_IN_TIMM:
+        return {"config": config_of_timm(values), "name": name, "preprocessing": preprocessing}
+    return {"architecture": name, "name": name_of_timm(name), "preprocessing": preprocessing}
+
+
+def name_of_timm(architecture: str) -> str | None:
+    """Return this library's name of one of timm's networks; None if it is not in the paper."""
+    name = re.sub(r"^(legacy|tv|gluon)_|_v1b$", "", architecture)
+    name = {"mobilenetv1_100": "mobilenet_v1"}.get(name, name)
+    name = re.sub(r"^seres", "se_res", name)
+    return name if name in CARDS else None
+
+
+def config_of_timm(values: Mapping[str, Any]) -> ModelConfig:
+    """Return the configuration of one of this library's networks that timm's functions have saved.
+
+    Raises:
+        SenetError: an argument of the network that cannot be read back.
+    """
+    name, arguments = values["architecture"], dict(values.get("model_args", {}))
+    se = arguments.pop("se", {})
+    for told_elsewhere in ("num_classes", "global_pool"):
+        arguments.pop(told_elsewhere, None)
+    in_channels = arguments.pop("in_chans", values.get("pretrained_cfg", values)["input_size"][0])
+    dropout = arguments.pop("drop_rate", None)
+    options = arguments if dropout is None else arguments | {"dropout": dropout}
+    for option in options:
+        if option not in model_card(name).options:
+            raise SenetError(f"model_args has {option!r}, which {name} does not take; save it by senet.save_pretrained")
+    return ModelConfig(
+        name=name,
+        num_classes=values["num_classes"],
+        in_channels=in_channels,
+        se=se if isinstance(se, SEOptions) else se_from_dict(se),
+        options=options,
+    )
