@@ -15,7 +15,7 @@ from fuzz.commands import options
 from senet.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
-WITH_CODE = ["README.md", *(f"docs/{name}.md" for name in ("analysis", "conventions", "guide", "timm", "weights"))]
+WITH_CODE = ["README.md", *(f"docs/{name}.md" for name in ("analysis", "extending", "guide", "timm", "weights"))]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 
