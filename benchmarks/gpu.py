@@ -108,7 +108,7 @@ def check(device: Device) -> tuple[list[dict[str, Any]], bool]:
             print(f"differs: {found[-1]}")
     model = timm.create_model("seresnet50").to(device, torch.float64, memory_format=torch.channels_last)
     x = torch.randn(4, 3, 96, 96, device=device, dtype=torch.float64)
-    fused = senet.optimize(copy.deepcopy(model), for_="training")
+    fused = senet.fuse(copy.deepcopy(model))
     value = ((fused(x) - model(x)).abs().max() / model(x).abs().max()).item()
     found.append({"network": "timm seresnet50", "dtype": "torch.float64", "difference": value, "near": value < 1e-9})
     passed = [bool(one["near"]) for one in found]

@@ -3,8 +3,8 @@
 Networks: timm's resnet50 (plain) and seresnet50 (SE), the same images, evaluation mode. Runtimes:
 eager: PyTorch, channels-last; compiled: torch.compile with frozen weights; ONNX Runtime; OpenVINO: each on the
     network as it is, the whole batch at once;
-senet inductor, senet openvino: `senet.optimize(model, for_="inference", backend=...)`;
-senet in ONNX Runtime: the network that senet.optimize has rewritten, exported to ONNX.
+senet inductor, senet openvino: `senet.optimize_for_inference(model, backend=...)`;
+senet in ONNX Runtime: the network that senet.optimize_for_inference has rewritten, exported to ONNX.
 bfloat16: the network or the runtime in bfloat16; ONNX Runtime computes in float32 only on the CPU and is left out.
 
 On CUDA the runtimes are eager, compiled and senet inductor. Also: how far outputs are from eager float32, and how the
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import senet
 from report import DTYPES, RESULTS, Device, Precision, bounds, milliseconds, results_file, time_in_turn, write_results
-from senet.optimization.inference import openvino_core
+from senet.optimization.inference import Backend, openvino_core
 
 Run = Callable[[], Tensor]
 NETWORKS = {"plain": "resnet50", "SE": "seresnet50"}
@@ -140,7 +140,7 @@ def parts(batch: int, precision: Precision, arguments: Arguments) -> dict[str, A
     milliseconds: dict[str, dict[str, list[float]]] = {}
     requests = {}
     for kind, name in NETWORKS.items():
-        rewritten = senet.optimize(network(name), for_="inference", backend="eager", micro_batch=batch)
+        rewritten = senet.optimize_for_inference(network(name), backend="eager", micro_batch=batch)
         requests[kind] = in_openvino(rewritten, x, precision, PERF_COUNT=True).create_infer_request()
         milliseconds[kind] = {part: [] for part in (*PARTS.values(), "rest")}
         requests[kind].infer([x.numpy()])
@@ -155,15 +155,15 @@ def parts(batch: int, precision: Precision, arguments: Arguments) -> dict[str, A
     return {"batch": batch, "precision": precision, "milliseconds": milliseconds}
 
 
-def optimized(backend: str, model: nn.Module, x: Tensor, precision: Precision) -> Run:
-    """`senet.optimize`, as a user calls it."""
-    run = senet.optimize(model.to(x.device), for_="inference", backend=backend, precision=precision)
+def optimized(backend: Backend, model: nn.Module, x: Tensor, precision: Precision) -> Run:
+    """`senet.optimize_for_inference`, as a user calls it."""
+    run = senet.optimize_for_inference(model.to(x.device), backend=backend, precision=precision)
     return lambda: cast(Tensor, run(x))
 
 
 def optimized_in_onnx_runtime(model: nn.Module, x: Tensor, precision: Precision) -> Run:
-    """ONNX Runtime on the network that `senet.optimize` has rewritten."""
-    return onnx_runtime(senet.optimize(model, for_="inference", backend="eager"), x, precision)
+    """ONNX Runtime on the network that `senet.optimize_for_inference` has rewritten."""
+    return onnx_runtime(senet.optimize_for_inference(model, backend="eager"), x, precision)
 
 
 RUNTIMES: dict[str, Callable[[nn.Module, Tensor, Precision], Run]] = {

@@ -33,7 +33,8 @@ from torch import Tensor, nn
 
 from report import RESULTS, write_results
 from senet.errors import SenetError
-from senet.nn.attached import AttachedSE
+from senet.nn.attached import attached_blocks
+from senet.nn.block import SEOptions
 from senet.surgery.insertion import find_sites, insert_se, remove_se
 
 FAMILIES = (
@@ -153,17 +154,18 @@ def inserted(model: nn.Module) -> dict[str, Any]:
     images, keys = images_for(model), list(model.state_dict())
     with torch.no_grad():
         before = outputs(model, images)
-    sites, skipped = find_sites(model, images)
+    found = find_sites(model, images)
+    sites, skipped = found.sites, found.skipped
     all_gated = bool(sites) and all(site.gated for site in sites)
-    report = insert_se(model, example=images, gated="double" if all_gated else "skip", reduction=8)
+    report = insert_se(model, SEOptions(reduction=8), example_inputs=images, existing="add" if all_gated else "skip")
     with torch.no_grad():
         after = outputs(model, images)
     assert torch.equal(after, before), f"the outputs differ by {(after - before).abs().max():.1e}"
     assert [key for key in model.state_dict() if ".se." not in key or key in keys] == keys, "a key has changed"
     trained = copy.deepcopy(model).train()
     F.cross_entropy(outputs(trained, images), torch.tensor([0, 1])).backward()
-    blocks = [m for m in trained.modules() if isinstance(m, AttachedSE)]
-    without = [m for m in blocks if m.fc2.weight.grad is None]
+    blocks = list(attached_blocks(trained).values())
+    without = [m for m in blocks if m.get_parameter("fc2.weight").grad is None]
     assert not without, f"{len(without)} of {len(blocks)} blocks get no gradient"
     remove_se(model)
     with torch.no_grad():

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from insertion_coverage import randomize
 from report import RESULTS, write_results
+from senet.nn.block import SEOptions
 from senet.surgery.dataflow import tensors
 from senet.surgery.insertion import insert_se, remove_se
 
@@ -74,7 +75,7 @@ def attempt(name: str, build: Callable[[], nn.Module]) -> dict[str, Any]:
     side = 320 if any(part in name for part in LARGE) else 64
     images = torch.randn(1, 3, side, side)
     keys, before = list(model.state_dict()), outputs(model, images)
-    report = insert_se(model, example=images, reduction=8)
+    report = insert_se(model, SEOptions(reduction=8), example_inputs=images)
     assert equal(outputs(model, images), before), f"{name}: the outputs differ"
     assert [key for key in model.state_dict() if key in keys] == keys, f"{name}: a key has changed"
     remove_se(model)

@@ -62,7 +62,7 @@ def main(arguments: Arguments) -> None:
         folder = arguments.work or Path(temporary)
         with_se = folder / "with_se"
         model = senet.from_pretrained(arguments.start)
-        report = senet.insert_se(model, reduction=arguments.reduction)
+        report = senet.insert_se(model, senet.SEOptions(reduction=arguments.reduction))
         senet.save_pretrained(model, with_se)
         for seed in range(arguments.seeds):
             for name, start in (("plain", arguments.start), ("SE", with_se)):

@@ -5,7 +5,7 @@ What does SE cost, and does our operator make it free?
 Contestants, all channels-last, the same batch, cross-entropy, SGD with momentum, one step each in turn:
 timm resnet50 (the plain network, to which everything is compared), torchvision resnet50, timm seresnet50;
 senet se_resnet50, unfused: our network of the same layers, one by one; senet se_resnet50: with the fused operator;
-timm ..., optimized: timm's networks after `senet.optimize(model, for_="training")`;
+timm ..., optimized: timm's networks after `senet.fuse(model)`;
 ..., compiled: once more with torch.compile.
 
 Also: the highest memory in use during two steps, each contestant in a process of its own, and how the times grow with
@@ -86,12 +86,12 @@ class Arguments:
 def ours(name: str, fused: bool) -> nn.Module:
     """Our network with the layers of timm's of the same depth."""
     model = senet.create_model(name, stride_on="3x3", stem_pool="pad")
-    return senet.optimize(model, for_="training", fused=fused)
+    return senet.fuse(model) if fused else senet.unfuse(model)
 
 
 def optimized(name: str) -> nn.Module:
     """Timm's network with its blocks fused."""
-    return senet.optimize(timm.create_model(name), for_="training")
+    return senet.fuse(timm.create_model(name))
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

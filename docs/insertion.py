@@ -22,7 +22,7 @@ COVERAGE_HEAD = """
 `python benchmarks/insertion_coverage.py`: every classifier of torchvision without attention, and of timm's modules of
 convolutional networks the smallest network of each set of layer classes. Outputs equal bit for bit, keys kept, one
 training step, removal: all of it holds for all that have not failed. Where every branch has a gate already, a second
-one was inserted (`gated="double"`).
+one was inserted (`existing="add"`).
 """
 DENSE_HEAD = """
 ## Encoder-decoders and detectors

@@ -168,7 +168,7 @@ def goals_of_inference(result: Result) -> list[Goal]:
 
 
 def fastest_of_ours(times: Mapping[str, Sequence[float]]) -> str:
-    """Return the backend of `senet.optimize` with the least median on SE-ResNet-50."""
+    """Return the backend of `senet.optimize_for_inference` with the least median on SE-ResNet-50."""
     return fastest(times, [name for name in times if name.startswith("SE, senet") and "ONNX" not in name])
 
 

@@ -17,7 +17,7 @@ from senet.cli import COMMANDS
 pytestmark = pytest.mark.skip(reason="until the new names are all in main")
 
 ROOT = Path(__file__).parent.parent
-WITH_CODE = ["README.md", *(f"docs/{name}.md" for name in ("analysis", "extending", "guide", "timm", "weights"))]
+WITH_CODE = ["README.md", *(f"docs/{name}.md" for name in ("analysis", "guide", "timm", "weights"))]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 
@@ -51,7 +51,7 @@ def test_the_tutorial_runs(tmp_path):
 
 def test_every_page_with_python_is_run():
     found = {page.relative_to(ROOT).as_posix() for page in PAGES if list(code_blocks(page, "python"))}
-    assert found == {*WITH_CODE, "docs/tutorial.md"}
+    assert found == {*WITH_CODE, "docs/tutorial.md", "docs/extending.md"}  # the last by test_extending.py
 
 
 def commands(page):

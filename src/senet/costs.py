@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from senet.errors import SenetError
-from senet.nn.modes import evaluating
+from senet.nn.modes import eval_mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def cost(model: nn.Module, input_size: int | tuple[int, int] | None = None, in_c
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     on_meta = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
-    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         image = torch.empty(1, in_channels, height, width, dtype=dtype, device="meta")
         torch.func.functional_call(model, on_meta, (image,))
 

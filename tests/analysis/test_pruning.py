@@ -69,21 +69,19 @@ def test_pruning_a_constant_gate_changes_nothing(name):
         find_blocks(model, x)
 
 
-@pytest.mark.parametrize("factor", [0.25, 0.5])
-def test_powers_of_two_are_exact(factor):
-    model = randomized(senet.create_model("cifar_se_resnet20"))
+@pytest.mark.parametrize(("gate", "value"), [("sigmoid", 0.5), ("sigmoid_x2", 1.0), ("relu", 0.25)])
+def test_powers_of_two_are_exact(gate, value):
+    model = randomized(senet.create_model("cifar_se_resnet20", se=senet.SEOptions(gate=gate)))
     blocks = find_blocks(model)
     for block in blocks:
         module = model.get_submodule(block.module)
         with torch.no_grad():
             module.fc2.weight.zero_()
-            module.fc2.bias.zero_()  # a gate of one half
-        if factor == 0.25:
-            module.set_factor(0.5)
+            module.fc2.bias.fill_(value if gate == "relu" else 0.0)
     x = images(4, 32)
     before = model(x)
     recording = record_excitations(model, [x])
-    assert all(torch.equal(r.overall_mean, torch.full_like(r.overall_mean, factor)) for r in recording.blocks)
+    assert all(torch.equal(r.overall_mean, torch.full_like(r.overall_mean, value)) for r in recording.blocks)
     prune_se(model, recording)
     assert torch.equal(model(x), before)
 
@@ -113,7 +111,7 @@ def test_a_pruned_model_is_saved_and_read_and_trained(tmp_path):
     assert torch.equal(again(x), model(x))
     assert again.config.removed == ("layer3.1.se", "layer1.2.se")
     assert len(find_blocks(again)) == 7
-    fused = senet.optimize(copy.deepcopy(again), for_="training").train()
+    fused = senet.fuse(copy.deepcopy(again)).train()
     again.train()
     torch.testing.assert_close(fused(x), again(x), rtol=1e-4, atol=1e-4)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import senet
 from senet import SEBlock, SenetError, SEOptions, record_excitations
-from senet.analysis.gates import choose_blocks, find_blocks, gate_module, listening
+from senet.analysis.gates import choose_blocks, find_blocks, gate_hooks, gate_module
 from senet.analysis.recording import BINS, Recording
 
 
@@ -55,13 +55,15 @@ def gates_by_hand(model: Net, data: list[tuple[Tensor, Tensor]]) -> tuple[list[n
     found: list[list[Tensor]] = [[], []]
     for x, _ in data:
         u = model.stem(x).relu()
-        found[0].append(model.se1.gate(u).mean((2, 3)))
-        u = model.conv(u * model.se1.gate(u)).relu()
-        found[1].append(model.se2.gate(u).mean((2, 3)))
+        found[0].append(model.se1.compute_gate(u).mean((2, 3)))
+        u = model.conv(u * model.se1.compute_gate(u)).relu()
+        found[1].append(model.se2.compute_gate(u).mean((2, 3)))
     return [torch.cat(f).double().numpy() for f in found], torch.cat([labels for _, labels in data]).numpy()
 
 
-@pytest.mark.parametrize("options", [{}, {"gate": "tanh"}, {"gate": "relu"}, {"squeeze": "none"}, {"factor": 2.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"gate": "tanh"}, {"gate": "relu"}, {"squeeze": "none"}, {"gate": "sigmoid_x2"}]
+)
 def test_sums_are_those_of_all_gates_at_once(options):
     model, data = Net(**options).eval(), batches()
     recording = record_excitations(model, data)
@@ -213,7 +215,7 @@ def test_outputs_are_those_of_the_model_while_it_is_recorded():
 def test_what_a_callback_returns_has_no_effect():
     model, x = Net().eval(), images()
     expected, heard = model(x), []
-    with listening(model, find_blocks(model, x), lambda block, gates: heard.append(block.name) or torch.zeros(1)):
+    with gate_hooks(model, find_blocks(model, x), lambda block, gates: heard.append(block.name) or torch.zeros(1)):
         assert torch.equal(model(x), expected)
     assert len(heard) == 2
 
@@ -261,7 +263,7 @@ def test_images_without_labels(tmp_path):
     [
         (
             lambda: record_excitations(timm.create_model("resnet18"), batches()),
-            "ResNet has no gates: no SE block of ours",
+            "ResNet has no gates: no SE block of this library",
         ),
         (lambda: record_excitations(Net(), batches(), bins=15), "bins is 15; expected a multiple of 10"),
         (lambda: record_excitations(Net(), batches(), blocks=["SE_2_9"]), r"no block 'SE_2_9'; the nearest are SE_2_1"),

@@ -97,8 +97,8 @@ def test_the_module_by_its_formula(kind):
         [*branches, pooled] if kind == "reduction" else [unit("conv1x1", x), *branches, unit("pool_proj", pooled)]
     )
     u = torch.cat(branches, 1)
-    torch.testing.assert_close(module(x), u * module.se.gate(u))
-    assert (module.se.gate(u) - 0.5).abs().max() > 0.01
+    torch.testing.assert_close(module(x), u * module.se.compute_gate(u))
+    assert (module.se.compute_gate(u) - 0.5).abs().max() > 0.01
     assert len(module.affine_before_se()) == (0 if kind == "reduction" else 4)
 
 

@@ -121,7 +121,7 @@ def test_se_options_reach_every_block():
     assert len(blocks) == 16
     for block in blocks:
         assert block.hidden_channels == block.channels // 8
-        assert (block.squeeze, block.gate_function, block.fc1.bias) == ("max", "tanh", None)
+        assert (block.squeeze, block.gate_name, block.fc1.bias) == ("max", "tanh", None)
 
 
 @pytest.mark.parametrize(
@@ -213,11 +213,11 @@ def test_json_names_every_setting():
         "num_classes": None,
         "in_channels": 3,
         "se": {
+            "excitation": "se",
             "reduction": 16,
             "squeeze": "avg",
             "gate": "sigmoid",
             "bias": True,
-            "factor": 1.0,
             "placement": "standard",
             "stages": [5],
         },

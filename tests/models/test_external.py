@@ -191,7 +191,7 @@ def test_weights_with_inserted_blocks_keep_them(tmp_path):
         load_weights(create_model("timm/resnet18"), tmp_path / "model")
     assert from_pretrained(tmp_path / "model").config.inserted == model.config.inserted
     other = create_model("timm/resnet18")
-    senet.insert_se(other, gate="hard_sigmoid")
+    senet.insert_se(other, senet.SEOptions(gate="hard_sigmoid"))
     with pytest.raises(SenetError, match=r"inserted_se.gate='sigmoid'.*create it with blocks inserted with gate="):
         load_weights(other, tmp_path / "model")
     with pytest.raises(SenetError, match="for images of 3 channels; leave in_channels out"):

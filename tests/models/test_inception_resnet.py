@@ -53,7 +53,7 @@ def test_se_is_before_the_scaled_sum(build, scale, relu):
     x = torch.randn(2, unit.se.channels, 4, 3, dtype=torch.float64)
     branches = torch.cat([branch(x) for name, branch in unit.named_children() if name.startswith("branch")], 1)
     u = torch.einsum("nchw,oc->nohw", branches, unit.conv2d.weight[:, :, 0, 0]) + unit.conv2d.bias[:, None, None]
-    torch.testing.assert_close(unit(x), (x + scale * unit.se.gate(u) * u).clamp(min=0))
+    torch.testing.assert_close(unit(x), (x + scale * unit.se.compute_gate(u) * u).clamp(min=0))
     assert unit.affine_before_se() == (unit.conv2d,)
 
 

@@ -20,7 +20,7 @@ from senet.errors import SenetError
 from senet.nn.block import SEBlock, SEOptions
 
 SQUEEZES = ("avg", "max", "none")
-GATES = ("sigmoid", "tanh", "relu", "hard_sigmoid")
+GATES = ("sigmoid", "tanh", "relu", "hard_sigmoid", "sigmoid_x2", "hard_sigmoid_x2")
 
 # Largest allowed difference, relative and absolute; about four roundings of the type.
 TOLERANCES = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -30,6 +30,8 @@ NUMPY_GATES = {
     "tanh": np.tanh,
     "relu": lambda a: np.where(a > 0, a, 0),
     "hard_sigmoid": lambda a: np.clip(a / 6 + 0.5, 0, 1),
+    "sigmoid_x2": lambda a: 2 / (1 + np.exp(-a)),
+    "hard_sigmoid_x2": lambda a: np.clip(a / 3 + 1, 0, 2),
 }
 NUMPY_SQUEEZES = {
     "avg": lambda x: x.sum((2, 3), keepdims=True) / (x.shape[2] * x.shape[3]),
@@ -50,7 +52,7 @@ def numpy_gate(block: SEBlock, x: torch.Tensor) -> np.ndarray:
         return out if fc.bias is None else out + to_numpy(fc.bias)[:, None, None]
 
     hidden = np.maximum(layer(block.fc1, NUMPY_SQUEEZES[block.squeeze](to_numpy(x))), 0)
-    return NUMPY_GATES[block.gate_function](layer(block.fc2, hidden))
+    return NUMPY_GATES[block.gate_name](layer(block.fc2, hidden))
 
 
 def assert_close(actual: torch.Tensor, expected: np.ndarray | torch.Tensor, tolerance: float) -> None:
@@ -60,8 +62,8 @@ def assert_close(actual: torch.Tensor, expected: np.ndarray | torch.Tensor, tole
 
 def assert_matches_numpy(block: SEBlock, x: torch.Tensor) -> None:
     gate = numpy_gate(block, x)
-    assert block.gate(x).shape == gate.shape
-    assert_close(block.gate(x), gate, TOLERANCES[x.dtype])
+    assert block.compute_gate(x).shape == gate.shape
+    assert_close(block.compute_gate(x), gate, TOLERANCES[x.dtype])
     y = block(x)
     assert y.shape == x.shape
     assert y.dtype == x.dtype
@@ -100,7 +102,7 @@ def test_values_by_hand(squeeze, gate, expected):
         block.fc2.weight.copy_(torch.tensor([0.5, -1.0]).view(2, 1, 1, 1))
         block.fc2.bias.copy_(torch.tensor([0.0, 1.0]))
     x = torch.tensor([[[[0.0, 2.0]], [[5.0, 1.0]]]], dtype=torch.float64)
-    assert_close(block.gate(x), np.array(expected).reshape(1, 2, 1, 1), 1e-15)
+    assert_close(block.compute_gate(x), np.array(expected).reshape(1, 2, 1, 1), 1e-15)
     first, second = expected
     assert_close(block(x), np.array([[[[0, 2 * first]], [[5 * second, second]]]]), 1e-15)
 
@@ -113,7 +115,7 @@ def test_no_squeeze_by_hand():
     x = torch.tensor([[[[1.0, -3.0], [2.0, 0.0]]]], dtype=torch.float64)
     # relu(2 x) / 4 = (0.5, 0, 1, 0), each position by itself
     gate = [[[[math.tanh(0.5), 0.0], [math.tanh(1.0), 0.0]]]]
-    assert_close(block.gate(x), np.array(gate), 1e-15)
+    assert_close(block.compute_gate(x), np.array(gate), 1e-15)
     assert_close(block(x), np.array([[[[math.tanh(0.5), 0.0], [2 * math.tanh(1.0), 0.0]]]]), 1e-15)
 
 
@@ -153,7 +155,7 @@ def test_hidden_width_is_exact(channels, reduction, hidden):
 
 @pytest.mark.parametrize(("squeeze", "spatial"), [("avg", (1, 1)), ("max", (1, 1)), ("none", (6, 5))])
 def test_gate_shape(squeeze, spatial):
-    assert random_block(squeeze=squeeze).gate(torch.randn(2, 12, 6, 5)).shape == (2, 12, *spatial)
+    assert random_block(squeeze=squeeze).compute_gate(torch.randn(2, 12, 6, 5)).shape == (2, 12, *spatial)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -337,7 +339,7 @@ def users_network(**options: object) -> nn.Sequential:
 
 VARIANTS = [
     *({"squeeze": squeeze, "gate": gate} for squeeze, gate in product(SQUEEZES, GATES)),
-    {"bias": False, "factor": 2.0},
+    {"bias": False, "gate": "sigmoid_x2"},
 ]
 
 
@@ -407,7 +409,7 @@ def test_what_is_left_of_the_two_convolutions_counts(options):
     block.fc1, block.fc2 = only(block.fc1, hidden, kept), only(block.fc2, kept, hidden)
     assert (block.channels, block.hidden_channels) == (6, 2)
     assert torch.equal(after(block(before(x))), expected)
-    assert_close(block.gate(before(x)), numpy_gate(block, before(x)) * options.get("factor", 1), 2e-6)
+    assert_close(block.compute_gate(before(x)), numpy_gate(block, before(x)), 2e-6)
     assert str(block).startswith("SEBlock(\n  6, hidden=2")
     with pytest.raises(SenetError, match=r"expected \(N, 6, H, W\)"):
         block(torch.randn(2, 12, 4, 4))
@@ -416,7 +418,7 @@ def test_what_is_left_of_the_two_convolutions_counts(options):
 def test_options_build_their_block():
     options = SEOptions(reduction=4, squeeze="max", gate="tanh", bias=False)
     block = options.block(32)
-    assert (block.channels, block.hidden_channels, block.squeeze, block.gate_function) == (32, 8, "max", "tanh")
+    assert (block.channels, block.hidden_channels, block.squeeze, block.gate_name) == (32, 8, "max", "tanh")
     assert block.fc1.bias is None
     assert block.fc2.bias is None
 

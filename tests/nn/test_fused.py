@@ -22,7 +22,8 @@ from senet.models.resnet import cifar_resnet
 from senet.nn import fused
 from senet.nn.block import SEBlock, SEOptions
 from senet.nn.fused import Chain, Fusible, set_fused
-from senet.optimization.training import optimize_for_training
+from senet.ops.gates import GATES
+from senet.optimization.fusion import fuse
 
 C = 8
 EXACT = 1e-10
@@ -45,7 +46,7 @@ class Unit(Fusible):
 
 @pytest.fixture(autouse=True)
 def _fuse_small_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "LEAST_VALUES", 0)
+    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL", 0)
 
 
 @pytest.fixture
@@ -152,13 +153,13 @@ def test_frozen_norms(frozen, calls):
     assert len(calls) == 4
 
 
-@pytest.mark.parametrize("gate", ["sigmoid", "tanh", "relu", "hard_sigmoid"])
+@pytest.mark.parametrize("gate", GATES)
 def test_se(gate, calls):
-    tolerance = 1e-7 if gate == "hard_sigmoid" else EXACT  # PyTorch's gradient of it has float32's 1/6
-    for bias, factor, norm in product((True, False), (1.0, 2.0), (None, nn.BatchNorm2d(C))):
-        unit = prepared(Unit(norm, SEBlock(C, 2, gate=gate, bias=bias, factor=factor)))
+    tolerance = 1e-7 if gate.startswith("hard") else EXACT  # PyTorch's gradient of it has float32's 1/6
+    for bias, norm in product((True, False), (None, nn.BatchNorm2d(C))):
+        unit = prepared(Unit(norm, SEBlock(C, 2, gate=gate, bias=bias)))
         assert_fusing_changes_nothing(unit, random_map(), tolerance=tolerance)
-    assert len(calls) == 16
+    assert len(calls) == 8
 
 
 def test_statistics_move_without_gradients():
@@ -215,12 +216,12 @@ def test_layers_without_an_equal_run_as_they_are(kind, calls):
 
 
 def test_small_maps_without_se_are_not_worth_it(calls, monkeypatch):
-    monkeypatch.setattr(fused, "LEAST_VALUES", random_map().numel() + 1)
+    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL", random_map().numel() + 1)
     for se, expected in ((None, 0), (SEBlock(C, 2), 2)):  # in training and in evaluation
         unit = prepared(Unit(nn.BatchNorm2d(C), se))
         assert_fusing_changes_nothing(unit, random_map(), random_map())
         assert len(calls) == expected
-    monkeypatch.setattr(fused, "LEAST_VALUES", random_map().numel())
+    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL", random_map().numel())
     assert_fusing_changes_nothing(prepared(Unit(nn.BatchNorm2d(C), None)), random_map(), random_map())
     assert len(calls) == 4
 
@@ -431,7 +432,7 @@ def test_graphs_of_somebody_elses_network_with_fused_layers(build, calls):
     model = build().eval()
     x = torch.randn(1, 3, 64, 64)
     expected = model(x)
-    optimize_for_training(model)
+    fuse(model)
     for form in (torch.fx.symbolic_trace(model), torch.jit.script(copy.deepcopy(model))):
         assert torch.equal(form(x), expected)
     assert not calls

@@ -12,7 +12,8 @@ from torch import Tensor
 from senet.ops import Excitation, Norm, residual_tail
 from senet.ops import cpu as cpu_passes
 from senet.ops.cpu import CompiledPasses, CompilerError
-from senet.ops.passes import GATES, Affine, Branches, PlainPasses, Slope
+from senet.ops.gates import GATES
+from senet.ops.passes import Affine, Branches, PlainPasses, Slope
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 SHAPES = ((3, 8, 5, 4), (1, 37, 3, 3), (5, 7, 1, 1), (4, 1, 6, 5), (2, 2050, 2, 3), (2, 64, 48, 48))
@@ -121,11 +122,10 @@ def test_excitation(dtype, gate, biases, images, channels, hidden):
     bias1, bias2 = (torch.randn(size, dtype=acc) if biases else None for size in (hidden, channels))
     A, B, m = (torch.randn(images, channels, dtype=acc) for _ in range(3))
     affine = random_affine((images, channels, 1, 1), acc, False)
-    for factor in (None, torch.tensor(2.5, dtype=acc)):
-        se = Excitation(fc1, fc2, bias1, bias2, gate, factor)
-        done = CompiledPasses(dtype).excite(m, affine, se)
-        assert_same_step("excite", dtype, m, affine, se)
-        assert_same_step("excite_gradients", dtype, A, B, m, affine, se, done)
+    se = Excitation(fc1, fc2, bias1, bias2, gate)
+    done = CompiledPasses(dtype).excite(m, affine, se)
+    assert_same_step("excite", dtype, m, affine, se)
+    assert_same_step("excite_gradients", dtype, A, B, m, affine, se, done)
 
 
 @every_dtype

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 import senet
 from networks import assert_relatively_close, randomize
 from senet import SEOptions, insert_se
+from senet.nn import precision as precision_module
 from senet.nn.block import SEBlock
 from senet.optimization.inference import InferenceModel
 from senet.optimization.rewriting import EarlyGate, rewrite
@@ -68,20 +69,19 @@ NETWORKS = (
 def test_the_rewritten_network_has_the_same_outputs(name, early, norms):
     model, x = network(name)
     before = copy.deepcopy(model.state_dict())
-    optimized = senet.optimize(model, for_="inference", backend="eager")
+    optimized = senet.optimize_for_inference(model, backend="eager")
     assert_relatively_close(optimized(x), logits(model, x), FLOAT32)
     assert (number_of(EarlyGate, optimized), number_of(nn.BatchNorm2d, optimized)) == (early, norms)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("gate", ["sigmoid", "tanh", "relu", "hard_sigmoid"])
+@pytest.mark.parametrize("gate", ["sigmoid", "tanh", "relu", "hard_sigmoid", "sigmoid_x2"])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("factor", [1.0, 2.0])
-def test_the_early_gate_is_the_gate(gate, bias, factor):
+def test_the_early_gate_is_the_gate(gate, bias):
     torch.manual_seed(0)
     conv = nn.Conv2d(12, 20, 1, bias=bias)
-    se = SEBlock(20, 4, gate=gate, bias=bias, factor=factor)
+    se = SEBlock(20, 4, gate=gate, bias=bias)
     nn.init.normal_(se.fc2.weight)
     graph = rewrite(nn.Sequential(conv, se))
     assert number_of(EarlyGate, graph) == 1
@@ -148,7 +148,7 @@ def test_folding_keeps_small_variances():
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", FLOAT32), ("bf16", BFLOAT16)])
 def test_openvino(name, precision, tolerance):
     model, x = network(name)
-    optimized = senet.optimize(model, for_="inference", backend="openvino", precision=precision, micro_batch=2)
+    optimized = senet.optimize_for_inference(model, backend="openvino", precision=precision, micro_batch=2)
     assert_relatively_close(optimized(x), logits(model, x), tolerance)
     assert optimized(x).dtype == torch.float32
 
@@ -158,7 +158,7 @@ import gc, signal, subprocess, sys
 import torch, senet
 signal.signal(signal.SIGCHLD, lambda *_: None)
 for _ in range(2):
-    model = senet.optimize(senet.create_model("cifar_se_resnet20").eval(), for_="inference", backend="openvino")
+    model = senet.optimize_for_inference(senet.create_model("cifar_se_resnet20").eval(), backend="openvino")
     for batch in (1, 2):
         model(torch.randn(batch, 3, 32, 32))
     del model
@@ -177,7 +177,7 @@ def test_signals_after_openvino_do_no_harm():
 def test_inductor(precision, tolerance):
     torch._dynamo.reset()
     model, x = network("cifar_se_resnet20")
-    optimized = senet.optimize(model, for_="inference", precision=precision, micro_batch=2)
+    optimized = senet.optimize_for_inference(model, precision=precision, micro_batch=2)
     assert_relatively_close(optimized(x), logits(model, x), tolerance)  # a part of two images, one of one
     assert_relatively_close(optimized(x), logits(model, x), tolerance)  # what is compiled, again
 
@@ -185,16 +185,16 @@ def test_inductor(precision, tolerance):
 def test_micro_batches_are_put_together_in_order():
     model, _ = network("cifar_se_resnet20")
     x = torch.randn(11, 3, 32, 32)
-    whole = senet.optimize(model, for_="inference", backend="eager", micro_batch=100)(x)
+    whole = senet.optimize_for_inference(model, backend="eager", micro_batch=100)(x)
     for micro_batch in (1, 3, 11, None):
-        parts = senet.optimize(model, for_="inference", backend="eager", micro_batch=micro_batch)(x)
+        parts = senet.optimize_for_inference(model, backend="eager", micro_batch=micro_batch)(x)
         assert_relatively_close(parts, whole, FLOAT32)
 
 
 def test_exports_see_the_rewritten_graph():
     model, x = network("se_resnet50")
     expected = logits(model, x)
-    optimized = senet.optimize(model, for_="inference", backend="eager")
+    optimized = senet.optimize_for_inference(model, backend="eager")
     program = torch.export.export(optimized, (x,))
     assert_relatively_close(program.module()(x), expected, FLOAT32)
     assert not any("batch_norm" in str(node.target) for node in program.graph.nodes)
@@ -210,7 +210,7 @@ def test_exports_see_the_rewritten_graph():
 
 def test_copies_and_pickles():
     model, x = network("cifar_se_resnet20")
-    optimized = senet.optimize(model, for_="inference", backend="eager")
+    optimized = senet.optimize_for_inference(model, backend="eager")
     for again in (copy.deepcopy(optimized), pickle.loads(pickle.dumps(optimized))):
         assert isinstance(again, InferenceModel)
         assert torch.equal(again(x), optimized(x))
@@ -218,7 +218,7 @@ def test_copies_and_pickles():
 
 def test_what_a_model_says_of_itself_is_kept():
     model = senet.create_model("cifar_se_resnet20", weights="cifar10")
-    optimized = senet.optimize(model, for_="inference", backend="eager")
+    optimized = senet.optimize_for_inference(model, backend="eager")
     assert optimized.class_names == model.class_names
     assert optimized.preprocessing == model.preprocessing
 
@@ -226,8 +226,8 @@ def test_what_a_model_says_of_itself_is_kept():
 def test_a_fused_network_can_be_rewritten():
     model, x = network("se_resnet18")
     expected = logits(model, x)
-    senet.optimize(model, for_="training")
-    optimized = senet.optimize(model, for_="inference", backend="eager")
+    senet.fuse(model)
+    optimized = senet.optimize_for_inference(model, backend="eager")
     assert_relatively_close(optimized(x), expected, FLOAT32)
     assert all(unit.fused for unit in model.layer1)  # the original stays what it was
 
@@ -238,12 +238,12 @@ def test_every_squeeze_can_be_rewritten(squeeze, inserted):
     torch.manual_seed(0)
     if inserted:
         model = timm.create_model("test_resnet", num_classes=10)
-        insert_se(model, squeeze=squeeze, reduction=4, preserve_outputs=False)
+        insert_se(model, SEOptions(squeeze=squeeze, reduction=4), preserve_outputs=False)
     else:
         model = senet.create_model("cifar_se_resnet20", num_classes=10, se=SEOptions(squeeze=squeeze))
     randomize(model.eval())
     x = torch.randn(2, 3, 32, 32)
-    optimized = senet.optimize(model, for_="inference", backend="eager")
+    optimized = senet.optimize_for_inference(model, backend="eager")
     assert_relatively_close(optimized(x), logits(model, x), FLOAT32)
     assert number_of(nn.BatchNorm2d, optimized) == 0
 
@@ -260,23 +260,34 @@ class Untraceable(nn.Module):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"for_": "inference", "backend": "tensorrt"}, "backend is 'tensorrt'; expected one of"),
-        ({"for_": "inference", "precision": "int8"}, "precision is 'int8'; expected one of"),
-        ({"for_": "inference", "micro_batch": 0}, "micro_batch is 0; expected at least 1"),
-        ({"for_": "inference", "fused": True}, "'fused'; expected one of backend, precision, micro_batch"),
-        ({"for_": "training", "backend": "eager"}, "'backend'; expected one of fused"),
-        ({"for_": "speed"}, "for_ is 'speed'; expected one of training, inference"),
-        ({"for_": "inference", "backend": "eager"}, "Untraceable cannot be rewritten, for torch.fx cannot trace it"),
-        ({"for_": "training"}, "Untraceable has no block that can run fused"),
+        ({"backend": "tensorrt"}, "backend is 'tensorrt'; expected one of inductor, openvino, eager"),
+        ({"precision": "fp16"}, "precision is 'fp16'; expected one of auto, fp32, bf16"),
+        ({"micro_batch": 0}, "micro_batch is 0; expected at least 1"),
+        ({"backend": "eager"}, "Untraceable cannot be rewritten, for torch.fx cannot trace it"),
     ],
 )
 def test_bad_input_is_one_sentence(options, message):
     with pytest.raises(senet.SenetError, match=message) as raised:
-        senet.optimize(Untraceable(), **options)
+        senet.optimize_for_inference(Untraceable(), **options)
     assert "\n" not in str(raised.value)
 
 
+def test_without_openvino_one_sentence_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match=r"needs openvino, .*: pip install 'senet\[openvino\]'"):
+        senet.optimize_for_inference(network("cifar_se_resnet20")[0], backend="openvino")
+
+
+def test_auto_is_the_precision_of_the_hardware(monkeypatch):
+    model, x = network("cifar_se_resnet20")
+    for has_bf16, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(precision_module, "has_bf16", lambda _, has_bf16=has_bf16: has_bf16)
+        optimized = senet.optimize_for_inference(model, backend="eager", precision="auto")
+        assert next(optimized.network.parameters()).dtype == dtype
+        assert optimized(x).dtype == torch.float32
+
+
 def test_it_cannot_be_trained():
-    optimized = senet.optimize(network("cifar_se_resnet20")[0], for_="inference", backend="eager")
+    optimized = senet.optimize_for_inference(network("cifar_se_resnet20")[0], backend="eager")
     with pytest.raises(senet.SenetError, match="train the model that it was made from"):
         optimized.train()

@@ -129,7 +129,7 @@ def test_the_ablations_vary_what_the_paper_varied() -> None:
         assert rows[key].model == ModelConfig(name="se_resnet50", se=se)
         blocks = [module for module in network(rows[key]).modules() if isinstance(module, SEBlock)]
         assert tuple(block.channels for block in blocks) == channels
-        assert {(block.squeeze, block.gate_function) for block in blocks} == {(se.squeeze, se.gate)}
+        assert {(block.squeeze, block.gate_name) for block in blocks} == {(se.squeeze, se.gate)}
     assert {row.recipe for row in rows.values()} == {"imagenet_ablation"}
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torchvision.models import detection, segmentation
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-from senet import find_sites, insert_se
-from senet.nn.attached import AttachedSE
+from senet import SEOptions, find_sites, insert_se
+from senet.nn.attached import attached_blocks
 
 PYRAMID = "a sum of maps of several levels, none of them the branch of a block"
 
@@ -160,12 +160,12 @@ def test_decoders_get_blocks_where_they_belong_and_every_other_merge_is_told(nam
     torch.manual_seed(0)
     model = create().eval()
     before = model(images())
-    report = insert_se(model, reduction=4, example=images())
+    report = insert_se(model, SEOptions(reduction=4), example_inputs=images())
     found = [(">" * site.before + site.module, site.kind) for site in report.sites]
     assert found == places
     assert [(skip.place, skip.reason) for skip in report.skipped] == skipped
     assert torch.equal(model(images()), before)
-    assert sum(isinstance(module, AttachedSE) for module in model.modules()) == len(report.sites)
+    assert len(attached_blocks(model)) == len(report.sites)
 
 
 RESNET18 = [f"backbone.body.layer{s}.{i}.bn2" for s in (1, 2, 3, 4) for i in (0, 1)]
@@ -177,7 +177,7 @@ def test_detectors_have_blocks_in_the_residual_branches_of_their_backbone(create
     anchors = detection.anchor_utils.AnchorGenerator(tuple((8 * 2**i,) for i in range(5)), ((1.0,),) * 5)
     options = {} if create is detection.FasterRCNN else {"anchor_generator": anchors}
     model = create(backbone, 3, min_size=64, max_size=64, **options).eval()
-    report = insert_se(model, example=[images(64)[0]])
+    report = insert_se(model, example_inputs=[images(64)[0]])
     assert [(site.module, site.kind) for site in report.sites] == [(name, "residual branch") for name in RESNET18]
     assert [skip.reason for skip in report.skipped] == [PYRAMID] * 3
     assert {skip.place for skip in report.skipped} == {"backbone.fpn"}
@@ -193,7 +193,8 @@ def test_detectors_have_blocks_in_the_residual_branches_of_their_backbone(create
 )
 def test_torchvisions_segmentation(name, kinds, skipped):
     model = getattr(segmentation, name)(weights=None, weights_backbone=None)
-    sites, skips = find_sites(model, images(64))
+    report = find_sites(model, images(64))
+    sites, skips = report.sites, report.skipped
     assert Counter(site.kind for site in sites) == kinds
     assert [skip.place for skip in skips] == skipped
 
@@ -216,8 +217,9 @@ def test_merges_inside_the_branch_of_another_are_told():
             return x + self.last(self.inner(x))
 
     model = nn.Sequential(nn.Conv2d(3, 16, 1), Outer(), Outer())
-    sites, skipped = find_sites(model, images(8))
+    report = find_sites(model, images(8))
+    sites, skipped = report.sites, report.skipped
     assert [site.module for site in sites] == ["1.last", "2.last"]
     assert [(skip.place, skip.reason) for skip in skipped] == [
-        (f"{i}.inner", f"concatenation: it is inside the branch of {i}, which is a place itself") for i in (1, 2)
+        (f"{i}.inner", f"concatenation: inside the branch of {i}, which is a site itself") for i in (1, 2)
     ]

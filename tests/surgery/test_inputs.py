@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet import SenetError, find_sites, insert_se, remove_se
+from senet import SenetError, SEOptions, find_sites, insert_se, remove_se
 from senet.analysis.gates import find_blocks
-from senet.nn.attached import AttachedSE
+from senet.nn.attached import attached_blocks
 
 
 def image(side: int = 64, images: int = 2, channels: int = 3) -> Tensor:
@@ -35,8 +35,8 @@ class Chain(nn.Module):
 def test_chains_of_convolutions_get_a_block_each(widths, shared):
     model, x = Chain(*widths, shared=shared).eval(), image(8)
     before = model(x)
-    report = insert_se(model, reduction=4)
-    blocks = [name for name, module in model.named_modules() if isinstance(module, AttachedSE)]
+    report = insert_se(model, SEOptions(reduction=4))
+    blocks = list(attached_blocks(model))
     assert blocks == [f"{site.module}.se" for site in report.sites] == [f"convs.{i}.se" for i in range(len(widths))]
     assert [site.channels for site in report.sites] == list(widths)
     assert sum(model.get_parameter(name).numel() for name in report.parameters) == report.num_parameters
@@ -59,7 +59,9 @@ def test_models_with_several_inputs(keywords):
     inputs = (image(), torch.randn(2, 2))
     model = TwoInputs().eval()
     before = model(*inputs)
-    report = insert_se(model, example=dict(zip(("image", "numbers"), inputs, strict=True)) if keywords else inputs)
+    report = insert_se(
+        model, example_inputs=dict(zip(("image", "numbers"), inputs, strict=True)) if keywords else inputs
+    )
     assert len(report.sites) == 4
     assert torch.equal(model(*inputs), before)
     assert [block.module for block in find_blocks(model, inputs)] == [f"{site.module}.se" for site in report.sites]
@@ -86,7 +88,7 @@ def test_networks_of_one_and_three_dimensions(dimensions, squeeze):
     conv, norm, shape = SIGNALS[dimensions]
     model, x = nn.Sequential(ResidualOf(conv, norm), ResidualOf(conv, norm)).eval(), torch.randn(shape)
     before = model(x)
-    report = insert_se(model, reduction=4, squeeze=squeeze, example=x)
+    report = insert_se(model, SEOptions(reduction=4, squeeze=squeeze), example_inputs=x)
     assert [(site.module, site.side) for site in report.sites] == [(f"{i}.norm", shape[2:]) for i in (0, 1)]
     assert torch.equal(model(x), before)
     se, z = model[1].norm.se, torch.randn(shape)
@@ -100,7 +102,7 @@ def test_networks_of_one_and_three_dimensions(dimensions, squeeze):
 
 
 def test_examples_are_chosen_by_the_first_convolution():
-    assert len(find_sites(nn.Sequential(nn.Conv1d(3, 16, 1), ResidualOf(nn.Conv1d, nn.BatchNorm1d)))[0]) == 1
+    assert len(find_sites(nn.Sequential(nn.Conv1d(3, 16, 1), ResidualOf(nn.Conv1d, nn.BatchNorm1d))).sites) == 1
 
 
 def test_norms_of_one_and_three_dimensions_by_name():
@@ -116,10 +118,10 @@ def test_norms_of_one_and_three_dimensions_by_name():
     for norm, shape in ((model.one, (2, 8, 5)), (model.three, (2, 8, 2, 3, 4))):
         x = torch.randn(shape)
         before = norm(x)
-        insert_se(model, where="one" if norm is model.one else "three", reduction=2)
+        insert_se(model, SEOptions(reduction=2), where="one" if norm is model.one else "three")
         assert torch.equal(norm(x), before)
         remove_se(model)
-    insert_se(model, where="one", reduction=2)
+    insert_se(model, SEOptions(reduction=2), where="one")
     with pytest.raises(SenetError, match=r"the input is \(2, 8\)"):
         model.one(torch.randn(2, 8))
 
@@ -127,7 +129,7 @@ def test_norms_of_one_and_three_dimensions_by_name():
 def test_models_without_memory_are_looked_at_but_get_no_blocks():
     with torch.device("meta"):
         model = timm.create_model("test_resnet")
-    assert len(find_sites(model)[0]) == 4
+    assert len(find_sites(model).sites) == 4
     with pytest.raises(SenetError, match="on the meta device, where blocks would have no values"):
         insert_se(model)
     model.to_empty(device="cpu")

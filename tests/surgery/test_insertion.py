@@ -16,9 +16,9 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 import senet
-from senet import SenetError, find_sites, insert_se, remove_se
+from senet import SenetError, SEOptions, find_sites, insert_se, remove_se
 from senet.nn import fused
-from senet.nn.attached import AttachedSE
+from senet.nn.attached import attached, attached_blocks
 from senet.optimization.rewriting import EarlyGate, rewrite
 
 torchvision_model = partial(torchvision.models.get_model, weights=None)
@@ -46,7 +46,7 @@ def excite(model: nn.Module, seed: int = 2) -> None:
     """Give every block a gate that is far from constant."""
     generator = torch.Generator().manual_seed(seed)
     for block in model.modules():
-        if isinstance(block, AttachedSE):
+        if getattr(block, "attached_at", None):
             for x in block.parameters():
                 x.data = torch.randn(x.shape, generator=generator).to(x)
 
@@ -84,7 +84,7 @@ TORCHVISION_PLACES = {
     ids=[*PLACES, *TORCHVISION_PLACES],
 )
 def test_where_blocks_go(create, name, places):
-    sites, _ = find_sites(create(name))
+    sites = find_sites(create(name)).sites
     assert [f"{'>' * site.before}{site.module}" for site in sites] == places
 
 
@@ -96,17 +96,17 @@ def test_inserting_into_timms_resnet_gives_timms_seresnet():
     for key, tensor in gated.state_dict().items():
         block, _, rest = key.partition(".se.")
         state[f"{block}.bn3.se.{rest}" if rest else key] = tensor
-    for i in range(16):
-        state[f"{RESNET50[i]}.se.factor"] = torch.tensor(1.0)
+    for block in attached_blocks(plain).values():
+        block.set_gate("sigmoid")
     plain.load_state_dict(state)
     x = image()
     torch.testing.assert_close(plain(x), gated(x), rtol=1e-5, atol=1e-5)
 
 
 def test_stages_are_the_papers():
-    sites, _ = find_sites(timm.create_model("resnet50"))
+    sites = find_sites(timm.create_model("resnet50")).sites
     assert [site.stage for site in sites] == [2] * 3 + [3] * 4 + [4] * 6 + [5] * 3
-    report = insert_se(timm.create_model("resnet50"), stages=(3, 5))
+    report = insert_se(timm.create_model("resnet50"), SEOptions(stages=(3, 5)))
     assert [site.module for site in report.sites] == RESNET50[3:7] + RESNET50[13:]
 
 
@@ -137,7 +137,7 @@ class Recalibrated(nn.Module):
 @pytest.mark.parametrize("placement", ["standard", "pre", "post", "3x3"])
 def test_placements_against_a_block_written_by_hand(placement):
     model = randomize(torchvision_model("resnet50")).eval()
-    report = insert_se(model, placement=placement, where="layer1.1*")
+    report = insert_se(model, SEOptions(placement=placement), where="layer1.1*")
     excite(model)
     (site,) = report.sites
     block = copy.deepcopy(model.layer1[1])
@@ -273,7 +273,7 @@ def test_outputs_and_keys_stay(name):
     keys = list(model.state_dict())
     report = insert_se(model)
     assert [key for key in model.state_dict() if key in keys] == keys
-    added = [key for key in model.state_dict() if key not in keys and not key.endswith(".factor")]
+    added = [key for key in model.state_dict() if key not in keys]
     assert added == list(report.parameters)
     assert all(".se.fc" in key for key in added)
     assert sum(model.get_parameter(key).numel() for key in report.parameters) == report.num_parameters
@@ -293,7 +293,7 @@ def test_every_option_starts_at_one(gate, bias, squeeze):
     model = randomize(timm.create_model("resnet18")).eval()
     x = image()
     before = model(x)
-    insert_se(model, gate=gate, bias=bias, squeeze=squeeze, reduction=4)
+    insert_se(model, SEOptions(gate=gate, bias=bias, squeeze=squeeze, reduction=4))
     assert torch.equal(model(x), before)
     with torch.autocast("cpu", torch.bfloat16):
         after = model(x)
@@ -306,7 +306,7 @@ def test_outputs_change_where_they_may():
     model = randomize(timm.create_model("resnet18")).eval()
     x = image()
     before = model(x)
-    insert_se(model, gate="tanh", preserve_outputs=False)
+    insert_se(model, SEOptions(gate="tanh"), preserve_outputs=False)
     assert not torch.allclose(model(x), before)
 
 
@@ -321,9 +321,9 @@ def test_old_checkpoints_load():
     excite(model)
     missing, unexpected = model.load_state_dict(old, strict=False)
     assert not unexpected
-    assert {key for key in missing if not key.endswith("factor")} == set(report.parameters)
+    assert set(missing) == set(report.parameters)
     for block in model.modules():
-        if isinstance(block, AttachedSE):
+        if getattr(block, "attached_at", None):
             block.fc2.weight.data.zero_(), block.fc2.bias.data.zero_()
     assert torch.equal(model(x), before)
 
@@ -334,7 +334,7 @@ def test_removal_undoes_insertion():
     before, written = model(x), pickle.dumps(model.state_dict())
     report = insert_se(model)
     excite(model)
-    assert remove_se(model) == len(report.sites)
+    assert len(remove_se(model).sites) == len(report.sites)
     assert torch.equal(model(x), before)
     assert list(model.state_dict()) == keys
     assert pickle.dumps(model.state_dict()) == written
@@ -364,19 +364,19 @@ def test_the_model_is_left_as_it_was_by_looking():
 )
 def test_gated_branches_are_skipped_or_doubled(name):
     model = randomize(timm.create_model(name, num_classes=5)).eval()
-    sites, _ = find_sites(model)
+    sites = find_sites(model).sites
     gated = [site.module for site in sites if site.gated]
     assert gated
     if len(gated) == len(sites):
-        with pytest.raises(SenetError, match=r"every branch of .* has a gate already; pass gated='double'"):
+        with pytest.raises(SenetError, match=r"every branch of .* has a gate already; pass existing='add'"):
             insert_se(model)
     else:
-        report = insert_se(copy.deepcopy(model), reduction=4)
+        report = insert_se(copy.deepcopy(model), SEOptions(reduction=4))
         assert not {site.module for site in report.sites} & set(gated)
         assert {skip.place for skip in report.skipped if "gate" in skip.reason} == set(gated)
     x = image()
     before = model(x)
-    assert {site.module for site in insert_se(model, gated="double", reduction=4).sites} >= set(gated)
+    assert {site.module for site in insert_se(model, SEOptions(reduction=4), existing="add").sites} >= set(gated)
     assert torch.equal(model(x), before)
 
 
@@ -412,7 +412,7 @@ def test_conversion_to_synchronized_batchnorm_keeps_the_blocks(inserted):
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(inserted)
     assert isinstance(converted.layer1[0].bn2, nn.SyncBatchNorm)
     torch.testing.assert_close(converted.eval()(x), expected)
-    assert remove_se(converted) == 8
+    assert len(remove_se(converted).sites) == 8
 
 
 def test_distributed_data_parallel(inserted, tmp_path):
@@ -484,7 +484,7 @@ def test_the_fused_operator_serves_inserted_blocks(create, name, monkeypatch):
     monkeypatch.setattr(
         fused, "residual_tail", lambda u, norm, se, *rest: seen.append(se) or original(u, norm, se, *rest)
     )
-    senet.optimize(model.train(), for_="training")
+    senet.fuse(model.train())
     found, expected = model(x), reference(x)
     assert sum(se is not None for se in seen) == len(report.sites)
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)
@@ -502,7 +502,7 @@ def test_inference_moves_the_squeeze_of_inserted_blocks():
     rewritten = rewrite(model)
     assert sum(isinstance(m, EarlyGate) for m in rewritten.modules()) == 16
     torch.testing.assert_close(rewritten(x), model(x), rtol=1e-9, atol=1e-9)
-    assert isinstance(model.layer1[0].bn3.se, AttachedSE)
+    assert attached(model.layer1[0].bn3) is not None
 
 
 # ---- bad input -------------------------------------------------------------------------------------------------------
@@ -520,7 +520,7 @@ class Broken(nn.Module):
 def test_a_model_that_does_not_run():
     model = Broken()
     with pytest.raises(
-        SenetError, match=r"Broken does not run on images of .* \(give me a dictionary\); pass example, or where"
+        SenetError, match=r"Broken does not run on images of .* \(give me a dictionary\); pass example_inputs, or where"
     ):
         insert_se(model)
     report = insert_se(model, where="norm")
@@ -576,14 +576,14 @@ CASES = {
     "runs its children": (
         lambda: nn.Sequential(nn.Conv2d(3, 32, 1), RunsItsChildren()),
         {},
-        "Sequential does not run with blocks in it, or gives other outputs",
+        "Sequential does not run with blocks in it, or its outputs differ",
     ),
     "runs a block twice": (
         lambda: nn.Sequential(nn.Conv2d(3, 32, 1), Around()),
         {"preserve_outputs": False},
         r"Sequential does not run the block at 1\.branch exactly once; leave that module out by where",
     ),
-    "noisy": (Noisy, {}, "Noisy does not run with blocks in it, or gives other outputs, with them or"),
+    "noisy": (Noisy, {}, "Noisy does not run with blocks in it, or its outputs differ, with them or"),
     "not a CNN": (
         lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(5)),
         {},
@@ -592,25 +592,47 @@ CASES = {
     "a ReLU": (nn.ReLU, {}, "ReLU has no convolution; SE is for CNNs"),
     "no site": (lambda: nn.Sequential(nn.Conv2d(3, 32, 3), nn.Flatten()), {}, "no place for an SE block"),
     "no match": (None, {"where": "layer9*"}, "where matches none of the 8 sites of ResNet, such as layer1.0.bn2"),
-    "no stage": (None, {"stages": (9,)}, r"stages is \(9,\), but the sites of ResNet are in the stages 2, 3, 4, 5"),
-    "reduction": (None, {"reduction": 1024}, "reduction is 1024, but the widest site of ResNet has 512 channels"),
-    "reduction 0": (None, {"reduction": 0}, "reduction is 0; expected at least 1"),
-    "gate": (None, {"gate": "softmax"}, "gate is 'softmax'; expected one of"),
-    "tanh": (None, {"gate": "tanh"}, "a tanh gate cannot start at 1; choose another gate, or preserve_outputs=False"),
-    "relu": (None, {"gate": "relu", "bias": False}, "a relu gate without biases cannot start at 1"),
-    "squeeze": (None, {"squeeze": "median"}, "squeeze is 'median'; expected one of"),
-    "placement": (None, {"placement": "identity"}, "placement is 'identity'; expected one of standard, pre, post, 3x3"),
-    "gated": (None, {"gated": "twice"}, "gated is 'twice'; expected one of skip, double"),
-    "example of five channels": (
+    "no stage": (
         None,
-        {"example": torch.zeros(1, 5, 64, 64)},
-        r"ResNet does not run on the example \(1, 5, 64, 64\)",
+        {"options": SEOptions(stages=(9,))},
+        r"options\.stages is \(9,\), but the sites of ResNet are in the stages 2, 3, 4, 5",
     ),
-    "example": (None, {"example": "images"}, "example is a str; expected a tensor, a list, a tuple or a dictionary"),
-    "example of two": (
+    "reduction": (
         None,
-        {"example": (torch.zeros(1, 3, 64, 64), torch.zeros(3))},
-        r"does not run on the example \(\(1, 3, 64, 64\), \(3,\)\)",
+        {"options": SEOptions(reduction=1024)},
+        r"options\.reduction is 1024, but the widest site of ResNet has 512 channels",
+    ),
+    "tanh": (
+        None,
+        {"options": SEOptions(gate="tanh")},
+        "a tanh gate cannot start at 1; choose another gate, or preserve_outputs=False",
+    ),
+    "relu": (None, {"options": SEOptions(gate="relu", bias=False)}, "a relu gate without biases cannot start at 1"),
+    "placement": (
+        None,
+        {"options": SEOptions(placement="identity")},
+        r"options\.placement is 'identity'; expected one of standard, pre, post, 3x3",
+    ),
+    "placement without residual blocks": (
+        lambda: torchvision_model("vgg11_bn"),
+        {"options": SEOptions(placement="pre")},
+        r"options\.placement is 'pre', but VGG has no residual block .*; leave it out",
+    ),
+    "existing": (None, {"existing": "twice"}, "existing is 'twice'; expected one of skip, add"),
+    "inputs of five channels": (
+        None,
+        {"example_inputs": torch.zeros(1, 5, 64, 64)},
+        r"ResNet does not run on example_inputs \(1, 5, 64, 64\)",
+    ),
+    "inputs": (
+        None,
+        {"example_inputs": "images"},
+        "example_inputs is a str; expected a tensor, a list, a tuple or a dictionary",
+    ),
+    "inputs of two": (
+        None,
+        {"example_inputs": (torch.zeros(1, 3, 64, 64), torch.zeros(3))},
+        r"does not run on example_inputs \(\(1, 3, 64, 64\), \(3,\)\)",
     ),
     "scripted": (lambda: torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 1))), {}, "is scripted"),
     "compiled": (lambda: torch.compile(nn.Conv2d(3, 8, 1)), {}, "the model is compiled"),
@@ -632,13 +654,13 @@ def test_bad_input_is_one_sentence_and_the_model_stays(case):
 
 
 def test_narrow_sites_are_skipped():
-    report = insert_se(timm.create_model("mobilenetv2_100"), reduction=100)
+    report = insert_se(timm.create_model("mobilenetv2_100"), SEOptions(reduction=100))
     assert min(site.channels for site in report.sites) >= 100
     assert "24 channels are fewer than the reduction 100" in {skip.reason for skip in report.skipped}
 
 
 def test_the_report_is_a_table():
-    text = str(insert_se(timm.create_model("resnet18"), stages=(5,)))
+    text = str(insert_se(timm.create_model("resnet18"), SEOptions(stages=(5,))))
     assert "layer4.1.bn2" in text
     assert "skipped: stage 2" in text
     assert "2 SE blocks, 66,624 parameters (+0.57 %), 0.07 million multiply-adds an image" in text

@@ -18,8 +18,8 @@ from torch.nn.utils import fuse_conv_bn_eval, parametrizations, parametrize, pru
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
-from senet import SenetError, insert_se, remove_se
-from senet.nn.attached import AttachedSE, attached, attached_sites
+from senet import SenetError, SEOptions, insert_se, remove_se
+from senet.nn.attached import attached, attached_blocks, attached_sites
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -59,7 +59,7 @@ def excited(model: nn.Module, seed: int = 0) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.copy_(torch.randn(len(module.running_mean), generator=generator) / 5)
             module.running_var.copy_(0.5 + torch.rand(len(module.running_var), generator=generator))
-        if isinstance(module, AttachedSE):
+        if getattr(module, "attached_at", None):
             for x in module.parameters():
                 x.copy_(torch.randn(x.shape, generator=generator))
     return model.eval()
@@ -68,12 +68,12 @@ def excited(model: nn.Module, seed: int = 0) -> nn.Module:
 def with_blocks(model: nn.Module | None = None) -> nn.Module:
     torch.manual_seed(0)
     model = Small() if model is None else model
-    insert_se(model, reduction=4)
+    insert_se(model, SEOptions(reduction=4))
     return excited(model)
 
 
 def blocks_of(model: nn.Module) -> int:
-    return sum(isinstance(module, AttachedSE) for module in model.modules())
+    return len(attached_blocks(model))
 
 
 def assert_same(actual: Tensor, expected: Tensor, without: Tensor) -> None:
@@ -193,13 +193,13 @@ def test_blocks_go_over_to_another_norm_under_their_names(how):
     state = {key: x for key, x in model.state_dict().items() if ".se." in key}
     replace_norms(model, how, group_norm)
     expected = Small(partial(nn.GroupNorm, 4))  # a network that had this norm from the start
-    insert_se(expected, reduction=4)
+    insert_se(expected, SEOptions(reduction=4))
     expected.load_state_dict(model.state_dict())
     assert {key: x for key, x in model.state_dict().items() if ".se." in key}.keys() == state.keys()
     assert all(torch.equal(model.state_dict()[key], x) for key, x in state.items())
     assert_same(model(IMAGES), expected(IMAGES), without_blocks(model))
     assert attached_sites(model) == SITES
-    assert remove_se(model) == 2
+    assert len(remove_se(model).sites) == 2
 
 
 def test_quantized_networks_keep_their_blocks():
@@ -214,7 +214,7 @@ def test_quantization_aware_training_reaches_the_blocks():
     mapping = quantization.get_default_qat_qconfig_mapping("x86")
     prepared = quantize_fx.prepare_qat_fx(model, mapping, (IMAGES,))
     prepared(IMAGES).sum().backward()
-    assert all(block.fc2.weight.grad is not None for block in prepared.modules() if isinstance(block, AttachedSE))
+    assert all(block.fc2.weight.grad is not None for block in attached_blocks(prepared).values())
     assert blocks_of(prepared) == 2
 
 
@@ -334,7 +334,7 @@ def test_scripting_is_refused_by_name_and_both_remedies_work():
 
 def test_parametrized_layers_with_blocks():
     model = Small()
-    insert_se(model, placement="pre", reduction=4)
+    insert_se(model, SEOptions(placement="pre", reduction=4))
     before, layer = excited(model)(IMAGES), model.layer[0].conv1
     parametrizations.weight_norm(layer)
     torch.testing.assert_close(model(IMAGES), before)
@@ -344,7 +344,7 @@ def test_parametrized_layers_with_blocks():
     assert blocks_of(model) == 2
     parametrize.remove_parametrizations(layer, "weight")
     torch.testing.assert_close(model(IMAGES), before)
-    assert remove_se(model) == 2
+    assert len(remove_se(model).sites) == 2
 
 
 @pytest.mark.parametrize("placement", ["standard", "pre"])
@@ -356,20 +356,20 @@ def test_a_layer_that_is_given_another_class_runs_its_block(placement):
         pass
 
     model = Small()
-    insert_se(model, placement=placement, reduction=4)
+    insert_se(model, SEOptions(placement=placement, reduction=4))
     before = excited(model)(IMAGES)
     for layer in [m for m in model.modules() if attached(m)]:
         layer.__class__ = OwnConv2d if isinstance(layer, nn.Conv2d) else OwnNorm2d
         assert isinstance(layer, OwnConv2d | OwnNorm2d)
     assert torch.equal(model(IMAGES), before)
-    assert remove_se(model) == 2
+    assert len(remove_se(model).sites) == 2
     assert any(type(m) in (OwnConv2d, OwnNorm2d) for m in model.modules())
 
 
 def test_classes_and_children_are_as_before_after_removal():
     model = Small()
     kinds, children = [type(m) for m in model.modules()], [type(m._modules) for m in model.modules()]
-    insert_se(model, reduction=4)
+    insert_se(model, SEOptions(reduction=4))
     assert isinstance(model.layer[0].bn2, nn.BatchNorm2d)
     assert type(model.layer[0].bn2) is not nn.BatchNorm2d
     remove_se(model)
@@ -382,7 +382,7 @@ def test_a_layer_with_a_forward_of_its_own_gets_no_block():
     model = Small()
     norm = model.layer[0].bn2
     norm.forward = norm.forward
-    report = insert_se(model, reduction=4)
+    report = insert_se(model, SEOptions(reduction=4))
     assert "layer.0.bn2" not in [site.module for site in report.sites]
     excited(model)
     assert blocks_of(model) == len(report.sites)

@@ -106,9 +106,9 @@ def test_at_every_place_and_with_every_gate_that_can(placement, gate, plain, wit
         ours = create_model(with_se, se=SEOptions(placement=placement, gate=gate, bias=bias)).eval()
         load_weights(ours, file_of(theirs, tmp_path))
         assert torch.equal(outputs(ours), outputs(theirs))
-        # A factor of 2 where no layer in front of every block can be doubled, and nowhere else.
-        needs_factor = gate != "relu" and placement in ("pre", "post", "identity")
-        assert ours.config.se.factor == (2 if needs_factor else 1)
+        # Twice the gate where no layer before every block can be doubled, and nowhere else.
+        needs_doubling = gate != "relu" and placement in ("pre", "post", "identity")
+        assert ours.config.se.gate == (f"{gate}_x2" if needs_doubling else gate)
 
 
 def test_training_mode_keeps_the_outputs_too(tmp_path):
@@ -130,7 +130,7 @@ def test_the_new_blocks_can_learn(tmp_path):
     assert all(block.fc1.weight.std() > 0 for block in blocks)
 
 
-def test_a_network_with_factors_is_saved_and_read_back(tmp_path):
+def test_a_network_with_doubled_gates_is_saved_and_read_back(tmp_path):
     theirs = random_network("cifar_resnet20")
     options = SEOptions(placement="post")
     ours = create_model("cifar_se_resnet20", se=options, weights=file_of(theirs, tmp_path))
@@ -139,25 +139,24 @@ def test_a_network_with_factors_is_saved_and_read_back(tmp_path):
     assert again.config == ours.config
     assert torch.equal(outputs(again), outputs(theirs))
 
-    # The bare state dict carries the factor too: it cannot be lost on the way.
-    assert sum(key.endswith(".se.factor") for key in ours.state_dict()) == 9
+    # The network's own state dict says so too, and a network with the usual gate follows it.
     fresh = create_model("cifar_se_resnet20", se=options)
-    with pytest.raises(RuntimeError, match=r"se\.factor"):
-        fresh.load_state_dict(ours.state_dict())
+    assert fresh.state_dict().keys() == ours.state_dict().keys()
     load_weights(fresh, file_of(ours, tmp_path))
     assert torch.equal(outputs(fresh.eval()), outputs(theirs))
-    # And weights without it take it away again.
+    assert fresh.config.se.gate == "sigmoid_x2"
+    # And back.
     usual = random_network("cifar_se_resnet20", se=options)
     load_weights(fresh, file_of(usual, tmp_path))
-    assert fresh.config.se.factor == 1
+    assert fresh.config.se.gate == "sigmoid"
     assert torch.equal(outputs(fresh), outputs(usual))
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (SEOptions(gate="tanh"), "a tanh gate cannot start as the identity"),
-        (SEOptions(gate="tanh", bias=False), "a tanh gate without biases cannot"),
+        (SEOptions(gate="tanh"), "a tanh gate cannot start at exactly 1"),
+        (SEOptions(gate="tanh", bias=False), "a tanh gate cannot"),
         (SEOptions(gate="relu", bias=False), "a relu gate without biases cannot"),
     ],
 )

@@ -13,9 +13,9 @@ from senet.errors import SenetError
 from senet.factory import create_model
 from senet.models.catalog import model_card
 from senet.nn.block import SEOptions
-from senet.weights.reading import read
 from senet.weights.layouts import LAYOUTS, find_layout, recognize
 from senet.weights.loading import load_weights
+from senet.weights.reading import read
 
 AS_IN_TORCHVISION = {"stride_on": "3x3", "stem_pool": "pad"}
 

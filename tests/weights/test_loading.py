@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from senet.errors import SenetError
 from senet.factory import create_model
-from senet.weights.tensors import read_state
 from senet.weights.loading import load_weights
+from senet.weights.tensors import read_state
 
 NAME = "cifar_se_resnet20"
 

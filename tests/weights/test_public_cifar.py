@@ -17,8 +17,8 @@ from senet.errors import SenetError
 from senet.factory import create_model, from_pretrained
 from senet.models.catalog import model_card
 from senet.nn.block import SEBlock
-from senet.weights.reading import read
 from senet.weights.loading import load_weights
+from senet.weights.reading import read
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 

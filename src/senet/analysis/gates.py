@@ -1,5 +1,6 @@
-"""The SE blocks of a model, whoever wrote them: found, named as in the paper, heard, replaced by a constant."""
+"""The SE blocks of a model, whichever library wrote them: found, named as in the paper, recorded, held constant."""
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import SenetError, nearest
-from senet.nn.block import SEBlock, apply_gate
-from senet.surgery.probe import Example, on_example, run_on
+from senet.nn.excitation import ExcitationBlock
+from senet.surgery.probe import ExampleInputs, call_model, run_on_example
 
 GATE_MODULES: Mapping[tuple[str, str], str] = MappingProxyType(
     {
@@ -26,7 +27,7 @@ GATE_MODULES: Mapping[tuple[str, str], str] = MappingProxyType(
 )
 """Other libraries' SE blocks, by module and class, and their child whose output is the gate. All end in [0, 1]."""
 UNBOUNDED = 4.0
-"""A ReLU gate has no upper end: histograms end at this many times its factor."""
+"""Where histograms of gates without an upper end stop, such as those of a ReLU; below zero likewise."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class GateBlock:
         channels: C of its feature map.
         side: (H, W) of its feature map, or as many numbers as it has.
         low: the least value of its gate.
-        high: the largest; histograms of a ReLU gate end here.
+        high: the largest; where there is none, the end of histograms.
     """
 
     name: str
@@ -52,9 +53,12 @@ class GateBlock:
 
 
 def gate_module(block: nn.Module) -> nn.Module | None:
-    """Return the child of an SE block whose output is the gate or, of ours, the gate's argument; None for no block."""
-    if isinstance(block, SEBlock):
-        return block.fc2
+    """Return the submodule of an SE block to hook: its output is the gate, or for an `ExcitationBlock` the logits.
+
+    None for a module that is no SE block.
+    """
+    if isinstance(block, ExcitationBlock):
+        return block.get_submodule(block.logits_layer)
     for kind in type(block).__mro__:
         child = GATE_MODULES.get((kind.__module__, kind.__qualname__))
         if child is not None:
@@ -67,31 +71,26 @@ def gates_of(block: nn.Module, output: Tensor) -> Tensor:
 
     Args:
         block: the SE block.
-        output: of its `gate_module`, (N, C, 1, 1) or (N, C, H, W).
+        output: of its `gate_module`; (N, C, 1, 1) or (N, C, H, W) unless the block knows another shape.
     """
-    if isinstance(block, SEBlock):
-        output = apply_gate(block.gate_function, output)
-        output = output if block.factor is None else output * block.factor.to(output.dtype)
-    return output.mean((2, 3))
+    return block.gates_from(output) if isinstance(block, ExcitationBlock) else output.mean((2, 3))
 
 
 def gate_range(block: nn.Module) -> tuple[float, float]:
-    """Return the ends of a gate's values."""
-    if not isinstance(block, SEBlock):
-        return 0.0, 1.0
-    factor = 1.0 if block.factor is None else float(block.factor)
-    return {"tanh": (-factor, factor), "relu": (0.0, UNBOUNDED * factor)}.get(block.gate_function, (0.0, factor))
+    """Return the ends of a gate's values, `UNBOUNDED` where there are none."""
+    low, high = block.gate_range() if isinstance(block, ExcitationBlock) else (0.0, 1.0)
+    return (-UNBOUNDED if low == -math.inf else low), (UNBOUNDED if high == math.inf else high)
 
 
-def find_blocks(model: nn.Module, example: Example | None = None) -> tuple[GateBlock, ...]:
+def find_blocks(model: nn.Module, example_inputs: ExampleInputs | None = None) -> tuple[GateBlock, ...]:
     """Return the SE blocks of a model in the order of computation; the model stays as it is.
 
     It runs once, in evaluation mode, to see the order and the sizes. Blocks that do not run exactly once are left out.
 
     Args:
-        model: of ours, with inserted blocks, timm's or torchvision's.
-        example: images to run it on, (N, C, H, W), or see `senet.surgery.probe.Example`; None for noise of the
-            size that the model says it takes.
+        model: from this library, timm or torchvision, with inserted blocks or its own.
+        example_inputs: images to run it on, (N, C, H, W), or see `senet.surgery.probe.ExampleInputs`; None for
+            random images of the size that the model states.
 
     Raises:
         SenetError: it has no SE blocks, or does not run.
@@ -99,10 +98,10 @@ def find_blocks(model: nn.Module, example: Example | None = None) -> tuple[GateB
     found = {name: block for name, block in model.named_modules() if gate_module(block) is not None}
     if not found:
         raise SenetError(
-            f"{type(model).__name__} has no gates: no SE block of ours, timm's or torchvision's; "
+            f"{type(model).__name__} has no gates: no SE block of this library, timm or torchvision; "
             "senet.insert_se puts blocks in"
         )
-    shapes = shapes_of_calls(model, found, example)
+    shapes = shapes_of_calls(model, found, example_inputs)
     once = {name: calls[0] for name, calls in shapes.items() if len(calls) == 1}
     maps = {name: (channels, tuple(side)) for name, (_, channels, *side) in once.items()}
     sides = sorted({side for _, side in maps.values()}, reverse=True)
@@ -123,7 +122,7 @@ def find_blocks(model: nn.Module, example: Example | None = None) -> tuple[GateB
 
 
 def shapes_of_calls(
-    model: nn.Module, modules: Mapping[str, nn.Module], example: Example | None
+    model: nn.Module, modules: Mapping[str, nn.Module], example_inputs: ExampleInputs | None
 ) -> dict[str, list[tuple[int, ...]]]:
     """Run a model once and return the shapes of what some of its modules took, in the order of their first calls."""
     seen: dict[str, list[tuple[int, ...]]] = {}
@@ -131,13 +130,13 @@ def shapes_of_calls(
     def watch(name: str) -> Callable[..., None]:
         return lambda _, args, __: seen.setdefault(name, []).append(tuple(args[0].shape))
 
-    def run(images: Example) -> None:
+    def run(images: ExampleInputs) -> None:
         seen.clear()
-        run_on(model, images)
+        call_model(model, images)
 
     handles = [module.register_forward_hook(watch(name)) for name, module in modules.items()]
     try:
-        on_example(model, example, run)
+        run_on_example(model, example_inputs, run)
     finally:
         for handle in handles:
             handle.remove()
@@ -160,23 +159,23 @@ def choose_blocks(blocks: tuple[GateBlock, ...], names: Any) -> tuple[GateBlock,
 
 
 @contextmanager
-def listening(
-    model: nn.Module, blocks: tuple[GateBlock, ...], hear: Callable[[GateBlock, Tensor], None]
+def gate_hooks(
+    model: nn.Module, blocks: tuple[GateBlock, ...], on_gates: Callable[[GateBlock, Tensor], None]
 ) -> Iterator[None]:
-    """Call `hear` with each block and its gates (N, C) whenever it runs; outputs stay what they are."""
+    """Call `on_gates` with each block and its gates (N, C) whenever it runs; outputs stay what they are."""
 
-    def listener(block: GateBlock, module: nn.Module) -> Callable[..., None]:
-        def listen(_: nn.Module, __: object, output: Tensor) -> None:
-            hear(block, gates_of(module, output.detach()))  # what a hook returns would become the layer's output
+    def hook_of(block: GateBlock, module: nn.Module) -> Callable[..., None]:
+        def hook(_: nn.Module, __: object, output: Tensor) -> None:
+            on_gates(block, gates_of(module, output.detach()))  # a value returned here would replace the output
 
-        return listen
+        return hook
 
     handles = []
     for block in blocks:
         module = model.get_submodule(block.module)
         layer = gate_module(module)
         assert layer is not None
-        handles.append(layer.register_forward_hook(listener(block, module)))
+        handles.append(layer.register_forward_hook(hook_of(block, module)))
     try:
         yield
     finally:

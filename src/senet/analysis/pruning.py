@@ -20,9 +20,10 @@ from senet.costs import cost
 from senet.errors import SenetError
 from senet.evaluation.accuracy import Evaluation, evaluate
 from senet.evaluation.batches import Data
-from senet.nn.attached import AttachedSE, detach
-from senet.surgery.dataflow import Value, record
-from senet.surgery.probe import as_written, on_example
+from senet.nn.attached import attached_blocks, detach
+from senet.nn.modes import eval_mode
+from senet.surgery.dataflow import Value, trace_dataflow
+from senet.surgery.probe import run_on_example
 from senet.surgery.structure import at_or_within
 from senet.terminal import Table, text_of
 
@@ -145,8 +146,9 @@ def prune_se(
 
 def remove_blocks(model: nn.Module, names: Sequence[str]) -> None:
     """Take SE blocks out of a model."""
+    attached = attached_blocks(model)
     for name in names:
-        if isinstance(model.get_submodule(name), AttachedSE):
+        if name in attached:
             detach(model, [name.rpartition(".")[0]])
         else:
             model.set_submodule(name, nn.Identity())
@@ -162,7 +164,7 @@ def find_layers(model: nn.Module, gates: Mapping[GateBlock, Tensor], example: Te
     Raises:
         SenetError: there is none.
     """
-    flow = on_example(model, example, lambda images: record(model, images))
+    flow = run_on_example(model, example, lambda inputs: trace_dataflow(model, inputs))
     calls = {call.name: call for call in flow.calls}
     times = Counter(call.name for call in flow.calls)
     layers: dict[GateBlock, Layer] = {}
@@ -232,7 +234,7 @@ def measured(
     models: Sequence[nn.Module], evaluations: Sequence[Evaluation | None], example: Tensor | None
 ) -> list[Measured]:
     """Return what networks cost, timed in turn, beside how well they do."""
-    images = on_example(models[0], example, lambda images: images[:1])
+    images = run_on_example(models[0], example, lambda images: images[:1])
     channels, height, width = images.shape[1:]
     times = latencies_ms(models, images)
     found = []
@@ -255,7 +257,7 @@ def latencies_ms(models: Sequence[nn.Module], images: Tensor, rounds: int = 15) 
     times: list[list[float]] = [[] for _ in models]
     with ExitStack() as modes:
         for model in models:
-            modes.enter_context(as_written(model))
+            modes.enter_context(eval_mode(model, layer_by_layer=True))
         for _ in range(rounds + 2):
             for model, spent in zip(models, times, strict=True):
                 started = time.perf_counter()

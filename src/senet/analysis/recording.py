@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from senet.analysis.gates import GateBlock, choose_blocks, find_blocks, listening
+from senet.analysis.gates import GateBlock, choose_blocks, find_blocks, gate_hooks
 from senet.errors import SenetError
 from senet.evaluation.batches import Batches, Data, model_and_data, open_batches
 from senet.files import write_output
@@ -233,10 +233,10 @@ class Recorder:
     def run(self, images: Tensor, labels: Tensor) -> Tensor:
         """Run the model on images of the classes `labels` (N,); return its outputs."""
 
-        def hear(block: GateBlock, gates: Tensor) -> None:
+        def on_gates(block: GateBlock, gates: Tensor) -> None:
             self.tallies[block.name].add(gates, labels)
 
-        with listening(self.model, self.blocks, hear):
+        with gate_hooks(self.model, self.blocks, on_gates):
             outputs: Tensor = self.model(images)
         self.count += torch.bincount(labels, minlength=len(self.count))
         return outputs

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from senet.analysis.figures import COLORS, LAYOUT, class_figure, class_index, default_classes, spread_figure
-from senet.analysis.gates import GateBlock, listening
+from senet.analysis.gates import GateBlock, gate_hooks
 from senet.analysis.knockout import AblationStudy, ablate_blocks
 from senet.analysis.measures import (
     BlockStatistics,
@@ -111,12 +111,12 @@ def examples_of(model: nn.Module, batches: Batches, recording: Recording, classe
             wanted.remove(label)
             gates: dict[str, Tensor] = {}
 
-            def hear(block: GateBlock, values: Tensor, gates: dict[str, Tensor] = gates) -> None:
+            def on_gates(block: GateBlock, values: Tensor, gates: dict[str, Tensor] = gates) -> None:
                 gates[block.name] = values[0].double().cpu()
 
             with naming(images.name(i)):
                 pixels, small = to_tensor(image)[None], shown(image, preprocessing.in_channels)
-            with listening(model, blocks, hear):
+            with gate_hooks(model, blocks, on_gates):
                 probabilities = model(pixels.to(device, dtype_of(model))).float().softmax(1)[0]
             small.thumbnail((THUMBNAIL, THUMBNAIL))
             best = int(probabilities.argmax())

@@ -12,8 +12,8 @@ from tyro.conf import Positional
 from senet.cli.parsing import check_new, parse, print_report
 from senet.errors import SenetError
 from senet.factory import load_model
-from senet.nn.block import Gate, Placement, SEOptions, Squeeze
-from senet.surgery.insertion import Gated
+from senet.nn.block import Placement, SEOptions, Squeeze
+from senet.surgery.selection import Existing
 from senet.terminal import console, say
 
 
@@ -89,7 +89,7 @@ class InsertCommand:
     """the factor by which the hidden layer is narrower"""
     squeeze: Squeeze = "avg"
     """how a channel becomes a number"""
-    gate: Gate = "sigmoid"
+    gate: str = "sigmoid"
     """the function that closes the excitation"""
     bias: bool = True
     """biases in the two layers"""
@@ -99,8 +99,8 @@ class InsertCommand:
     """only these, numbered by resolution from 2; none means all"""
     where: tuple[str, ...] = ()
     """only modules whose names match one of these shell patterns; none means all"""
-    gated: Gated = "skip"
-    """what happens to branches with a gate of their own"""
+    existing: Existing = "skip"
+    """branches with a gate of their own: skip them, or add a second gate"""
     preserve_outputs: bool = True
     """start with a gate of exactly 1, or else at random"""
     pretrained: bool = True
@@ -176,14 +176,16 @@ def run_insert(argv: Sequence[str]) -> None:
     model = load_model(command.source, pretrained=command.pretrained)
     report = insert_se(
         model,
-        reduction=command.reduction,
-        squeeze=command.squeeze,
-        gate=command.gate,
-        bias=command.bias,
-        placement=command.placement,
-        stages=command.stages or None,
+        SEOptions(
+            reduction=command.reduction,
+            squeeze=command.squeeze,
+            gate=command.gate,
+            bias=command.bias,
+            placement=command.placement,
+            stages=command.stages or None,
+        ),
         where=command.where or None,
-        gated=command.gated,
+        existing=command.existing,
         preserve_outputs=command.preserve_outputs,
     )
     save_pretrained(model, command.output)

@@ -23,8 +23,8 @@ from senet.evaluation.batches import run_data
 from senet.factory import load_model, names_a_network
 from senet.models.catalog import model_card
 from senet.nn.modes import default_device
-from senet.optimization import optimize
-from senet.optimization.inference import Backend, Precision
+from senet.nn.precision import Precision
+from senet.optimization.inference import Backend, optimize_for_inference
 from senet.terminal import console, printable, say
 from senet.training.config import TrainConfig
 from senet.weights.folder import PACKAGED_DEFAULT
@@ -74,7 +74,7 @@ class EvaluateCommand:
     bf16: bool = False
     """compute in bfloat16"""
     optimize: Backend | None = None
-    """rewrite the network for inference and compute it with this backend, see `senet.optimize`"""
+    """rewrite the network for inference and compute it with this backend, see `senet.optimize_for_inference`"""
     json: bool = False
     """print JSON instead of a sentence"""
 
@@ -171,7 +171,7 @@ def run_evaluate(argv: Sequence[str]) -> None:
     say_slow_bf16(command.bf16)
     if command.optimize is not None:
         precision: Precision = "bf16" if command.bf16 else "fp32"
-        model = optimize(model, for_="inference", backend=command.optimize, precision=precision)
+        model = optimize_for_inference(model, backend=command.optimize, precision=precision)
     result = evaluate(
         model,
         command.data.after(data),

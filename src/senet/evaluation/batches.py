@@ -22,7 +22,7 @@ from senet.data.views import Crops, Views
 from senet.errors import SenetError
 from senet.factory import load_model
 from senet.nn.modes import default_device, device_of, dtype_of
-from senet.surgery.probe import on_example
+from senet.surgery.probe import run_on_example
 from senet.terminal import tracked
 from senet.weights.checkpoint import CONFIG_FILE
 
@@ -51,7 +51,7 @@ def run_data(source: str | Path) -> DataConfig | None:
 
 def number_of_classes(model: nn.Module, image: Tensor) -> int:
     """Return how many classes a network has, by its word or by its output for an image (1, C, H, W)."""
-    return getattr(model, "num_classes", None) or int(on_example(model, image, model).shape[1])
+    return getattr(model, "num_classes", None) or int(run_on_example(model, image, model).shape[1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
-from senet.nn.block import Placement, SEBlock, SEOptions
+from senet.nn.block import Placement, SEOptions
+from senet.nn.excitation import ExcitationBlock
 from senet.nn.fused import Fusible, is_norm_and_relu
 from senet.nn.tracing import is_traced
 
@@ -342,7 +343,7 @@ def initialize(model: nn.Module) -> None:
     The fan-out is that of a group: over all channels, what depthwise convolutions put out would fade from layer to
     layer. SE blocks initialize themselves.
     """
-    inside_se = {id(m) for block in model.modules() if isinstance(block, SEBlock) for m in block.modules()}
+    inside_se = {id(m) for block in model.modules() if isinstance(block, ExcitationBlock) for m in block.modules()}
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and id(module) not in inside_se:
             fan_out = module.out_channels * math.prod(module.kernel_size) // module.groups

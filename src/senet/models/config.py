@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from senet.errors import SenetError
 from senet.nn.block import SEOptions
+from senet.ops.gates import GATES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +53,28 @@ def se_to_dict(options: SEOptions) -> dict[str, Any]:
 
 
 def se_from_dict(values: Mapping[str, Any]) -> SEOptions:
-    """Return the SE options of plain values.
+    """Return the SE options of plain values, also of those of "senet/1" with a constant factor of the gate.
 
     Raises:
         TypeError: an option that does not exist.
+        SenetError: a factor without a gate of its own.
     """
-    stages = values.get("stages")
+    stages, factor = values.get("stages"), values.get("factor", 1)
+    values = {name: value for name, value in values.items() if name != "factor"}
+    if factor != 1:
+        values["gate"] = gate_times(values.get("gate", "sigmoid"), factor)
     return SEOptions(**{**values, "stages": None if stages is None else tuple(stages)})
+
+
+def gate_times(gate: str, factor: float) -> str:
+    """Return the name of the gate that is `factor` times another.
+
+    Raises:
+        SenetError: there is none.
+    """
+    doubled = GATES[gate].doubled if gate in GATES else None
+    if factor == 1:
+        return gate
+    if factor != 2 or doubled is None:
+        raise SenetError(f"its SE blocks have a {gate} gate with a factor of {factor:g}, which this version lacks")
+    return doubled

@@ -5,12 +5,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from senet.models.base import Network, SEUnit
 from senet.models.config import ModelConfig, config_to_dict, se_from_dict, se_to_dict
-from senet.nn.attached import AttachedSE, attached_sites, plain_class
-from senet.nn.block import SEBlock, SEOptions
+from senet.nn.attached import attached_blocks, attached_sites
+from senet.nn.block import EXCITATIONS, SEOptions
+from senet.nn.excitation import ExcitationBlock
+from senet.ops.gates import GATES
 
 FORMATS = ("senet/1", "senet/2")
 """Of config.json; the last one is written. In "senet/1" the entries of "surgery" are among those of "model"."""
@@ -43,7 +46,7 @@ def derive_surgery(model: nn.Module, whole: nn.Module | None = None) -> Surgery:
         whole: another library's network as its configuration alone builds it; None for one of this library's, whose
             units show by themselves where a block was.
     """
-    options = (module.options for module in model.modules() if isinstance(module, AttachedSE))
+    options = (block.options for block in attached_blocks(model).values() if block.options is not None)
     return Surgery(
         inserted=attached_sites(model),
         inserted_se=next(options, SEOptions()),
@@ -87,22 +90,43 @@ def surgery_from_dict(values: Mapping[str, Any]) -> Surgery:
     )
 
 
-def block_class(model: nn.Module) -> str:
-    """Return the name of the class of a network's own SE blocks that is not this library's; SEBlock if none is."""
-    kinds = {plain_class(module) for module in model.modules() if isinstance(module, SEBlock)}
-    return next((kind.__name__ for kind in kinds if kind not in (SEBlock, AttachedSE)), SEBlock.__name__)
+def usual_block(config: ModelConfig) -> type[nn.Module]:
+    """Return the class of the SE blocks that a configuration describes."""
+    with torch.device("meta"):  # without drawing random numbers
+        return type(EXCITATIONS[config.se.excitation].build(1, config.se))
+
+
+def block_class(model: nn.Module) -> str | None:
+    """Return the class of a network's own SE blocks if it is not what its configuration describes; None if it is.
+
+    Such blocks were put in by a subclass of `SEOptions` or by hand; a registered excitation is part of the options.
+    """
+    config = getattr(model, "config", None)
+    own = {type(m) for m in model.modules() if isinstance(m, ExcitationBlock) and m.attached_at is None}
+    if own and isinstance(config, ModelConfig):
+        own.discard(usual_block(config))
+    return min((kind.__name__ for kind in own), default=None)
+
+
+def required_modules(config: ModelConfig, surgery: Surgery) -> list[str]:
+    """Return the modules of other packages that registered what a network consists of; reading it needs them."""
+    modules = set()
+    for se in (config.se, surgery.inserted_se):
+        modules |= {EXCITATIONS.module_of(se.excitation), GATES.module_of(se.gate)}
+    return sorted(module for module in modules if module is not None)
 
 
 def describe(model: Network, surgery: Surgery) -> dict[str, Any]:
     """Return what config.json says of a network: architecture, surgery, preprocessing, classes."""
-    block = block_class(model)
+    block, requires = block_class(model), required_modules(model.config, surgery)
     return {
         "format": FORMATS[-1],
         "model": config_to_dict(model.config),
         **({"surgery": surgery_to_dict(surgery)} if surgery else {}),
         "preprocessing": asdict(model.preprocessing),
         "class_names": None if model.class_names is None else list(model.class_names),
-        **({} if block == SEBlock.__name__ else {"block": block}),
+        **({} if block is None else {"block": block}),
+        **({"requires": requires} if requires else {}),
     }
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from senet.models.base import BuildSE, SEUnit
 from senet.nn.block import Placement
-from senet.nn.fused import Chain, watched
+from senet.nn.fused import Chain, has_hooks
 
 StrideOn = Literal["1x1", "3x3"]
 BuildShortcut = Callable[[int, int, int], nn.Module]
@@ -129,7 +129,7 @@ class ResidualUnit(SEUnit):
 
     def shortcut(self, x: Tensor) -> tuple[Tensor, nn.Module | None]:
         """Return the identity branch up to its last BatchNorm, and that; None if there is none."""
-        if type(self.downsample) is Chain and self.se_at("identity") is None and not watched((self.downsample,)):
+        if type(self.downsample) is Chain and self.se_at("identity") is None and not has_hooks((self.downsample,)):
             *layers, norm = self.downsample
             return self.chain(layers, x), norm
         return self.recalibrate(x if self.downsample is None else self.downsample(x), "identity"), None

@@ -20,38 +20,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from senet.errors import SenetError
-from senet.nn.block import SEBlock, SEOptions
+from senet.nn.block import SEOptions
+from senet.nn.excitation import ExcitationBlock
 
 NAME = "se"
-
-
-class AttachedSE(SEBlock):
-    """An SE block that runs when its parent module does, on (N, C, L), (N, C, H, W) or (N, C, D, H, W).
-
-    Args:
-        channels: C of the feature map.
-        options: of the block; its placement and stages have no meaning here.
-        before: whether it scales the parent's input instead of its output.
-    """
-
-    def __init__(self, channels: int, options: SEOptions, before: bool = False) -> None:
-        block = (options.reduction, options.squeeze, options.gate, options.bias, options.factor)
-        super().__init__(channels, *block)
-        self.options = options  # what a folder says of it, see `senet.models.description.Surgery`
-        self.before = before
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale every channel of a feature map by its gate; the shape and dtype stay."""
-        if isinstance(x, Tensor) and x.dim() in (3, 5):
-            return super().forward(x.flatten(2).unsqueeze(-1)).view(x.shape)
-        return super().forward(x)
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        """Refuse torch.jit.script, which knows nothing of classes that are made while a program runs."""
-        raise SenetError(
-            "torch.jit.script cannot compile a model with SE blocks from insert_se; use "
-            "torch.jit.trace(model, example) or torch.export.export(model, (example,))"
-        )
 
 
 # ---- layers that run a block -----------------------------------------------------------------------------------------
@@ -61,6 +33,13 @@ class Scaled(nn.Module):
     """A layer that runs the block that is its child `se`."""
 
     se: nn.Module
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Refuse torch.jit.script, which knows nothing of classes that are made while a program runs."""
+        raise SenetError(
+            "torch.jit.script cannot compile a model with SE blocks from insert_se; use "
+            "torch.jit.trace(model, example) or torch.export.export(model, (example,))"
+        )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copy and pickle by the layer's own class, for this one has no name that can be imported."""
@@ -119,10 +98,10 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
     return type(module).__bases__[1] if is_scaled(module) else type(module)
 
 
-def attached(module: nn.Module | None) -> AttachedSE | None:
+def attached(module: nn.Module | None) -> ExcitationBlock | None:
     """Return the block that runs after a module or before it; None if there is none."""
     block = module._modules.get(NAME) if isinstance(module, Scaled) else None
-    return block if isinstance(block, AttachedSE) else None
+    return block if isinstance(block, ExcitationBlock) else None
 
 
 def can_carry(module: nn.Module) -> bool:
@@ -131,10 +110,10 @@ def can_carry(module: nn.Module) -> bool:
     return not hasattr(module, NAME) and "forward" not in module.__dict__ and not isinstance(module, unfit)
 
 
-def run(module: nn.Module, block: AttachedSE) -> None:
+def run(module: nn.Module, block: ExcitationBlock) -> None:
     """Make a module run its block from now on."""
     plain: Any = type(module)
-    module.__class__ = scaled_class(ScaledInput if block.before else ScaledOutput, plain)
+    module.__class__ = scaled_class(ScaledInput if block.attached_at == "input" else ScaledOutput, plain)
 
 
 # ---- modules that hold such layers -----------------------------------------------------------------------------------
@@ -223,7 +202,7 @@ def guard(module: nn.Module) -> None:
 
 def keep_blocks(parent: nn.Module, name: str, child: nn.Module | None) -> None:
     """Keep blocks where a module is given a child; PyTorch calls this before the child is in its place."""
-    if isinstance(child, AttachedSE) and name == NAME:
+    if isinstance(child, ExcitationBlock) and child.attached_at is not None and name == NAME:
         if isinstance(parent, _BatchNorm) and not isinstance(parent, Scaled):  # a conversion moves children over
             run(parent, child)
     elif isinstance(parent.__dict__.get("_modules"), dict) and any(
@@ -239,12 +218,26 @@ register_module_module_registration_hook(keep_blocks)
 # ---- models ----------------------------------------------------------------------------------------------------------
 
 
-def attach(model: nn.Module, blocks: Mapping[str, AttachedSE]) -> None:
+def build_attachable(channels: int, options: SEOptions, *, before: bool) -> ExcitationBlock:
+    """Build a block for `attach`.
+
+    Args:
+        channels: C of the feature map.
+        options: of the block; its placement and stages have no meaning here.
+        before: whether it scales the input of a module instead of its output.
+    """
+    block = options.block(channels)
+    block.attached_at = "input" if before else "output"
+    block.options = options  # what a folder says of it, see `senet.models.description.Surgery`
+    return block
+
+
+def attach(model: nn.Module, blocks: Mapping[str, ExcitationBlock]) -> None:
     """Run blocks on the outputs or inputs of modules.
 
     Args:
         model: changes in place.
-        blocks: by the name of the module, which must be one that `can_carry` a block.
+        blocks: from `build_attachable`, by the name of the module, which must be one that `can_carry` a block.
     """
     for name, block in blocks.items():
         module = model.get_submodule(name)
@@ -255,10 +248,21 @@ def attach(model: nn.Module, blocks: Mapping[str, AttachedSE]) -> None:
             guard(module)
 
 
+def attached_blocks(model: nn.Module) -> dict[str, ExcitationBlock]:
+    """Return the attached blocks of a model by their own names, which end in "se"."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, ExcitationBlock) and module.attached_at is not None
+    }
+
+
 def attached_sites(model: nn.Module) -> tuple[str, ...]:
     """Return the blocks of a model as `attach_at` takes them: "module=channels", ">" before one on an input."""
     modules = [(name, attached(module)) for name, module in model.named_modules()]
-    return tuple(f"{'>' if se.before else ''}{name}={se.channels}" for name, se in modules if se is not None)
+    return tuple(
+        f"{'>' if se.attached_at == 'input' else ''}{name}={se.channels}" for name, se in modules if se is not None
+    )
 
 
 def attach_at(model: nn.Module, sites: Iterable[str], options: SEOptions) -> None:
@@ -279,7 +283,7 @@ def attach_at(model: nn.Module, sites: Iterable[str], options: SEOptions) -> Non
             raise SenetError(f"{name} of {type(model).__name__} has an attribute se already")
         if not can_carry(module):
             raise SenetError(f"{name} of {type(model).__name__}, a {type(module).__name__}, cannot run an SE block")
-        blocks[name] = AttachedSE(width, options, before=site.startswith(">"))
+        blocks[name] = build_attachable(width, options, before=site.startswith(">"))
     attach(model, blocks)
 
 

@@ -1,46 +1,39 @@
-"""The Squeeze-and-Excitation block: the only implementation of squeeze, excitation and scale."""
+"""The Squeeze-and-Excitation block, and the options by which networks choose and build their blocks."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.errors import SenetError, check_choice
-from senet.nn.tracing import is_traced
+from senet.nn.excitation import ExcitationBlock
+from senet.ops.gates import GATES
+from senet.ops.passes import Excitation
+from senet.registry import Registry, calling_module
 
 Squeeze = Literal["avg", "max", "none"]
-Gate = Literal["sigmoid", "tanh", "relu", "hard_sigmoid"]
 Placement = Literal["standard", "pre", "post", "identity", "3x3"]
 
 
-def apply_gate(gate: str, logits: Tensor) -> Tensor:
-    """Apply one of the non-linearities `Gate`; written out, for TorchScript knows no table of functions."""
-    if gate == "sigmoid":
-        return torch.sigmoid(logits)
-    if gate == "tanh":
-        return torch.tanh(logits)
-    return F.relu(logits) if gate == "relu" else F.hardsigmoid(logits)
+class SEBlock(ExcitationBlock):
+    """Recalibrates the channels of a feature map: `x * gate(W2 relu(W1 z))`.
 
-
-class SEBlock(nn.Module):
-    """Recalibrates the channels of a feature map: `x * gate(x)`.
-
-    The gate is `sigmoid(W2 relu(W1 z))`, where `z` is the mean of each channel over the spatial positions. `W1`
-    (`fc1`) and `W2` (`fc2`) are held as 1x1 convolutions, so that one module serves the pooled (N, C, 1, 1) and the
-    unpooled (N, C, H, W) case and its parameters have the shapes of the authors' release.
+    `z` is the mean of each channel over the spatial positions. `W1` (`fc1`) and `W2` (`fc2`) are held as 1x1
+    convolutions, so that one module serves the pooled (N, C, 1, 1) and the unpooled (N, C, H, W) case and its
+    parameters have the shapes of the authors' release.
 
     Args:
         channels: C, the channels of the input; at least 1.
         reduction: r, at least 1. The hidden width is exactly C // r, at least 1, never rounded to a multiple.
         squeeze: "avg" or "max" pools over H and W; "none" keeps every position (the paper's NoSqueeze).
-        gate: the non-linearity that closes the excitation.
+        gate: the non-linearity that closes the excitation: "sigmoid", "tanh", "relu", "hard_sigmoid", or twice one of
+            the sigmoids, "sigmoid_x2" or "hard_sigmoid_x2", which is 1 where that is one half; or one that
+            `senet.register_gate` has added.
         bias: whether the two layers have biases: the released networks do, the paper's ablations do not.
-        factor: constant factor of the gate. 2 lets a gate that starts at one half start as the identity, where no layer
-            in front of the block can be doubled instead; other values than 1 are stored in the state dict.
 
     Raises:
         SenetError: an argument out of its range.
@@ -51,35 +44,31 @@ class SEBlock(nn.Module):
     torch.Size([2, 64, 7, 7])
     """
 
-    __jit_unused_properties__ = ("channels", "hidden_channels")
+    __jit_unused_properties__: ClassVar[Sequence[str]] = ("channels", "hidden_channels")
+    logits_layer = "fc2"
 
     def __init__(
         self,
         channels: int,
         reduction: int = 16,
         squeeze: Squeeze = "avg",
-        gate: Gate = "sigmoid",
+        gate: str = "sigmoid",
         bias: bool = True,
-        factor: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(gate)
         if channels < 1:
             raise SenetError(f"channels is {channels}; expected at least 1")
         if reduction < 1:
             raise SenetError(f"reduction is {reduction}; expected at least 1")
         check_choice("squeeze", squeeze, get_args(Squeeze))
-        check_choice("gate", gate, get_args(Gate))
         hidden_channels = max(1, channels // reduction)
         self.squeeze: Squeeze = squeeze
-        self.gate_function: Gate = gate
         self.fc1 = nn.Conv2d(channels, hidden_channels, 1, bias=bias)
         self.fc2 = nn.Conv2d(hidden_channels, channels, 1, bias=bias)
-        self.factor: Tensor | None
-        self.set_factor(factor)
         self.reset_parameters()
 
     @property
-    def channels(self) -> int:
+    def channels(self) -> int:  # type: ignore[override]
         """C, the channels of the input: as many as `fc1` takes, which tools that prune networks may replace."""
         return self.fc1.in_channels
 
@@ -88,10 +77,6 @@ class SEBlock(nn.Module):
         """The hidden width: what `fc1` returns."""
         return self.fc1.out_channels
 
-    def set_factor(self, factor: float) -> None:
-        """Set the constant factor of the gate; a buffer, kept only where it is not 1."""
-        self.register_buffer("factor", None if factor == 1 else torch.tensor(float(factor)))
-
     def reset_parameters(self) -> None:
         """Initialize with He's method over the fan-in: the fan-out of `fc1` may be a single unit."""
         for fc, gain in ((self.fc1, math.sqrt(2.0)), (self.fc2, 1.0)):
@@ -99,78 +84,145 @@ class SEBlock(nn.Module):
             if fc.bias is not None:
                 nn.init.zeros_(fc.bias)
 
-    def check_input(self, x: Tensor) -> None:
-        """Raise a SenetError unless `x` is (N, C, H, W); while torch.fx traces it has no shape to check."""
-        if not is_traced(x) and (x.dim() != 4 or x.shape[1] != self.channels):
-            raise SenetError(f"the input is {tuple(x.shape)}; expected (N, {self.channels}, H, W)")
-
-    def gate(self, x: Tensor) -> Tensor:
-        """Return the factor of every channel, before it is applied.
-
-        Args:
-            x: (N, C, H, W), any memory format and floating dtype.
-
-        Returns:
-            (N, C, 1, 1), or (N, C, H, W) when `squeeze` is "none".
-
-        Raises:
-            SenetError: `x` is not (N, C, H, W) with the block's number of channels.
-        """
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            self.check_input(x)
+    def compute_logits(self, x: Tensor) -> Tensor:
+        """Squeeze and excite: (N, C, H, W) -> (N, C, 1, 1), or (N, C, H, W) when `squeeze` is "none"."""
         z = x
         if self.squeeze == "avg":
             z = x.mean((2, 3), keepdim=True)
         elif self.squeeze == "max":
             z = x.amax((2, 3), keepdim=True)
-        gate = apply_gate(self.gate_function, self.fc2(F.relu(self.fc1(z))))
-        return gate if self.factor is None else gate * self.factor.to(gate.dtype)
+        logits: Tensor = self.fc2(F.relu(self.fc1(z)))
+        return logits
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale every channel of `x` (N, C, H, W) by its gate; the shape and dtype stay."""
-        return x * self.gate(x).to(x.dtype)
+    def multiply_adds(self, side: Sequence[int]) -> int:
+        """Count the multiply-adds of the two layers for one image; see `ExcitationBlock`."""
+        positions = math.prod(side) if self.squeeze == "none" else 1
+        return 2 * self.channels * self.hidden_channels * positions
+
+    def fused_form(self) -> Excitation | None:
+        """Return the two layers; None for another squeeze, layers of other classes, or a gate without a slope.
+
+        A subclass may compute something else, so that it says itself whether it can be fused.
+        """
+        plain = type(self) is SEBlock and type(self.fc1) is nn.Conv2d and type(self.fc2) is nn.Conv2d
+        if not plain or self.squeeze != "avg" or GATES[self.gate_name].slope is None:
+            return None
+        fc1, fc2 = self.fc1, self.fc2
+        return Excitation(fc1.weight.flatten(1), fc2.weight.flatten(1), fc1.bias, fc2.bias, self.gate_name)
 
     def extra_repr(self) -> str:
         """Show what the two layers do not."""
-        return f"{self.channels}, hidden={self.hidden_channels}, squeeze={self.squeeze}, gate={self.gate_function}"
+        return f"{self.channels}, hidden={self.hidden_channels}, squeeze={self.squeeze}, gate={self.gate_name}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SEOptions:
-    """How a network uses SE: the block's options, where in a unit it sits, and in which stages.
+    """How a network uses SE: the kind of block and its options, where in a unit it sits, and in which stages.
 
     Args:
-        reduction: r of every block.
+        excitation: the kind of block: "se", the paper's, or one that `register_excitation` has added.
+        reduction: r of every block, see `SEBlock`.
         squeeze: see `SEBlock`.
         gate: see `SEBlock`.
         bias: see `SEBlock`.
-        factor: see `SEBlock`.
         placement: "standard" (end of the residual branch), "pre" (start of the branch), "post" (after the sum and its
-            ReLU), "identity" (on the shortcut) or "3x3" (behind the branch's 3x3 convolution and its BatchNorm).
+            ReLU), "identity" (on the shortcut) or "3x3" (after the branch's 3x3 convolution and its BatchNorm).
         stages: the stages that get blocks, numbered as in the paper, where stage 1 is the stem and 2 the first
             residual stage; None for all.
+
+    Raises:
+        SenetError: an option out of its range, or one that has no effect on the kind of block.
 
     Source: arXiv:1709.01507v4, sections 3.3 and 6, Figure 5.
     """
 
+    excitation: str = "se"
     reduction: int = 16
     squeeze: Squeeze = "avg"
-    gate: Gate = "sigmoid"
+    gate: str = "sigmoid"
     bias: bool = True
-    factor: float = 1.0
     placement: Placement = "standard"
     stages: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         check_choice("placement", self.placement, get_args(Placement))
+        if self.excitation not in EXCITATIONS:
+            check_choice("excitation", self.excitation, tuple(EXCITATIONS))
         if self.stages is not None:
             object.__setattr__(self, "stages", tuple(sorted(set(self.stages))))
+        for option in BLOCK_OPTIONS:
+            value = getattr(self, option)
+            if option not in EXCITATIONS[self.excitation].options and value != getattr(SEOptions, option):
+                raise SenetError(f"{option} is {value!r}, which has no effect on the excitation {self.excitation!r}")
         self.block(1)  # the block checks its own options
 
-    def block(self, channels: int) -> SEBlock:
-        """Build one block for `channels` channels."""
-        return SEBlock(channels, self.reduction, self.squeeze, self.gate, self.bias, self.factor)
+    @property
+    def min_channels(self) -> int:
+        """The fewest channels that `insert_se` gives a block to: with fewer, the hidden width would round up to 1."""
+        return self.reduction if "reduction" in EXCITATIONS[self.excitation].options else 1
 
-    def in_stage(self, stage: int) -> Callable[[int], SEBlock] | None:
+    def block(self, channels: int) -> ExcitationBlock:
+        """Build one block for `channels` channels."""
+        block = EXCITATIONS[self.excitation].build(channels, self)
+        if not isinstance(block, ExcitationBlock):
+            raise SenetError(f"the excitation {self.excitation!r} builds a {type(block).__name__}, no ExcitationBlock")
+        return block
+
+    def in_stage(self, stage: int) -> Callable[[int], ExcitationBlock] | None:
         """Return the builder of blocks for `stage`, or None where that stage has none."""
         return self.block if self.stages is None or stage in self.stages else None
+
+    def starting_as_identity(self) -> "SEOptions":
+        """Return the options with a gate that can start at exactly 1: this one, or the one that is twice this one.
+
+        Raises:
+            SenetError: neither can.
+        """
+        gate = GATES[self.gate]
+        with torch.device("meta"):  # without drawing random numbers
+            can = self if gate.one_at is not None or gate.doubled is None else replace(self, gate=gate.doubled)
+            can.block(1).start_as_identity()
+        return can
+
+
+BLOCK_OPTIONS = ("reduction", "squeeze", "bias")
+"""The options that not every kind of block has."""
+BuildBlock = Callable[[int, SEOptions], ExcitationBlock]
+"""(channels, options) -> block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExcitationKind:
+    """A kind of block: how it is built, and which of `BLOCK_OPTIONS` it has."""
+
+    build: BuildBlock
+    options: tuple[str, ...]
+
+
+def build_se(channels: int, options: SEOptions) -> SEBlock:
+    """Build the paper's block."""
+    return SEBlock(channels, options.reduction, options.squeeze, options.gate, options.bias)
+
+
+EXCITATIONS: Registry[ExcitationKind] = Registry(
+    "excitation", {"se": ExcitationKind(build=build_se, options=BLOCK_OPTIONS)}
+)
+
+
+def register_excitation(name: str, build: BuildBlock, *, options: Collection[str] = ()) -> None:
+    """Add a kind of block to those that `SEOptions.excitation`, the commands and files know by name.
+
+    A model saved with it names the module that calls this function, which must be imported before it is read.
+
+    Args:
+        name: not registered yet.
+        build: a class or function that takes the number of channels and the `SEOptions`, and returns an
+            `ExcitationBlock`.
+        options: which of "reduction", "squeeze" and "bias" it uses; the others are refused with it.
+
+    Raises:
+        SenetError: the name is taken, or there is no such option.
+    """
+    for option in options:
+        check_choice("options", option, BLOCK_OPTIONS)
+    EXCITATIONS.register(name, ExcitationKind(build=build, options=tuple(options)), calling_module())

@@ -1,7 +1,6 @@
 """Layers of PyTorch that run as one fused operator: BatchNorm with what follows it."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -9,15 +8,16 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.nn.attached import AttachedSE, ScaledInput, attached, plain_class
-from senet.nn.block import SEBlock
+from senet.nn.attached import ScaledInput, attached, plain_class
+from senet.nn.excitation import ExcitationBlock
 from senet.nn.tracing import is_traced, script_form
 from senet.ops import Excitation, Norm, residual_tail
 from senet.ops.dispatch import has_fused_passes
+from senet.ops.gates import GATE_OF_LAYER
 from senet.ops.passes import BatchStatistics
 
-LEAST_VALUES = 3_000_000
-"""Of a feature map on the CPU without SE: below, the operator's way through Python costs more than it saves."""
+MIN_FUSED_NUMEL = 3_000_000
+"""Feature maps on the CPU without SE that hold fewer values run unfused: calling the operator would cost more time."""
 
 
 class Fusible(nn.Module):
@@ -94,14 +94,14 @@ def set_fused(model: nn.Module, fused: bool | None) -> int:
 
 
 def is_norm_and_relu(modules: Sequence[nn.Module]) -> bool:
-    """Whether these are a BatchNorm, an SE block of `insert_se` behind it or not, and a ReLU that nobody watches."""
+    """Return True for BatchNorm (optionally with an attached SE block) followed by ReLU, if neither has hooks."""
     if len(modules) < 2 or type(modules[1]) is not nn.ReLU or isinstance(modules[0], ScaledInput):
         return False
-    return plain_class(modules[0]) in (nn.BatchNorm2d, nn.SyncBatchNorm) and not watched(modules)
+    return plain_class(modules[0]) in (nn.BatchNorm2d, nn.SyncBatchNorm) and not has_hooks(modules)
 
 
-def watched(modules: Iterable[nn.Module]) -> bool:
-    """Whether a module has hooks or a `forward` of its own, which only a call of the module itself runs."""
+def has_hooks(modules: Iterable[nn.Module]) -> bool:
+    """Whether a module has hooks, or a `forward` that was set on it; only a call of the module itself runs these."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any("forward" in m.__dict__ or any(m.__dict__[kind] for kind in kinds) for m in modules)
 
@@ -117,14 +117,14 @@ def fused_tail(
     """Compute `Fusible.tail` with the operator; None where it has no equal for the layers, or is not worth it."""
     norms = [m for m in (norm, shortcut_norm) if m is not None]
     inserted = attached(norm)
-    if inserted and (se or inserted.before):
+    if inserted and (se or inserted.attached_at == "input"):
         return None
     kinds = [plain_class(m) if m is norm else type(m) for m in norms]
-    if u.numel() == 0 or any(kind not in (nn.BatchNorm2d, nn.SyncBatchNorm) for kind in kinds) or watched(norms):
+    if u.numel() == 0 or any(kind not in (nn.BatchNorm2d, nn.SyncBatchNorm) for kind in kinds) or has_hooks(norms):
         return None
-    se = inserted or (None if type(se) is nn.Identity and not watched((se,)) else se)
+    se = inserted or (None if type(se) is nn.Identity and not has_hooks((se,)) else se)
     synchronized = nn.SyncBatchNorm in kinds
-    if se is None and not synchronized and not u.is_cuda and u.numel() < LEAST_VALUES:
+    if se is None and not synchronized and not u.is_cuda and u.numel() < MIN_FUSED_NUMEL:
         return None
     excitation = None if se is None else excitation_of(se)
     if (se is not None and excitation is None) or not has_fused_passes(u.device.type, u.dtype):
@@ -133,36 +133,35 @@ def fused_tail(
         return None
     norm_values = None if norm is None else norm_of(norm)
     shortcut_values = None if shortcut_norm is None else norm_of(shortcut_norm)
-    done = residual_tail(u, norm_values, excitation, shortcut, shortcut_values, relu)
-    for module, statistics in ((norm, done.statistics), (shortcut_norm, done.shortcut_statistics)):
+    result = residual_tail(u, norm_values, excitation, shortcut, shortcut_values, relu)
+    for module, statistics in ((norm, result.statistics), (shortcut_norm, result.shortcut_statistics)):
         if module is not None and statistics is not None:
             move_statistics(cast(nn.BatchNorm2d, module), statistics)
-    return done.y
-
-
-GATE_LAYERS: Mapping[str, str] = MappingProxyType(
-    {"Sigmoid": "sigmoid", "Tanh": "tanh", "ReLU": "relu", "Hardsigmoid": "hard_sigmoid", "HardSigmoid": "hard_sigmoid"}
-)
-"""Gates by the names of PyTorch's and timm's classes."""
+    return result.y
 
 
 def excitation_of(se: nn.Module) -> Excitation | None:
-    """Return what the operator needs of an SE block, ours or timm's; None if it cannot express it."""
-    if watched(se.modules()):
+    """Return an SE block, this library's or timm's, as the operator takes it; None if it cannot compute the block."""
+    if has_hooks(se.modules()):
         return None
-    gate: str | None = None
-    factor = None
-    if isinstance(se, SEBlock) and type(se) in (SEBlock, AttachedSE) and se.squeeze == "avg":
-        gate, factor = se.gate_function, se.factor
-    elif (type(se).__module__, type(se).__name__) == ("timm.layers.squeeze_excite", "SEModule"):
-        if not se.add_maxpool and type(se.bn) is nn.Identity and type(se.act) is nn.ReLU:
-            gate = GATE_LAYERS.get(type(se.gate).__name__)
-    elif (type(se).__module__, type(se).__name__) == ("timm.models.senet", "SEModule"):
-        gate = "sigmoid"
+    if isinstance(se, ExcitationBlock):
+        return se.fused_form()
+    gate = timm_gate(se)
     fc1, fc2 = (getattr(se, name, None) for name in ("fc1", "fc2"))
     if gate is None or type(fc1) is not nn.Conv2d or type(fc2) is not nn.Conv2d:
         return None
-    return Excitation(fc1.weight.flatten(1), fc2.weight.flatten(1), fc1.bias, fc2.bias, gate=gate, factor=factor)
+    return Excitation(fc1.weight.flatten(1), fc2.weight.flatten(1), fc1.bias, fc2.bias, gate)
+
+
+def timm_gate(se: nn.Module) -> str | None:
+    """Return the name of the gate of one of timm's SE blocks; None for other modules, and blocks of other layers."""
+    kind = (type(se).__module__, type(se).__name__)
+    if kind == ("timm.models.senet", "SEModule"):
+        return "sigmoid"
+    plain = kind == ("timm.layers.squeeze_excite", "SEModule") and not se.add_maxpool
+    if not plain or type(se.bn) is not nn.Identity or type(se.act) is not nn.ReLU:
+        return None
+    return GATE_OF_LAYER.get(type(se.gate).__name__)
 
 
 def norm_of(norm: nn.Module) -> Norm:

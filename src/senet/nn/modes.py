@@ -1,4 +1,4 @@
-"""A model used for a while, and given back as it was."""
+"""Using a model for a while and restoring it: its mode, its device, its memory format."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from senet.nn.fused import Fusible
 
 
 def default_device() -> torch.device:
@@ -26,25 +28,34 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, then every module back into its own: parts that were frozen stay so."""
+def eval_mode(model: nn.Module, *, layer_by_layer: bool = False) -> Iterator[None]:
+    """Put a model into evaluation mode, and afterwards every module back into the mode it was in.
+
+    Args:
+        model: parts of it that were frozen in evaluation mode stay so.
+        layer_by_layer: run no fused operator meanwhile, so that every layer is called and hooks see its output.
+    """
     modes = {module: module.training for module in model.modules()}
+    fused = {module: module.fused for module in modes if layer_by_layer and isinstance(module, Fusible)}
     try:
         model.eval()
+        for fusible in fused:
+            fusible.fused = False
         yield
     finally:
         for module, mode in modes.items():
             module.training = mode
+        for fusible, value in fused.items():
+            fusible.fused = value
 
 
 @contextmanager
 def borrowed(
     model: nn.Module, device: torch.device | None = None, memory_format: torch.memory_format | None = None
 ) -> Iterator[None]:
-    """Put a model into evaluation mode, on a device and in a memory format; then give it back as it was.
+    """Put a model into evaluation mode, on a device and in a memory format, and afterwards restore it.
 
-    Its parameters and buffers are the same tensors afterwards, and every module is in its own mode: parts that were
-    frozen stay so.
+    Its parameters and buffers are the same tensors afterwards, and every module is back in the mode it was in.
 
     Args:
         model: its values must not change meanwhile.
@@ -52,21 +63,21 @@ def borrowed(
         memory_format: None for the one it has.
     """
     tensors: list[tuple[Any, str, torch.Tensor, torch.Tensor]] = [
-        (of_module, name, tensor, tensor.data)
+        (holder, name, tensor, tensor.data)
         for module in model.modules()
-        for of_module in (module._parameters, module._buffers)
-        for name, tensor in of_module.items()
+        for holder in (module._parameters, module._buffers)
+        for name, tensor in holder.items()
         if tensor is not None
     ]
     try:
-        with evaluating(model):
+        with eval_mode(model):
             if device is not None:
                 model.to(device)
             if memory_format is not None:
                 model.to(memory_format=memory_format)
             yield
     finally:
-        for of_module, name, tensor, data in tensors:  # parameters were given other data, buffers were replaced
-            of_module[name] = tensor
+        for holder, name, tensor, data in tensors:  # parameters were given other data, buffers were replaced
+            holder[name] = tensor
             if tensor.data_ptr() != data.data_ptr():
                 tensor.data = data

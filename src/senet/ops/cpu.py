@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from senet.ops.gates import GATES
 from senet.ops.passes import (
     Affine,
     BatchStatistics,
@@ -19,6 +20,7 @@ from senet.ops.passes import (
     Excitation,
     ExcitationGradients,
     Excited,
+    PlainPasses,
     Slope,
     accumulator,
 )
@@ -57,8 +59,8 @@ SIGNATURES = {  # of the functions in passes.cpp
     "senet_statistics": (SHAPE, *(DATA,) * 5),
     "senet_apply": (SHAPE, INT, INT, DATA, VECTORS, DATA, VECTORS, DATA),
     "senet_sums": (SHAPE, INT, INT, *(DATA,) * 3, VECTORS, DATA, VECTORS, *(DATA,) * 4),
-    "senet_excite": (SHAPE, INT, INT, DATA, VECTORS, *(DATA,) * 9),
-    "senet_excite_gradients": (SHAPE, INT, INT, *(DATA,) * 3, VECTORS, *(DATA,) * 12),
+    "senet_excite": (SHAPE, INT, INT, DATA, VECTORS, *(DATA,) * 8),
+    "senet_excite_gradients": (SHAPE, INT, INT, *(DATA,) * 3, VECTORS, *(DATA,) * 11),
     "senet_gradients": (SHAPE, INT, INT, DATA, DATA, VECTORS, VECTORS, DATA, VECTORS, VECTORS, DATA),
 }
 
@@ -148,7 +150,10 @@ def compile_to(path: Path, name: str) -> None:
 
 
 class CompiledPasses:
-    """The steps in C++; feature maps must be dense and of one memory format, vectors and matrices contiguous."""
+    """The steps in C++; feature maps must be dense and of one memory format, vectors and matrices contiguous.
+
+    An excitation whose gate is not in passes.cpp is computed in PyTorch; it is small, and the passes stay compiled.
+    """
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.library = library(dtype)
@@ -189,24 +194,30 @@ class CompiledPasses:
 
     def excite(self, m_NC: Tensor, affine: Affine, se: Excitation) -> Excited:
         """See `Passes`."""
+        number = GATES[se.gate].number
+        if number is None:
+            return PlainPasses().excite(m_NC, affine, se)
         hidden_NK = m_NC.new_empty(len(m_NC), len(se.fc1))
-        value_NC, scale_NC, shift_NC = (torch.empty_like(m_NC) for _ in range(3))
-        inputs = map(address, (se.fc1, se.bias1, se.fc2, se.bias2, se.factor))
-        outputs = map(address, (hidden_NK, value_NC, scale_NC, shift_NC))
-        kind = (hidden_NK.shape[1], GATE_NUMBERS.index(se.gate))
+        gate_NC, scale_NC, shift_NC = (torch.empty_like(m_NC) for _ in range(3))
+        inputs = map(address, (se.fc1, se.bias1, se.fc2, se.bias2))
+        outputs = map(address, (hidden_NK, gate_NC, scale_NC, shift_NC))
+        kind = (hidden_NK.shape[1], number)
         self.library.senet_excite(matrix(m_NC), *kind, address(m_NC), vectors(affine), *inputs, *outputs)
-        return Excited(hidden_NK, value_NC, Affine(affine.center_C, scale_NC, shift_NC))
+        return Excited(hidden_NK, gate_NC, Affine(affine.center_C, scale_NC, shift_NC))
 
     def excite_gradients(
         self, A_NC: Tensor, B_NC: Tensor, m_NC: Tensor, affine: Affine, se: Excitation, done: Excited
     ) -> ExcitationGradients:
         """See `Passes`."""
+        number = GATES[se.gate].number
+        if number is None:
+            return PlainPasses().excite_gradients(A_NC, B_NC, m_NC, affine, se, done)
         hidden, channels = se.fc1.shape
         dbias1, *of_channels = (m_NC.new_empty(size) for size in (hidden, channels, channels, channels))
         dfc1, dfc2, dz_NC = (torch.empty_like(x) for x in (se.fc1, se.fc2, m_NC))
         found = ExcitationGradients(dfc1, dfc2, dbias1, of_channels[0], dz_NC, *of_channels[1:])
-        inputs = map(address, (se.fc1, se.fc2, se.factor, done.hidden_NK, done.value_NC))
-        kind = (hidden, GATE_NUMBERS.index(se.gate))
+        inputs = map(address, (se.fc1, se.fc2, done.hidden_NK, done.gate_NC))
+        kind = (hidden, number)
         sums = map(address, (A_NC, B_NC, m_NC))
         self.library.senet_excite_gradients(matrix(m_NC), *kind, *sums, vectors(affine), *inputs, *map(address, found))
         return found
@@ -226,7 +237,6 @@ class CompiledPasses:
 # ---- arguments -------------------------------------------------------------------------------------------------------
 
 NONE, PLAIN, AFFINE = range(3)
-GATE_NUMBERS = ("sigmoid", "tanh", "relu", "hard_sigmoid")
 
 
 def kind_of(branches: Branches) -> int:

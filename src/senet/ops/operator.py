@@ -2,7 +2,7 @@
 
 An operator takes tensors, numbers and strings, and each argument costs; so a norm comes as weight, bias, mean, var, eps
 and group, where mean and var are None for those of the batch and everything is None or empty for no norm. An excitation
-comes as fc1, fc2, bias1, bias2, factor and the gate's name, empty for none.
+comes as fc1, fc2, bias1, bias2 and the gate's name, empty for none.
 
 Names of shapes: N images, C channels, K hidden units of the excitation; see `tail.py` for the rest.
 """
@@ -45,11 +45,11 @@ def in_type(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def excitation_in_type(
-    dtype: torch.dtype, fc1: Tensor, fc2: Tensor, bias1: Maybe, bias2: Maybe, gate: str, factor: Maybe
+    dtype: torch.dtype, fc1: Tensor, fc2: Tensor, bias1: Maybe, bias2: Maybe, gate: str
 ) -> Excitation:
     """Return the excitation with its tensors in the type of the sums."""
-    bias1, bias2, factor = (None if x is None else in_type(x, dtype) for x in (bias1, bias2, factor))
-    return Excitation(in_type(fc1, dtype).contiguous(), in_type(fc2, dtype).contiguous(), bias1, bias2, gate, factor)
+    bias1, bias2 = (None if x is None else in_type(x, dtype) for x in (bias1, bias2))
+    return Excitation(in_type(fc1, dtype).contiguous(), in_type(fc2, dtype).contiguous(), bias1, bias2, gate)
 
 
 def identity(u: Tensor) -> Affine:
@@ -75,7 +75,6 @@ def forward(
     fc2: Maybe,
     bias1: Maybe,
     bias2: Maybe,
-    factor: Maybe,
     gate: str,
     shortcut: Maybe,
     s_weight: Maybe,
@@ -86,13 +85,13 @@ def forward(
     s_group: str,
     relu: bool,
 ) -> Ten:
-    """Return y, the three statistics of the batch for each norm, m_NC, hidden_NK, value_NC; empty for what is not."""
+    """Return y, the three statistics of the batch for each norm, m_NC, hidden_NK, gate_NC; empty for what is not."""
     passes = passes_for(u.device.type, u.dtype)
     dtype, positions = accumulator(u.dtype), u.shape[2] * u.shape[3]
     nothing = partial(u.new_empty, 0, dtype=dtype)  # outputs may not share memory, not even none
     statistics, s_statistics = (BatchStatistics(nothing(), nothing(), nothing()) for _ in range(2))
     of_batch = weight is not None and mean is None
-    m_NC = q_NC = hidden_NK = value_NC = None
+    m_NC = q_NC = hidden_NK = gate_NC = None
     if of_batch or fc1 is not None:
         m_NC, q_NC = passes.moments(u, second=of_batch)
     if m_NC is not None and q_NC is not None:
@@ -105,8 +104,8 @@ def forward(
     else:
         affine = identity(u)
     if fc1 is not None and fc2 is not None and m_NC is not None:
-        se = excitation_in_type(dtype, fc1, fc2, bias1, bias2, gate, factor)
-        hidden_NK, value_NC, affine = passes.excite(m_NC, affine, se)
+        se = excitation_in_type(dtype, fc1, fc2, bias1, bias2, gate)
+        hidden_NK, gate_NC, affine = passes.excite(m_NC, affine, se)
 
     s_affine = None
     if s_weight is not None and s_bias is not None and shortcut is not None:
@@ -119,9 +118,9 @@ def forward(
             s_mean, s_var = s_statistics.mean_C, s_statistics.var_C
         s_affine = Fixed(s_weight, s_bias, s_mean, s_var, s_eps).affine(u)
     y = passes.apply(Branches(u, affine, relu, shortcut, s_affine))
-    if hidden_NK is None or value_NC is None or m_NC is None:
+    if hidden_NK is None or gate_NC is None or m_NC is None:
         return y, *statistics, *s_statistics, nothing(), nothing(), nothing()
-    return y, *statistics, *s_statistics, m_NC, hidden_NK, value_NC
+    return y, *statistics, *s_statistics, m_NC, hidden_NK, gate_NC
 
 
 def forward_shapes(
@@ -136,7 +135,6 @@ def forward_shapes(
     fc2: Maybe,
     bias1: Maybe,
     bias2: Maybe,
-    factor: Maybe,
     gate: str,
     shortcut: Maybe,
     s_weight: Maybe,
@@ -169,11 +167,10 @@ def backward(
     of_batch: bool,
     fc1: Maybe,
     fc2: Maybe,
-    factor: Maybe,
     gate: str,
     m_NC: Maybe,
     hidden_NK: Maybe,
-    value_NC: Maybe,
+    gate_NC: Maybe,
     has_shortcut: bool,
     shortcut: Maybe,
     s_weight: Maybe,
@@ -201,9 +198,9 @@ def backward(
         s_norm = Fixed(s_weight, s_bias, s_mean, s_var, s_eps)
     plain = affine = identity(u) if norm is None else norm.affine(u)
     se = done = None
-    if fc1 is not None and fc2 is not None and hidden_NK is not None and value_NC is not None:
-        se = excitation_in_type(dtype, fc1, fc2, None, None, gate, factor)
-        done = Excited(hidden_NK, value_NC, gated(plain, value_NC, se.factor))
+    if fc1 is not None and fc2 is not None and hidden_NK is not None and gate_NC is not None:
+        se = excitation_in_type(dtype, fc1, fc2, None, None, gate)
+        done = Excited(hidden_NK, gate_NC, gated(plain, gate_NC))
         affine = done.affine
     if has_shortcut and shortcut is None:
         shortcut = dy  # without a norm only its presence matters
@@ -268,11 +265,10 @@ def backward_shapes(
     of_batch: bool,
     fc1: Maybe,
     fc2: Maybe,
-    factor: Maybe,
     gate: str,
     m_NC: Maybe,
     hidden_NK: Maybe,
-    value_NC: Maybe,
+    gate_NC: Maybe,
     has_shortcut: bool,
     shortcut: Maybe,
     s_weight: Maybe,
@@ -294,7 +290,7 @@ def backward_shapes(
     return torch.empty_like(u), new(c), new(c), *of_se, dshortcut, *of_s_norm  # type: ignore[return-value]
 
 
-class ResidualTail(torch.autograd.Function):
+class TailFunction(torch.autograd.Function):
     """Connects the two operators; gradients of gradients are not offered."""
 
     @staticmethod
@@ -302,8 +298,8 @@ class ResidualTail(torch.autograd.Function):
         """Run the operator below autograd and keep what the backward pass needs; see `residual_tail`."""
         with torch._C._AutoDispatchBelowAutograd():
             output: Ten = torch.ops.senet.residual_tail(*inputs)
-        u, *norm, eps, group, fc1, fc2, bias1, bias2, factor, gate, shortcut = inputs[:14]
-        *s_norm, s_eps, s_group, relu = inputs[14:]
+        u, *norm, eps, group, fc1, fc2, bias1, bias2, gate, shortcut = inputs[:13]
+        *s_norm, s_eps, s_group, relu = inputs[13:]
         mean_C, var_C, _, s_mean_C, s_var_C, _, *steps = output[1:]
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
@@ -316,7 +312,7 @@ class ResidualTail(torch.autograd.Function):
         y = output[0] if relu and ctx.has_shortcut else None
         shortcut = None if s_norm[0] is None else shortcut
         of_se = (None, None, None) if fc1 is None else steps
-        ctx.save_for_backward(u, y, *norm, fc1, fc2, factor, *of_se, shortcut, *s_norm)
+        ctx.save_for_backward(u, y, *norm, fc1, fc2, *of_se, shortcut, *s_norm)
         return output
 
     @staticmethod
@@ -326,10 +322,10 @@ class ResidualTail(torch.autograd.Function):
         if dy is None:
             return (None,) * NUM_INPUTS
         u, y, *saved = ctx.saved_tensors
-        norm, (fc1, fc2, factor), steps, shortcut, s_norm = saved[:4], saved[4:7], saved[7:10], saved[10], saved[11:]
+        norm, (fc1, fc2), steps, shortcut, s_norm = saved[:4], saved[4:6], saved[6:9], saved[9], saved[10:]
         eps, group, gate, s_eps, s_group, relu = ctx.options
         du, dweight, dbias, *of_se, dshortcut, ds_weight, ds_bias = torch.ops.senet.residual_tail_backward(
-            *(dy, u, y, *norm, eps, group, ctx.of_batch, fc1, fc2, factor, gate, *steps),
+            *(dy, u, y, *norm, eps, group, ctx.of_batch, fc1, fc2, gate, *steps),
             *(ctx.has_shortcut, shortcut, *s_norm, s_eps, s_group, ctx.s_of_batch, relu),
         )
         gradients = [
@@ -337,7 +333,7 @@ class ResidualTail(torch.autograd.Function):
             for gradient, dtype in zip((dweight, dbias, *of_se, ds_weight, ds_bias), ctx.types, strict=True)
         ]
         return (
-            *(du, *gradients[:2], None, None, None, None, *gradients[2:6], None, None),
+            *(du, *gradients[:2], None, None, None, None, *gradients[2:6], None),
             *(dshortcut if ctx.has_shortcut else None, *gradients[6:], None, None, None, None, None),
         )
 
@@ -365,4 +361,4 @@ for function, shapes in ((forward, forward_shapes), (backward, backward_shapes))
     LIBRARY.define(name + torch.library.infer_schema(function, mutates_args=()))
     LIBRARY.impl(name, without_autocast(function), "CompositeExplicitAutograd")
     torch.library.register_fake(f"senet::{name}", shapes, lib=LIBRARY)
-LIBRARY.impl("residual_tail", ResidualTail.apply, "Autograd")
+LIBRARY.impl("residual_tail", TailFunction.apply, "Autograd")

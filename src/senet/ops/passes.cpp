@@ -398,14 +398,16 @@ void gradients(const Shape& s, T* g, const T* u, const Affine<acc_of<T>>& a, con
 // ---- between the passes: the excitation ------------------------------------------------------------------------------
 // Its matrix products are small and thin, N rows: a library's take longer to start than these take.
 
-enum Gate { kSigmoid, kTanh, kRelu, kHardSigmoid };
+enum Gate { kSigmoid, kTanh, kRelu, kHardSigmoid, kSigmoidX2, kHardSigmoidX2 };  // `number` in gates.py
 
 template <class acc>
 inline acc gate_of(int gate, acc x) {
   if (gate == kSigmoid) return 1 / (1 + std::exp(-x));
   if (gate == kTanh) return std::tanh(x);
   if (gate == kRelu) return x < 0 ? acc(0) : x;  // a NaN stays
-  return x <= -3 ? acc(0) : x >= 3 ? acc(1) : x / 6 + acc(0.5);
+  if (gate == kSigmoidX2) return 2 / (1 + std::exp(-x));
+  const acc hard = x <= -3 ? acc(0) : x >= 3 ? acc(1) : x / 6 + acc(0.5);
+  return gate == kHardSigmoidX2 ? 2 * hard : hard;
 }
 
 // The slope of a gate from its value.
@@ -414,6 +416,8 @@ inline acc gate_slope(int gate, acc value) {
   if (gate == kSigmoid) return value * (1 - value);
   if (gate == kTanh) return 1 - value * value;
   if (gate == kRelu) return value > 0 ? acc(1) : acc(0);
+  if (gate == kSigmoidX2) return value * (1 - value / 2);
+  if (gate == kHardSigmoidX2) return value > 0 && value < 2 ? acc(1) / 3 : acc(0);
   return value > 0 && value < 1 ? acc(1) / 6 : acc(0);
 }
 
@@ -480,10 +484,8 @@ std::vector<acc> squeezed(const Shape& s, const acc* m, const Affine<acc>& a) {
 
 template <class acc>
 void excite(const Shape& s, Index hidden_units, int gate, const acc* m, const Affine<acc>& a, const acc* fc1,
-            const acc* bias1, const acc* fc2, const acc* bias2, const acc* factor, acc* hidden, acc* value, acc* scale,
-            acc* shift) {
+            const acc* bias1, const acc* fc2, const acc* bias2, acc* hidden, acc* value, acc* scale, acc* shift) {
   const std::vector<acc> z = squeezed(s, m, a);
-  const acc constant_factor = factor ? *factor : acc(1);
 #pragma omp parallel num_threads(s.threads_for(s.n * s.c * hidden_units))
   {
 #pragma omp for schedule(static)
@@ -504,8 +506,8 @@ void excite(const Shape& s, Index hidden_units, int gate, const acc* m, const Af
         for (Index c = first; c < first + width; ++c) {
           const Index i = n * s.c + c;
           value[i] = gate_of(gate, logits[n * kBlock + c - first] + (bias2 ? bias2[c] : acc(0)));
-          scale[i] = value[i] * constant_factor * a.scale[c];
-          shift[i] = value[i] * constant_factor * a.shift[c];
+          scale[i] = value[i] * a.scale[c];
+          shift[i] = value[i] * a.shift[c];
         }
     }
   }
@@ -513,11 +515,10 @@ void excite(const Shape& s, Index hidden_units, int gate, const acc* m, const Af
 
 template <class acc>
 void excite_gradients(const Shape& s, Index hidden_units, int gate, const acc* A, const acc* B, const acc* m,
-                      const Affine<acc>& a, const acc* fc1, const acc* fc2, const acc* factor, const acc* hidden,
-                      const acc* value, acc* dfc1, acc* dfc2, acc* dbias1, acc* dbias2, acc* dz, acc* dscale,
+                      const Affine<acc>& a, const acc* fc1, const acc* fc2, const acc* hidden, const acc* value,
+                      acc* dfc1, acc* dfc2, acc* dbias1, acc* dbias2, acc* dz, acc* dscale,
                       acc* dshift) {
   const std::vector<acc> z = squeezed(s, m, a);
-  const acc constant_factor = factor ? *factor : acc(1);
   std::vector<acc> dlogits(s.n * s.c), dhiddens(s.n * hidden_units);
   acc *__restrict dlogit = dlogits.data(), *__restrict dhidden = dhiddens.data();
 #pragma omp parallel num_threads(s.threads_for(s.n * s.c * hidden_units))
@@ -526,7 +527,7 @@ void excite_gradients(const Shape& s, Index hidden_units, int gate, const acc* A
     for (Index n = 0; n < s.n; ++n) {
       for (Index c = 0; c < s.c; ++c) {
         const Index i = n * s.c + c;
-        dlogit[i] = (a.scale[c] * B[i] + a.shift[c] * A[i]) * gate_slope(gate, value[i]) * constant_factor;
+        dlogit[i] = (a.scale[c] * B[i] + a.shift[c] * A[i]) * gate_slope(gate, value[i]);
       }
       acc* __restrict row = dhidden + n * hidden_units;
       weighted_sum(s.c, hidden_units, dlogit + n * s.c, 1, fc2, row);
@@ -550,8 +551,8 @@ void excite_gradients(const Shape& s, Index hidden_units, int gate, const acc* A
         for (Index c = first; c < end; ++c) {
           const Index i = n * s.c + c;
           dbias2[c] += dlogit[i];
-          dscale[c] += value[i] * constant_factor * B[i] + dz[i] * (m[i] - a.center[c]);
-          dshift[c] += value[i] * constant_factor * A[i] + dz[i];
+          dscale[c] += value[i] * B[i] + dz[i] * (m[i] - a.center[c]);
+          dshift[c] += value[i] * A[i] + dz[i];
         }
     }
   }
@@ -615,16 +616,15 @@ void senet_sums(const Shape* s, int kind, int relu, const Value* dy, const Value
 }
 
 void senet_excite(const Shape* s, int hidden_units, int gate, const acc* m, const Affine<acc>* a, const acc* fc1,
-                  const acc* bias1, const acc* fc2, const acc* bias2, const acc* factor, acc* hidden, acc* value,
-                  acc* scale, acc* shift) {
-  excite(*s, hidden_units, gate, m, *a, fc1, bias1, fc2, bias2, factor, hidden, value, scale, shift);
+                  const acc* bias1, const acc* fc2, const acc* bias2, acc* hidden, acc* value, acc* scale, acc* shift) {
+  excite(*s, hidden_units, gate, m, *a, fc1, bias1, fc2, bias2, hidden, value, scale, shift);
 }
 
 void senet_excite_gradients(const Shape* s, int hidden_units, int gate, const acc* A, const acc* B, const acc* m,
-                            const Affine<acc>* a, const acc* fc1, const acc* fc2, const acc* factor, const acc* hidden,
-                            const acc* value, acc* dfc1, acc* dfc2, acc* dbias1, acc* dbias2, acc* dz, acc* dscale,
+                            const Affine<acc>* a, const acc* fc1, const acc* fc2, const acc* hidden, const acc* value,
+                            acc* dfc1, acc* dfc2, acc* dbias1, acc* dbias2, acc* dz, acc* dscale,
                             acc* dshift) {
-  excite_gradients(*s, hidden_units, gate, A, B, m, *a, fc1, fc2, factor, hidden, value, dfc1, dfc2, dbias1, dbias2, dz,
+  excite_gradients(*s, hidden_units, gate, A, B, m, *a, fc1, fc2, hidden, value, dfc1, dfc2, dbias1, dbias2, dz,
                    dscale, dshift);
 }
 

@@ -6,27 +6,14 @@ and _NC name the shapes of vectors and matrices over channels, which are float32
 Every value is centered before it is multiplied, so that large means with small variances lose nothing.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GATES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
-    {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": F.relu, "hard_sigmoid": F.hardsigmoid}
-)
-GATE_SLOPES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
-    {
-        "sigmoid": lambda value: value * (1 - value),
-        "tanh": lambda value: 1 - value.square(),
-        "relu": lambda value: (value > 0).to(value.dtype),
-        "hard_sigmoid": lambda value: ((value > 0) & (value < 1)).to(value.dtype) / 6,
-    }
-)
-"""The slope of each gate from its value."""
+from senet.ops.gates import GATES
 
 
 class Affine(NamedTuple):
@@ -76,8 +63,7 @@ class Excitation(NamedTuple):
         fc2: (C, K).
         bias1: (K,); None for no biases.
         bias2: (C,); None for no biases.
-        gate: a key of `GATES`.
-        factor: constant factor of the gate, no dimensions; None for one.
+        gate: the name of one of `senet.ops.gates.GATES`.
     """
 
     fc1: Tensor
@@ -85,20 +71,19 @@ class Excitation(NamedTuple):
     bias1: Tensor | None = None
     bias2: Tensor | None = None
     gate: str = "sigmoid"
-    factor: Tensor | None = None
 
 
 class Excited(NamedTuple):
     """What an excitation computes.
 
     Args:
-        hidden_NK: behind its ReLU.
-        value_NC: the gate, in front of its constant factor.
-        affine: the affine function that the gate was computed from, with the gate behind it.
+        hidden_NK: after its ReLU.
+        gate_NC: the gate.
+        affine: the affine function that the gate was computed from, with the gate after it.
     """
 
     hidden_NK: Tensor
-    value_NC: Tensor
+    gate_NC: Tensor
     affine: Affine
 
 
@@ -197,9 +182,8 @@ def squeeze(m_NC: Tensor, affine: Affine) -> Tensor:
     return torch.addcmul(affine.shift, m_NC - affine.center_C, affine.scale)
 
 
-def gated(affine: Affine, value_NC: Tensor, factor: Tensor | None) -> Affine:
-    """Return an affine function of a channel with the gate behind it."""
-    gate_NC = value_NC if factor is None else value_NC * factor
+def gated(affine: Affine, gate_NC: Tensor) -> Affine:
+    """Return an affine function of a channel with the gate after it."""
     return Affine(affine.center_C, gate_NC * affine.scale, gate_NC * affine.shift)
 
 
@@ -247,16 +231,15 @@ class PlainPasses:
     def excite(self, m_NC: Tensor, affine: Affine, se: Excitation) -> Excited:
         """See `Passes`."""
         hidden_NK = F.linear(squeeze(m_NC, affine), se.fc1, se.bias1).relu_()
-        value_NC = GATES[se.gate](F.linear(hidden_NK, se.fc2, se.bias2))
-        return Excited(hidden_NK, value_NC, gated(affine, value_NC, se.factor))
+        gate_NC = GATES[se.gate].function(F.linear(hidden_NK, se.fc2, se.bias2))
+        return Excited(hidden_NK, gate_NC, gated(affine, gate_NC))
 
     def excite_gradients(
         self, A_NC: Tensor, B_NC: Tensor, m_NC: Tensor, affine: Affine, se: Excitation, done: Excited
     ) -> ExcitationGradients:
         """See `Passes`."""
-        gate_NC = done.value_NC if se.factor is None else done.value_NC * se.factor
-        dlogit_NC = (affine.scale * B_NC + affine.shift * A_NC) * GATE_SLOPES[se.gate](done.value_NC)
-        dlogit_NC = dlogit_NC if se.factor is None else dlogit_NC * se.factor
+        slope_NC = GATES[se.gate].slope_from(done.gate_NC)
+        dlogit_NC = (affine.scale * B_NC + affine.shift * A_NC) * slope_NC
         dhidden_NK = torch.where(done.hidden_NK > 0, dlogit_NC @ se.fc2, 0.0)
         dz_NC = dhidden_NK @ se.fc1
         return ExcitationGradients(
@@ -265,8 +248,8 @@ class PlainPasses:
             dhidden_NK.sum(0),
             dlogit_NC.sum(0),
             dz_NC,
-            (gate_NC * B_NC + dz_NC * (m_NC - affine.center_C)).sum(0),
-            (gate_NC * A_NC + dz_NC).sum(0),
+            (done.gate_NC * B_NC + dz_NC * (m_NC - affine.center_C)).sum(0),
+            (done.gate_NC * A_NC + dz_NC).sum(0),
         )
 
     def gradients(

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from senet.errors import SenetError
+from senet.ops.gates import GATES
 from senet.ops.operator import layout_of
-from senet.ops.passes import GATES, BatchStatistics, Excitation, accumulator
+from senet.ops.passes import BatchStatistics, Excitation, accumulator
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -103,11 +104,9 @@ def flat(norm: Norm | None, u: Tensor) -> tuple[Tensor | None, Tensor | None, Te
     return weight, bias, norm.mean, norm.var, norm.eps, norm.group or ""
 
 
-def flat_excitation(
-    se: Excitation | None,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, str]:
+def flat_excitation(se: Excitation | None) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, str]:
     """Return the arguments of the operator for an excitation."""
-    return (None, None, None, None, None, "") if se is None else (*se[:4], se.factor, se.gate)
+    return (None, None, None, None, "") if se is None else (*se[:4], se.gate)
 
 
 def check(
@@ -139,9 +138,11 @@ def check(
     if excitation is not None:
         if excitation.gate not in GATES:
             raise SenetError(f"excitation.gate is {excitation.gate!r}; expected one of {', '.join(GATES)}")
+        if GATES[excitation.gate].slope is None:
+            raise SenetError(f"excitation.gate is {excitation.gate!r}, which has no slope and cannot run fused")
         hidden = len(excitation.fc1)
-        shapes = ((hidden, channels), (hidden,), (channels, hidden), (channels,), ())
-        names = ("fc1", "bias1", "fc2", "bias2", "factor")
+        shapes = ((hidden, channels), (hidden,), (channels, hidden), (channels,))
+        names = ("fc1", "bias1", "fc2", "bias2")
         values = (getattr(excitation, name) for name in names)
         expected |= {f"excitation.{n}": (v, shape) for n, v, shape in zip(names, values, shapes, strict=True)}
     for name, (value, shape) in expected.items():

@@ -17,10 +17,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from senet.errors import SenetError
 from senet.nn.attached import attached, detach
-from senet.nn.block import SEBlock
+from senet.nn.excitation import ExcitationBlock
 from senet.nn.fused import excitation_of, set_fused
 from senet.ops import Excitation
-from senet.ops.passes import GATES
+from senet.ops.gates import GATES
 
 
 class EarlyGate(nn.Module):
@@ -42,13 +42,11 @@ class EarlyGate(nn.Module):
         self.fc1 = one_by_one(merged, bias, conv.weight.dtype)
         fc2, bias2 = excitation.fc2.detach(), excitation.bias2
         self.fc2 = one_by_one(fc2, None if bias2 is None else bias2.detach(), conv.weight.dtype)
-        self.gate = excitation.gate
-        self.factor = None if excitation.factor is None else float(excitation.factor)
+        self.gate = GATES[excitation.gate].function
 
     def forward(self, h: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C, 1, 1)."""
-        gate = GATES[self.gate](self.fc2(self.fc1(h.mean((2, 3), keepdim=True)).relu()))
-        return gate if self.factor is None else gate * self.factor
+        return self.gate(self.fc2(self.fc1(h.mean((2, 3), keepdim=True)).relu()))
 
 
 def one_by_one(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> nn.Conv2d:
@@ -66,7 +64,9 @@ class Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is one node of the graph."""
         return (
-            isinstance(m, SEBlock) or excitation_of(m) is not None or super().is_leaf_module(m, module_qualified_name)
+            isinstance(m, ExcitationBlock)
+            or excitation_of(m) is not None
+            or super().is_leaf_module(m, module_qualified_name)
         )
 
 
@@ -98,12 +98,13 @@ def rewrite(model: nn.Module) -> fx.GraphModule:
 
 
 def unfold_attached(model: nn.Module) -> None:
-    """Make the blocks of `insert_se` layers of their own, beside the layers that run them."""
+    """Make the blocks of `insert_se` layers of their own, next to the layers that run them."""
     for name, module in list(model.named_modules()):
         block = attached(module)
         if block is not None and fx.Tracer().is_leaf_module(module, name):
             detach(model, [name])
-            model.set_submodule(name, nn.Sequential(*((block, module) if block.before else (module, block))))
+            layers = (block, module) if block.attached_at == "input" else (module, block)
+            model.set_submodule(name, nn.Sequential(*layers))
 
 
 def module_at(graph: fx.GraphModule, node: object) -> nn.Module | None:

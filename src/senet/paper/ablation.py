@@ -84,8 +84,7 @@ def variant(row: PaperRow, config: TrainConfig) -> TrainConfig:
     """Return a recipe with the row's SE options on its own network, or its plain network for the row without SE."""
     if row.model.name == "resnet50":
         return replace(config, model=replace(config.model, name=plain_twin(config.model.name)))
-    se = replace(row.model.se, factor=config.model.se.factor)
-    return replace(config, model=replace(config.model, se=se))
+    return replace(config, model=replace(config.model, se=row.model.se))
 
 
 def ablate(tables: Sequence[int], config: TrainConfig, output: str | Path, *, seeds: int = 3) -> list[AblationRow]:

@@ -1,8 +1,7 @@
-"""What a model computes from what, observed while it runs once.
+"""What a model computes from what, recorded while it runs once.
 
-The model runs on one image. A `TorchFunctionMode` sees every operation on tensors, hooks see which module is at work.
-That works for every model that runs: unlike with torch.fx, control flow, views and in-place operations are what they
-were, and unlike with torch.export, modules keep their names and their outputs.
+A `TorchFunctionMode` sees every operation on tensors, and hooks see which module is running. That works for every model
+that runs: torch.fx would not follow control flow that depends on values, and torch.export would lose the modules.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,22 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from senet.surgery.probe import Example, run_on
+from senet.surgery.probe import ExampleInputs, call_model
 
 
 @dataclass(eq=False)
 class Value:
-    """A tensor at one moment of the run: an operation in place makes another value of it.
+    """A tensor at one moment of the run: an in-place operation on the tensor makes a new value.
 
     Args:
-        index: in order of computation.
-        operation: the function's last name, such as "conv2d", "__add__" or "relu", also of "relu_"; "input" for what
-            the model is given; the class of a module that works out of sight.
-        inputs: what it was computed from; parameters and constants left out.
-        tensor: kept, so that no other takes its id.
-        scope: name of the innermost module at work.
+        index: its position in the order of computation.
+        operation: the name of the function that computed it, such as "conv2d", "__add__" or "relu" (also for "relu_");
+            "input" for the model's inputs; the class of the module if no function was seen.
+        inputs: the values that it was computed from, without parameters and constants.
+        tensor: kept alive, so that no other tensor gets the same id.
+        scope: the name of the innermost module that was running.
         arguments: of the function.
-        ancestors: itself and everything it was computed from, one bit each at its index.
+        ancestors: a bit mask with one bit for itself and one for every value that it depends on, each at its index.
+        users: the values that were computed from it.
     """
 
     index: int
@@ -49,13 +49,13 @@ class Value:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
+        """The shape of the tensor."""
         return tuple(self.tensor.shape)
 
 
 @dataclass(eq=False)
 class Call:
-    """One call of a module: what went in first and what came out, where these are tensors."""
+    """One call of a module, with its first input and its output where these are tensors."""
 
     name: str
     module: nn.Module
@@ -65,16 +65,23 @@ class Call:
 
 @dataclass
 class Dataflow:
-    """One run: its example, everything that was computed, every module that was called as they ended, its outputs."""
+    """One run of a model.
 
-    example: Example
+    Args:
+        example_inputs: what it was run on.
+        values: everything that was computed, in that order.
+        calls: of modules, in the order in which they ended.
+        outputs: what the model returned.
+    """
+
+    example_inputs: ExampleInputs
     values: list[Value]
     calls: list[Call]
     outputs: Any
 
 
-class Recorder(TorchFunctionMode):
-    """Notes every operation on tensors while it is active."""
+class DataflowTracer(TorchFunctionMode):
+    """Records every operation on tensors while it is active."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,12 +89,12 @@ class Recorder(TorchFunctionMode):
         self.calls: list[Call] = []
         self.scopes: list[str] = [""]
         self.latest: dict[int, Value] = {}
-        self.given: list[Value | None] = []  # the first inputs of the modules at work
+        self.given: list[Value | None] = []  # the first inputs of the running modules
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Run an operation and note it."""
+        """Run an operation and record it."""
         kwargs = kwargs or {}
         given = list(tensors((args, kwargs)))
         versions = [x._version for x in given]
@@ -102,18 +109,18 @@ class Recorder(TorchFunctionMode):
         return out
 
     def add(self, operation: str, inputs: tuple[Value, ...], tensor: Tensor, arguments: dict[str, Any]) -> Value:
-        """Note a value."""
+        """Record a value."""
         value = Value(len(self.values), operation, inputs, tensor, self.scopes[-1], arguments)
         self.values.append(value)
         self.latest[id(tensor)] = value
         return value
 
-    def known(self, found: Sequence[Tensor]) -> tuple[Value, ...]:
-        """Return the values of those tensors that depend on the model's input, each once."""
-        return tuple(dict.fromkeys(self.latest[id(x)] for x in found if id(x) in self.latest))
+    def known(self, candidates: Sequence[Tensor]) -> tuple[Value, ...]:
+        """Return the values of those tensors that depend on the model's inputs, each once."""
+        return tuple(dict.fromkeys(self.latest[id(x)] for x in candidates if id(x) in self.latest))
 
     def enter(self, name: str, inputs: Any) -> None:
-        """Note that a module starts, and the model's own inputs."""
+        """Record that a module starts, and with the first one the model's inputs."""
         if not self.values:
             for tensor in tensors(inputs):
                 self.add("input", (), tensor, {})
@@ -122,7 +129,7 @@ class Recorder(TorchFunctionMode):
         self.given.append(self.latest.get(id(first)) if isinstance(first, Tensor) else None)
 
     def leave(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        """Note that a module ends; what it made out of sight was made from its inputs."""
+        """Record that a module ends; an output of unknown origin counts as computed from the module's inputs."""
         self.scopes.pop()
         for tensor in tensors(output):
             if id(tensor) not in self.latest:
@@ -131,19 +138,19 @@ class Recorder(TorchFunctionMode):
         self.calls.append(Call(name, module, self.given.pop(), result))
 
     @contextmanager
-    def watching(self, model: nn.Module) -> Iterator[None]:
-        """Note which modules of a model are at work."""
+    def module_hooks(self, model: nn.Module) -> Iterator[None]:
+        """Record which modules of a model run, by hooks."""
         handles = []
         for name, module in model.named_modules():
 
-            def before(_: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+            def pre_hook(_: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
                 self.enter(name, (args, kwargs))
 
-            def after(module: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
+            def hook(module: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
                 self.leave(name, module, (args, kwargs), output)
 
-            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-            handles.append(module.register_forward_hook(after, with_kwargs=True))
+            handles.append(module.register_forward_pre_hook(pre_hook, with_kwargs=True))
+            handles.append(module.register_forward_hook(hook, with_kwargs=True))
         try:
             yield
         finally:
@@ -164,9 +171,9 @@ def tensors(x: Any) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def record(model: nn.Module, example: Example) -> Dataflow:
-    """Run a model, in the mode in which it is, and return what it did."""
-    recorder = Recorder()
-    with recorder.watching(model), recorder:
-        outputs = run_on(model, example)
-    return Dataflow(example, recorder.values, recorder.calls, outputs)
+def trace_dataflow(model: nn.Module, example_inputs: ExampleInputs) -> Dataflow:
+    """Run a model in its current mode and return what it computed from what."""
+    tracer = DataflowTracer()
+    with tracer.module_hooks(model), tracer:
+        outputs = call_model(model, example_inputs)
+    return Dataflow(example_inputs, tracer.values, tracer.calls, outputs)

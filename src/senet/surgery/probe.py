@@ -1,7 +1,6 @@
-"""Running a model once on images that it takes, to see what it does."""
+"""Running a model once on inputs that it accepts, to see what it computes."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -9,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import SenetError
-from senet.nn.fused import Fusible
-from senet.nn.modes import evaluating
+from senet.nn.modes import eval_mode
 
-Example = Tensor | Sequence[Any] | Mapping[str, Any]
+ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 """What a model is run on: its first argument, such as images (N, C, H, W) or a detector's list of images; a tuple of
-all arguments; or a dictionary of them by keyword."""
+all positional arguments; or a dictionary of keyword arguments."""
 SIZES: Mapping[type[nn.Module], tuple[tuple[int, ...], ...]] = MappingProxyType(
     {
         nn.Conv2d: ((224, 224), (299, 299), (64, 64), (32, 32)),
@@ -22,22 +20,22 @@ SIZES: Mapping[type[nn.Module], tuple[tuple[int, ...], ...]] = MappingProxyType(
         nn.Conv3d: ((16, 112, 112), (16, 64, 64)),
     }
 )
-"""Sizes of the noise for a model that does not say what it takes, by the class of its first convolution."""
-Found = TypeVar("Found")
+"""Spatial sizes to try for a model that does not state its input size, by the class of its first convolution."""
+Result = TypeVar("Result")
 
 
 class CannotRunError(SenetError):
-    """A model that does not run on the example."""
+    """The model does not run on the example inputs."""
 
 
 def first_convolution(model: nn.Module) -> tuple[type[nn.Module], int]:
-    """Return the class of a model's first convolution, as in `SIZES`, and the channels that it takes."""
-    found = ((kind, m.in_channels) for m in model.modules() for kind in SIZES if isinstance(m, kind))
-    return next(found, (nn.Conv2d, 3))  # type: ignore[return-value]
+    """Return the class of a model's first convolution, a key of `SIZES`, and its input channels."""
+    convolutions = ((kind, m.in_channels) for m in model.modules() for kind in SIZES if isinstance(m, kind))
+    return next(convolutions, (nn.Conv2d, 3))  # type: ignore[return-value]
 
 
-def examples(model: nn.Module) -> Iterator[Tensor]:
-    """Yield noise of the sizes that a model may take, what it says itself first."""
+def noise_inputs(model: nn.Module) -> Iterator[Tensor]:
+    """Yield random images to try, (1, C, ...): of the size that the model states, then of each size in `SIZES`."""
     kind, channels = first_convolution(model)
     config: Any = getattr(model, "pretrained_cfg", None) or {}
     preprocessing = getattr(model, "preprocessing", None)
@@ -51,66 +49,53 @@ def examples(model: nn.Module) -> Iterator[Tensor]:
         yield noise.to(like.device, like.dtype)
 
 
-def run_on(model: nn.Module, example: Example) -> Any:
-    """Run a model on an example."""
-    if isinstance(example, tuple):
-        return model(*example)
-    return model(**example) if isinstance(example, Mapping) else model(example)
+def call_model(model: nn.Module, example_inputs: ExampleInputs) -> Any:
+    """Call a model with example inputs and return its outputs."""
+    if isinstance(example_inputs, tuple):
+        return model(*example_inputs)
+    return model(**example_inputs) if isinstance(example_inputs, Mapping) else model(example_inputs)
 
 
-def words(example: Any) -> str:
-    """Return the shapes of an example, for a message."""
-    if isinstance(example, Tensor):
-        return str(tuple(example.shape))
-    if isinstance(example, Mapping):
-        return "{" + ", ".join(f"{key}: {words(value)}" for key, value in example.items()) + "}"
-    if isinstance(example, list | tuple):
-        inside = ", ".join(map(words, example))
-        return f"({inside})" if isinstance(example, tuple) else f"[{inside}]"
-    return type(example).__name__
+def shapes_text(example_inputs: Any) -> str:
+    """Return the shapes of example inputs, for a message."""
+    if isinstance(example_inputs, Tensor):
+        return str(tuple(example_inputs.shape))
+    if isinstance(example_inputs, Mapping):
+        return "{" + ", ".join(f"{key}: {shapes_text(value)}" for key, value in example_inputs.items()) + "}"
+    if isinstance(example_inputs, list | tuple):
+        inside = ", ".join(map(shapes_text, example_inputs))
+        return f"({inside})" if isinstance(example_inputs, tuple) else f"[{inside}]"
+    return type(example_inputs).__name__
 
 
 @torch.no_grad()
-def on_example(model: nn.Module, example: Any, compute: Callable[[Any], Found]) -> Found:
-    """Compute something of a model in evaluation mode on the first images that it takes.
+def run_on_example(model: nn.Module, example_inputs: Any, compute: Callable[[Any], Result]) -> Result:
+    """Call `compute` with the first inputs that the model accepts, in evaluation mode, and return its result.
 
     Args:
-        model: left as it was.
-        example: see `Example`; None for `examples`.
-        compute: example -> what is wanted; raises whatever the model does on images that it does not take.
+        model: every layer runs by itself, no fused operator; the model is left as it was.
+        example_inputs: see `ExampleInputs`; None to try `noise_inputs` one after another.
+        compute: takes the inputs, runs the model, and lets the model's exceptions through.
 
     Raises:
-        CannotRunError: the model runs on none.
+        SenetError: `example_inputs` is none of the kinds above.
+        CannotRunError: the model accepts none of the inputs.
     """
-    if example is not None and not isinstance(example, Tensor | tuple | list | Mapping):
-        raise SenetError(f"example is a {type(example).__name__}; expected a tensor, a list, a tuple or a dictionary")
-    complaint: Exception | None = None
-    with as_written(model):
-        for images in examples(model) if example is None else (example,):
+    if example_inputs is not None and not isinstance(example_inputs, Tensor | tuple | list | Mapping):
+        kind = type(example_inputs).__name__
+        raise SenetError(f"example_inputs is a {kind}; expected a tensor, a list, a tuple or a dictionary")
+    first_error: Exception | None = None
+    with eval_mode(model, layer_by_layer=True):
+        for inputs in noise_inputs(model) if example_inputs is None else (example_inputs,):
             try:
-                return compute(images)
+                return compute(inputs)
             except Exception as error:  # whatever somebody's model may raise
-                complaint = complaint or error
-    said = str(complaint).strip().splitlines()
+                first_error = first_error or error
+    lines = str(first_error).strip().splitlines()
+    reason = lines[0] if lines else type(first_error).__name__
     sizes = ["x".join(map(str, size)) for size in SIZES[first_convolution(model)[0]]]
-    what = f"the example {words(example)}"
-    if example is None:
-        what = f"images of {', '.join(sizes[:-1])} or {sizes[-1]}"
-    remedy = "pass example" if example is None else "pass an example that it takes"
-    raise CannotRunError(
-        f"{type(model).__name__} does not run on {what} ({said[0] if said else type(complaint).__name__}); {remedy}"
-    ) from complaint
-
-
-@contextmanager
-def as_written(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, layer by layer, and back."""
-    fused = {fusible: fusible.fused for fusible in model.modules() if isinstance(fusible, Fusible)}
-    try:
-        for fusible in fused:
-            fusible.fused = False
-        with evaluating(model):
-            yield
-    finally:
-        for fusible, value in fused.items():
-            fusible.fused = value
+    tried, remedy = f"images of {', '.join(sizes[:-1])} or {sizes[-1]}", "pass example_inputs"
+    if example_inputs is not None:
+        tried = f"example_inputs {shapes_text(example_inputs)}"
+        remedy = "pass example_inputs that it accepts"
+    raise CannotRunError(f"{type(model).__name__} does not run on {tried} ({reason}); {remedy}") from first_error

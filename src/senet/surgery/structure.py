@@ -1,11 +1,13 @@
-"""Which sums and concatenations of a model end a branch that an SE block may scale: found in what it computes.
+"""Which sums and concatenations of a model end a branch that an SE block may scale, found from its dataflow.
 
-Of the two summands of a residual block the branch is the one with more convolutions since they parted. Of the parts of
-a concatenation the new ones count: one of them is a dense branch (DenseNet), several are parallel branches (Inception).
+Of the two summands of a residual block, the branch is the one with more convolutions since their common ancestor. Of
+the inputs of a concatenation only new ones count, which no earlier concatenation contains: a single one is a dense
+branch (DenseNet), several are parallel branches (Inception).
 
-Decoders join maps of the encoder with upsampled ones, across many blocks of both: such a merge is no residual block,
-and the blocks on its way are sites of their own. Its branch is what the module of the sum computes itself (LinkNet);
-where both summands come from layers there, or neither (the top-down sums of feature pyramids), there is none.
+Decoders merge maps of the encoder with upsampled ones, across many blocks of both. Such a merge is no residual block,
+and the blocks on the way to it are sites of their own. Its branch is what the module that computes the sum adds itself
+(LinkNet). If both summands come from layers of that module, or neither does (the top-down sums of feature pyramids),
+there is no branch.
 """
 
 import math
@@ -14,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from senet.surgery.dataflow import Call, Dataflow, Value
+from senet.surgery.report import Skipped
 
 SUMS = frozenset({"add", "__add__", "__radd__", "__iadd__"})
 PRODUCTS = frozenset({"mul", "__mul__", "__rmul__", "__imul__"})
@@ -28,15 +31,7 @@ POOLS = frozenset({"mean", "amax", "sum"}) | frozenset(
 )
 NOT_RESIDUAL = "a sum of parallel branches, none of them residual"
 PYRAMID = "a sum of maps of several levels, none of them the branch of a block"
-AROUND_BLOCKS = "it goes around whole blocks, which are places of their own"
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A place without a block, and why."""
-
-    place: str
-    reason: str
+AROUND_BLOCKS = "a skip around whole blocks, which are sites of their own"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +40,10 @@ class Merge:
 
     Args:
         value: the result.
-        branch: what gets the block: a summand, a part of a concatenation, or its result.
-        region: what was computed on the way to it alone, one bit for each value.
-        kind: see `senet.surgery.sites.Site`.
-        crosses: whether layers of several modules lie on the way, and an upsampling.
+        branch: what gets the block: a summand, an input of a concatenation, or its result.
+        region: a bit mask of the values that were computed for this branch only.
+        kind: see `senet.surgery.report.Site`.
+        crosses: True if the branch passes through layers of other modules and an upsampling, as in a decoder.
     """
 
     value: Value
@@ -59,7 +54,16 @@ class Merge:
 
 
 class Structure:
-    """What the dataflow of a model says about its blocks."""
+    """The sums, concatenations and gates in the dataflow of a model.
+
+    Args:
+        flow: of one run.
+
+    Attributes:
+        times: how often each module was called, by name.
+        makers: the calls whose output a value is.
+        takers: the calls whose first input a value is.
+    """
 
     def __init__(self, flow: Dataflow) -> None:
         self.flow = flow
@@ -80,11 +84,11 @@ class Structure:
         self.pools = [v for v in flow.values if v.operation in POOLS]
 
     def is_map(self, value: Value) -> bool:
-        """Whether a value is a feature map (N, C, ...) with as many dimensions as the convolutions make."""
+        """Return whether a value is a feature map (N, C, ...): floating, with the dimensions of the convolutions."""
         return value.tensor.dim() == self.dimensions and value.tensor.is_floating_point()
 
     def is_gate(self, value: Value) -> bool:
-        """Whether a value is one number for each channel that scales a larger map, through functions without layers."""
+        """Return whether a value has one number per channel and scales a larger map, without a layer in between."""
         if not self.is_map(value) or math.prod(value.shape[2:]) > 1:
             return False
         return any(
@@ -95,18 +99,18 @@ class Structure:
         )
 
     def depth(self, values: int) -> int:
-        """Count the convolutions among values."""
+        """Count the convolutions among the values of a bit mask."""
         return (values & self.convolutions).bit_count()
 
     def local(self, values: int, module: str) -> int:
-        """Return those of some values that are computed inside a module."""
+        """Return the values of a bit mask that are computed inside a module."""
         return values & mask(v for v in self.flow.values if at_or_within(v.scope, module))
 
     # ---- merges ------------------------------------------------------------------------------------------------------
 
     def merges(self) -> tuple[list[Merge], list[Skipped]]:
         """Return the sums and concatenations whose branches may get a block, and those that have no branch."""
-        found: list[Merge] = []
+        merges: list[Merge] = []
         skipped: list[Skipped] = []
         joined: set[Value] = set()
         for value in self.flow.values:
@@ -114,16 +118,16 @@ class Structure:
             if value.operation in SUMS and len(maps) == 2 and maps[0].shape == maps[1].shape == value.shape:
                 merge = None if self.is_gate(value) else self.sum_of(value, *maps)
                 if isinstance(merge, Merge):
-                    found.append(merge)
+                    merges.append(merge)
                 elif merge is not None:
                     skipped.append(Skipped(value.scope or ROOT, merge))
             elif value.operation in JOINS and len(maps) > 1 and sum(v.shape[1] for v in maps) == value.shape[1]:
-                found.extend(self.join_of(value, maps, joined))
+                merges.extend(self.join_of(value, maps, joined))
                 joined.update(maps)
-        return found, skipped
+        return merges, skipped
 
     def sum_of(self, value: Value, a: Value, b: Value) -> Merge | str | None:
-        """Return the sum with its branch, or why it has none; None where no convolution takes part."""
+        """Return the sum with its branch, or why it has none; None if neither summand comes from a convolution."""
         of_a, of_b = a.ancestors & ~b.ancestors, b.ancestors & ~a.ancestors
         if self.depth(of_a) < self.depth(of_b):
             a, b, of_a, of_b = b, a, of_b, of_a
@@ -137,12 +141,12 @@ class Structure:
         return Merge(value, a, own, "decoder branch", crosses=True)
 
     def crosses(self, region: int, scope: str) -> bool:
-        """Whether values were upsampled on the way through other modules than that of the merge."""
+        """Return whether a branch passes through layers and an upsampling outside the module of the merge."""
         outside = not scope or self.depth(region & ~self.local(region, scope)) > 0
         return outside and bool(region & self.upsamplings)
 
     def join_of(self, value: Value, maps: list[Value], joined: set[Value]) -> Iterator[Merge]:
-        """Yield what gets a block in a concatenation: the result if it has several new parts, else the new part."""
+        """Yield what gets a block in a concatenation: its result if several inputs are new, else the new input."""
         everything = 0
         for v in maps:
             everything |= v.ancestors
@@ -162,7 +166,7 @@ class Structure:
             yield Merge(value, new[0], new[0].ancestors & ~others, "dense branch")
 
     def without_nested(self, merges: list[Merge]) -> tuple[list[Merge], list[Skipped]]:
-        """Leave out what is inside another's branch, and what holds whole blocks: a skip over several of them."""
+        """Drop merges nested in another merge's branch, and long skips that span several blocks."""
         dropped: dict[Merge, str] = {}
         for outer in merges:
             inner = [m for m in merges if inside(m, outer)]
@@ -173,13 +177,13 @@ class Structure:
                 dropped[outer] = AROUND_BLOCKS
         for outer in merges:
             if outer not in dropped and not outer.crosses:
-                reason = f"it is inside the branch of {outer.value.scope or ROOT}, which is a place itself"
+                reason = f"inside the branch of {outer.value.scope or ROOT}, which is a site itself"
                 dropped |= {m: reason for m in merges if inside(m, outer)} | dropped
         skipped = [Skipped(m.value.scope or ROOT, f"{m.kind}: {reason}") for m, reason in dropped.items()]
         return [m for m in merges if m not in dropped], skipped
 
     def gated(self, region: int) -> bool:
-        """Whether channels are multiplied, within these values, by what a layer computes from their means."""
+        """Return whether a region has channel attention: a product with a gate that layers compute from a pool."""
         for value in self.flow.values:
             if not region >> value.index & 1 or value.operation not in PRODUCTS or not self.is_map(value):
                 continue
@@ -203,7 +207,7 @@ ROOT = "the model"
 
 
 def mask(values: Iterable[Value]) -> int:
-    """Return a number with one bit for each value."""
+    """Return a bit mask with one bit for each value, at its index."""
     bits = 0
     for value in values:
         bits |= 1 << value.index
@@ -211,15 +215,15 @@ def mask(values: Iterable[Value]) -> int:
 
 
 def inside(inner: Merge, outer: Merge) -> bool:
-    """Whether a merge and its branch are computed on the way to another's branch."""
+    """Return whether a merge and its branch lie in another merge's region."""
     return inner is not outer and bool(outer.region >> inner.value.index & outer.region >> inner.branch.index & 1)
 
 
 def within(name: str, module: str) -> bool:
-    """Whether a module's name is inside another's."""
+    """Return whether a module, by name, is inside another."""
     return name != module and (module == "" or name.startswith(f"{module}."))
 
 
 def at_or_within(name: str, module: str) -> bool:
-    """Whether a name is a module's or of one inside it."""
+    """Return whether a module, by name, is another or inside it."""
     return name == module or within(name, module)

@@ -11,7 +11,7 @@ from senet.models.base import Network
 from senet.models.catalog import CARDS
 from senet.models.description import Surgery
 from senet.models.external import is_external
-from senet.nn.block import SEBlock
+from senet.nn.excitation import ExcitationBlock
 
 CARD_FILE = "README.md"
 GENERATED = "<!-- Written by senet. Delete this line and the next save leaves this file as you changed it. -->"
@@ -36,7 +36,7 @@ def write_card(model: Network, surgery: Surgery, folder: Path, metrics: Mapping[
 
 def model_card_of(model: Network, surgery: Surgery, metrics: Mapping[str, float]) -> ModelCard:
     """Return the model card of a network."""
-    has_se = any(isinstance(module, SEBlock) for module in model.modules())
+    has_se = any(isinstance(module, ExcitationBlock) for module in model.modules())
     data = ModelCardData(
         library_name="senet",
         pipeline_tag="image-classification",

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from senet.data.preprocessing import Preprocessing
 from senet.models.config import ModelConfig
 from senet.models.description import Surgery
-from senet.nn.block import SEBlock
 from senet.weights.layouts import Layout, State
 
 WEIGHTS_FILE = "model.safetensors"
@@ -27,7 +26,7 @@ class Checkpoint:
             library that this library does not have.
         preprocessing: how the network wants its images, if the source says it.
         class_names: of the outputs, if the source says it.
-        block: the class of the SE blocks that the weights were trained in, if `config` is known.
+        block: the class of the SE blocks that the weights were trained in, if it is not what `config` describes.
         notes: what was left out of the file, a phrase each.
     """
 
@@ -40,7 +39,7 @@ class Checkpoint:
     name: str | None = None
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] | None = None
-    block: str = SEBlock.__name__
+    block: str | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -2,21 +2,17 @@
 
 import re
 from collections.abc import Collection, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import get_args
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from senet.errors import NotFiniteError, SenetError
-from senet.models.base import Network, SEUnit
-from senet.models.build import skeleton
-from senet.models.catalog import model_card
-from senet.models.description import block_class
-from senet.nn.attached import AttachedSE
-from senet.nn.block import Placement, SEBlock
+from senet.models.base import Network
+from senet.models.description import block_class, usual_block
+from senet.nn.attached import attached_blocks
 from senet.weights.checkpoint import Checkpoint
+from senet.weights.fitting_se import drop_factors, fit_se, gate_of
 from senet.weights.layouts import State
 from senet.weights.matching import Adapt, has_se
 from senet.weights.tensors import COUNTERS
@@ -30,13 +26,13 @@ class Fitted:
         state: the tensors, one for each of the network's.
         notes: what was changed to make them fit, a phrase each.
         new_classifier: whether the classifier is the network's own.
-        factor: of the gates of the network's own SE blocks.
+        gate: of the network's own SE blocks; None for another library's network.
     """
 
     state: State
     notes: tuple[str, ...]
     new_classifier: bool
-    factor: float = 1.0
+    gate: str | None = None
 
 
 @torch.no_grad()
@@ -51,8 +47,9 @@ def fit(checkpoint: Checkpoint, model: nn.Module, adapt: Collection[Adapt] = ())
     Raises:
         SenetError: they do not fit.
     """
-    source, expected, factor = checkpoint.source, dict(model.state_dict()), 1.0
+    source, expected, gate = checkpoint.source, dict(model.state_dict()), None
     state, notes = plain_state(checkpoint.state, expected, source)
+    factor = drop_factors(state)
     notes += keep_inserted(state, model)
     if isinstance(model, Network):
         check_blocks(model, checkpoint)
@@ -62,23 +59,19 @@ def fit(checkpoint: Checkpoint, model: nn.Module, adapt: Collection[Adapt] = ())
     notes += classifier
     if isinstance(model, Network):
         notes += fit_input(state, model, source, "input" in adapt)
-        fitted, factor = fit_se(state, model, source)
+        fitted, gate = fit_se(state, model, source)
+        gate = gate or gate_of(checkpoint, model, factor)
         notes += fitted
-        expected = {key: tensor for key, tensor in expected.items() if key not in factor_keys(model)}
     check_fit(state, expected, source)
     notes += rounded(state, expected, source)
-    return Fitted(state=state, notes=tuple(notes), new_classifier=bool(classifier), factor=factor)
-
-
-def factor_keys(model: nn.Module) -> set[str]:
-    """Return the names of the factors of a network's own gates, which `set_factor` sets."""
-    return {f"{name}.factor" for name in own_blocks(model)}
+    return Fitted(state=state, notes=tuple(notes), new_classifier=bool(classifier), gate=gate)
 
 
 def check_blocks(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Raise a SenetError for weights that are known to be of SE blocks of another class than the model's."""
-    own, theirs = block_class(model), checkpoint.block
-    if checkpoint.config is not None and has_se(checkpoint) and own != theirs:
+    own, theirs, config = block_class(model), checkpoint.block, checkpoint.config
+    if config is not None and has_se(checkpoint) and own != theirs:
+        own, theirs = (name or usual_block(config).__name__ for name in (own, theirs))
         raise SenetError(
             f"{checkpoint.source} has weights of SE blocks of class {theirs}, the model has {own}; create the network "
             f"with {theirs} and call load_weights"
@@ -192,26 +185,12 @@ def keep_inserted(state: State, model: nn.Module) -> list[str]:
     Returns:
         What was done.
     """
-    names = inserted_names(model)
+    names = list(attached_blocks(model))
     inside = tuple(f"{name}." for name in names)
     if not names or any(key.startswith(inside) for key in state):
         return []
     state.update({key: tensor for key, tensor in model.state_dict().items() if key.startswith(inside)})
     return [f"{len(names)} inserted SE blocks keep their gates: the weights have none of them"]
-
-
-def inserted_names(model: nn.Module) -> list[str]:
-    """Return the names of a network's inserted SE blocks."""
-    return [name for name, module in model.named_modules() if isinstance(module, AttachedSE)]
-
-
-def own_blocks(model: nn.Module) -> dict[str, SEBlock]:
-    """Return a network's SE blocks by name, without inserted ones."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, SEBlock) and not isinstance(module, AttachedSE)
-    }
 
 
 def fit_classifier(state: State, model: Network, source: str, start_new: bool) -> list[str]:
@@ -310,162 +289,3 @@ def fit_input(state: State, model: Network, source: str, convert: bool) -> list[
         repeated = weight.repeat(1, -(-channels // theirs), 1, 1)[:, :channels]
         state[key] = repeated * (theirs / channels)
     return [f"the first convolution is converted from {theirs} to {channels} channels"]
-
-
-def fit_se(state: State, model: Network, source: str) -> tuple[list[str], float]:
-    """Fit the SE layers to the model's blocks: zero biases where there were none, hidden units added that do nothing.
-
-    Args:
-        state: our keys; changed in place.
-        model: the network.
-        source: for messages.
-
-    Returns:
-        What was done, and the factor that the model's gates must have.
-
-    Raises:
-        SenetError: the SE blocks cannot be fitted; the sentence says which option would match.
-    """
-    blocks, inserted = own_blocks(model), tuple(f"{site}." for site in inserted_names(model))
-    own_keys = [key for key in state if not key.startswith(inserted)] if inserted else list(state)
-    factors = [state.pop(key).item() for key in own_keys if key.endswith(".se.factor")]
-    theirs = {key.rpartition(".fc1.")[0] for key in own_keys if key.endswith(".se.fc1.weight")}
-    if not blocks:
-        if theirs:
-            name = model.config.name
-            remedy = f"create {model_card(name).twin}" if model_card(name).twin else "create a network with SE"
-            raise SenetError(f"{source} has SE blocks, {name} has none; {remedy}")
-        return [], 1.0
-    if not theirs:
-        return start_as_identity(state, model, source)
-    if theirs != set(blocks):
-        differing = sorted(theirs.symmetric_difference(blocks))
-        whole_stages = {name.split(".")[0] for name in differing}.isdisjoint(
-            n.split(".")[0] for n in theirs & set(blocks)
-        )
-        remedy = (
-            "create it with the SEOptions.stages of the weights, which create_model without se reads off"
-            if whole_stages
-            else "the file is incomplete or of another network"
-        )
-        raise SenetError(
-            f"{source} has {len(theirs)} SE blocks, the model {len(blocks)} ({differing[0]}, ...); {remedy}"
-        )
-    done = fit_biases(state, blocks, source) + fit_hidden_widths(state, model, source)
-    return done, factors[0] if factors else 1.0
-
-
-def fit_biases(state: State, blocks: dict[str, SEBlock], source: str) -> list[str]:
-    """Add zero biases to SE layers if none of them has any."""
-    added, some = 0, any(f"{name}.{fc}.bias" in state for name in blocks for fc in ("fc1", "fc2"))
-    for name, block in blocks.items():
-        for fc in ("fc1", "fc2"):
-            key, weight = f"{name}.{fc}.bias", state.get(f"{name}.{fc}.weight")
-            if block.fc1.bias is None and key in state:
-                raise SenetError(
-                    f"{source} has biases in its SE layers, the model has none; create it with SEOptions(bias=True)"
-                )
-            if block.fc1.bias is not None and not some and weight is not None:
-                state[key] = weight.new_zeros(weight.shape[0])
-                added += 1
-    return [f"{added} SE layers without biases get zero biases"] if added else []
-
-
-def placement_of(state: State, model: Network) -> str:
-    """Return the SE option with which the model's blocks would have the channels of the weights."""
-    channels = {key: tensor.shape[1] for key, tensor in state.items() if key.endswith(".se.fc1.weight")}
-    for placement in get_args(Placement):
-        with suppress(SenetError):  # a place that this network does not have
-            other = skeleton(replace(model.config, se=replace(model.config.se, placement=placement)))
-            if {f"{name}.fc1.weight": block.channels for name, block in own_blocks(other).items()} == channels:
-                return f"SEOptions(placement={placement!r})"
-    return "the placement that it was saved with"
-
-
-def fit_hidden_widths(state: State, model: Network, source: str) -> list[str]:
-    """Add hidden units where the weights have fewer than the model: its own, with no weight behind them."""
-    blocks, widths = own_blocks(model), {}
-    for name, block in blocks.items():
-        shape = state[f"{name}.fc1.weight"].shape
-        if len(shape) != 4 or 0 in shape:
-            raise SenetError(
-                f"{source} does not fit: {name}.fc1.weight is {tuple(shape)} there, which is no 1x1 convolution"
-            )
-        widths[name], channels = shape[:2]
-        if channels != block.channels:
-            raise SenetError(
-                f"{source} has SE on {channels} channels at {name}, the model on {block.channels}; "
-                f"create it with {placement_of(state, model)}"
-            )
-    too_wide = [name for name, block in blocks.items() if widths[name] > block.hidden_channels]
-    if too_wide:
-        name = too_wide[0]
-        ratio = max(1, min(block.channels // widths[name] for name, block in blocks.items()))
-        raise SenetError(
-            f"{source} has {widths[name]} hidden units in {name}, the model {blocks[name].hidden_channels}; "
-            f"create it with SEOptions(reduction={ratio})"
-        )
-    narrow = {name: block for name, block in blocks.items() if widths[name] < block.hidden_channels}
-    for name, block in narrow.items():
-        added = {key: tensor.to(state[f"{name}.fc1.weight"]) for key, tensor in block.state_dict().items()}
-        width = widths[name]
-        state[f"{name}.fc1.weight"] = torch.cat((state[f"{name}.fc1.weight"], added["fc1.weight"][width:]))
-        if "fc1.bias" in added:
-            state[f"{name}.fc1.bias"] = torch.cat((state[f"{name}.fc1.bias"], added["fc1.bias"][width:]))
-        without_effect = added["fc2.weight"][:, width:].zero_()
-        state[f"{name}.fc2.weight"] = torch.cat((state[f"{name}.fc2.weight"], without_effect), 1)
-    return [f"{len(narrow)} SE blocks get hidden units with no effect"] if narrow else []
-
-
-def start_as_identity(state: State, model: Network, source: str) -> tuple[list[str], float]:
-    """Add SE layers to the weights of a plain network so that its outputs stay what they are, bit for bit.
-
-    The last layer of every block becomes zero. A sigmoid gate is then one half, exactly, and the affine layers in front
-    of it are doubled; a network where that is not possible everywhere gets gates with a factor of 2 instead. A ReLU
-    gate becomes one by its bias.
-
-    Args:
-        state: our keys; changed in place.
-        model: the network.
-        source: for messages.
-
-    Returns:
-        What was done, and the factor that the model's gates must have.
-
-    Raises:
-        SenetError: no weights make this gate the identity.
-    """
-    names = {module: name for name, module in model.named_modules()}
-    units = [module for module in model.modules() if isinstance(module, SEUnit) and isinstance(module.se, SEBlock)]
-    blocks = {names[unit.se]: unit.se for unit in units if isinstance(unit.se, SEBlock)}
-    expected = model.state_dict()
-    unknown = [key for key in state if key not in expected]
-    if unknown:  # gates of another kind would be lost
-        raise SenetError(
-            f"{source} is of another network: it has {len(unknown)} keys that the model lacks ({unknown[0]}, ...), so "
-            "SE cannot start as the identity; create the network it was saved from"
-        )
-    options = model.config.se
-    one_by_bias = options.gate == "relu" and options.bias
-    if not one_by_bias and options.gate not in ("sigmoid", "hard_sigmoid"):
-        raise SenetError(
-            f"{source} is of a plain network, and a {options.gate} gate{'' if options.bias else ' without biases'} "
-            "cannot start as the identity; create the model with another SEOptions.gate"
-        )
-    for name, block in blocks.items():
-        own = {key: tensor.detach().clone() for key, tensor in block.state_dict().items() if key != "factor"}
-        own["fc2.weight"].zero_()
-        if "fc2.bias" in own:
-            own["fc2.bias"].fill_(1.0 if one_by_bias else 0.0)
-        state.update({f"{name}.{key}": tensor for key, tensor in own.items()})
-    done = [f"{len(blocks)} SE blocks start as the identity"]
-    if one_by_bias:
-        return done, 1.0
-    affine = [unit.affine_before_se() for unit in units]
-    if not all(affine):
-        return done, 2.0
-    for module in (module for layers in affine for module in layers):
-        for key in (f"{names[module]}.{leaf}" for leaf in ("weight", "bias")):
-            if key in state:
-                state[key] = state[key] * 2
-    return done, 1.0

@@ -14,9 +14,10 @@ from senet.files import write_json, written_beside
 from senet.models.base import Network
 from senet.models.build import skeleton, surgery_of
 from senet.models.config import ModelConfig, config_from_dict, config_to_dict
-from senet.models.description import Surgery, block_class, describe, surgery_from_dict, surgery_to_dict
+from senet.models.description import Surgery, block_class, describe, surgery_from_dict, surgery_to_dict, usual_block
 from senet.nn.attached import plain_class
-from senet.nn.block import SEBlock, SEOptions
+from senet.nn.block import SEOptions
+from senet.nn.excitation import ExcitationBlock
 from senet.weights.card import write_card
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from senet.weights.hub import Upload, upload_model_folder
@@ -81,8 +82,12 @@ def check_readable(model: Network, surgery: Surgery) -> None:
     for name, options in (("config.se", config.se), ("inserted blocks' options", surgery.inserted_se)):
         if type(options) is not SEOptions:
             raise SenetError(f"{refused}: its {name} is of class {type(options).__name__}; {remedy}")
-    if block != SEBlock.__name__:
-        raise SenetError(f"{refused}: it has blocks of class {block}, which would come back as SEBlock; {remedy}")
+    if block is not None:
+        usual = usual_block(config).__name__
+        raise SenetError(
+            f"{refused}: it has blocks of class {block}, which would come back as {usual}; {remedy}, or register the "
+            "class by senet.register_excitation"
+        )
     try:
         texts = json.dumps(config_to_dict(config)), json.dumps(surgery_to_dict(surgery))
     except TypeError as error:
@@ -101,7 +106,7 @@ def parts(model: nn.Module) -> dict[str, object]:
     dropout and identities, which are the same in evaluation mode.
     """
     modules = dict(model.named_modules())
-    blocks = {name: repr(module) for name, module in modules.items() if isinstance(module, SEBlock)}
+    blocks = {name: repr(module) for name, module in modules.items() if isinstance(module, ExcitationBlock)}
     without_tensors = {
         name: plain_class(module).__name__
         for name, module in modules.items()

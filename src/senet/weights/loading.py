@@ -14,8 +14,10 @@ from senet.models.base import Network
 from senet.models.build import surgery_of
 from senet.models.catalog import Card, model_card
 from senet.models.config import ModelConfig
+from senet.nn.attached import attached_blocks
 from senet.weights.checkpoint import Checkpoint
-from senet.weights.fitting import Fitted, fit, inserted_names, own_blocks
+from senet.weights.fitting import Fitted, fit
+from senet.weights.fitting_se import own_blocks
 from senet.weights.matching import Adapt, check_network, check_options, check_surgery, number_of_classes
 from senet.weights.reading import read
 from senet.weights.tensors import COUNTERS
@@ -97,9 +99,9 @@ def load(model: nn.Module, fitted: Fitted, checkpoint: Checkpoint) -> LoadReport
     """
     about = cast(Any, model)
     if isinstance(model, Network):
-        set_factor(model, 1.0)
         model.load_state_dict(fitted.state)
-        set_factor(model, fitted.factor)
+        if fitted.gate is not None:
+            set_gate(model, fitted.gate)
         model.preprocessing = preprocessing_of(checkpoint, model_card(model.config.name)).with_channels(model.in_chans)
     else:
         model.load_state_dict(fitted.state)
@@ -120,15 +122,13 @@ def preprocessing_of(checkpoint: Checkpoint, card: Card) -> Preprocessing:
 
 def trunk_names(model: nn.Module) -> list[str]:
     """Return the names of a module's tensors, without counters and inserted blocks."""
-    inserted = tuple(f"{name}." for name in inserted_names(model))
+    inserted = tuple(f"{name}." for name in attached_blocks(model))
     return [name for name in model.state_dict() if not (COUNTERS.search(name) or name.startswith(inserted))]
 
 
-def set_factor(model: Network, factor: float) -> None:
-    """Set the factor of every gate that was not inserted, and say so in the network's configuration."""
-    blocks = own_blocks(model).values()
-    for block in blocks:
-        block.set_factor(factor)
-        block.to(block.fc1.weight.device)
-    if blocks:
-        model.config = replace(model.config, se=replace(model.config.se, factor=factor))
+def set_gate(model: Network, gate: str) -> None:
+    """Set the gate of every block that was not inserted, and say so in the network's configuration."""
+    if gate != model.config.se.gate:
+        for block in own_blocks(model).values():
+            block.set_gate(gate)
+        model.config = replace(model.config, se=replace(model.config.se, gate=gate))

@@ -13,12 +13,13 @@ from senet.models.config import ModelConfig
 from senet.models.description import Surgery
 from senet.models.external import is_external
 from senet.nn.block import SEOptions
+from senet.ops.gates import GATES
 from senet.weights.checkpoint import Checkpoint
 from senet.weights.layouts import TORCHVISION, State, is_first_layer, stranger
 
 NOT_OF_THE_WEIGHTS = ("dropout", "zero_init_last", "shake_forward", "shake_backward")
 """Options with which the same weights compute the same outputs in evaluation mode: these may differ, and no others."""
-ADAPTABLE_SE = ("reduction", "bias", "factor")
+ADAPTABLE_SE = ("reduction", "bias")
 """SE options to which weights are fitted exactly, see `fit_se`: these may differ, and no others."""
 
 Adapt = Literal["classifier", "input"]
@@ -130,7 +131,9 @@ def se_options(state: State) -> SEOptions:
     if not shapes:
         return SEOptions()
     bias = any(key.endswith(".se.fc1.bias") for key in state)
-    return SEOptions(reduction=reduction_of(shapes), bias=bias, stages=stages_of(state))
+    doubled = any(state[key].item() == 2 for key in state if key.endswith(".se.factor"))  # of "senet/1"
+    gate = "sigmoid_x2" if doubled else "sigmoid"
+    return SEOptions(reduction=reduction_of(shapes), gate=gate, bias=bias, stages=stages_of(state))
 
 
 def stages_of(state: State) -> tuple[int, ...] | None:
@@ -241,10 +244,17 @@ def check_surgery(surgery: Surgery, checkpoint: Checkpoint) -> None:
         check_se_options("inserted_se", surgery.inserted_se, stated.inserted_se, source, ())
 
 
+def doubles(a: str, b: str) -> bool:
+    """Whether two gates are the same, or one is twice the other: a network then takes that of the weights."""
+    return b in (a, GATES[a].doubled) or a == GATES[b].doubled
+
+
 def check_se_options(name: str, own: SEOptions, theirs: SEOptions, source: str, adaptable: Collection[str]) -> None:
     """Raise a SenetError for the first SE option in which weights and model differ, unless it is adaptable."""
     for option in (each.name for each in fields(theirs) if each.name not in adaptable):
         stored = getattr(theirs, option)
+        if option == "gate" and adaptable and doubles(own.gate, stored):
+            continue
         if getattr(own, option) != stored:
             asked = f"SEOptions({option}={stored!r})" if name == "se" else f"blocks inserted with {option}={stored!r}"
             raise SenetError(

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from senet.data.preprocessing import Preprocessing, of_timm
-from senet.errors import HubError, MissingFileError, SenetError, nearest
+from senet.errors import HubError, MissingExtraError, MissingFileError, SenetError, nearest
 from senet.models.catalog import CARDS, model_card
 from senet.models.config import ModelConfig, config_from_dict, se_from_dict
 from senet.models.description import FORMATS, surgery_from_dict
 from senet.models.external import preprocessing_from_torchvision
-from senet.nn.block import SEBlock, SEOptions
+from senet.nn.block import SEOptions
+from senet.plugins import check_imported
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint
 from senet.weights.hub import FILES, Download, fetch_model_folder, is_hub_id
 from senet.weights.layouts import CAFFE, SENET, Layout, State, find_layout, recognize
@@ -168,7 +169,11 @@ def read_description(path: Path, text: str | None = None) -> dict[str, Any]:
         SenetError: it is neither what `save_pretrained` nor what timm writes.
     """
     try:
-        return parse_description(json.loads(path.read_text() if text is None else text))
+        values = json.loads(path.read_text() if text is None else text)
+        check_imported(values.get("requires", ()), str(path))
+        return parse_description(values)
+    except MissingExtraError:  # of a module that registers what the network consists of
+        raise
     except (SenetError, ValueError, KeyError, TypeError, AttributeError) as error:
         if text is not None:
             raise SenetError(
@@ -193,7 +198,7 @@ def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
         "surgery": surgery_from_dict(values.get("surgery", values["model"])),
         "preprocessing": Preprocessing(**values["preprocessing"]),
         "class_names": None if names is None else tuple(names),
-        "block": values.get("block", SEBlock.__name__),
+        "block": values.get("block"),
     }
 
 

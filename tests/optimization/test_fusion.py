@@ -1,7 +1,9 @@
-"""Networks optimized for training against themselves as they were."""
+"""Fused networks against the same networks layer by layer."""
 
 import copy
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -21,13 +23,13 @@ from senet.models.catalog import list_models
 from senet.models.resnet import cifar_resnet, imagenet_resnet
 from senet.nn import fused
 from senet.nn.block import SEOptions
-from senet.optimization import optimize
+from senet.optimization.fusion import fuse, unfuse
 
 EXACT = 1e-9
 NOISE = 1e-13
 """Of the largest gradient: rounding errors of gradients that are zero, as of a convolution's bias before BatchNorm."""
 
-OURS = (
+SENET = (
     *("cifar_se_resnet20", "cifar_se_preact_resnet110", "cifar_se_preact_resnet164", "cifar_se_wrn16_8"),
     *("cifar_se_shake_shake26_2x96d", "cifar_se_shake_even29_2x4x64d", "se_resnet18", "se_resnet50"),
     *("se_resnext50_32x4d", "senet154", "se_vgg16_bn", "se_mobilenet_v1", "se_shufflenet_v1_g3", "se_bn_inception"),
@@ -80,7 +82,7 @@ def built(build: Callable[[], nn.Module]) -> nn.Module:
     return on_cpu_with_random_weights(lambda: shortened(build())).double()
 
 
-def of_ours(name: str) -> Network:
+def of_senet(name: str) -> Network:
     return built(lambda: create_model(name, num_classes=10))
 
 
@@ -133,18 +135,18 @@ def assert_same_step(actual: nn.Module, expected: nn.Module, x: Tensor, toleranc
         assert_close(buffers[name], buffer, name, EXACT)
 
 
-def assert_optimizing_changes_nothing(model: nn.Module, x: Tensor, tolerance: float = EXACT) -> None:
+def assert_fusing_changes_nothing(model: nn.Module, x: Tensor, tolerance: float = EXACT) -> None:
     plain = copy.deepcopy(model)
     classes = [type(m) for m in model.modules()]
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    assert optimize(model, for_="training") is model
+    assert fuse(model) is model
     again = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     assert again.keys() == tensors.keys()
     assert all(again[name] is tensor for name, tensor in tensors.items())
     assert list(model.state_dict()) == list(plain.state_dict())
     for training in (True, False):
         assert_same_step(model.train(training), plain.train(training), x, tolerance)
-    assert optimize(model, for_="training", fused=False) is model
+    assert unfuse(model) is model
     assert [type(m) for m in model.modules()] == classes
     model.load_state_dict(plain.state_dict())  # there may be rounding errors
     with torch.no_grad():
@@ -153,7 +155,7 @@ def assert_optimizing_changes_nothing(model: nn.Module, x: Tensor, tolerance: fl
 
 @pytest.fixture(autouse=True)
 def _fuse_small_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "LEAST_VALUES", 0)
+    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL", 0)
 
 
 @pytest.fixture
@@ -170,7 +172,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return seen
 
 
-# ---- our networks ----------------------------------------------------------------------------------------------------
+# ---- senet ----------------------------------------------------------------------------------------------------
 
 
 def test_every_kind_is_covered():
@@ -179,17 +181,20 @@ def test_every_kind_is_covered():
     def kind(name: str) -> str:
         return name.removeprefix("cifar_").rstrip("0123456789_x-d")
 
-    covered = {kind(name) for name in OURS} | {kind(name.replace("se_", "")) for name in OURS}
+    covered = {kind(name) for name in SENET} | {kind(name.replace("se_", "")) for name in SENET}
     assert not sorted({kind(name) for name in list_models()} - covered)
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_our_networks(name, calls):
-    assert_optimizing_changes_nothing(of_ours(name), images(side_of(name)))
+@pytest.mark.parametrize("name", SENET)
+def test_senets_networks(name, calls):
+    assert_fusing_changes_nothing(of_senet(name), images(side_of(name)))
     assert len(calls) >= (6 if "_se_" in f"_{name}" else 2)
 
 
-PLACEMENTS, GATES = ("standard", "pre", "post", "identity", "3x3"), ("sigmoid", "tanh", "relu", "hard_sigmoid")
+PLACEMENTS, GATES = (
+    ("standard", "pre", "post", "identity", "3x3"),
+    ("sigmoid", "tanh", "relu", "hard_sigmoid", "sigmoid_x2"),
+)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -202,38 +207,38 @@ def test_placements(placement, calls):
         partial(cifar_resnet, 20, pre_activation=True, bottleneck=True, se=se),
     )
     for build in builds:
-        assert_optimizing_changes_nothing(built(build), images(32))
+        assert_fusing_changes_nothing(built(build), images(32))
     assert calls
 
 
 @pytest.mark.parametrize(("gate", "squeeze"), product(GATES, ("avg", "max", "none")))
 def test_gates(gate, squeeze):
     torch.manual_seed(0)
-    model = cifar_resnet(8, se=SEOptions(gate=gate, squeeze=squeeze, reduction=4, factor=1.5)).double()
+    model = cifar_resnet(8, se=SEOptions(gate=gate, squeeze=squeeze, reduction=4)).double()
     randomize(model)
     tolerance = 1e-6 if gate == "hard_sigmoid" else EXACT  # PyTorch's gradient of it has float32's 1/6
-    assert_optimizing_changes_nothing(model, images(16), tolerance)
+    assert_fusing_changes_nothing(model, images(16), tolerance)
 
 
-# ---- others' networks ------------------------------------------------------------------------------------------------
+# ---- other libraries ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TIMM)
 def test_timm(name, calls):
-    assert_optimizing_changes_nothing(of_timm(name), images(32))
+    assert_fusing_changes_nothing(of_timm(name), images(32))
     assert len(calls) >= 6
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision(name, calls):
     model = built(lambda: getattr(torchvision.models, name)(num_classes=10))
-    assert_optimizing_changes_nothing(model, images(32))
+    assert_fusing_changes_nothing(model, images(32))
     assert len(calls) >= 12
 
 
 def test_each_block_is_one_call(calls):
     """Or two with its inner layers; the first is the stem."""
-    model = optimize(of_timm("seresnet18"), for_="training")
+    model = fuse(of_timm("seresnet18"))
     model(images(32))
     blocks = [m for m in model.modules() if isinstance(m, timm.models.resnet.BasicBlock)]
     assert len(calls) == 1 + 2 * len(blocks)
@@ -244,7 +249,7 @@ def test_hooks_of_timm_are_called(name):
     model = of_timm("seresnet18")
     expected = copy.deepcopy(model)(images(32))
     seen = []
-    block = optimize(model, for_="training").layer2[0]
+    block = fuse(model).layer2[0]
     block.get_submodule(name).register_forward_hook(lambda *_: seen.append(name))
     torch.testing.assert_close(model(images(32)), expected)
     assert seen == [name]
@@ -253,47 +258,50 @@ def test_hooks_of_timm_are_called(name):
 @pytest.mark.parametrize("name", ["bn3", "se.fc1", "act3"])
 def test_hooks_of_timms_bottlenecks_are_called(name):
     seen = []
-    model = optimize(of_timm("seresnet50"), for_="training")
+    model = fuse(of_timm("seresnet50"))
     model.layer1[1].get_submodule(name).register_forward_hook(lambda *_: seen.append(name))
     model.train()(images(32)).sum().backward()
     assert seen == [name]
 
 
 def test_copies_and_pickles():
-    model = optimize(of_timm("seresnet18"), for_="training").eval()
+    model = fuse(of_timm("seresnet18")).eval()
     expected = model(images(32))
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert [type(m) for m in twin.modules()] == [type(m) for m in model.modules()]
         assert torch.equal(twin(images(32)), expected)
 
 
-def test_again_and_again():
-    """Twice on is on, and twice off is off."""
+def test_fusing_and_unfusing_twice():
     model = of_timm("seresnet18").eval()
     x = images(32)
     expected = model(x)
     for value in (False, True, True, False, False):
-        assert torch.equal(optimize(model, for_="training", fused=value)(x), expected) or value
+        assert torch.equal((fuse if value else unfuse)(model)(x), expected) or value
         torch.testing.assert_close(model(x), expected)
 
 
 def test_a_shortcut_that_does_nothing():
     model = of_timm("seresnet18")
     model.layer1[0].downsample = nn.Sequential()
-    assert_optimizing_changes_nothing(model, images(32))
+    assert_fusing_changes_nothing(model, images(32))
 
 
 def test_a_model_without_a_known_block():
     for model in (nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), nn.Linear(2, 2)):
         classes = [type(m) for m in model.modules()]
-        with pytest.raises(SenetError, match="has no block that can run fused; known are ours and timm"):
-            optimize(model, for_="training")
+        with pytest.raises(SenetError, match=r"has no block that can run fused; known .* senet\.create_model and timm"):
+            fuse(model)
+        with pytest.raises(SenetError, match="has no block that can run fused"):
+            unfuse(model)
         assert [type(m) for m in model.modules()] == classes
 
 
-def test_bad_arguments():
-    model = nn.Linear(2, 2)
-    with pytest.raises(SenetError, match="for_ is 'train'; expected one of training, inference"):
-        optimize(model, for_="train")
-    with pytest.raises(SenetError, match="option of for_='training' is 'backend'; expected one of fused"):
-        optimize(model, for_="training", backend="openvino")
+def test_timms_blocks_are_found_without_importing_timm():
+    code = (
+        "import sys, torchvision, senet\n"
+        "model = senet.fuse(torchvision.models.resnet18())\n"
+        "print(type(model.layer1[0]).__name__, 'timm' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["FusedTorchvisionBasicBlock", "False"]
