@@ -19,7 +19,7 @@ from senet.models.external import build_external, is_external, tag_of
 from senet.nn.block import SEOptions
 from senet.weights.checkpoint import Checkpoint
 from senet.weights.fitting import fit
-from senet.weights.folder import PACKAGED, packaged_weights
+from senet.weights.folder import packaged_folder, packaged_weights
 from senet.weights.hub import FILES, Download, is_hub_id
 from senet.weights.layouts import TORCHVISION
 from senet.weights.loading import LoadReport, load, trunk_names
@@ -165,7 +165,7 @@ def read_weights(name: str, weights: str | Path, *, layout: str | None = None, k
         raise SenetError(f"weights is {str(weights)!r}, but {name} means the weights {tag_of(name)!r}; leave one out")
     tags = packaged_weights(name)
     if str(weights) in tags:
-        return read(PACKAGED / name / str(weights), layout=layout, key=key)
+        return read(packaged_folder(name, str(weights)), layout=layout, key=key)
     if not is_source(weights):
         raise SenetError(
             f"weights is {str(weights)!r}; expected a tag of the package (for {name}: {', '.join(tags) or 'none'}), "

@@ -41,7 +41,7 @@ def test_ablation_is_evaluation_of_the_network_without_the_gate(digits_run, by):
 
 
 def test_ablation_leaves_the_model_as_it_was():
-    model = senet.create_model("cifar_se_resnet20", weights="cifar10")
+    model = senet.from_pretrained("cifar_se_resnet20")
     data = [(images(4, 32), torch.arange(4))]
     study = ablate_blocks(model, data, by="one")
     assert len(study.blocks) == 9
@@ -49,7 +49,7 @@ def test_ablation_leaves_the_model_as_it_was():
 
 
 def test_ablation_by_mean_wants_the_recording_of_the_same_network():
-    model = senet.create_model("cifar_se_resnet20", weights="cifar10")
+    model = senet.from_pretrained("cifar_se_resnet20")
     data = [(images(4, 32), torch.arange(4))]
     with pytest.raises(SenetError, match="by is 'mean' without a recording"):
         ablate_blocks(model, data)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import senet
 from senet import SEBlock, SenetError, prune_se, record_excitations
 from senet.analysis.gates import find_blocks, gate_module
+from senet.models.build import surgery_of
 
 
 def images(number: int = 4, side: int = 64, seed: int = 0) -> Tensor:
@@ -95,13 +96,13 @@ def test_inserted_blocks_are_pruned_too(tmp_path):
     report = prune_se(model, recording, ["SE_2_1", "layer4.1.bn2.se"], example=x)
     assert report.folded_into == ("layer1.0.bn2", "layer4.1.bn2")
     assert torch.equal(model(x), plain(x))  # they started at one
-    assert len(model.config.inserted) == 6
+    assert len(surgery_of(model).inserted) == 6
     senet.save_pretrained(model, tmp_path / "model")
     assert torch.equal(senet.from_pretrained(tmp_path / "model")(x), plain(x))
 
 
 def test_a_pruned_model_is_saved_and_read_and_trained(tmp_path):
-    model = senet.create_model("cifar_se_resnet20", weights="cifar10")
+    model = senet.from_pretrained("cifar_se_resnet20")
     recording = record_excitations(model, [images(8, 32)])
     report = prune_se(model, recording, ["SE_4_2", "SE_2_3"])
     assert report.blocks == ("SE_4_2", "SE_2_3")
@@ -109,7 +110,7 @@ def test_a_pruned_model_is_saved_and_read_and_trained(tmp_path):
     again = senet.from_pretrained(tmp_path / "model")
     x = images(2, 32)
     assert torch.equal(again(x), model(x))
-    assert again.config.removed == ("layer3.1.se", "layer1.2.se")
+    assert surgery_of(again).removed == ("layer1.2.se", "layer3.1.se")
     assert len(find_blocks(again)) == 7
     fused = senet.fuse(copy.deepcopy(again)).train()
     again.train()
@@ -137,7 +138,7 @@ def test_data_without_accuracy_leave_the_model_as_it_is():
 
 
 def test_gates_that_move_are_not_pruned_by_themselves():
-    model = senet.create_model("cifar_se_resnet20", weights="cifar10")
+    model = senet.from_pretrained("cifar_se_resnet20")
     recording = record_excitations(model, [images(8, 32)])
     last = recording.blocks[-1]
     moving = replace(recording, blocks=(replace(last, variance=last.variance + 0.1),))

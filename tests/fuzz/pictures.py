@@ -42,4 +42,4 @@ def logits_of(model: torch.nn.Module, rgb: np.ndarray) -> torch.Tensor:
 
 def packaged() -> torch.nn.Module:
     """Return the network that answers `senet predict`."""
-    return senet.create_model("cifar_se_resnet20", weights="cifar10")
+    return senet.from_pretrained("cifar_se_resnet20")

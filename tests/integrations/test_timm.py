@@ -173,9 +173,10 @@ def test_pretrained_for_other_classes() -> None:
 
 def test_pretrained_without_weights_is_refused() -> None:
     with pytest.raises(SenetError) as caught:
-        timm.create_model("se_resnet50", pretrained=True)
-    assert_one_sentence(caught, "se_resnet50", "no weights in the package")
-    assert "se_resnet50" not in timm.list_models(pretrained=True)
+        timm.create_model("se_shufflenet_v1_g3", pretrained=True)
+    assert_one_sentence(caught, "se_shufflenet_v1_g3", "no public weights")
+    assert "se_shufflenet_v1_g3" not in timm.list_models(pretrained=True)
+    assert "se_resnet50" in timm.list_models(pretrained=True)
 
 
 @pytest.mark.parametrize("pretrained", [True, False])

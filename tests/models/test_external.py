@@ -13,6 +13,7 @@ from networks import randomize
 from senet.cli import main
 from senet.errors import SenetError
 from senet.factory import create_model, from_pretrained, load_model, names_a_network
+from senet.models.build import surgery_of
 from senet.models.catalog import CARDS
 from senet.weights.loading import load_weights
 
@@ -50,7 +51,7 @@ def libraries(monkeypatch, published):
 def test_a_tag_means_these_weights(name, asked, libraries, published):
     for build in (create_model, from_pretrained, load_model):
         model = build(name)
-        assert not model.training
+        assert model.training == (build is create_model)
         assert type(model).__module__ == f"{name.partition('/')[0]}.models.resnet"
         assert torch.equal(model.layer4[1].conv2.weight, published["layer4.1.conv2.weight"])
         assert model.config.name == name.partition(".")[0]  # what is saved does not download again
@@ -89,7 +90,7 @@ def test_a_name_is_the_same_network_in_every_command(name, libraries, digits_lik
         opened.append(type(load_model(source, **options)))
         raise SenetError("opened")
 
-    for module in ("cli.training", "cli.analysis", "cli.networks", "evaluation", "prediction"):
+    for module in ("cli.training", "cli.analysis", "cli.networks", "evaluation.batches", "evaluation.prediction"):
         monkeypatch.setattr(f"senet.{module}.load_model", noting)
     data, output, photo = str(digits_like), str(tmp_path / "out"), str(digits_like / "val" / "a" / "0.png")
     for words in (
@@ -157,7 +158,9 @@ def test_a_file_of_weights_in_another_librarys_network(tmp_path, published):
     model = timm.create_model("resnet18", num_classes=7)
     with pytest.raises(SenetError, match="has 1000 classes, the model 7; create the model with num_classes=1000"):
         load_weights(model, file)
-    assert load_weights(model, file, adapt=("classifier",)).adaptations == ("the classifier of 7 classes starts anew",)
+    assert load_weights(model, file, adapt=("classifier",)).adaptations == (
+        "the classifier of 7 classes starts at random",
+    )
     for argument, options in (("layout", {"layout": "senet"}), ("adapt", {"adapt": ("input",)})):
         with pytest.raises(SenetError, match=f"{argument}.*has no effect"):
             load_weights(model, file, **options)
@@ -189,7 +192,7 @@ def test_weights_with_inserted_blocks_keep_them(tmp_path):
     senet.save_pretrained(model, tmp_path / "model")
     with pytest.raises(SenetError, match=re.escape("open it with them: senet.from_pretrained(")):
         load_weights(create_model("timm/resnet18"), tmp_path / "model")
-    assert from_pretrained(tmp_path / "model").config.inserted == model.config.inserted
+    assert surgery_of(from_pretrained(tmp_path / "model")) == surgery_of(model)
     other = create_model("timm/resnet18")
     senet.insert_se(other, senet.SEOptions(gate="hard_sigmoid"))
     with pytest.raises(SenetError, match=r"inserted_se.gate='sigmoid'.*create it with blocks inserted with gate="):

@@ -217,7 +217,7 @@ def test_copies_and_pickles():
 
 
 def test_what_a_model_says_of_itself_is_kept():
-    model = senet.create_model("cifar_se_resnet20", weights="cifar10")
+    model = senet.from_pretrained("cifar_se_resnet20")
     optimized = senet.optimize_for_inference(model, backend="eager")
     assert optimized.class_names == model.class_names
     assert optimized.preprocessing == model.preprocessing

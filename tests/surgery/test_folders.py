@@ -12,8 +12,8 @@ from torch import nn
 import senet
 from senet import SenetError, SEOptions, create_model, from_pretrained, insert_se, remove_se, save_pretrained
 from senet.cli import main
-from senet.factory import create_from_weights, find_weights
-from senet.nn.attached import attached_blocks, attached_sites
+from senet.models.build import surgery_of
+from senet.nn.attached import attached_blocks
 from senet.recipes import get_recipe
 
 FOREIGN = {"timm/resnet18": "layer1.0.bn2=64", "torchvision/resnet18": "layer1.0.bn2=64", "timm/convnext_atto": None}
@@ -42,15 +42,17 @@ def test_a_folder_gives_the_same_network_back(name, tmp_path: Path):
     model = create_model(name, num_classes=7)
     report = insert_se(model, SEOptions(reduction=4, gate="hard_sigmoid"), existing="add" if "_se_" in name else "skip")
     excite(model)
-    assert len(model.config.inserted) == len(report.sites)
+    surgery = surgery_of(model)
+    assert len(surgery.inserted) == len(report.sites)
     save_pretrained(model, tmp_path)
     again = from_pretrained(tmp_path)
     assert again.config == model.config
-    assert attached_sites(again) == attached_sites(model) == model.config.inserted
+    assert surgery_of(again) == surgery
+    assert json.loads((tmp_path / "config.json").read_text())["surgery"]["inserted"] == list(surgery.inserted)
     x = torch.randn(2, 3, 64, 64)
     assert torch.equal(again(x), model.eval()(x))
     assert len(remove_se(again).sites) == len(report.sites)
-    assert again.config == replace(model.config, inserted=(), inserted_se=again.config.inserted_se)
+    assert not surgery_of(again)
 
 
 def test_a_run_without_se_goes_on_with_it(tmp_path: Path, capsys):
@@ -68,18 +70,16 @@ def test_a_run_without_se_goes_on_with_it(tmp_path: Path, capsys):
     tuned = replace(plain, epochs=1, weights=str(tmp_path / "with_se"))
     second = senet.train(tuned, tmp_path / "tuned")
     after = from_pretrained(second)
-    assert len(after.config.inserted) == 9
+    assert len(surgery_of(after).inserted) == 9
     blocks = list(attached_blocks(after).values())
     assert any(block.fc2.weight.abs().max() > 0 for block in blocks)
-    assert json.loads((second / "config.json").read_text())["model"]["inserted"] == list(after.config.inserted)
 
 
-def test_fine_tuning_with_other_classes_starts_the_classifier_anew(tmp_path: Path):
+def test_fine_tuning_with_other_classes_starts_a_new_classifier(tmp_path: Path):
     model = create_model("timm/resnet18", num_classes=7)
     insert_se(model)
     save_pretrained(model, tmp_path)
-    config = replace(model.config, num_classes=3)
-    again = create_from_weights(config, find_weights(config.name, tmp_path), se=None, convert_input=False)
+    again = create_model("timm/resnet18", num_classes=3, weights=tmp_path)
     assert again.num_classes == 3
     own, theirs = again.state_dict(), model.state_dict()
     assert {key for key in own if own[key].shape != theirs[key].shape} == {"fc.weight", "fc.bias"}

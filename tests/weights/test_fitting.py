@@ -14,10 +14,9 @@ from senet.errors import SenetError
 from senet.factory import create_model, from_pretrained
 from senet.models.catalog import list_models, model_card
 from senet.nn.block import SEBlock, SEOptions
-from senet.weights.checkpoint import Checkpoint
 from senet.weights.folder import save_pretrained
-from senet.weights.layouts import SENET
 from senet.weights.loading import load_weights
+from senet.weights.matching import se_options
 
 # Every SE network whose plain twin is small enough to run here; the deep ones differ in the number of units alone.
 DEEP = ("101", "152", "110", "164", "56", "44", "32x4d", "resnet34")
@@ -66,7 +65,7 @@ def assert_refused(model, file, *said, **arguments):
 @torch.no_grad()
 def outputs(model, channels=3):
     torch.manual_seed(1)
-    return model(torch.randn(2, channels, *(side_of(model.config.name),) * 2))
+    return model.eval()(torch.randn(2, channels, *(side_of(model.config.name),) * 2))
 
 
 # ---- plain weights in a network with SE ------------------------------------------------------------------------------
@@ -251,7 +250,7 @@ def test_another_number_of_classes_must_be_asked_for(tmp_path):
 
     own = model.fc.weight.clone()
     report = load_weights(model, file, adapt=("classifier",))
-    assert report.adaptations == ("the classifier of 7 classes starts anew",)
+    assert report.adaptations == ("the classifier of 7 classes starts at random",)
     assert torch.equal(model.fc.weight, own)
     assert model.class_names is None
     x = torch.randn(1, 3, 32, 32)
@@ -333,7 +332,7 @@ def test_the_report_says_what_was_done(tmp_path):
 
 def test_what_create_model_adapts_is_logged(tmp_path, caplog):
     create_model("cifar_se_resnet20", num_classes=3, weights=file_of(random_network("cifar_resnet20"), tmp_path))
-    assert "the classifier of 3 classes starts anew" in caplog.text
+    assert "the classifier of 3 classes starts at random" in caplog.text
     assert "9 SE blocks start as the identity" in caplog.text
 
 
@@ -376,20 +375,19 @@ def test_the_reduction_is_read_off_the_widths(name, reduction, tmp_path):
     """Also where max(1, channels // reduction) gives one unit, and where the reduction divides no width."""
     with torch.device("meta"):
         theirs = create_model(name, se=SEOptions(reduction=reduction))
-    checkpoint = Checkpoint(source="weights.pth", raw=dict(theirs.state_dict()), layout=SENET)
+    found = se_options(dict(theirs.state_dict()))
     with torch.device("meta"):
-        ours = create_model(name, se=checkpoint.se_options())
+        ours = create_model(name, se=found)
     shapes = ({key: x.shape for key, x in model.state_dict().items()} for model in (ours, theirs))
     assert next(shapes) == next(shapes)
     if reduction <= (64 if name == "se_resnet18" else 16):
-        assert checkpoint.se_options().reduction == reduction
+        assert found.reduction == reduction
 
 
 def test_stages_are_read_off_too():
     with torch.device("meta"):
         theirs = create_model("cifar_se_resnet20", se=SEOptions(stages=(3, 4)))
-    checkpoint = Checkpoint(source="weights.pth", raw=dict(theirs.state_dict()), layout=SENET)
-    assert checkpoint.se_options() == SEOptions(stages=(3, 4))
+    assert se_options(dict(theirs.state_dict())) == SEOptions(stages=(3, 4))
 
 
 @torch.no_grad()

@@ -158,13 +158,12 @@ def test_incomplete_absent_and_foreign_folders_are_refused(saved: Path):
 
 def test_create_model_takes_folders_files_and_tags(saved: Path, packaged: Path, tmp_path: Path):
     model = create_model(NAME, weights=saved)
-    assert not model.training
+    assert model.training
     assert model.num_classes == 3
     assert torch.equal(model.fc.weight, from_pretrained(saved).fc.weight)
 
     torch.save({"state_dict": model.state_dict()}, tmp_path / "weights.pth")
     from_file = create_model(NAME, num_classes=3, weights=tmp_path / "weights.pth")
-    assert not from_file.training
     assert torch.equal(from_file.fc.weight, model.fc.weight)
 
     assert create_model(NAME, weights="cifar100").class_names[99] == "cifar100 99"
@@ -215,7 +214,7 @@ def test_load_model_takes_folders_and_names(saved: Path, packaged: Path):
     assert load_model(NAME).class_names[0] == "cifar10 0"
     for source, said in (
         (saved / "absent.safetensors", "there is no weights file"),
-        ("se_resnet50", "se_resnet50 has no weights in the package"),
+        ("se_shufflenet_v1_g3", "se_shufflenet_v1_g3 has no public weights"),
         ("cifar_se_resnet21", "the nearest are"),
     ):
         with pytest.raises(SenetError) as caught:

@@ -24,7 +24,7 @@ def test_the_network_that_answers_by_default_has_weights() -> None:
 @pytest.mark.parametrize(("name", "tag"), TAGGED)
 def test_packaged_weights_load_and_are_described(name: str, tag: str) -> None:
     model = senet.create_model(name, weights=tag)
-    assert not model.training
+    assert tag in senet.model_card(name).weights
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
     folder = PACKAGED / name / tag
     assert sum(file.stat().st_size for file in folder.iterdir()) < 2**21
@@ -39,9 +39,9 @@ def test_cifar_se_resnet20() -> None:
     assert model.class_names == CIFAR10_CLASSES
     assert model.preprocessing == CIFAR
     assert json.loads((PACKAGED / "cifar_se_resnet20/cifar10/config.json").read_text())["metrics"]["top1"] >= 87.0
-    anew = senet.create_model("cifar_se_resnet20", num_classes=100, weights="cifar10")
-    assert anew.class_names is None
-    assert torch.equal(anew.layer3[2].conv2.weight, model.layer3[2].conv2.weight)
+    other = senet.create_model("cifar_se_resnet20", num_classes=100, weights="cifar10")
+    assert other.class_names is None
+    assert torch.equal(other.layer3[2].conv2.weight, model.layer3[2].conv2.weight)
 
 
 def test_a_photograph_of_any_size_is_classified_without_naming_a_model(

@@ -5,6 +5,7 @@ import collections
 import datetime
 import decimal
 import enum
+import json
 import re
 import types
 import uuid
@@ -20,6 +21,7 @@ from senet.cli import main
 from senet.errors import SenetError
 from senet.factory import create_model
 from senet.weights.loading import load_weights
+from senet.weights.tensors import read_state
 
 NAME = "cifar_se_resnet20"
 
@@ -321,3 +323,13 @@ def test_no_remedy_is_named_where_blocks_lack_inside_a_stage(state, save):
     file = save({key: tensor for key, tensor in state.items() if not key.startswith("layer2.1.se.")})
     with pytest.raises(SenetError, match=r"8 SE blocks, the model 9 .*; the file is incomplete or of another network$"):
         create_model(NAME, weights=file)
+
+
+@pytest.mark.parametrize(("length", "start"), [(0x180, b"\x80"), (0x4B50, b"PK")])
+def test_a_safetensors_file_that_begins_as_a_pickle_does_is_read(length, start, tmp_path):
+    """Its first eight bytes are the length of its header, any number."""
+    header = json.dumps({"conv1.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).ljust(length)
+    content = length.to_bytes(8, "little") + header.encode() + np.float32(3).tobytes()
+    assert content.startswith(start)
+    (tmp_path / "weights.safetensors").write_bytes(content)
+    assert read_state(tmp_path / "weights.safetensors").tensors["conv1.weight"].item() == 3

@@ -11,11 +11,11 @@ from timm.models import is_model, register_model
 from torch import nn
 
 from senet.errors import SenetError
-from senet.factory import create_model
+from senet.factory import create_model, public_weights
 from senet.integrations.timm_features import wrap
 from senet.models.catalog import CARDS, Card
 from senet.models.config import se_from_dict
-from senet.weights.folder import PACKAGED, packaged_weights
+from senet.weights.folder import packaged_folder, packaged_weights
 
 default_cfgs: dict[str, dict[str, Any]] = {}
 """What timm shall know of a network before it is built; `timm.models.register_model` looks for it under this name."""
@@ -26,7 +26,8 @@ def describe_card(card: Card) -> dict[str, Any]:
     wants = card.preprocessing
     tags = packaged_weights(card.name)
     return {
-        "file": str(PACKAGED / card.name / tags[0]) if tags else None,
+        "file": str(packaged_folder(card.name, tags[0])) if tags else None,
+        "hf_hub_id": card.weights[0] if card.weights and not tags else None,
         "num_classes": card.num_classes,
         "input_size": (wants.in_channels, wants.image_size, wants.image_size),
         "crop_pct": wants.image_size / wants.resize,
@@ -37,16 +38,13 @@ def describe_card(card: Card) -> dict[str, Any]:
 
 
 def find_pretrained(name: str, cfg: Mapping[str, Any]) -> str:
-    """Return the weights that timm means by `pretrained=True`: those of its hub id or folder, or the package's.
+    """Return the weights that timm means by `pretrained=True`: those of its hub id or folder, or the card's first.
 
     Raises:
         SenetError: there are none.
     """
     stated = cfg.get("hf_hub_id") if cfg.get("source") == "hf-hub" else cfg.get("file")
-    tags = packaged_weights(name)
-    if stated is None and not tags:
-        raise SenetError(f"pretrained is True, but {name} has no weights in the package; name a hub id or a folder")
-    return str(stated or tags[0])
+    return str(stated or public_weights(name))
 
 
 def read_cfg(name: str, stated: Any, overlay: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -61,7 +59,7 @@ def read_cfg(name: str, stated: Any, overlay: Mapping[str, Any] | None) -> dict[
             raise SenetError(
                 f"{name} has no weights {stated!r} in the package; its tags are {', '.join(tags) or 'none'}"
             )
-        stated = {"file": str(PACKAGED / name / stated)}
+        stated = {"file": str(packaged_folder(name, stated))}
     values = stated if isinstance(stated, Mapping) else vars(stated) if stated else {}
     return {**values, **(overlay or {})}
 
@@ -107,7 +105,7 @@ def entrypoint(name: str) -> Callable[..., nn.Module]:
         if global_pool is not None:
             model.reset_classifier(model.num_classes, "avg" if global_pool == "fast" else global_pool)
         if not features_only:
-            return model.train()
+            return model
 
         return wrap(model, **wanted)
 

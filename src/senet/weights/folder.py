@@ -156,3 +156,8 @@ def packaged_weights(name: str) -> list[str]:
     """Return the tags of the weights that come with the package for a network."""
     folder = PACKAGED / name
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+
+
+def packaged_folder(name: str, tag: str) -> Path:
+    """Return the model folder of weights that come with the package."""
+    return PACKAGED / name / tag

@@ -98,7 +98,8 @@ def read_state(path: Path, key: str | None = None, names: Collection[str] = ()) 
         start = file.read(40)
     if start.startswith(b"version https://git-lfs"):
         raise SenetError(f"{path} is a pointer of Git LFS, not the file itself; run `git lfs pull`")
-    pickled = start.startswith((b"PK", b"\x80"))  # a zip archive, or a bare pickle
+    # A zip archive or a bare pickle; the first eight bytes of a safetensors file are a length, which may be any.
+    pickled = start.startswith((b"PK", b"\x80")) and start[8:9] != b"{"
     if path.suffix == ".safetensors" and not pickled:
         tensors, descriptions, dictionaries = read_safetensors(path)
     else:
