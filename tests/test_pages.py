@@ -60,7 +60,8 @@ def commands(page):
         for line in text.replace("\\\n", " ").splitlines():
             words = shlex.split(line.removeprefix("$ "), comments=True)
             if line.startswith("$ ") and "senet" in words:
-                yield words[words.index("senet") + 1 :]
+                words = words[words.index("senet") + 1 :]
+                yield words[2:] if words[0] == "--import" else words
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
