@@ -37,13 +37,13 @@ bench-gpu: $(INSTALLED)  ## check and time everything on a GPU
 API := senet senet.ops senet.recipes senet.analysis.figures senet.analysis.measures senet.errors senet.evaluation.prediction
 
 docs: $(INSTALLED)  ## regenerate the tables in docs/ and build the API reference in site/; a warning is an error
-	$(BIN)/python docs/generate.py
+	PYTHONPATH=docs $(BIN)/python -m pages
 	$(BIN)/python -W error::UserWarning -W error::RuntimeWarning -m pdoc --docformat google --output-directory site $(API)
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
 	touch $@
 
 clean:  ## remove the environment and what the tools have left

@@ -161,7 +161,7 @@ DRIVER = """
 import sys, warnings
 import torch
 from senet.ops import Norm, residual_tail
-from senet.ops.backends import has_fused_passes, passes_for
+from senet.ops.dispatch import has_fused_passes, passes_for
 
 dtype = getattr(torch, sys.argv[1])
 u = torch.randn(2, 6, 4, 5).to(dtype).to(memory_format=torch.channels_last).requires_grad_()

@@ -8,11 +8,13 @@ import torch
 import torchvision
 from torch import nn
 
+import senet
 from networks import assert_relatively_close, fresh_on_meta, on_cpu_with_random_weights
 from senet.errors import SenetError
 from senet.factory import create_model
 from senet.models.catalog import model_card
 from senet.nn.block import SEOptions
+from senet.weights.folder import packaged_weights
 from senet.weights.layouts import LAYOUTS, find_layout, recognize
 from senet.weights.loading import load_weights
 from senet.weights.reading import read
@@ -29,6 +31,10 @@ PEERS = {
     "timm resnet18": ("resnet18", "torchvision", timm_model("resnet18"), 64),
     "timm resnet50": ("resnet50", "torchvision", timm_model("resnet50"), 75),
     "timm resnext50": ("resnext50_32x4d", "torchvision", timm_model("resnext50_32x4d"), 64),
+    "timm resnet34": ("resnet34", "torchvision", timm_model("resnet34"), 64),
+    "timm resnet101": ("resnet101", "torchvision", timm_model("resnet101"), 64),
+    "timm resnet152": ("resnet152", "torchvision", timm_model("resnet152"), 64),
+    "timm resnext101": ("resnext101_32x4d", "torchvision", timm_model("resnext101_32x4d"), 64),
     "timm seresnet18": ("se_resnet18", "torchvision", timm_model("seresnet18"), 64),
     "timm seresnet34": ("se_resnet34", "torchvision", timm_model("seresnet34"), 64),
     "timm seresnet50": ("se_resnet50", "torchvision", timm_model("seresnet50"), 75),
@@ -84,6 +90,24 @@ def test_the_weights_of_a_peer_give_its_logits(peer, saved):
     assert read(file).layout.name == layout
     ours = create_model(name, weights=file)
     assert_same_logits(ours, theirs, side)
+
+
+@pytest.mark.parametrize("name", senet.list_models(pretrained=True))
+def test_the_public_weights_of_a_card_are_of_networks_that_are_compared_here(name):
+    for weights in model_card(name).weights:
+        if weights in packaged_weights(name):
+            continue
+        published = weights.removeprefix("timm/")
+        assert published in timm.list_pretrained(exclude_filters="")
+        assert (timm.get_pretrained_cfg_value(published, "hf_hub_id") or weights) == weights
+        assert timm.get_pretrained_cfg_value(published, "num_classes") == model_card(name).num_classes
+        architecture = published.partition(".")[0]
+        with torch.device("meta"):
+            state = timm.create_model(architecture).state_dict()
+        compared = [
+            peer for peer, (own, layout, *_) in PEERS.items() if own == name and layout == recognize(state).name
+        ]
+        assert any(peer.startswith("timm ") for peer in compared), weights
 
 
 def test_the_preprocessing_is_that_of_the_weights(saved):
