@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import senet
 from senet.cli.processes import first_speaks, first_to_fail, is_first
 from senet.errors import SenetError, nearest
-from senet.terminal import console, printable, say
+from senet.terminal import bars_shown, console, printable, say
 
 if TYPE_CHECKING:
     from senet.cli.parsing import Command
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a name that the encoding lacks is printed with escapes
             stream.reconfigure(errors="backslashreplace")
     try:
-        with first_speaks():
+        with first_speaks(), bars_shown():
             run(sys.argv[1:] if argv is None else argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
