@@ -195,7 +195,7 @@ def test_weights_with_inserted_blocks_keep_them(tmp_path):
     assert surgery_of(from_pretrained(tmp_path / "model")) == surgery_of(model)
     other = create_model("timm/resnet18")
     senet.insert_se(other, senet.SEOptions(gate="hard_sigmoid"))
-    with pytest.raises(SenetError, match=r"inserted_se.gate='sigmoid'.*create it with blocks inserted with gate="):
+    with pytest.raises(SenetError, match=r"inserted_se.gate='sigmoid_x2'.*create it with blocks inserted with gate="):
         load_weights(other, tmp_path / "model")
     with pytest.raises(SenetError, match="for images of 3 channels; leave in_channels out"):
         create_model("timm/resnet18", in_channels=1, weights=tmp_path / "model")

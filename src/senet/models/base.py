@@ -1,4 +1,4 @@
-"""What all networks of this library share: a chain of modules and a head."""
+"""What all networks share: a chain of modules and a head."""
 
 from collections.abc import Callable, Collection, Iterator
 from typing import cast
