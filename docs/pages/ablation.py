@@ -31,18 +31,18 @@ one before; average squeeze is ahead of max; SE after the sum (SE-POST) is the w
 Not as in the paper, SE on the identity branch is clearly worse, as on digits; and of the stages the last one alone has
 the highest error, not the lowest, again within the seeds. After three epochs the standard SE is 0.3 points ahead of the
 plain network, which the seeds do not tell apart; nor do they reductions, stages, the 3x3 place and no squeeze."""
-THREE_EPOCHS = "--recipe cifar10_short --epochs 3 --data.dataset FOLDER --output runs/cifar"
+THREE_EPOCHS = "cifar10_short --epochs 3 --data FOLDER --output runs/cifar"
 DATA = {
     "digits": (
         "On digits",
-        ("senet ablate --recipe digits --seeds 5 --output runs/ablation",),
+        ("senet ablate digits --seeds 5 --output runs/ablation",),
         DIGITS,
     ),
     "cifar10": (
         "On CIFAR-10",
         (
-            f"senet ablate 10 11 12 13 --seeds 3 {THREE_EPOCHS}",
-            f"senet ablate 14 15 16 --seeds 2 {THREE_EPOCHS}",
+            f"senet ablate {THREE_EPOCHS} --tables 10 11 12 13 --seeds 3",
+            f"senet ablate {THREE_EPOCHS} --tables 14 15 16 --seeds 2",
         ),
         CIFAR,
     ),

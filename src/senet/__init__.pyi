@@ -32,12 +32,14 @@ from .optimization.fusion import fuse as fuse
 from .optimization.fusion import unfuse as unfuse
 from .optimization.inference import optimize_for_inference as optimize_for_inference
 from .paper.ablation import reproduce_ablations as reproduce_ablations
+from .recipes import register_recipe as register_recipe
 from .surgery.insertion import InsertionReport as InsertionReport
 from .surgery.insertion import SiteReport as SiteReport
 from .surgery.insertion import find_sites as find_sites
 from .surgery.insertion import insert_se as insert_se
 from .surgery.insertion import remove_se as remove_se
 from .training.config import TrainConfig as TrainConfig
+from .training.loop import resume as resume
 from .training.loop import train as train
 from .weights.folder import push_to_hub as push_to_hub
 from .weights.folder import save_pretrained as save_pretrained

@@ -45,7 +45,7 @@ def test_runs_are_shared_kept_and_reported(tmp_path, capsys):
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
     assert reproduce_ablations([11, 15], SHORT, tmp_path / "out", seeds=2) == rows
     assert {path: path.stat().st_mtime_ns for path in written} == written
-    command = ["ablate", "11", "15", "--recipe", "digits", "--epochs", "1", "--seeds", "1", "--output"]
+    command = ["ablate", "digits", "--tables", "11", "15", "--epochs", "1", "--seeds", "1", "--output"]
     assert main([*command, str(tmp_path / "out")]) == 0
     shown = capsys.readouterr()
     assert "Table 15: after the 3x3 convolution" in shown.out
@@ -60,28 +60,31 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
 
     calls = []
 
-    def stopped_once(config, output, *, resume=False):
-        calls.append((Path(output).parent.name, resume))
+    def stopped_once(config, output):
+        calls.append(Path(output).parent.name)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return train(config, output, resume=resume)
+        return train(config, output)
 
     train = ablation.train
     monkeypatch.setattr(ablation, "train", stopped_once)
     with pytest.raises(KeyboardInterrupt):
         reproduce_ablations([11], SHORT, tmp_path, seeds=1)
     assert len(reproduce_ablations([11], SHORT, tmp_path, seeds=1)) == 2
-    assert [name for name, _ in calls] == ["max", "se", "se"]
+    assert calls == ["max", "se", "se"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["9", "--output", "x"], "table is 9; expected one of 10, 11, 12, 13, 14, 15, 16"),
-        (["--seeds", "0", "--output", "x"], "seeds is 0; expected at least 1"),
-        (["--recipe", "numbers", "--output", "x"], "no recipe is called 'numbers'"),
-        (["10", "--model.name", "cifar_resnet20", "--output", "x"], "cifar_resnet20 has no plain twin"),
-        (["10"], "--output"),
+        (["digits", "--tables", "9", "--output", "x"], "table is 9; expected one of 10, 11, 12, 13, 14, 15, 16"),
+        (["digits", "--seeds", "0", "--output", "x"], "seeds is 0; expected at least 1"),
+        (["numbers", "--output", "x"], "no recipe is called 'numbers'"),
+        (
+            ["digits", "--tables", "10", "--model.name", "cifar_resnet20", "--output", "x"],
+            "cifar_resnet20 has no plain twin",
+        ),
+        ([], "the recipe is missing"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, message, capsys, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from senet.analysis.gates import choose_blocks, find_blocks, replaced
 from senet.analysis.recording import Recording, mean_gates
 from senet.errors import SenetError, check_choice
 from senet.evaluation.accuracy import Evaluation, evaluate
-from senet.evaluation.batches import Data, model_and_data
+from senet.evaluation.batches import DataSource, model_and_data
 
 By = Literal["one", "mean"]
 
@@ -53,7 +53,7 @@ class AblationStudy:
 
 def ablate_blocks(
     run_or_model: nn.Module | str | Path,
-    data: Data | None = None,
+    data: DataSource | None = None,
     *,
     by: By = "mean",
     recording: Recording | None = None,

@@ -19,10 +19,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from senet.analysis.gates import GateBlock, choose_blocks, find_blocks, gate_hooks
-from senet.errors import SenetError
-from senet.evaluation.batches import Batches, Data, model_and_data, open_batches
+from senet.errors import MissingFileError, NotFiniteError, SenetError
+from senet.evaluation.batches import Batches, DataSource, model_and_data, open_batches
 from senet.files import write_output
 from senet.nn.modes import borrowed
+from senet.nn.precision import Precision, autocast
 
 BINS = 20
 KEY = "senet.recording"
@@ -120,7 +121,8 @@ class Recording:
         """Read a recording.
 
         Raises:
-            SenetError: the file is absent, damaged, or not a recording.
+            MissingFileError: there is no such file.
+            SenetError: it is damaged, or not a recording.
         """
         try:
             with safe_open(str(path), framework="pt") as file:
@@ -132,7 +134,7 @@ class Recording:
                     tensors = {name: file.get_tensor(f"{block.name}.{name}") for name in names}
                     records.append(BlockRecord(block=block, **tensors))
         except FileNotFoundError:
-            raise SenetError(f"there is no recording {path}; senet.record_excitations makes one") from None
+            raise MissingFileError(f"there is no recording {path}; senet.record_excitations makes one") from None
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise SenetError(f"{path} is not a recording of excitations, or is damaged") from error
         return Recording(
@@ -197,7 +199,7 @@ class Tally:
             count: images of each class, (K,), of all processes.
 
         Raises:
-            SenetError: a gate was not a number.
+            NotFiniteError: a gate was infinite or not a number.
         """
         if dist.is_initialized():
             for sums in (self.sums, self.squares, self.histogram):
@@ -207,7 +209,7 @@ class Tally:
         shifted = self.sums / number
         mean = torch.where(count[:, None] > 0, shifted + self.shift, 0.0)
         if not mean.isfinite().all():
-            raise SenetError(f"{self.block.name} ({self.block.module}) has gates that are not finite numbers")
+            raise NotFiniteError(f"{self.block.name} ({self.block.module}) has gates that are not finite numbers")
         variance = (self.squares / number - shifted.square()).clamp_(min=0)
         tensors = {"mean": mean, "variance": variance, "histogram": self.histogram, "count": count}
         return BlockRecord(block=self.block, **{name: tensor.cpu() for name, tensor in tensors.items()})
@@ -251,12 +253,12 @@ class Recorder:
 @torch.no_grad()
 def record_excitations(
     run_or_model: nn.Module | str | Path,
-    data: Data | None = None,
+    data: DataSource | None = None,
     *,
     blocks: Sequence[str] | None = None,
     bins: int = BINS,
     batch_size: int = 64,
-    bf16: bool = False,
+    precision: Precision = "fp32",
     device: torch.device | str | None = None,
 ) -> Recording:
     """Keep what the gates of a network do on a data set, in one pass; its outputs stay what they are.
@@ -271,7 +273,7 @@ def record_excitations(
         blocks: names of some, as `find_blocks` gives them; None for all.
         bins: of the histograms, at least 1; of 10 or a multiple, so that a tenth of the range is whole.
         batch_size: images at once.
-        bf16: compute in bfloat16.
+        precision: see `senet.evaluate`.
         device: see `senet.evaluate`.
 
     Raises:
@@ -282,7 +284,7 @@ def record_excitations(
     model, data = model_and_data(run_or_model, data)
     batches = open_batches(model, data, batch_size=batch_size, device=device, shared=True)
     recorder: Recorder | None = None
-    with borrowed(model, batches.device), torch.autocast(batches.device.type, torch.bfloat16, enabled=bf16):
+    with borrowed(model, batches.device), autocast(batches.device, precision):
         for images, labels in batches.tracked("Recording gates on"):
             if recorder is None:
                 chosen = choose_blocks(find_blocks(model, images[:1]), blocks)

@@ -11,11 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
-import plotly.offline
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 from torch import Tensor, nn
 
@@ -38,10 +34,16 @@ from senet.analysis.recording import BlockRecord, Recording, record_excitations
 from senet.data.channels import shown
 from senet.data.folders import listed
 from senet.data.reading import naming
-from senet.errors import SenetError
-from senet.evaluation.batches import Batches, Data, model_and_data, open_batches
+from senet.errors import SenetError, needed_for
+from senet.evaluation.batches import Batches, DataSource, model_and_data, open_batches
 from senet.files import check_writable, read_jsonl, write_output
 from senet.nn.modes import borrowed, dtype_of
+
+with needed_for("senet.explain"):
+    import plotly.graph_objects as go
+    import plotly.offline
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
 PAGE = Path(__file__).parent / "page"
 NUMBERS = 400_000
@@ -135,11 +137,11 @@ def examples_of(model: nn.Module, batches: Batches, recording: Recording, classe
 
 def explain(
     run_or_model: nn.Module | str | Path,
-    data: Data | None = None,
+    data: DataSource | None = None,
     output: str | Path = "report.html",
     *,
     recording: Recording | None = None,
-    ablate: bool = True,
+    knockout: bool = True,
     examples: int = 10,
     run: str | Path | None = None,
     batch_size: int = 64,
@@ -151,7 +153,7 @@ def explain(
         data: see `senet.record_excitations`; batches must be ones that can be gone through again.
         output: the page, one HTML file that needs no network.
         recording: of the network's gates; None records now.
-        ablate: whether to measure what each gate is worth, which takes an evaluation for each.
+        knockout: whether to measure what each gate is worth by switching it off, an evaluation for each.
         examples: classes of which an image is shown.
         run: a run folder whose training curves are shown; None for `run_or_model`, if it is one.
         batch_size: images at once.
@@ -174,13 +176,13 @@ def explain(
             f"{listed(batches.class_names)}); record the excitations on these data"
         )
     study = None
-    if ablate and not batches.unscored:
+    if knockout and not batches.unscored:
         study = ablate_blocks(model, data, recording=recording, batch_size=batch_size)
     shown = []
     if recording.class_names and batches.images is not None:
         shown = examples_of(model, batches, recording, default_classes(recording, examples))
     metrics = [] if folder is None else read_jsonl(Path(folder) / "metrics.jsonl")
-    unscored = batches.unscored if ablate else ""
+    unscored = batches.unscored if knockout else ""
     return write_report(
         output, recording, model=model, ablation=study, unscored=unscored, metrics=metrics, examples=shown
     )

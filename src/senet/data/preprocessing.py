@@ -97,7 +97,7 @@ CIFAR = Preprocessing(image_size=32, resize=32, mean=(0.4914, 0.4822, 0.4465), s
 CIFAR100 = Preprocessing(image_size=32, resize=32, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
 
 
-def of_timm(config: Mapping[str, Any]) -> Preprocessing:
+def preprocessing_from_timm(config: Mapping[str, Any]) -> Preprocessing:
     """Return the preprocessing that timm's pretrained_cfg describes."""
     size = int(config["input_size"][-1])
     return Preprocessing(
@@ -139,7 +139,7 @@ def preprocessing_of(model: nn.Module, default: Preprocessing | None = None) -> 
     if isinstance(own, Preprocessing):
         return own
     if getattr(model, "pretrained_cfg", None):
-        return of_timm(timm_config(model))
+        return preprocessing_from_timm(timm_config(model))
     if default is not None:
         return default
     raise SenetError(f"{type(model).__name__} has no preprocessing; set model.preprocessing to a senet.Preprocessing")

@@ -6,6 +6,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from senet.errors import SenetError
+from senet.models.hub_methods import HubMethods
 from senet.models.initialization import build_classifier
 from senet.models.timm_protocol import TimmProtocol
 from senet.nn.fused import Fusible, is_norm_and_relu
@@ -30,7 +31,7 @@ class SEUnit(Fusible):
         raise NotImplementedError
 
 
-class Network(TimmProtocol):
+class Network(HubMethods, TimmProtocol):
     """The base class of all networks here: a chain of modules, global average pooling and one linear layer.
 
     A subclass builds its modules in `__init__`: `add_trunk` takes those that run one after another, `set_levels` says

@@ -17,7 +17,7 @@ from senet.models.catalog import model_card
 from senet.models.config import ModelConfig, config_to_dict
 from senet.paper.figures import ABLATIONS, Row
 from senet.training.config import TrainConfig
-from senet.training.loop import train
+from senet.training.loop import resume, train
 from senet.training.run import RunFolder
 
 SUBJECTS = {
@@ -167,6 +167,6 @@ def trained(config: TrainConfig, path: Path) -> float:
         folder.check_same_config(config)
     rows = read_jsonl(folder.metrics_file)
     if not rows or rows[-1]["epoch"] < config.epochs:
-        train(config, path, resume=started)
+        resume(path) if started else train(config, path)
         rows = read_jsonl(folder.metrics_file)
     return 100 - float(rows[-1]["top1"])
