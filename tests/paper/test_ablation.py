@@ -13,6 +13,7 @@ from senet.paper.ablation import TABLES, ablate, variant
 from senet.paper.rows import ABLATIONS
 from senet.recipes import get_recipe
 
+pytestmark = pytest.mark.usefixtures("few_digits")
 SHORT = replace(get_recipe("digits"), epochs=1)
 
 
