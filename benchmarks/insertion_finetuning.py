@@ -4,7 +4,7 @@ A trained CIFAR network without SE is fine-tuned for a few epochs, as it is and 
 weights to start from, budget, recipe and data order, once for each seed. Its accuracy before is beside both.
 
 Command: python benchmarks/insertion_finetuning.py --start RUN --data FOLDER_OF_PARQUET_FILES
-    where RUN is of: senet train cifar10_short --model.name cifar_resnet20 --data.dataset FOLDER --output RUN
+    where RUN is of: senet train cifar10_short --model.name cifar_resnet20 --data FOLDER --output RUN
 Cost: a minute for each of 2 x seeds x epochs on two CPU cores.
 Results: benchmarks/results/insertion_finetuning.json.
 """

@@ -1,6 +1,6 @@
 """The public names, each imported from its module when it is first used."""
 
-from .analysis.knockout import ablate_blocks as ablate_blocks
+from .analysis.knockout import knock_out_blocks as knock_out_blocks
 from .analysis.pruning import prune_se as prune_se
 from .analysis.recording import Recording as Recording
 from .analysis.recording import record_excitations as record_excitations
@@ -9,15 +9,17 @@ from .costs import Cost as Cost
 from .costs import cost as cost
 from .data.config import DataConfig as DataConfig
 from .data.preprocessing import Preprocessing as Preprocessing
-from .data.preprocessing import transform as transform
+from .data.preprocessing import create_transform as create_transform
 from .errors import SenetError as SenetError
 from .evaluation.accuracy import Evaluation as Evaluation
 from .evaluation.accuracy import evaluate as evaluate
 from .evaluation.prediction import predict as predict
 from .factory import create_model as create_model
 from .factory import from_pretrained as from_pretrained
+from .models.catalog import Card as Card
 from .models.catalog import list_models as list_models
 from .models.catalog import model_card as model_card
+from .models.catalog import register_model as register_model
 from .models.config import ModelConfig as ModelConfig
 from .nn.block import SEBlock as SEBlock
 from .nn.block import SEOptions as SEOptions
@@ -29,7 +31,6 @@ from .ops.gates import register_gate as register_gate
 from .optimization.fusion import fuse as fuse
 from .optimization.fusion import unfuse as unfuse
 from .optimization.inference import optimize_for_inference as optimize_for_inference
-from .paper.ablation import ablate as ablate
 from .recipes import register_recipe as register_recipe
 from .surgery.insertion import InsertionReport as InsertionReport
 from .surgery.insertion import SiteReport as SiteReport

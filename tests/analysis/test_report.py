@@ -32,7 +32,7 @@ def test_the_page_is_one_small_file(page):
     assert page.stat().st_size < 8e6
     own = text[: text.index("<script>")] + text[text.rindex("<script>") :]
     assert not re.findall(r"(?:src|href)=\"(?!data:)", own)  # nothing from elsewhere
-    assert "What each gate is worth" in own or "What each gate is worth" in text
+    assert "What each gate contributes" in own or "What each gate contributes" in text
 
 
 def test_the_page_holds_the_recording(page, digits_run):
@@ -126,7 +126,7 @@ def drawn(browser, figure: str = "by-class") -> list:
     return browser.execute_script(script, figure)
 
 
-def test_names_are_escaped_in_the_pictures(digits_run, tmp_path, browser):
+def test_names_are_escaped_in_the_figures(digits_run, tmp_path, browser):
     """Plotly takes tags in any text for markup."""
     name = "<b>R&amp;D</b>"
     recording = record_excitations(digits_run)
@@ -234,12 +234,27 @@ def test_the_commands(digits_run, tmp_path, capsys):
     assert main(["record", str(digits_run), "--output", str(gates), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[8]["block"] == "SE_4_3"
     page = tmp_path / "report.html"
-    arguments = ["--recording", str(gates), "--no-ablate", "--examples", "2", "--output", str(page)]
+    arguments = ["--recording", str(gates), "--no-knockout", "--examples", "2", "--output", str(page)]
     assert main(["explain", str(digits_run), *arguments]) == 0
     assert len(embedded(page)["examples"]) == 2
-    assert "What each gate is worth" not in page.read_text()
+    assert "What each gate contributes" not in page.read_text()
     pruned = tmp_path / "pruned"
-    assert main(["prune", str(digits_run), str(pruned), "--recording", str(gates), "--blocks", "SE_4_3", "--json"]) == 0
+    assert (
+        main(
+            [
+                "prune",
+                str(digits_run),
+                "--output",
+                str(pruned),
+                "--recording",
+                str(gates),
+                "--blocks",
+                "SE_4_3",
+                "--json",
+            ]
+        )
+        == 0
+    )
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["blocks"] == ["SE_4_3"]
     assert senet.evaluate(pruned, "digits").top1 == pytest.approx(report["after"]["evaluation"]["top1"])
@@ -252,10 +267,9 @@ def test_the_commands(digits_run, tmp_path, capsys):
         (["explain", "RUN", "--output", "RUN/config.json/x.html"], "cannot be written"),
         (["explain", "RUN", "--output", "RUN"], "cannot be written (it is a folder)"),
         (["explain", "RUN", "--recording", "RUN/config.json"], "is not a recording of excitations"),
-        (["record", "RUN"], "--output"),
-        (["record", "RUN", "--data", "nowhere", "--output", "x"], "data.dataset is 'nowhere'"),
-        (["prune", "RUN", "RUN"], "exists already; name another folder"),
-        (["prune", "RUN", "RUN2", "--blocks", "SE_9_9"], "there is no block 'SE_9_9'; the nearest are"),
+        (["record", "RUN", "--data", "nowhere", "--output", "x"], "--data is 'nowhere'"),
+        (["prune", "RUN", "--output", "RUN"], "exists already; name another folder"),
+        (["prune", "RUN", "--output", "RUN2", "--blocks", "SE_9_9"], "there is no block 'SE_9_9'; the nearest are"),
     ],
 )
 def test_bad_input_is_one_sentence(digits_run, arguments, message, capsys):
@@ -265,12 +279,14 @@ def test_bad_input_is_one_sentence(digits_run, arguments, message, capsys):
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", [["record", "RUN", "--output"], ["explain", "RUN", "--output"], ["prune", "RUN"]])
+@pytest.mark.parametrize(
+    "command", [["record", "RUN", "--output"], ["explain", "RUN", "--output"], ["prune", "RUN", "--output"]]
+)
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(command, digits_run, capsys, monkeypatch):
     def work(*_args, **_options):
         raise AssertionError("worked in vain")
 
-    monkeypatch.setattr("senet.analysis.recording.record_excitations", work)
+    monkeypatch.setattr("senet.cli.analysis.record_excitations", work)
     output = str(digits_run / "config.json" / "output")
     assert main([str(digits_run) if word == "RUN" else word for word in [*command, output]]) == 2
     reason = f"{digits_run / 'config.json'} is not a folder"

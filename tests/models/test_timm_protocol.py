@@ -8,6 +8,7 @@ import torch
 from timm.layers import apply_test_time_pool
 from torch import Tensor, fx, nn
 
+import senet.integrations.timm  # noqa: F401  # registers the networks
 from kinds import ONE_OF_EACH_FAMILY, WITH_SE, images, side_of
 from networks import fresh_on_meta, on_meta
 from senet.errors import SenetError

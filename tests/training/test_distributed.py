@@ -72,7 +72,7 @@ def torchrun(*argv):
 
 
 def on_disk(images, run):
-    words = ["train", "digits", "--data.dataset", images, "--output", run, "--epochs", 2, "--batch-size", 2]
+    words = ["train", "digits", "--data", images, "--output", run, "--epochs", 2, "--batch-size", 2]
     words += ["--model.name", "cifar_resnet20", "--model.in-channels", 3, "--data.augmentation.padding", 0]
     words += ["--data.preprocessing.mean", *"000", "--data.preprocessing.std", *"111", "--compute.cpu"]
     return [*words, "--data.no-in-memory", "--data.num-workers", 1]

@@ -8,6 +8,7 @@ import torch
 
 from senet.cli import main
 from senet.data import loading
+from senet.errors import warn
 from senet.nn import precision
 from senet.recipes import RECIPES, get_recipe
 from senet.training.config import ComputeConfig
@@ -77,12 +78,12 @@ def test_evaluate_and_record_say_that_bf16_is_slow(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(precision, "has_bf16", lambda device: native)
     run = train(RUN, tmp_path / "run")
     capsys.readouterr()
-    assert main(["evaluate", str(run), "--bf16"]) == 0
-    said = capsys.readouterr()
-    assert ("--bf16 is slow" in said.err) != native
-    assert "top-1" in said.out
-    assert main(["record", str(run), "--bf16", "--output", str(tmp_path / "gates.safetensors")]) == 0
-    assert ("--bf16 is slow" in capsys.readouterr().err) != native
+    for command in (["evaluate"], ["record", "--output", str(tmp_path / "gates.safetensors")]):
+        warn.cache_clear()
+        assert main([command[0], str(run), *command[1:], "--precision", "bf16"]) == 0
+        said = capsys.readouterr()
+        assert ("warning: precision bf16 is slow" in said.err) != native
+        assert said.out
 
 
 def test_no_recipe_insists_on_bf16():

@@ -33,7 +33,7 @@ def images(tmp_path_factory):
 
 def command(images, output, *more):
     options = {
-        "--data.dataset": images,
+        "--data": images,
         "--output": output,
         "--epochs": 20,
         "--batch-size": 4,

@@ -423,8 +423,20 @@ def test_bare_weights_of_ours_load_with_the_options_that_the_caller_gives(tmp_pa
         create_model("se_resnet18", weights=tmp_path / "weights.pth", **options)
     ours = create_model("se_resnet18", weights=tmp_path / "weights.pth", layout="senet", **options)
     assert torch.equal(outputs(ours), outputs(theirs))
-    words = ["--layout", "senet", "--options", "stem_pool", "ceil", "--se.gate", "hard_sigmoid", "--se.reduction", "8"]
-    assert main(["convert", "se_resnet18", str(tmp_path / "weights.pth"), str(tmp_path / "model"), *words]) == 0
+    words = [
+        "--layout",
+        "senet",
+        "--model-kwargs",
+        "stem_pool=ceil",
+        "--se.gate",
+        "hard_sigmoid",
+        "--se.reduction",
+        "8",
+    ]
+    assert (
+        main(["convert", "se_resnet18", str(tmp_path / "weights.pth"), "--output", str(tmp_path / "model"), *words])
+        == 0
+    )
     assert torch.equal(outputs(from_pretrained(tmp_path / "model")), outputs(theirs))
 
 

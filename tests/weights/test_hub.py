@@ -431,7 +431,7 @@ def test_half_a_model_in_the_cache_is_none(hub: FakeHub, tmp_path: Path, how: st
 
 @pytest.mark.parametrize(
     "argv",
-    [["evaluate", "me/none", "--data.dataset", "digits"], ["convert", NAME, "me/none", "converted"]],
+    [["evaluate", "me/none", "--data", "digits"], ["convert", NAME, "me/none", "--output", "converted"]],
     ids=["evaluate", "convert"],
 )
 def test_the_command_line_says_it_in_one_line(hub: FakeHub, tmp_path: Path, monkeypatch, capsys, argv) -> None:
@@ -447,7 +447,7 @@ def test_the_command_line_says_it_in_one_line(hub: FakeHub, tmp_path: Path, monk
 
 def test_convert_writes_what_the_hub_has(hub: FakeHub, tmp_path: Path) -> None:
     model = published(hub, tmp_path / "net")
-    assert main(["convert", NAME, "me/net", str(tmp_path / "converted"), "--in-channels", "1"]) == 0
+    assert main(["convert", NAME, "me/net", "--output", str(tmp_path / "converted"), "--in-channels", "1"]) == 0
     assert_same_weights(senet.from_pretrained(tmp_path / "converted"), model)
 
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from senet.data.preprocessing import CIFAR, Preprocessing
 from senet.errors import SenetError
@@ -52,9 +55,10 @@ class Augmentation:
         without_effect = ("crop_scale", "rotation", "pixel_shift") if in_memory else ("padding", "cutout")
         for name in without_effect:
             if getattr(self, name):
+                off = None if name == "crop_scale" else 0
                 raise SenetError(
                     f"data.augmentation.{name} has no effect on data {'in memory' if in_memory else 'on disk'}; "
-                    f"set it to {None if name == 'crop_scale' else 0}, or data.in_memory to {not in_memory}"
+                    f"set data.augmentation.{name}={off} or data.in_memory={not in_memory}"
                 )
 
 
@@ -78,7 +82,7 @@ class DataConfig:
             val/; which ones depends on the names of the files alone. None where the data set has evaluation images.
     """
 
-    dataset: str = "cifar10"
+    dataset: Annotated[str, tyro.conf.arg(name="", metavar="DATASET")] = "cifar10"  # on a command line `--data`
     root: Path = Path("data")
     preprocessing: Preprocessing = CIFAR
     augmentation: Augmentation = field(default_factory=Augmentation)

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from senet.configs import from_dict, to_dict
 from senet.errors import SenetError
@@ -26,7 +28,9 @@ class ModelConfig:
     num_classes: int | None = None
     in_channels: int = 3
     se: SEOptions = field(default_factory=SEOptions)
-    options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    options: Annotated[
+        Mapping[str, bool | int | float | str], tyro.conf.arg(name="model-kwargs", prefix_name=False)
+    ] = field(default_factory=dict)
 
 
 SURGERY_OF_SENET_1 = ("inserted", "inserted_se", "removed")

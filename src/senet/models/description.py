@@ -11,7 +11,7 @@ from torch import nn
 from senet.configs import to_dict
 from senet.models.base import Network, SEUnit
 from senet.models.config import ModelConfig, config_to_dict, se_from_dict, se_to_dict
-from senet.nn.attached import attached_blocks, attached_sites
+from senet.nn.attached import attached_blocks, attached_sites, plain_class
 from senet.nn.block import EXCITATIONS, SEOptions
 from senet.nn.excitation import ExcitationBlock
 from senet.ops.gates import GATES
@@ -103,7 +103,7 @@ def block_class(model: nn.Module) -> str | None:
     Such blocks were put in by a subclass of `SEOptions` or by hand; a registered excitation is part of the options.
     """
     config = getattr(model, "config", None)
-    own = {type(m) for m in model.modules() if isinstance(m, ExcitationBlock) and m.attached_at is None}
+    own = {plain_class(m) for m in model.modules() if isinstance(m, ExcitationBlock) and m.attached_at is None}
     if own and isinstance(config, ModelConfig):
         own.discard(usual_block(config))
     return min((kind.__name__ for kind in own), default=None)

@@ -23,8 +23,7 @@ def cifar10() -> TrainConfig:
     400 steps as for ResNet-110; weight decay 1e-4; flip, and crop from 4 pixels of padding.
 
     Command: senet train cifar10 --output runs/preact164 --model.name cifar_se_preact_resnet164
-    Takes hours on one GPU. The paper reports errors of 5.21 % for SE-ResNet-110 and 4.39 % for SE-ResNet-164 (Table 4).
-    Not reproduced yet.
+    Takes hours on one GPU. docs/recipes.md has the paper's errors (Table 4). Not reproduced yet.
     Source: arXiv:1709.01507v4, section 5.1 and Table 4; arXiv:1512.03385, section 4.2; arXiv:1603.05027, appendix.
     """
     return TrainConfig(
@@ -42,8 +41,7 @@ def cifar100() -> TrainConfig:
     """Train on CIFAR-100 with the hyper-parameters of `cifar10`.
 
     Command: senet train cifar100 --output runs/preact164-100 --model.name cifar_se_preact_resnet164
-    Takes hours on one GPU. The paper reports errors of 23.85 % for SE-ResNet-110 and 21.31 % for SE-ResNet-164
-    (Table 5). Not reproduced yet.
+    Takes hours on one GPU. docs/recipes.md has the paper's errors (Table 5). Not reproduced yet.
     Source: arXiv:1709.01507v4, Table 5.
     """
     return on_cifar100(cifar10())
@@ -57,8 +55,7 @@ def cifar10_wrn() -> TrainConfig:
     the padding is zero, as in the SE paper.
 
     Command: senet train cifar10_wrn --output runs/wrn16-8
-    Takes hours on one GPU. The paper reports errors of 3.88 % for SE-WRN-16-8 and 4.27 % for WRN-16-8 (Table 4). Not
-    reproduced yet.
+    Takes hours on one GPU. docs/recipes.md has the paper's errors (Table 4). Not reproduced yet.
     Source: arXiv:1605.07146, section 3; github.com/szagoruyko/wide-residual-networks, scripts/train_cifar.sh and
         train.lua; arXiv:1709.01507v4, section 5.1 and Table 4.
     """
@@ -77,8 +74,7 @@ def cifar100_wrn() -> TrainConfig:
     """Train Wide ResNets on CIFAR-100 with the hyper-parameters of `cifar10_wrn`.
 
     Command: senet train cifar100_wrn --output runs/wrn16-8-100
-    Takes hours on one GPU. The paper reports errors of 19.14 % for SE-WRN-16-8 and 20.43 % for WRN-16-8 (Table 5). Not
-    reproduced yet.
+    Takes hours on one GPU. docs/recipes.md has the paper's errors (Table 5). Not reproduced yet.
     Source: as `cifar10_wrn`; arXiv:1709.01507v4, Table 5.
     """
     return on_cifar100(cifar10_wrn())
@@ -93,7 +89,7 @@ def cifar10_shake() -> TrainConfig:
     --optimizer.lr 0.1.
 
     Command: torchrun --nproc-per-node 2 -m senet train cifar10_shake --output runs/shake26
-    Takes days on 2 GPUs. The paper reports errors of 2.12 % with SE and 2.56 % without (Table 4). Not reproduced yet.
+    Takes days on 2 GPUs. docs/recipes.md has the paper's errors (Table 4). Not reproduced yet.
     Source: github.com/xgastaldi/shake-shake, README.md and opts.lua (arXiv:1705.07485);
         github.com/uoguelph-mlrg/Cutout, shake-shake/README.md (arXiv:1708.04552); arXiv:1709.01507v4, Table 4.
     """
@@ -114,7 +110,7 @@ def cifar100_shake() -> TrainConfig:
     Nesterov momentum 0.9, weight decay 5e-4, batch 32: 2 processes of 16 images, as on the authors' two GPUs.
 
     Command: torchrun --nproc-per-node 2 -m senet train cifar100_shake --output runs/shake29
-    Takes days on 2 GPUs. The paper reports errors of 15.41 % with SE and 15.85 % without (Table 5). Not reproduced yet.
+    Takes days on 2 GPUs. docs/recipes.md has the paper's errors (Table 5). Not reproduced yet.
     Source: as `cifar10_shake`; arXiv:1709.01507v4, Table 5.
     """
     config = on_cifar100(cifar10_shake())
