@@ -11,7 +11,6 @@ dependencies = [
     "PIL",
     "safetensors",
     "huggingface_hub",
-    "google.protobuf",
     "lazy_loader",
 ]
 sys.path.insert(0, str(_Path(__file__).parent / "src"))

@@ -4,7 +4,7 @@ A trained CIFAR network without SE is fine-tuned for a few epochs, as it is and 
 weights to start from, budget, recipe and data order, once for each seed. Its accuracy before is beside both.
 
 Command: python benchmarks/insertion_finetuning.py --start RUN --data FOLDER_OF_PARQUET_FILES
-    where RUN is of: senet train cifar10_short --model.name cifar_resnet20 --data.dataset FOLDER --output RUN
+    where RUN is of: senet train cifar10_short --model.name cifar_resnet20 --data FOLDER --output RUN
 Cost: a minute for each of 2 x seeds x epochs on two CPU cores.
 Results: benchmarks/results/insertion_finetuning.json.
 """
@@ -52,7 +52,7 @@ def main(arguments: Arguments) -> None:
         recipe,
         data=replace(recipe.data, dataset=str(arguments.data)),
         optimizer=replace(recipe.optimizer, lr=arguments.lr),
-        compute=replace(recipe.compute, fused=True),
+        compute=replace(recipe.compute, fused="on"),
         epochs=arguments.epochs,
     )
     before = senet.evaluate(arguments.start, recipe.data)
@@ -68,7 +68,8 @@ def main(arguments: Arguments) -> None:
             for name, start in (("plain", arguments.start), ("SE", with_se)):
                 output = folder / f"{name}_{seed}"
                 config = replace(recipe, seed=seed, weights=str(start))
-                run = senet.train(config, output, resume=(output / "config.json").exists())
+                started = (output / "config.json").exists()
+                run = senet.resume(output) if started else senet.train(config, output)
                 last = read_jsonl(run / "metrics.jsonl")[-1]
                 rows.append({"seed": seed, "network": name, "top1": last["top1"], "loss": last["loss"]})
                 print(rows[-1], flush=True)

@@ -1,6 +1,8 @@
 """Gates and blocks from another package, as docs/extending.md says: the page's own code, and what follows from it."""
 
+import copy
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -14,8 +16,10 @@ import senet
 from senet import SEOptions
 from senet.costs import cost
 from senet.errors import SenetError
+from senet.nn import fused
 from senet.nn.block import EXCITATIONS, register_excitation
 from senet.nn.fused import set_fused
+from senet.ops.gates import GATES
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
 SOURCES = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
@@ -125,15 +129,15 @@ def steps(model: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_a_gate_of_ones_own_trains_fused(fused):
+@pytest.mark.parametrize("how", [True, False])
+def test_a_gate_of_ones_own_trains_fused(how):
     """Against the plain layers; the operator computes this gate in PyTorch."""
     torch.manual_seed(0)
     options = SEOptions(gate="raised_softsign", reduction=4)
     model = senet.create_model(NAME, num_classes=10, se=options).double().train()
     twin = senet.create_model(NAME, num_classes=10, se=options).double().train()
     twin.load_state_dict(model.state_dict())
-    set_fused(model, fused)
+    set_fused(model, how)
     set_fused(twin, False)
     x = torch.randn(4, 3, 16, 16, dtype=torch.float64)
     for actual, expected in zip(steps(model, x), steps(twin, x), strict=True):
@@ -159,3 +163,18 @@ def test_inserted_blocks_are_saved_too(tmp_path):
     assert json.loads((tmp_path / "model" / "config.json").read_text())["requires"] == ["my_blocks"]
     with torch.no_grad():
         assert torch.equal(senet.from_pretrained(tmp_path / "model")(x), model.eval()(x))
+
+
+def test_a_gate_without_a_slope_runs_unfused_and_is_copied_by_name(monkeypatch):
+    monkeypatch.setattr(GATES, "_entries", dict(GATES._entries))
+    monkeypatch.setattr(fused, "residual_tail", lambda *_: pytest.fail("the operator was called"))
+    senet.register_gate(senet.Gate(name="sine", function=lambda logits: 1 + logits.sin(), low=0, high=2, one_at=0))
+    model = senet.create_model(NAME, num_classes=10, se=SEOptions(gate="sine")).train()
+    set_fused(model, True)
+    x = torch.randn(2, 3, 16, 16)
+    steps(model, x)
+    twin = pickle.loads(pickle.dumps(model.eval()))
+    assert torch.equal(twin(x), model(x))
+    del GATES._entries["sine"]
+    with pytest.raises(SenetError, match=r"^gate is 'sine'; expected one of sigmoid"):
+        copy.deepcopy(model)

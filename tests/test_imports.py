@@ -85,7 +85,7 @@ def test_every_public_name_resolves():
 
 
 def test_importing_the_block_does_not_import_what_only_training_needs():
-    heavy = ("timm", "accelerate", "datasets", "sklearn", "matplotlib", "torchvision", "tensorboard")
+    heavy = ("timm", "accelerate", "datasets", "sklearn", "plotly", "torchvision", "tensorboard", "tyro")
     assert all(find_spec(name) for name in heavy)
     assert python("import sys, senet; senet.__version__; print('torch' in sys.modules)") == ["False"]
     code = f"import sys, senet; senet.SEBlock(16); print(*(name for name in {heavy} if name in sys.modules))"

@@ -1,5 +1,8 @@
 """What other packages register is found, keeps its own names, and is named where it is missing."""
 
+import json
+import os
+import subprocess
 import sys
 from types import ModuleType
 
@@ -101,3 +104,52 @@ def test_what_a_file_needs_is_named_and_never_imported_for_it(folder):
     assert "installed_only" not in sys.modules
     with pytest.raises(MissingExtraError, match=r"module nowhere\.nets, which is not installed; install nowhere first"):
         check_imported(["nowhere.nets"], "runs/x")
+
+
+ACME = """
+from dataclasses import replace
+
+import torch
+import senet
+from senet.models.config import ModelConfig
+from senet.recipes import get_recipe
+
+
+def soft(logits):
+    return 0.5 * torch.sigmoid(logits)
+
+
+senet.register_gate(senet.Gate(name="acme_soft", function=soft, low=0, high=0.5))
+
+
+@senet.register_recipe
+def acme_digits():
+    \"""Train a small network with a gate of another package.\"""
+    model = ModelConfig(name="cifar_se_resnet20", in_channels=1, se=senet.SEOptions(gate="acme_soft"))
+    return replace(get_recipe("digits"), model=model, epochs=1)
+"""
+
+
+def fresh(folder, *arguments):
+    """Run Python in a process of its own, with a folder of packages on its path, or without."""
+    paths = [os.environ.get("PYTHONPATH", ""), *([str(folder)] if folder else [])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_what_a_package_registers_is_trained_saved_and_read_by_processes_of_their_own(tmp_path):
+    packages, run = tmp_path / "packages", tmp_path / "run"
+    packages.mkdir()
+    write_package(packages, "acme_se", ACME, "acme_se")
+    done = fresh(packages, "-m", "senet", "train", "acme_digits", "--output", run, "--compute.cpu")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "last" / "config.json").read_text())["requires"] == ["acme_se"]
+
+    reading = "import senet, sys; print(senet.from_pretrained(sys.argv[1]).config.se.gate)"
+    done = fresh(packages, "-c", reading, run)
+    assert done.stdout == "acme_soft\n", done.stderr
+    done = fresh(None, "-c", reading, run)
+    said = f"senet.errors.MissingExtraError: {run / 'best' / 'config.json'} needs the module acme_se, which is not inst"
+    assert done.stderr.splitlines()[-1].startswith(said)

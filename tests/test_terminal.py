@@ -85,7 +85,7 @@ def test_a_stream_that_lacks_a_letter_gets_an_escape(monkeypatch):
     written = io.BytesIO()
     monkeypatch.setattr("sys.stderr", io.TextIOWrapper(written, encoding="ascii", write_through=True))
     assert main(["猫"]) == 2
-    assert written.getvalue().startswith(rb"senet: '\u732b' is no command")
+    assert written.getvalue().startswith(rb"senet: no command is called '\u732b'")
 
 
 def test_a_reader_that_goes_away_ends_a_command_as_documented(monkeypatch):
@@ -131,7 +131,7 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     stderr = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stderr", stderr)
-        command = ["train", "digits", "--data.dataset", str(images), "--epochs", "1", "--batch-size", "8"]
+        command = ["train", "digits", "--data", str(images), "--epochs", "1", "--batch-size", "8"]
         assert main([*command, "--output", str(folder)]) == 0, stderr.getvalue()
     assert "b] [red]run: epoch 1/1" in stderr.getvalue()
     return folder
@@ -139,7 +139,7 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_predict_names_files_and_classes(run, images, capsys):
     files = [images / "val" / name / "[red]1.png" for name in CLASSES]
-    text = said(capsys, "predict", run, *files)
+    text = said(capsys, "predict", *files, "--model", run)
     for path, name in zip(files, CLASSES, strict=True):
         assert str(path) in text
         assert text.count(name) >= len(files)
@@ -157,7 +157,7 @@ def test_record_explain_and_prune_name_their_folders(run, tmp_path, capsys):
     )
     assert "<script>c" not in page.read_text()
     assert "&lt;script&gt;" in page.read_text()
-    command = ("prune", run, pruned, "--recording", gates, "--blocks", "SE_4_3")
+    command = ("prune", run, "--output", pruned, "--recording", gates, "--blocks", "SE_4_3")
     assert f"{pruned} holds the model" in said(capsys, *command)
 
 
@@ -165,13 +165,13 @@ def test_insert_names_its_folder(tmp_path, capsys):
     folder = tmp_path / "x [/b] [red]model"
     source = tmp_path / "plain"
     senet.save_pretrained(senet.create_model("cifar_resnet20"), source)
-    assert f"{folder} holds the model" in said(capsys, "insert", source, folder)
+    assert f"{folder} holds the model" in said(capsys, "insert", source, "--output", folder)
 
 
 def test_ablate_and_demo_name_their_folders(images, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "x [/b] [red]runs"
-    settings = ("--data.dataset", images, "--epochs", "1", "--batch-size", "8")
-    text = said(capsys, "ablate", "12", "--seeds", "1", *settings, "--output", folder)
+    settings = ("--data", images, "--epochs", "1", "--batch-size", "8")
+    text = said(capsys, "ablate", "digits", "--tables", "12", "--seeds", "1", *settings, "--output", folder)
     assert f"1 of 3: {folder}" in text
     assert f"{folder} holds the runs" in text
     monkeypatch.setattr(
@@ -181,4 +181,4 @@ def test_ablate_and_demo_name_their_folders(images, tmp_path, capsys, monkeypatc
     demo.mkdir(parents=True)
     text = said(capsys, "demo", "--epochs", "1", "--output", demo)
     assert f"{demo} is taken; writing to {demo}-2" in text
-    assert f"Curves: {demo}-2/curves.png" in text
+    assert f"Curves: {demo}-2/curves.html" in text

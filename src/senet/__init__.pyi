@@ -16,8 +16,10 @@ from .evaluation.accuracy import evaluate as evaluate
 from .evaluation.prediction import predict as predict
 from .factory import create_model as create_model
 from .factory import from_pretrained as from_pretrained
+from .models.catalog import Card as Card
 from .models.catalog import list_models as list_models
 from .models.catalog import model_card as model_card
+from .models.catalog import register_model as register_model
 from .models.config import ModelConfig as ModelConfig
 from .nn.block import SEBlock as SEBlock
 from .nn.block import SEOptions as SEOptions
@@ -29,13 +31,14 @@ from .ops.gates import register_gate as register_gate
 from .optimization.fusion import fuse as fuse
 from .optimization.fusion import unfuse as unfuse
 from .optimization.inference import optimize_for_inference as optimize_for_inference
-from .paper.ablation import ablate as ablate
+from .recipes import register_recipe as register_recipe
 from .surgery.insertion import InsertionReport as InsertionReport
 from .surgery.insertion import SiteReport as SiteReport
 from .surgery.insertion import find_sites as find_sites
 from .surgery.insertion import insert_se as insert_se
 from .surgery.insertion import remove_se as remove_se
 from .training.config import TrainConfig as TrainConfig
+from .training.loop import resume as resume
 from .training.loop import train as train
 from .weights.folder import push_to_hub as push_to_hub
 from .weights.folder import save_pretrained as save_pretrained

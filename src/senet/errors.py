@@ -33,22 +33,22 @@ class MissingExtraError(SenetError, ImportError):
     """A package is missing that only a part of the library needs."""
 
 
-EXTRAS: Mapping[str, str] = MappingProxyType(
+EXTRAS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "accelerate": "train",
-        "tensorboard": "train",
-        "sklearn": "data",
-        "datasets": "data",
-        "timm": "timm",
-        "plotly": "report",
-        "jinja2": "report",
-        "google": "caffe",
-        "openvino": "openvino",
-        "pillow_heif": "heif",
-        "tifffile": "tiff",
+        "accelerate": ("accelerate", "train"),
+        "tensorboard": ("tensorboard", "train"),
+        "sklearn": ("scikit-learn", "train"),
+        "datasets": ("datasets", "train"),
+        "timm": ("timm", "timm"),
+        "plotly": ("plotly", "report"),
+        "jinja2": ("jinja2", "report"),
+        "google": ("protobuf", "caffe"),
+        "openvino": ("openvino", "openvino"),
+        "pillow_heif": ("pillow-heif", "heif"),
+        "tifffile": ("tifffile", "tiff"),
     }
 )
-"""The extra of pyproject.toml that brings each package that only a part of the library needs, by its import name."""
+"""The packages that only a part of the library needs: import name -> its name, and the extra that brings it."""
 
 
 @contextmanager
@@ -64,11 +64,12 @@ def needed_for(what: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS:
             raise
+        package, extra = EXTRAS[module]
         raise MissingExtraError(
-            f"{what} needs {error.name}, which is not installed; run: pip install 'senet[{extra}]'"
+            f"{what} needs {package}, which is not installed; run: pip install 'senet[{extra}]'"
         ) from error
 
 

@@ -69,6 +69,10 @@ def create_model(
     >>> create_model("cifar_se_resnet20", num_classes=100).num_classes
     100
     """
+    if is_hub_id(name) and not is_external(name):
+        raise SenetError(
+            f"{name} is no name of a network; open a folder or a model on the hub by senet.from_pretrained"
+        )
     check_se(name, se)
     asked = Asked(name=name, num_classes=num_classes, in_channels=in_channels, se=se, options=options)
     if pretrained:
@@ -149,7 +153,14 @@ def public_weights(name: str) -> str:
     return weights[0]
 
 
-def read_weights(name: str, weights: str | Path, *, layout: str | None = None, key: str | None = None) -> Checkpoint:
+def read_weights(
+    name: str,
+    weights: str | Path,
+    *,
+    layout: str | None = None,
+    key: str | None = None,
+    download: Download | None = None,
+) -> Checkpoint:
     """Read the weights that `create_model` is given for the network `name`: a tag of the package, or a source.
 
     Args:
@@ -157,6 +168,7 @@ def read_weights(name: str, weights: str | Path, *, layout: str | None = None, k
         weights: the tag or source.
         layout: see `load_weights`.
         key: see `load_weights`.
+        download: see `read`.
 
     Raises:
         SenetError: they are neither; or as `read`.
@@ -172,7 +184,7 @@ def read_weights(name: str, weights: str | Path, *, layout: str | None = None, k
             "a model folder, a file or a hub id (owner/name)"
         )
     if not is_external(name):
-        return read(weights, layout=layout, key=key)
+        return read(weights, layout=layout, key=key, download=download)
     if layout is not None:
         raise SenetError(f"layout={layout!r} has no effect: {name} is none of this library's networks")
     return read(weights, key=key, names=trunk_names(skeleton(ModelConfig(name=name))))
@@ -231,14 +243,6 @@ def from_pretrained(
         HubError: the hub cannot be reached, or refuses.
     """
     word, exists = str(source), Path(source).exists()
-    if is_external(word) and not exists:
-        return cast(Network, build_external(ModelConfig(name=word), pretrained=True)).eval()
-    if word in CARDS and not exists:
-        return create_model(word, pretrained=True).eval()
-    if not is_source(source):
-        if "/" not in word:
-            model_card(word)  # a misspelt name
-        find_model_folder(source)  # says what is wrong
     download = Download(
         revision=revision,
         token=token,
@@ -246,6 +250,17 @@ def from_pretrained(
         local_files_only=local_files_only,
         force_download=force_download,
     )
+    on_hub = not exists and is_hub_id(public_weights(word) if word in CARDS else word) and not is_external(word)
+    if download != Download() and not on_hub:
+        raise SenetError(f"{download.changed()} has no effect on {source}; it is for models on the hub")
+    if is_external(word) and not exists:
+        return cast(Network, build_external(ModelConfig(name=word), pretrained=True)).eval()
+    if word in CARDS and not exists:
+        return assemble(read_weights(word, public_weights(word), download=download), Asked(name=word)).eval()
+    if not is_source(source):
+        if "/" not in word:
+            model_card(word)  # a misspelt name
+        find_model_folder(source)  # says what is wrong
     checkpoint = read(source, download=download)
     if checkpoint.name is None:
         raise SenetError(unnamed(checkpoint))
@@ -280,7 +295,7 @@ def unnamed(checkpoint: Checkpoint) -> str:
     fits = f" (its tensors fit {', '.join(names)})" if names else ""
     return (
         f"{checkpoint.source} does not say what network it is of{fits}; make a model folder that does and name that: "
-        f"senet convert {names[0] if names else 'NETWORK'} {checkpoint.source} FOLDER"
+        f"senet convert {names[0] if names else 'NETWORK'} {checkpoint.source} --output FOLDER"
     )
 
 

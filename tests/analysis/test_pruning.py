@@ -13,6 +13,7 @@ import senet
 from senet import SEBlock, SenetError, prune_se, record_excitations
 from senet.analysis.gates import find_blocks, gate_module
 from senet.models.build import surgery_of
+from tiers import slow_except
 
 
 def images(number: int = 4, side: int = 64, seed: int = 0) -> Tensor:
@@ -39,9 +40,10 @@ MODELS = {
     "mobilenet_v3": lambda: torchvision.models.mobilenet_v3_small(),
     "regnet": lambda: torchvision.models.regnet_y_400mf(),
 }
+QUICK = ("ours", "ours, 3x3", "mobilenet", "timm seresnet", "timm regnet", "mobilenet_v3")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_except(QUICK, MODELS))
 def test_pruning_a_constant_gate_changes_nothing(name):
     torch.manual_seed(0)
     model = randomized(MODELS[name]()).double()

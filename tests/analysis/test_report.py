@@ -239,7 +239,22 @@ def test_the_commands(digits_run, tmp_path, capsys):
     assert len(embedded(page)["examples"]) == 2
     assert "What each gate contributes" not in page.read_text()
     pruned = tmp_path / "pruned"
-    assert main(["prune", str(digits_run), str(pruned), "--recording", str(gates), "--blocks", "SE_4_3", "--json"]) == 0
+    assert (
+        main(
+            [
+                "prune",
+                str(digits_run),
+                "--output",
+                str(pruned),
+                "--recording",
+                str(gates),
+                "--blocks",
+                "SE_4_3",
+                "--json",
+            ]
+        )
+        == 0
+    )
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["blocks"] == ["SE_4_3"]
     assert senet.evaluate(pruned, "digits").top1 == pytest.approx(report["after"]["evaluation"]["top1"])
@@ -252,10 +267,9 @@ def test_the_commands(digits_run, tmp_path, capsys):
         (["explain", "RUN", "--output", "RUN/config.json/x.html"], "cannot be written"),
         (["explain", "RUN", "--output", "RUN"], "cannot be written (it is a folder)"),
         (["explain", "RUN", "--recording", "RUN/config.json"], "is not a recording of excitations"),
-        (["record", "RUN"], "--output"),
-        (["record", "RUN", "--data", "nowhere", "--output", "x"], "data.dataset is 'nowhere'"),
-        (["prune", "RUN", "RUN"], "exists already; name another folder"),
-        (["prune", "RUN", "RUN2", "--blocks", "SE_9_9"], "there is no block 'SE_9_9'; the nearest are"),
+        (["record", "RUN", "--data", "nowhere", "--output", "x"], "--data is 'nowhere'"),
+        (["prune", "RUN", "--output", "RUN"], "exists already; name another folder"),
+        (["prune", "RUN", "--output", "RUN2", "--blocks", "SE_9_9"], "there is no block 'SE_9_9'; the nearest are"),
     ],
 )
 def test_bad_input_is_one_sentence(digits_run, arguments, message, capsys):
@@ -265,12 +279,14 @@ def test_bad_input_is_one_sentence(digits_run, arguments, message, capsys):
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", [["record", "RUN", "--output"], ["explain", "RUN", "--output"], ["prune", "RUN"]])
+@pytest.mark.parametrize(
+    "command", [["record", "RUN", "--output"], ["explain", "RUN", "--output"], ["prune", "RUN", "--output"]]
+)
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(command, digits_run, capsys, monkeypatch):
     def work(*_args, **_options):
         raise AssertionError("worked in vain")
 
-    monkeypatch.setattr("senet.analysis.recording.record_excitations", work)
+    monkeypatch.setattr("senet.cli.analysis.record_excitations", work)
     output = str(digits_run / "config.json" / "output")
     assert main([str(digits_run) if word == "RUN" else word for word in [*command, output]]) == 2
     reason = f"{digits_run / 'config.json'} is not a folder"

@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 import senet
 from senet.cli.demo import demo, free_folder
@@ -24,8 +23,8 @@ def test_demo_leaves_runs_that_evaluate_and_predict_use(tmp_path: Path, capsys: 
         assert senet.evaluate(folder / kind).top1 == pytest.approx(max(row["top1"] for row in rows))
     samples = sorted((folder / "samples").glob("*.png"))
     assert len(senet.predict(folder / "se", samples)) == len(samples) == 5
-    width, height = Image.open(folder / "curves.png").size
-    assert width > 1000 > height > 300
+    page = (folder / "curves.html").read_text()
+    assert all(text in page for text in (plain.name, se.name, "Training loss"))
     assert "What each gate is worth" in (folder / "report.html").read_text()
     printed = capsys.readouterr().out
     for number in (f"{plain.parameters:,}", f"{se.parameters:,}", f"{se.multiply_adds:,}", f"{se.step_time_ms:.1f}"):

@@ -1,12 +1,13 @@
 """Settings of the data: what cannot be right or has no effect is refused by its name."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from senet.data.config import Augmentation, DataConfig, data_config_from_dict
+from senet.configs import from_dict, to_dict
+from senet.data.config import Augmentation, DataConfig
 from senet.data.preprocessing import IMAGENET
 from senet.errors import SenetError
 
@@ -80,14 +81,7 @@ def test_refused_number_of_workers():
     ids=["default", "names", "imagenet"],
 )
 def test_read_back_from_json(config):
-    values = json.loads(json.dumps(asdict(config), default=str))
-    assert data_config_from_dict(values) == config
-
-
-def test_unknown_field_from_json():
-    values = asdict(DataConfig()) | {"shuffle": True}
-    with pytest.raises(TypeError, match="shuffle"):
-        data_config_from_dict(values)
+    assert from_dict(DataConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 
 @pytest.mark.parametrize(("names", "said"), [((), "class_names is empty"), (("a", "b", "a"), "has 'a' twice")])

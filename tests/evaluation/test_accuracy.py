@@ -16,10 +16,10 @@ import senet
 from senet import DataConfig, Preprocessing, SenetError
 from senet.analysis.report import examples_of
 from senet.cli import main
+from senet.data.crops import Crops
 from senet.data.datasets import open_split
 from senet.data.loading import build_loader
 from senet.data.preprocessing import Interpolation
-from senet.data.views import Views
 from senet.evaluation.batches import model_and_data, open_batches, run_data
 from senet.nn.modes import borrowed
 from senet.recipes.digits import digits
@@ -69,19 +69,19 @@ def test_the_run_is_evaluated_on_its_own_data_as_the_training_loop_did(digits_ru
     assert senet.evaluate(str(digits_run), "digits", batch_size=17).top1 == result.top1
 
 
-def test_views_are_the_corners_and_center_and_their_mirrors_at_each_scale() -> None:
+def test_ten_crops_are_the_corners_and_center_and_their_mirrors_at_each_size() -> None:
     pixels = torch.arange(64, dtype=torch.uint8).view(8, 8)
     image = Image.fromarray(pixels.numpy())
-    views = Views(GRAY, 4, (8,), "ten")(image)
-    assert views.shape == (10, 1, 4, 4)
+    crops = Crops(GRAY, 4, (8,), ten_crop=True)(image)
+    assert crops.shape == (10, 1, 4, 4)
     corners = [pixels[:4, :4], pixels[:4, 4:], pixels[4:, :4], pixels[4:, 4:], pixels[2:6, 2:6]]
-    found = {tuple(view.flatten().tolist()) for view in views}
+    found = {tuple(crop.flatten().tolist()) for crop in crops}
     assert found == {tuple(c.flatten().tolist()) for corner in corners for c in (corner, corner.flip(1))}
-    assert Views(GRAY, 4, (4, 8), "center")(image).shape == (2, 1, 4, 4)
-    assert Views(GRAY, 4, (4, 6, 8), "ten")(image).shape == (30, 1, 4, 4)
+    assert Crops(GRAY, 4, (4, 8))(image).shape == (2, 1, 4, 4)
+    assert Crops(GRAY, 4, (4, 6, 8), ten_crop=True)(image).shape == (30, 1, 4, 4)
 
 
-def test_many_views_average_probabilities(tmp_path: Path) -> None:
+def test_ten_crops_average_probabilities(tmp_path: Path) -> None:
     half = Image.new("L", (8, 4), 0)
     half.paste(255, (4, 0, 8, 4))
     (tmp_path / "val" / "dark").mkdir(parents=True)
@@ -89,33 +89,38 @@ def test_many_views_average_probabilities(tmp_path: Path) -> None:
     Image.new("L", (4, 4), 0).save(tmp_path / "val" / "dark" / "1.png")
     (tmp_path / "val" / "light").mkdir()
     Image.new("L", (4, 4), 255).save(tmp_path / "val" / "light" / "0.png")
-    result = senet.evaluate(Brightness(), DataConfig(dataset=str(tmp_path), num_workers=0), crops="ten")
+    result = senet.evaluate(Brightness(), DataConfig(dataset=str(tmp_path), num_workers=0), ten_crop=True)
     # Of the half-dark image's ten crops four are dark (p = s(10)), four light (s(-10)), two half and half (1/2).
     half_loss = torch.log(torch.tensor(2.0)).item()
     sure_loss = nn.functional.softplus(torch.tensor(-10.0)).item()
     assert result.loss == pytest.approx((half_loss + 2 * sure_loss) / 3, rel=1e-4)
 
 
-def test_crop_keeps_the_ratio_of_scale_to_crop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_another_crop_size_keeps_the_ratio_of_resize_to_crop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = write_folder(tmp_path, {"dark": [0], "light": [255]}, size=(64, 48))
     seen: list[tuple[int, tuple[int, ...]]] = []
-    whole = Views.__init__
+    whole = Crops.__init__
 
-    def watched(self: Views, preprocessing: Preprocessing, size: int, scales: tuple[int, ...], crops: str) -> None:
-        seen.append((size, scales))
-        whole(self, preprocessing, size, scales, crops)
+    def noted(self: Crops, preprocessing: Preprocessing, size: int, resizes: tuple[int, ...], ten: bool) -> None:
+        seen.append((size, resizes))
+        whole(self, preprocessing, size, resizes, ten)
 
-    monkeypatch.setattr(Views, "__init__", watched)
+    monkeypatch.setattr(Crops, "__init__", noted)
     model = Brightness()
     model.preprocessing = replace(GRAY, image_size=28, resize=32)
     data = DataConfig(dataset=str(folder), num_workers=0)
     senet.evaluate(model, data)
-    senet.evaluate(model, data, crop=35)
+    senet.evaluate(model, data, crop_size=35)
     assert seen == [(28, (32,)), (35, (40,))]
 
 
-def test_bf16_is_close(digits_run: Path) -> None:
-    assert senet.evaluate(digits_run, bf16=True).top1 == pytest.approx(senet.evaluate(digits_run).top1, abs=1.0)
+def test_bf16_is_close(digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fp32, bf16 = senet.evaluate(digits_run), senet.evaluate(digits_run, precision="bf16")
+    assert bf16.top1 == pytest.approx(fp32.top1, abs=1.0)
+    assert bf16.loss != fp32.loss
+    for fast, expected in ((True, bf16), (False, fp32)):
+        monkeypatch.setattr("senet.nn.precision.has_bf16", lambda device, fast=fast: fast)
+        assert senet.evaluate(digits_run, precision="auto") == expected
 
 
 def test_run_data_reads_back_the_whole_configuration(digits_run: Path, tmp_path: Path) -> None:
@@ -131,10 +136,14 @@ def test_bad_input_is_named(digits_run: Path, tmp_path: Path) -> None:
     model = senet.from_pretrained(digits_run)
     with pytest.raises(SenetError, match="data is missing"):
         senet.evaluate(model)
-    with pytest.raises(SenetError, match="crop is 9"):
-        senet.evaluate(model, "digits", crop=9, scales=(8,))
-    with pytest.raises(SenetError, match="crops is 'five'"):
-        senet.evaluate(model, "digits", crops="five")  # type: ignore[arg-type]
+    with pytest.raises(SenetError, match="crop_size is 9"):
+        senet.evaluate(model, "digits", crop_size=9, resize_sizes=(8,))
+    with pytest.raises(SenetError, match="crop_size is 0"):
+        senet.evaluate(model, "digits", crop_size=0)
+    with pytest.raises(SenetError, match="precision is 'fp8'; expected one of auto, fp32, bf16, fp16"):
+        senet.evaluate(model, "digits", precision="fp8")  # type: ignore[arg-type]
+    with pytest.raises(SenetError, match="precision is 'fp16', which needs a GPU"):
+        senet.evaluate(model, "digits", precision="fp16", device="cpu")  # type: ignore[arg-type]
     with pytest.raises(SenetError, match="batch_size is 0"):
         senet.evaluate(model, "digits", batch_size=0)
     folder = write_folder(tmp_path / "two", {"a": [0], "b": [0]})
@@ -229,10 +238,10 @@ def by_hand(model: nn.Module, root: Path, crop: int, scales: tuple[int, ...], te
         (16, 16, {}),
         (16, 18, {}),
         (21, 24, {}),
-        (16, 20, {"crop": 12}),
-        (16, 20, {"scales": (16, 23, 30)}),
-        (16, 20, {"crops": "ten"}),
-        (16, 20, {"crop": 14, "scales": (16, 21), "crops": "ten"}),
+        (16, 20, {"crop_size": 12}),
+        (16, 20, {"resize_sizes": (16, 23, 30)}),
+        (16, 20, {"ten_crop": True}),
+        (16, 20, {"crop_size": 14, "resize_sizes": (16, 21), "ten_crop": True}),
     ],
 )
 def test_evaluation_sees_what_transform_makes(
@@ -241,12 +250,12 @@ def test_evaluation_sees_what_transform_makes(
     preprocessing = Preprocessing(
         image_size=size, resize=resize, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), interpolation=interpolation
     )
-    crop = options.get("crop", size)
+    crop = options.get("crop_size", size)
     model = Linear(preprocessing, crop)
     model.class_names = (*PHOTOS, "e", "f")
     with torch.no_grad():
-        scales = options.get("scales") or (round(crop * resize / size),)
-        _, loss = by_hand(model, photos, crop, scales, options.get("crops") == "ten")
+        scales = options.get("resize_sizes") or (round(crop * resize / size),)
+        _, loss = by_hand(model, photos, crop, scales, options.get("ten_crop", False))
     result = senet.evaluate(model, DataConfig(dataset=str(photos), num_workers=0), **options)
     assert result.loss == pytest.approx(loss, rel=2e-5)
 
@@ -409,7 +418,7 @@ def test_a_run_is_evaluated_on_its_held_out_images(tmp_path: Path, capsys: pytes
     assert (result.top1, result.loss) == (pytest.approx(row["top1"]), pytest.approx(row["loss"], rel=1e-4))
     senet.train(replace(recipe, data=data, epochs=1, batch_size=7), run, resume=True)
     write_folder(tmp_path / "other", {"light": [255], "dark": [0]})
-    assert main(["evaluate", str(run), "--data.dataset", str(tmp_path / "other"), "--json"]) == 0
+    assert main(["evaluate", str(run), "--data", str(tmp_path / "other"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["num_images"] == 2  # the share sticks to the run's own data
 
 

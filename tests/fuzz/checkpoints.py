@@ -179,7 +179,7 @@ def make(random: Random, folder: Path) -> Case:
     source = str(path.relative_to(folder))
     return Case(
         about=f"{name}, {about}",
-        argv=["convert", name, source, "out"],
+        argv=["convert", name, source, "--output", "out"],
         names=names,
         expected=expected,
         check=lambda out, err: compared(folder / "out", name, about),

@@ -16,18 +16,18 @@ from fuzz.pictures import pixels
 from senet.cli import main
 
 CLASSES = ("bar", "loop", "rod")
-TRAIN = ("--data.dataset", "data", "--epochs", "1", "--batch-size", "8")
+TRAIN = ("--data", "data", "--epochs", "1", "--batch-size", "8")
 SMALL = ("--data.preprocessing.image-size", "8", "--data.preprocessing.resize", "8")
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "predict": ("model", "x.png", "y.png", "--top", "2"),
-    "evaluate": ("model", "--data.dataset", "data", "--batch-size", "4"),
+    "predict": ("x.png", "y.png", "--model", "model", "--top", "2"),
+    "evaluate": ("model", "--data", "data", "--batch-size", "4"),
     "models": ("cifar_se_resnet20",),
-    "convert": ("cifar_se_resnet20", "model", "new"),
-    "insert": ("plain", "new", "--reduction", "8"),
+    "convert": ("cifar_se_resnet20", "model", "--output", "new"),
+    "insert": ("plain", "--output", "new", "--reduction", "8"),
     "record": ("model", "--data", "data", "--output", "gates.safetensors"),
     "explain": ("model", "--data", "data", "--output", "page.html", "--no-knockout"),
-    "prune": ("model", "new", "--data", "data", "--blocks", "SE_4_3"),
-    "ablate": ("12", "--seeds", "1", *TRAIN, *SMALL, "--output", "runs"),
+    "prune": ("model", "--output", "new", "--data", "data", "--blocks", "SE_4_3"),
+    "ablate": ("digits", "--tables", "12", "--seeds", "1", *TRAIN, *SMALL, "--output", "runs"),
     "train": ("digits", *TRAIN, *SMALL, "--output", "run"),
     "demo": ("--epochs", "1", "--output", "demo"),
 }
@@ -39,7 +39,7 @@ VALUES = (
 ENDLESS = ("--epochs", "--seeds", "--regularization.freeze-bn-epochs")
 """Options with which a large number is right, and takes forever."""
 SLOW = ("--compute.compile", "--compute.no-compile")
-PLACES = ("argument", "RECIPE", "recipe", "RUN_OR_MODEL", "model", "image")
+PLACES = ("argument", "RECIPE", "recipe", "RUN_OR_MODEL", "MODEL", "NAME", "SOURCE", "IMAGE", "model", "image")
 """What a message calls words that have no flag."""
 FLAGS = ("--nope", "-z", "--js", "--output-folder", "--=", "---", "--json=maybe", "--top", "--weigths", "--data.datset")
 
@@ -84,8 +84,8 @@ def called(flag: str, value: str) -> tuple[str, ...]:
 def options(command: str) -> tuple[str, ...]:
     """Return the options that a command's help lists."""
     said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        main([command, *(["digits"] if command == "train" else []), "--help"])
+    with contextlib.redirect_stdout(said):
+        main([command, *(["digits"] if command in ("train", "ablate") else []), "--help"])
     found = set(re.findall(r"(--[a-z][\w.-]+)", said.getvalue()))
     return tuple(sorted(found - {"--help", *SLOW}))
 

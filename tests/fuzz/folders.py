@@ -151,12 +151,12 @@ def make(random: Random, folder: Path) -> Case:
     expected = "done" if shape in WHOLE else "refused" if shape in (nothing, with_a_bad_image) else "either"
     names = (root.name, *classes, "class", "png")
     if random.random() < 0.3:
-        settings = ["--data.dataset", root.name, "--epochs", "1", "--batch-size", "4", "--output", "run"]
+        settings = ["--data", root.name, "--epochs", "1", "--batch-size", "4", "--output", "run"]
         small = ["--data.preprocessing.image-size", "8", "--data.preprocessing.resize", "8"]
         check = lambda _, err: trained(folder / "run", root, err)  # noqa: E731
         return Case(about=f"train, {about}", argv=["train", "digits", *settings, *small], names=names, check=check)
     senet.save_pretrained(network(classes), folder / "model")
-    argv = ["evaluate", "model", "--data.dataset", root.name, "--json"]
+    argv = ["evaluate", "model", "--data", root.name, "--json"]
     split = next((root / s for s in ("val", "valid", "validation", "test", "train") if (root / s).is_dir()), root)
     bad = shape is with_a_bad_image and "train" in about
     return Case(

@@ -23,6 +23,8 @@ RAW = re.compile(
     r"Traceback|\[Errno|\w+(?:Error|Exception)\(|<_io\.|<class '| object at 0x|invalid literal|could not convert"
 )
 """What only a programmer reads."""
+HELP = "For full helptext, "
+"""How tyro ends what it says about arguments that it cannot read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ def judge(case: Case, folder: Path, *, in_process: bool = True) -> str:
 
 def wrong_of(case: Case, status: int, out: str, err: str) -> str:
     """Say what is wrong with an ending, empty if nothing is."""
-    sentences = [line for line in err.splitlines() if line.startswith("senet: ")]
+    sentences = [line for line in err.splitlines() if line.startswith("senet: ") or HELP in line]
     ours = "\n".join(line for line in err.splitlines() if line.startswith(("senet: ", "  ", "Traceback")))
     missing = [name for name in case.wanted if not mentions(out + err, name)]
     if status not in STATUSES:
@@ -86,11 +88,8 @@ def run_here(argv: list[str], folder: Path) -> tuple[int, str, str]:
     """Run a command in this process; return exit status, standard output and standard error."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warning_plainly():
-        try:
-            status = main(argv)
-        except SystemExit as stop:
-            status = stop.code or 0
-    return int(status), out.getvalue(), err.getvalue()
+        status = main(argv)
+    return status, out.getvalue(), err.getvalue()
 
 
 def run_apart(argv: list[str], folder: Path) -> tuple[int, str, str]:

@@ -1,17 +1,15 @@
 """The registry: names, options, messages, and configurations through JSON."""
 
 import json
-from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
 
-import senet
 from senet.data.preprocessing import CIFAR, IMAGENET
 from senet.errors import SenetError
 from senet.factory import create_model
 from senet.models.build import build
-from senet.models.catalog import CARDS, list_models, model_card
+from senet.models.catalog import list_models, model_card
 from senet.models.config import ModelConfig, config_from_dict, config_to_dict
 from senet.nn.block import SEBlock, SEOptions
 
@@ -238,19 +236,3 @@ def test_configuration_of_a_plain_network_with_se():
     config = ModelConfig(name="resnet18", se=SEOptions(reduction=8))
     with pytest.raises(SenetError, match="se has no effect: resnet18 is a plain network"):
         build(config)
-
-
-def test_configurations_and_cards_are_frozen():
-    config = ModelConfig(name="resnet18")
-    with pytest.raises(FrozenInstanceError):
-        config.name = "resnet34"
-    with pytest.raises(FrozenInstanceError):
-        model_card("resnet18").num_classes = 5
-    with pytest.raises(TypeError):
-        CARDS["mine"] = replace(model_card("resnet18"), name="mine")
-
-
-def test_public_names_are_these():
-    assert senet.create_model is create_model
-    assert senet.list_models is list_models
-    assert senet.model_card is model_card

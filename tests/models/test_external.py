@@ -9,7 +9,7 @@ import torchvision
 from PIL import Image
 
 import senet
-from networks import randomize
+from networks import randomize, relative_difference
 from senet.cli import main
 from senet.errors import SenetError
 from senet.factory import create_model, from_pretrained, load_model, names_a_network
@@ -90,16 +90,16 @@ def test_a_name_is_the_same_network_in_every_command(name, libraries, digits_lik
         opened.append(type(load_model(source, **options)))
         raise SenetError("opened")
 
-    for module in ("cli.training", "cli.analysis", "cli.networks", "evaluation.batches", "evaluation.prediction"):
+    for module in ("cli.networks", "evaluation.batches"):
         monkeypatch.setattr(f"senet.{module}.load_model", noting)
     data, output, photo = str(digits_like), str(tmp_path / "out"), str(digits_like / "val" / "a" / "0.png")
     for words in (
-        ["evaluate", name, "--data.dataset", data],
-        ["predict", name, photo],
+        ["evaluate", name, "--data", data],
+        ["predict", photo, "--model", name],
         ["record", name, "--data", data, "--output", f"{output}.safetensors"],
         ["explain", name, "--data", data, "--output", f"{output}.html"],
-        ["prune", name, output, "--data", data],
-        ["insert", name, output],
+        ["prune", name, "--output", output, "--data", data],
+        ["insert", name, "--output", output],
     ):
         assert main(words) == 2
         assert "senet: opened" in capsys.readouterr().err, words
@@ -115,9 +115,9 @@ def test_a_name_is_the_same_network_in_every_command(name, libraries, digits_lik
 def test_the_weights_of_a_tag_cannot_be_contradicted(libraries, tmp_path, capsys):
     with pytest.raises(SenetError, match="means the weights 'a1_in1k'; leave one out"):
         create_model(TIMM, weights="weights.pth")
-    assert main(["insert", TIMM, str(tmp_path / "out"), "--no-pretrained"]) == 2
+    assert main(["insert", TIMM, "--output", str(tmp_path / "out"), "--no-pretrained"]) == 2
     assert "leave them out of the name to start at random" in capsys.readouterr().err
-    assert main(["insert", "cifar_se_resnet20", str(tmp_path / "out"), "--no-pretrained"]) == 2
+    assert main(["insert", "cifar_se_resnet20", "--output", str(tmp_path / "out"), "--no-pretrained"]) == 2
     assert "pretrained is False, which has no effect on cifar_se_resnet20" in capsys.readouterr().err
     assert not libraries
 
@@ -195,10 +195,42 @@ def test_weights_with_inserted_blocks_keep_them(tmp_path):
     assert surgery_of(from_pretrained(tmp_path / "model")) == surgery_of(model)
     other = create_model("timm/resnet18")
     senet.insert_se(other, senet.SEOptions(gate="hard_sigmoid"))
-    with pytest.raises(SenetError, match=r"inserted_se.gate='sigmoid'.*create it with blocks inserted with gate="):
+    with pytest.raises(SenetError, match=r"inserted_se.gate='sigmoid_x2'.*create it with blocks inserted with gate="):
         load_weights(other, tmp_path / "model")
     with pytest.raises(SenetError, match="for images of 3 channels; leave in_channels out"):
         create_model("timm/resnet18", in_channels=1, weights=tmp_path / "model")
+
+
+@torch.no_grad()
+def test_weights_of_torchvision_in_this_librarys_class(libraries, published):
+    theirs = torchvision.models.resnet18()
+    theirs.load_state_dict(published)
+    x = torch.randn(2, 3, 64, 64)
+    for weights in (TORCHVISION, "torchvision/resnet18"):
+        model = create_model("resnet18", weights=weights)
+        assert type(model).__module__ == "senet.models.resnet"
+        assert relative_difference(model.eval()(x), theirs.eval()(x)) < 1e-5
+        assert (model.preprocessing.image_size, model.preprocessing.resize) == (224, 256)
+    assert torch.equal(create_model("torchvision/resnet18", weights=TORCHVISION).fc.weight, published["fc.weight"])
+    for weights, said in (
+        ("torchvision/resnet18.none", "torchvision has no weights 'none' of resnet18; it has IMAGENET1K_V1"),
+        ("torchvision/resnet5000", "torchvision has no network 'resnet5000'"),
+        ("torchvision/resnet34", "holds resnet34, not resnet18: create resnet34"),
+    ):
+        with pytest.raises(SenetError, match=re.escape(said)):
+            create_model("resnet18", weights=weights)
+
+
+def test_an_id_of_the_hub_is_no_name_of_a_network():
+    with pytest.raises(SenetError, match=r"open a folder or a model on the hub by senet\.from_pretrained"):
+        create_model("me/flowers")
+
+
+@pytest.mark.parametrize("name", ["timm/resnet18", "torchvision/resnet18"])
+def test_pretrained_is_the_librarys_default(name, libraries, published):
+    model = create_model(name, pretrained=True)
+    assert model.training
+    assert torch.equal(model.conv1.weight, published["conv1.weight"])
 
 
 # ---- files and words -------------------------------------------------------------------------------------------------
@@ -226,8 +258,8 @@ def test_a_file_that_says_what_it_is_works_in_every_command(tmp_path, digits_lik
     model = create_model("cifar_se_resnet20", num_classes=2)
     torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
     photo = str(digits_like / "val" / "a" / "0.png")
-    assert main(["predict", str(tmp_path / "weights.pth"), photo, "--json"]) == 0
-    assert main(["evaluate", str(tmp_path / "weights.pth"), "--data.dataset", str(digits_like), "--json"]) == 0
+    assert main(["predict", photo, "--model", str(tmp_path / "weights.pth"), "--json"]) == 0
+    assert main(["evaluate", str(tmp_path / "weights.pth"), "--data", str(digits_like), "--json"]) == 0
     assert torch.equal(load_model(tmp_path / "weights.pth").conv1.weight, model.conv1.weight)
     capsys.readouterr()
 
@@ -237,13 +269,16 @@ def test_a_file_that_does_not_is_refused_with_the_command_that_helps(tmp_path, d
     torch.save(dict(create_model("cifar_se_resnet20", num_classes=2).state_dict()), "weights.pth")
     photo = str(digits_like / "val" / "a" / "0.png")
     said = []
-    for words in (["predict", "weights.pth", photo], ["evaluate", "weights.pth", "--data.dataset", str(digits_like)]):
+    for words in (
+        ["predict", photo, "--model", "weights.pth"],
+        ["evaluate", "weights.pth", "--data", str(digits_like)],
+    ):
         assert main(words) == 2
         said.append(capsys.readouterr().err)
     assert said[0] == said[1]
     assert "(its tensors fit cifar_se_resnet20)" in said[0]
     command = said[0].strip().partition(": senet convert ")[2].split()
-    assert command == ["cifar_se_resnet20", "weights.pth", "FOLDER"]
+    assert command == ["cifar_se_resnet20", "weights.pth", "--output", "FOLDER"]
     assert main(["convert", *command]) == 0
-    assert main(["predict", "FOLDER", photo]) == 0
+    assert main(["predict", photo, "--model", "FOLDER"]) == 0
     capsys.readouterr()

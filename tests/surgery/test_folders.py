@@ -63,7 +63,7 @@ def test_a_run_without_se_goes_on_with_it(tmp_path: Path, capsys):
     capsys.readouterr()
     assert main(["evaluate", str(first), "--json"]) == 0
     before = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert main(["insert", str(first), str(tmp_path / "with_se")]) == 0
+    assert main(["insert", str(first), "--output", str(tmp_path / "with_se")]) == 0
     assert "9 SE blocks" in capsys.readouterr().out
     model = from_pretrained(tmp_path / "with_se")
     assert senet.evaluate(model, plain.data).top1 == before["top1"]
@@ -98,7 +98,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_on_the_command_line(case, tmp_path: Path, capsys):
     arguments, said = BAD[case]
-    assert main(["insert", arguments[0], str(tmp_path / "out"), *arguments[1:]]) == 2
+    assert main(["insert", *arguments, "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert len(error.splitlines()) == 1
@@ -106,7 +106,7 @@ def test_bad_input_on_the_command_line(case, tmp_path: Path, capsys):
 
 
 def test_the_folder_is_not_overwritten(tmp_path: Path, capsys):
-    assert main(["insert", "timm/resnet18", str(tmp_path), "--no-pretrained"]) == 2
+    assert main(["insert", "timm/resnet18", "--output", str(tmp_path), "--no-pretrained"]) == 2
     assert "exists already; name another folder" in capsys.readouterr().err
 
 

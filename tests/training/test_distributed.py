@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -24,7 +25,7 @@ from pathlib import Path
 import torch
 from senet.data import loading
 from senet.recipes.digits import digits
-from senet.training import loop
+from senet.training import loop, trainer as trainer_module
 from senet.training.config import ComputeConfig, RegularizationConfig
 from senet.training.interrupt import TrainingInterrupted
 
@@ -32,7 +33,7 @@ torch.set_num_threads(1)
 folder, num_eval, rank = Path(sys.argv[1]), int(sys.argv[2]), int(os.environ["RANK"])
 # What is registered first runs last.
 atexit.register(lambda: (folder / f"joined{rank}").write_text(str(torch.distributed.is_initialized())))
-open_split, score, backward = loading.open_split, loop.score, loop.Trainer.backward
+open_split, score, backward = loading.open_split, trainer_module.score, loop.Trainer.backward
 loading.open_split = lambda data, split: replace(open_split(data, split), size=128 if split == "train" else num_eval)
 counts, trainers, signals = [], [], {}
 
@@ -49,7 +50,7 @@ def interrupted_backward(trainer, *args, **options):
         os.kill(os.getpid(), signal.SIGTERM)
     return backward(trainer, *args, **options)
 
-loop.score, loop.Trainer.backward = counting_score, interrupted_backward
+trainer_module.score, loop.Trainer.backward = counting_score, interrupted_backward
 config = replace(
     digits(), epochs=2, batch_size=16, compute=ComputeConfig(cpu=torch.cuda.is_available(), accumulate=2),
     regularization=RegularizationConfig(ema_decay=0.5),
@@ -62,11 +63,11 @@ said = []
 for moment in ("evaluation", "backward"):
     signals[moment] = True
     try:
-        loop.train(config, folder / "parts", resume=bool(said))
+        loop.resume(folder / "parts") if said else loop.train(config, folder / "parts")
     except TrainingInterrupted as stopped:
         said.append(str(stopped))
     signals.clear()
-loop.train(config, folder / "parts", resume=True)
+loop.resume(folder / "parts")
 (folder / f"told{rank}.json").write_text(json.dumps([counts, said]))
 """
 
@@ -139,7 +140,7 @@ def torchrun(*argv):
 
 
 def on_disk(images, run):
-    words = ["train", "digits", "--data.dataset", images, "--output", run, "--epochs", 2, "--batch-size", 2]
+    words = ["train", "digits", "--data", images, "--output", run, "--epochs", 2, "--batch-size", 2]
     words += ["--model.name", "cifar_resnet20", "--model.in-channels", 3, "--data.augmentation.padding", 0]
     words += ["--data.preprocessing.mean", *"000", "--data.preprocessing.std", *"111", "--compute.cpu"]
     return [*words, "--data.no-in-memory", "--data.num-workers", 1]
@@ -156,6 +157,7 @@ def assert_one_sentence(done, *said):
     assert "exitcode  : 2" in done.stderr or "exitcode: 2" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_image_that_one_process_cannot_read_ends_both_with_one_sentence(tmp_path):
     """First one to evaluate on, which is the second process's; then one to train on; then none, and the run goes on."""
     images, run = tmp_path / "images", tmp_path / "run"
@@ -177,6 +179,7 @@ def test_an_image_that_one_process_cannot_read_ends_both_with_one_sentence(tmp_p
     assert done.stdout.count("The run is in") == 1
 
 
+@pytest.mark.slow
 def test_a_mistake_that_all_processes_notice_is_told_once(tmp_path):
     done, _ = torchrun("train", "digits", "--output", tmp_path / "run", "--epochs", 0)
     assert_one_sentence(done, "epochs is 0")

@@ -14,15 +14,16 @@ from torch import nn
 
 from senet.data import loading
 from senet.data.config import Augmentation
-from senet.errors import SenetError
+from senet.errors import MissingFileError, NotFiniteError, SenetError
 from senet.evaluation.accuracy import score
 from senet.factory import from_pretrained
 from senet.files import read_jsonl
 from senet.models.base import Network
 from senet.recipes.digits import digits
-from senet.training import loop, schedule
+from senet.training import loop, schedule, trainer
 from senet.training.config import ComputeConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig
-from senet.training.loop import train
+from senet.training.loop import resume, train
+from senet.training.run import RunFolder
 
 CPU = ComputeConfig(cpu=True)
 RUN = replace(digits(), epochs=2, compute=CPU)  # three batches of 32 an epoch
@@ -69,7 +70,7 @@ def linear(monkeypatch):
     """Train a `LinearNetwork` whatever the configuration says; the list collects those that were built."""
     built = []
 
-    def build(config):
+    def build(config, surgery):
         built.append(LinearNetwork(config))
         return built[-1]
 
@@ -83,8 +84,8 @@ def few_batches(config, batch_size=96):
 
 
 def initial_weights(config):
-    loop.seed_everything(config.seed)
-    return {key: tensor.clone() for key, tensor in loop.build(config.model).state_dict().items()}
+    trainer.seed_everything(config.seed)
+    return {key: tensor.clone() for key, tensor in loop.build(config.model, None).state_dict().items()}
 
 
 def state_of(run):
@@ -130,7 +131,13 @@ def test_a_run_folder_holds_what_is_documented(tmp_path: Path):
     events = {name for name in names if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
     models = {f"{kind}/{name}" for kind in ("best", "last") for name in ("config.json", "model.safetensors")}
-    assert names - events == models | {"config.json", "environment.json", "metrics.jsonl", "last/training_state.pt"}
+    assert names - events == models | {
+        "config.json",
+        "data.json",
+        "environment.json",
+        "metrics.jsonl",
+        "last/training_state.pt",
+    }
 
     rows = rows_of(run)
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 3), (2, 6)]
@@ -315,7 +322,7 @@ def test_a_compiled_network_trains_and_is_saved_under_its_own_names(tmp_path: Pa
 
 def test_a_batch_of_one_image_at_one_pixel_is_refused_in_one_sentence(tmp_path: Path):
     network = replace(RUN.model, name="se_resnet18")  # 8 pixels, halved five times
-    for fused in (False, True):
+    for fused in ("off", "on"):
         config = replace(RUN, batch_size=1, model=network, compute=replace(CPU, fused=fused))
         with pytest.raises(
             SenetError, match="gives BatchNorm nothing to average; set batch_size to at least 2"
@@ -367,7 +374,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_last_good_state(
     config = replace(RUN, epochs=3, optimizer=PLAIN_SGD, checkpoint_every=checkpoint_every)
     noticed = batch if checkpoint_every or batch == 3 else batch + 1
     monkeypatch.setattr(loop.Trainer, "backward", ruinous)
-    with pytest.raises(SenetError) as caught:
+    with pytest.raises(NotFiniteError) as caught:
         train(config, tmp_path / "run")
     lr = PLAIN_SGD.lr * schedule.lr_factor(config.schedule, 1 + (noticed - 1) / 3, 3)
     assert f"at batch {noticed} of epoch 2 with learning rate {lr:.4g};" in str(caught.value)
@@ -381,7 +388,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_last_good_state(
     assert [row["epoch"] for row in rows_of(run)] == [1]
 
     monkeypatch.setattr(loop.Trainer, "backward", backward)
-    train(config, run, resume=True)
+    resume(run)
     assert [row["epoch"] for row in rows_of(run)] == [1, 2, 3]
 
 
@@ -393,7 +400,7 @@ def test_what_exists_is_never_written_over(tmp_path: Path):
     file.write_text("more of it")
     before = contents(tmp_path)
     for path, said in (
-        (run, "holds a run already; add --resume"),
+        (run, "holds a run already; go on with it by `senet train --resume"),
         (foreign, "is not a run folder"),
         (file, "is not a run folder"),
         (file / "run", "cannot be made"),
@@ -406,17 +413,17 @@ def test_what_exists_is_never_written_over(tmp_path: Path):
 
 def test_resume_needs_a_run(tmp_path: Path):
     for path in (tmp_path / "absent", tmp_path):
-        with pytest.raises(SenetError, match="holds no run to resume"):
-            train(ONE_STEP, path, resume=True)
+        with pytest.raises(MissingFileError, match="holds no run to resume"):
+            resume(path)
     (tmp_path / "config.json").write_text('{"model": ')
     with pytest.raises(SenetError, match="is not a run's configuration"):
-        train(ONE_STEP, tmp_path, resume=True)
+        resume(tmp_path)
     (tmp_path / "config.json").write_text("[1, 2]")
     with pytest.raises(SenetError, match="is not a run's configuration"):
-        train(ONE_STEP, tmp_path, resume=True)
+        resume(tmp_path)
 
 
-def test_resume_with_other_settings_names_the_field(tmp_path: Path):
+def test_a_run_with_other_settings_names_the_field(tmp_path: Path):
     run = train(ONE_STEP, tmp_path / "run")
     before, se = contents(run), ONE_STEP.model.se
     flipped = replace(ONE_STEP.data, augmentation=Augmentation(flip=True))
@@ -428,11 +435,11 @@ def test_resume_with_other_settings_names_the_field(tmp_path: Path):
         "epochs": replace(ONE_STEP, epochs=2),
     }.items():
         with pytest.raises(SenetError, match=f"was started with another {name};"):
-            train(config, run, resume=True)
+            RunFolder(run).check_same_config(config)
     assert contents(run) == before
 
     moved = replace(ONE_STEP, data=replace(ONE_STEP.data, root=Path("elsewhere"), num_workers=0), checkpoint_every=2)
-    train(moved, run, resume=True)  # where and how the data is read may change
+    RunFolder(run).check_same_config(moved)  # where and how the data is read may change
 
 
 def test_settings_that_do_not_fit_the_data_are_refused_before_anything_is_written(tmp_path: Path):

@@ -8,10 +8,11 @@ import torch
 
 from senet.cli import main
 from senet.data import loading
+from senet.errors import warn
 from senet.nn import precision
 from senet.recipes import RECIPES, get_recipe
 from senet.training.config import ComputeConfig
-from senet.training.loop import train
+from senet.training.loop import resume, train
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 RUN = replace(get_recipe("digits"), epochs=1, compute=ComputeConfig(cpu=True, precision="auto"))
@@ -59,7 +60,7 @@ def test_auto_chooses_what_is_fast_says_so_once_and_records_it(tmp_path, monkeyp
     assert json.loads((run / "config.json").read_text())["compute"]["precision"] == chosen
 
     monkeypatch.setattr(precision, "has_bf16", lambda device: not native)  # it goes on as it began, wherever that is
-    train(RUN, run, resume=True)
+    resume(run, epochs=2)
     assert ("emulates" in capsys.readouterr().err) == native
 
 
@@ -77,12 +78,12 @@ def test_evaluate_and_record_say_that_bf16_is_slow(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(precision, "has_bf16", lambda device: native)
     run = train(RUN, tmp_path / "run")
     capsys.readouterr()
-    assert main(["evaluate", str(run), "--bf16"]) == 0
-    said = capsys.readouterr()
-    assert ("--bf16 is slow" in said.err) != native
-    assert "top-1" in said.out
-    assert main(["record", str(run), "--bf16", "--output", str(tmp_path / "gates.safetensors")]) == 0
-    assert ("--bf16 is slow" in capsys.readouterr().err) != native
+    for command in (["evaluate"], ["record", "--output", str(tmp_path / "gates.safetensors")]):
+        warn.cache_clear()
+        assert main([command[0], str(run), *command[1:], "--precision", "bf16"]) == 0
+        said = capsys.readouterr()
+        assert ("warning: precision bf16 is slow" in said.err) != native
+        assert said.out
 
 
 def test_no_recipe_insists_on_bf16():

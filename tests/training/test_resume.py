@@ -21,10 +21,10 @@ from senet.data.memory import MemoryLoader
 from senet.errors import SenetError
 from senet.files import read_jsonl
 from senet.recipes.digits import digits
-from senet.training import loop
+from senet.training import loop, trainer
 from senet.training.config import ComputeConfig, RegularizationConfig, ScheduleConfig
 from senet.training.interrupt import TrainingInterrupted
-from senet.training.loop import train
+from senet.training.loop import resume, train
 from senet.training.run import RunFolder
 
 SIZES = {"train": 96, "eval": 60}
@@ -136,15 +136,15 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, monkeypatch, 
         handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
         with monkeypatch.context() as patched:
             send_at(patched, epoch, batch, signum)
-            with pytest.raises(TrainingInterrupted, match="repeat with --resume") as caught:
-                train(CONFIGS[name], tmp_path / "run", resume=i > 0)
+            with pytest.raises(TrainingInterrupted, match=r"`senet train --resume .*run` goes on") as caught:
+                resume(tmp_path / "run") if i else train(CONFIGS[name], tmp_path / "run")
         assert caught.value.signum == signum
         assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
         position = state_of(tmp_path / "run")["position"]
         at_end = batch in (5, "evaluation")
         window_end = 0 if at_end else batch + 1 if name == "simple" else 4
         assert (position["epoch"], position["batch"]) == (epoch + at_end, window_end)
-    assert_same_run(train(CONFIGS[name], tmp_path / "run", resume=True), uninterrupted(name))
+    assert_same_run(resume(tmp_path / "run"), uninterrupted(name))
 
 
 def test_a_signal_in_the_last_epoch_s_evaluation_has_nothing_left_to_stop(tmp_path, monkeypatch, uninterrupted):
@@ -165,15 +165,15 @@ def test_a_run_killed_in_an_evaluation_that_outlasts_a_signal_loses_nothing(tmp_
             raise Killed
         return score(model, batches, **options)
 
-    score, evaluate, trainers = loop.score, loop.Trainer.evaluate, []
+    score, evaluate, trainers = trainer.score, loop.Trainer.evaluate, []
     with monkeypatch.context() as patched:
         patched.setattr(loop.Trainer, "evaluate", lambda self: (trainers.append(self), evaluate(self))[1])
-        patched.setattr(loop, "score", killed)
+        patched.setattr(trainer, "score", killed)
         with pytest.raises(Killed):
             train(SIMPLE, tmp_path / "run")
     position = state_of(tmp_path / "run")["position"]
     assert (position["epoch"], position["batch"]) == (1, 3)
-    assert_same_run(train(SIMPLE, tmp_path / "run", resume=True), uninterrupted("simple"))
+    assert_same_run(resume(tmp_path / "run"), uninterrupted("simple"))
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path, uninterrupted):
@@ -181,7 +181,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, uninterrupted):
     run = train(SIMPLE, tmp_path / "run")
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
     before = {path: path.read_bytes() for path in run.rglob("*.safetensors")}
-    assert_same_run(train(SIMPLE, run, resume=True), uninterrupted("simple"))
+    assert_same_run(resume(run), uninterrupted("simple"))
     assert {path: path.read_bytes() for path in run.rglob("*.safetensors")} == before
 
 
@@ -196,7 +196,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_first(tmp_path, monkeypatch, unin
     finally:
         signal.signal(signal.SIGINT, usual)
     assert state_of(tmp_path / "run")["position"]["epoch"] == 1
-    assert_same_run(train(SIMPLE, tmp_path / "run", resume=True), uninterrupted("simple"))
+    assert_same_run(resume(tmp_path / "run"), uninterrupted("simple"))
 
 
 DRIVER = """
@@ -225,7 +225,7 @@ def test_a_killed_program_s_run_goes_on(tmp_path, uninterrupted):
     time.sleep(random.uniform(0, 0.2))
     program.kill()
     program.wait()
-    assert_same_run(train(SIMPLE, run, resume=True), uninterrupted("simple"))
+    assert_same_run(resume(run), uninterrupted("simple"))
 
 
 def in_child(function, *args, **options):
@@ -258,22 +258,24 @@ def forks(test):
     return alone
 
 
+@pytest.mark.slow
 @forks
 def test_a_run_killed_again_and_again_goes_on(tmp_path, uninterrupted):
     config, run = replace(EVERYTHING, checkpoint_every=1), tmp_path / "run"
 
     def killed_after(seconds):
         signal.setitimer(signal.ITIMER_REAL, seconds)  # SIGALRM ends the process as it stands, like SIGKILL
-        train(config, run, resume=True)
+        resume(run)
 
     RunFolder(run).start(config)
     codes = [in_child(killed_after, random.uniform(0.05, 0.4)) for _ in range(5)]
     assert -signal.SIGALRM in codes, codes
-    assert_same_run(train(config, run, resume=True), uninterrupted("everything"))
+    assert_same_run(resume(run), uninterrupted("everything"))
     rates = [row["lr"] for row in read_jsonl(run / "metrics.jsonl")]
     assert rates[-1] < rates[0]  # the plateau, and with it the state of the schedule, has played its part
 
 
+@pytest.mark.slow
 @forks
 def test_a_kill_between_any_two_files_of_a_save_loses_nothing(tmp_path, monkeypatch):
     """The first epoch's model stays the best, so that nothing later repairs a best/ that a kill left behind."""
@@ -297,18 +299,84 @@ def test_a_kill_between_any_two_files_of_a_save_loses_nothing(tmp_path, monkeypa
         Path.replace = dying_replace  # in the child alone
         train(config, run)
 
-    # Each run dies one file later than the one before, from two files of the start on: five are of the first epoch,
+    # Each run dies one file later than the one before, from three files of the start on: five are of the first epoch,
     # three of the second.
     killed = []
-    for n in range(2, 20):
+    for n in range(3, 20):
         run = tmp_path / f"run{n}"
         if in_child(train_until, n, run) == 0:
             break
         killed.append({str(path.relative_to(run)) for path in run.rglob("*") if not path.name.startswith(".")})
-        assert_same_run(train(config, run, resume=True), whole)
+        assert_same_run(resume(run), whole)
     assert len(killed) == 8
     assert "metrics.jsonl" in killed[0]
     assert not any(name.startswith("last/") for name in killed[0])
+
+
+def stopped(monkeypatch, run, config=SIMPLE, epoch=1, batch=0):
+    with monkeypatch.context() as patched:
+        send_at(patched, epoch, batch, signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt) as caught:  # in a notebook, it is what Ctrl-C gives
+            train(config, run)
+    assert isinstance(caught.value, TrainingInterrupted)
+    return run
+
+
+def test_more_epochs_go_on_with_a_finished_run_and_are_kept(tmp_path, monkeypatch, capsys):
+    run = train(replace(SIMPLE, epochs=1), tmp_path / "run")
+    capsys.readouterr()
+    resume(run)
+    assert f"{run} is finished: epoch 1 of 1 is trained; set more epochs to go on" in capsys.readouterr().err
+    stopped_at = []
+    monkeypatch.setattr(loop.Trainer, "evaluate_epoch", stopping_after(1, loop.Trainer.evaluate_epoch, stopped_at))
+    with pytest.raises(TrainingInterrupted):
+        resume(run, epochs=3, num_workers=0)
+    resume(run)
+    assert [row["epoch"] for row in read_jsonl(run / "metrics.jsonl")] == [1, 2, 3]
+    stored = json.loads((run / "config.json").read_text())
+    assert (stored["epochs"], stored["data"]["num_workers"]) == (3, 0)
+    with pytest.raises(SenetError, match=r"epochs is 2, but .* has trained 3 already; give more"):
+        resume(run, epochs=2)
+
+
+def stopping_after(epoch, evaluate, stopped_at):
+    """Return an evaluation that ends in a signal, once, after so many epochs."""
+
+    def evaluate_and_stop(trainer):
+        if trainer.position.epoch == epoch and not stopped_at:
+            stopped_at.append(epoch)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(trainer)
+
+    return evaluate_and_stop
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"size": 95}, "num_train_images was 96 and is 95"),
+        ({"class_names": tuple("abcdefghij")}, "class_names was ['0', "),
+    ],
+)
+def test_a_run_whose_data_have_changed_says_so(tmp_path, monkeypatch, changes, said):
+    run = stopped(monkeypatch, tmp_path / "run")
+    few = loading.open_split
+    monkeypatch.setattr(loading, "open_split", lambda data, split: replace(few(data, split), **changes))
+    with pytest.raises(SenetError) as caught:
+        resume(run)
+    assert str(caught.value).startswith(f"the data of {run} have changed: {said}")
+    assert "; restore them, or start another run" in str(caught.value)
+
+
+def test_a_run_of_the_version_before_the_first_release_goes_on(tmp_path, monkeypatch, uninterrupted):
+    run = stopped(monkeypatch, tmp_path / "run")
+    values = json.loads((run / "config.json").read_text())
+    values["regularisation"] = values.pop("regularization")
+    values["compute"]["fused"] = None
+    values["model"] |= {"inserted": [], "inserted_se": values["model"]["se"], "removed": []}
+    (run / "config.json").write_text(json.dumps(values))
+    (run / "data.json").unlink()
+    assert_same_run(resume(run), uninterrupted("simple"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "foreign", "text", "list"])
@@ -325,7 +393,7 @@ def test_a_damaged_training_state_is_refused_in_one_sentence(tmp_path, monkeypat
     else:
         file.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"no training state"}[damage])
     with pytest.raises(SenetError) as caught:
-        train(SIMPLE, tmp_path / "run", resume=True)
+        resume(tmp_path / "run")
     said = str(caught.value)
     assert str(file) in said
     assert "start again elsewhere" in said

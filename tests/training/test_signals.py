@@ -33,7 +33,7 @@ def images(tmp_path_factory):
 
 def command(images, output, *more):
     options = {
-        "--data.dataset": images,
+        "--data": images,
         "--output": output,
         "--epochs": 20,
         "--batch-size": 4,
@@ -95,23 +95,23 @@ def weights(run):
     return torch.load(run / "last" / "training_state.pt")["model"]
 
 
-def run_here(images, run, *more):
+def run_here(*argv):
     """Run the command to its end in this process, without workers, which must not change what comes out."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    assert main([*map(str, command(images, run)[3:]), "--data.num-workers", "0", *more]) == 0
+    assert main([*map(str, argv), "--data.num-workers", "0"]) == 0
     torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def whole(images, tmp_path_factory):
     run = tmp_path_factory.mktemp("whole") / "run"
-    run_here(images, run)
+    run_here(*command(images, run)[3:])
     return weights(run)
 
 
-def assert_goes_on(images, run, whole):
-    run_here(images, run, "--resume")
+def assert_goes_on(run, whole):
+    run_here("train", "--resume", run)
     resumed = weights(run)
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
@@ -121,7 +121,11 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fi
 
 @pytest.mark.parametrize(
     ("signals", "status"),
-    [([signal.SIGTERM], 143), ([signal.SIGTERM, signal.SIGTERM], 143), ([signal.SIGINT], 130)],
+    [
+        ([signal.SIGTERM], 143),
+        pytest.param([signal.SIGTERM, signal.SIGTERM], 143, marks=pytest.mark.slow),
+        pytest.param([signal.SIGINT], 130, marks=pytest.mark.slow),
+    ],
     ids=["SIGTERM", "SIGTERM twice, as of `timeout`", "Ctrl-C"],
 )
 def test_a_signal_to_all_processes_saves_the_run(images, tmp_path, whole, signals, status):
@@ -136,10 +140,11 @@ def test_a_signal_to_all_processes_saves_the_run(images, tmp_path, whole, signal
     assert code == status, everything
     assert "stopped in epoch" in said
     assert "saved in" in said
-    assert "--resume" in everything
-    assert_goes_on(images, run, whole)
+    assert f"senet train --resume {run}" in everything
+    assert_goes_on(run, whole)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_leaves_a_saved_run(images, tmp_path, whole):
     run = tmp_path / "run"
     process = start(images, run)
@@ -150,10 +155,10 @@ def test_a_worker_that_is_killed_leaves_a_saved_run(images, tmp_path, whole):
     assert "a process that reads images failed" in said
     assert "lower data.num_workers" in said
     assert "saved in" in said
-    assert_goes_on(images, run, whole)
+    assert_goes_on(run, whole)
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("split", ["train", pytest.param("val", marks=pytest.mark.slow)])
 def test_an_image_that_cannot_be_read_leaves_a_saved_run(images, tmp_path, whole, split):
     run, copy = tmp_path / "run", tmp_path / "images"
     shutil.copytree(images, copy)
@@ -166,4 +171,4 @@ def test_an_image_that_cannot_be_read_leaves_a_saved_run(images, tmp_path, whole
     assert "stopped in epoch 1 of 20" in said
     assert ("after 3 of 3 batches" in said) == (split == "val")
     shutil.copy(images / split / "dog" / "1.png", bad)
-    assert_goes_on(copy, run, whole)
+    assert_goes_on(run, whole)

@@ -24,7 +24,8 @@ from senet.nn.block import SEOptions
 from senet.recipes import get_recipe
 from senet.training.config import ComputeConfig, TrainConfig
 from senet.training.interrupt import TrainingInterrupted
-from senet.training.loop import Trainer, train
+from senet.training.loop import Trainer, resume, train
+from senet.training.run import RunFolder
 from senet.training.warm_start import start_from_weights
 from senet.weights.folder import save_pretrained
 
@@ -103,7 +104,7 @@ def test_the_loss_before_the_first_step_is_that_of_the_weights(tmp_path, request
 def started(weights, config=RUN, **changes):
     """Return the network and the configuration with which a run starts."""
     config, start = start_from_weights(replace(config, weights=str(weights), **changes))
-    return start.build(replace(config.model, num_classes=config.model.num_classes or 10)), config
+    return start.build(replace(config.model, num_classes=config.model.num_classes or 10)).eval(), config
 
 
 def test_a_file_of_several_networks_is_read_as_it_is_said_to_be(tmp_path):
@@ -255,7 +256,7 @@ def test_a_run_goes_on_without_the_weights_it_started_from(tmp_path, request, mo
         with pytest.raises(TrainingInterrupted):
             train(config, tmp_path / "parts")
     shutil.rmtree(weights)
-    parts = train(config, tmp_path / "parts", resume=True)
+    parts = resume(tmp_path / "parts")
     states = [torch.load(run / "last" / "training_state.pt")["model"] for run in (whole, parts)]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert stored(parts) == stored(whole)
@@ -264,10 +265,10 @@ def test_a_run_goes_on_without_the_weights_it_started_from(tmp_path, request, mo
     assert bool(attached_blocks(from_pretrained(parts))) == (kind == "other_library")
 
     with pytest.raises(SenetError, match="was started with another weights"):
-        train(replace(config, weights="elsewhere"), parts, resume=True)
+        RunFolder(parts).check_same_config(replace(config, weights="elsewhere"))
     asked = replace(config, model=replace(config.model, se=SEOptions(gate="tanh")))
     with pytest.raises(SenetError, match=r"was started with another model\.se\.gate"):
-        train(asked, parts, resume=True)
+        RunFolder(parts).check_same_config(asked)
 
 
 def test_weights_that_say_nothing_of_themselves_take_the_name_of_the_recipe(tmp_path, caplog):

@@ -174,7 +174,7 @@ def test_no_file(tmp_path):
 @pytest.mark.parametrize("name", ["fc6", "conv6_1/sep", "conv0_1_3x3", "conv2_1_3x3x", "classifier/bn"])
 def test_layer_too_much(name, small_net):
     blobs = random_blobs(small_net) | {name: (torch.ones(2, 2), torch.ones(2))}
-    with pytest.raises(SenetError, match=f"our networks have no place for the Caffe layer {name};"):
+    with pytest.raises(SenetError, match=f"no network of this library has a place for the Caffe layer {name};"):
         to_state_dict(blobs)
 
 

@@ -1,19 +1,28 @@
 """A model folder gives back the network that was written, or says in one sentence why it cannot."""
 
+import copy
 import json
+import pickle
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from torch import nn
 
 from senet.data.preprocessing import CIFAR, Preprocessing
 from senet.errors import SenetError
 from senet.factory import create_model, from_pretrained, load_model
+from senet.models.base import Network
+from senet.models.build import surgery_of
 from senet.models.config import ModelConfig
+from senet.models.description import Surgery
+from senet.models.vgg import VGG16
 from senet.nn.block import SEBlock, SEOptions
+from senet.surgery.insertion import insert_se
 from senet.weights import folder as folders
+from senet.weights.card import model_card_of
 from senet.weights.folder import save_pretrained
 from senet.weights.loading import load_weights
 from senet.weights.matching import ADAPTABLE_SE
@@ -342,3 +351,94 @@ def test_what_torch_compile_returns_is_saved_as_the_network_inside(tmp_path: Pat
     model = create_model(NAME)
     save_pretrained(torch.compile(model), tmp_path / "model")
     assert torch.equal(from_pretrained(tmp_path / "model").fc.weight, model.fc.weight)
+
+
+# ---- methods, cards and formats --------------------------------------------------------------------------------------
+
+
+def test_the_functions_are_methods_too(tmp_path: Path):
+    model = create_model(NAME, num_classes=3)
+    assert model.save_pretrained(tmp_path / "model", metrics={"top1": 12.5}) is None
+    again = type(model).from_pretrained(tmp_path / "model")
+    assert type(again) is type(model)
+    assert not again.training
+    assert torch.equal(again.fc.weight, model.fc.weight)
+    assert torch.equal(Network.from_pretrained(tmp_path / "model").fc.weight, model.fc.weight)
+    with pytest.raises(SenetError, match=r"is a ResNet, not a VGG16; open it by senet\.from_pretrained"):
+        VGG16.from_pretrained(tmp_path / "model")
+    with pytest.raises(SenetError, match="private has no effect without push_to_hub=True"):
+        model.save_pretrained(tmp_path / "model", private=True)
+
+
+def test_the_methods_change_nothing_else():
+    model = create_model(NAME)
+    assert pickle.loads(pickle.dumps(model)).config == copy.deepcopy(model).config == model.config
+    assert set(vars(model)) == set(vars(copy.deepcopy(model)))
+    assert not any("hub" in name for name in vars(model))
+
+
+def test_a_model_card_is_written_and_one_of_ones_own_stays(tmp_path: Path):
+    model = create_model(NAME)
+    for top1 in (12.5, 34.5):
+        model.save_pretrained(tmp_path, metrics={"top1": top1})
+        card = ModelCard.load(tmp_path / "README.md")
+        assert {"senet", "pytorch", "squeeze-and-excitation"} <= set(card.data.tags)
+        assert f"| top1 | {top1} |" in card.text
+    assert "insert_se" not in card.text
+    (tmp_path / "README.md").write_text("# Mine\n")
+    save_pretrained(model, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# Mine\n"
+    assert "squeeze-and-excitation" not in str(model_card_of(create_model("cifar_resnet20"), Surgery(), {}))
+
+
+@pytest.mark.parametrize("kind", ["inserted", "removed"])
+def test_a_folder_of_the_first_format_is_read(kind, tmp_path: Path):
+    """In "senet/1", what was inserted and removed is among the network's configuration."""
+    model = create_model("cifar_resnet20" if kind == "inserted" else NAME).eval()
+    if kind == "inserted":
+        insert_se(model)
+    else:
+        model.layer1[0].se = nn.Identity()
+    save_pretrained(model, tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert values["format"] == "senet/2"
+    assert next(iter(values["surgery"])) == kind
+    values["format"] = "senet/1"
+    values["model"] |= values.pop("surgery")
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    again = from_pretrained(tmp_path)
+    assert surgery_of(again) == surgery_of(model)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(again(x), model(x))
+
+
+def test_a_newer_format_is_refused(saved: Path):
+    values = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(values | {"format": "senet/9"}))
+    with pytest.raises(SenetError) as caught:
+        from_pretrained(saved)
+    assert_one_sentence(caught, saved / "config.json", "its format is 'senet/9'", "update senet")
+
+
+def test_options_of_the_hub_have_no_effect_elsewhere(saved: Path):
+    for source in (saved, "timm/resnet18", NAME):
+        with pytest.raises(SenetError, match=r"revision has no effect on .*; it is for models on the hub"):
+            from_pretrained(source, revision="main")
+
+
+def test_the_names_of_timms_arguments_are_refused_with_those_of_this_library():
+    for theirs, own in (("in_chans", "in_channels"), ("drop_rate", "dropout")):
+        with pytest.raises(SenetError, match=f"has no option '{theirs}'; it is called {own} here"):
+            create_model(NAME, **{theirs: 1})
+
+
+def test_pretrained_is_refused_where_there_are_no_weights():
+    for options, said in (
+        ({"name": "cifar_resnet20"}, "cifar_resnet20 has no public weights"),
+        ({"name": NAME, "weights": "cifar10"}, "pretrained is True and weights is 'cifar10'; leave one out"),
+    ):
+        with pytest.raises(SenetError, match=said):
+            create_model(**options, pretrained=True)
+    model = create_model(NAME, pretrained=True)
+    assert model.training
+    assert torch.equal(model.fc.weight, from_pretrained(NAME).fc.weight)

@@ -1,4 +1,4 @@
-"""The hub, played by an HTTP server on this machine that answers as huggingface.co does."""
+"""The hub, played by an HTTP server on this machine that answers as huggingface.co does: the client is the real one."""
 
 import hashlib
 import json
@@ -17,13 +17,14 @@ from huggingface_hub import HfApi, close_session, constants
 from safetensors.torch import load_file
 
 import senet
-from networks import assert_relatively_close, fresh_on_meta, randomize
+import senet.integrations.timm  # registers the networks
+from networks import assert_relatively_close, randomize
 from senet.cli import main
 from senet.data.preprocessing import Preprocessing
-from senet.errors import SenetError
+from senet.errors import MissingFileError, SenetError
 from senet.models.base import Network
-from senet.weights.hub import is_hub_id
 
+pytestmark = pytest.mark.slow  # test_hub_client.py is the quick one
 NAME = "cifar_se_resnet20"
 
 
@@ -182,28 +183,6 @@ def assert_one_sentence(error: pytest.ExceptionInfo[SenetError], *said: str) -> 
 # ---- our own networks ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("me/net", True),
-        ("hf-hub:me/net", True),
-        ("hf_hub:me/net@v1.0", True),
-        ("timm/seresnet50.ra2_in1k", True),
-        ("me/net@feature/x", True),
-        ("net", False),
-        ("/me/net", False),
-        ("a/b/c", False),
-        ("me/net.pth", False),
-        ("runs/net.safetensors", False),
-        ("~/net", False),
-        ("me/net@", False),
-        ("https://huggingface.co/me/net", False),
-    ],
-)
-def test_hub_ids(source: str, expected: bool) -> None:
-    assert is_hub_id(source) is expected
-
-
 @pytest.mark.parametrize("source", ["me/net", "hf-hub:me/net", "me/net@main"])
 def test_a_network_comes_back_as_it_was_saved(hub: FakeHub, tmp_path: Path, source: str) -> None:
     model = published(hub, tmp_path / "net")
@@ -241,13 +220,6 @@ def test_configuration_and_weights_are_of_one_commit(hub: FakeHub, tmp_path: Pat
     assert_same_weights(senet.from_pretrained("me/net"), model)
 
 
-def test_load_weights_fills_a_network(hub: FakeHub, tmp_path: Path) -> None:
-    saved, model = published(hub, tmp_path / "net"), a_network()
-    report = senet.load_weights(model, "me/net")
-    assert (report.source, report.layout) == ("me/net", "senet")
-    assert_same_weights(model, saved)
-
-
 @OFFLINE
 @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
 def test_what_was_fetched_once_works_offline(hub: FakeHub, tmp_path: Path, how: str, weights: str) -> None:
@@ -272,19 +244,12 @@ def test_what_moved_on_is_fetched_anew_and_what_did_not_is_kept(hub: FakeHub, tm
     assert len(fetched) == 2
 
 
-def test_a_folder_of_the_name_goes_before_the_hub(hub: FakeHub, tmp_path: Path, monkeypatch) -> None:
-    published(hub, tmp_path / "net")
-    local = a_network()
-    senet.save_pretrained(local, tmp_path / "me" / "net")
-    monkeypatch.chdir(tmp_path)
-    assert_same_weights(senet.from_pretrained("me/net"), local)
-    assert not hub.requested
-
-
 # ---- timm's networks -------------------------------------------------------------------------------------------------
 
 
-def timm_published(hub: FakeHub, folder: Path, architecture: str, safe: bool = True) -> tuple[str, torch.nn.Module]:
+def timm_published(
+    hub: FakeHub, folder: Path, architecture: str, safe: bool = True, repo: str = ""
+) -> tuple[str, torch.nn.Module]:
     """Publish a network of timm's with random weights, in the files that timm itself writes."""
     torch.manual_seed(0)
     theirs = timm.create_model(architecture, num_classes=5)
@@ -298,7 +263,7 @@ def timm_published(hub: FakeHub, folder: Path, architecture: str, safe: bool = T
     }
     theirs.pretrained_cfg = theirs.default_cfg = {**theirs.pretrained_cfg, **wants}
     timm.models.save_for_hf(theirs, folder, safe_serialization=safe)
-    repo = f"timm/{architecture}.test_in1k"
+    repo = repo or f"timm/{architecture}.test_in1k"
     hub.add(repo, folder)
     return repo, theirs.eval()
 
@@ -318,6 +283,40 @@ def test_weights_of_timm(hub: FakeHub, tmp_path: Path, architecture: str, name: 
         assert ours.preprocessing == Preprocessing(
             image_size=160, resize=200, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="bicubic"
         )
+
+
+@torch.no_grad()
+def test_pretrained_means_the_first_weights_that_the_card_names(hub: FakeHub, tmp_path: Path) -> None:
+    first = senet.model_card("resnet18").weights[0]
+    _, theirs = timm_published(hub, tmp_path / "theirs", "resnet18", repo=first)
+    x = torch.randn(2, 3, 64, 64)
+    for model in (
+        senet.create_model("resnet18", pretrained=True),
+        senet.from_pretrained("resnet18"),
+        senet.create_model("resnet18", weights=first),
+    ):
+        assert type(model).__module__ == "senet.models.resnet"
+        assert_relatively_close(model.eval()(x), theirs(x), 1e-5)
+    assert senet.create_model("resnet18", 3, 1, pretrained=True).fc.weight.shape[0] == 3
+
+
+@torch.no_grad()
+def test_weights_that_timm_keeps_outside_the_hub(hub: FakeHub, tmp_path: Path, monkeypatch) -> None:
+    theirs = timm.create_model("legacy_seresnet18")
+    randomize(theirs)
+    torch.save(theirs.state_dict(), tmp_path / "seresnet18.pth")
+    asked = []
+    monkeypatch.setattr(
+        "timm.models._hub.download_cached_file", lambda url, **_: asked.append(url) or tmp_path / "seresnet18.pth"
+    )
+    hub.add("timm/another", tmp_path)
+    model = senet.from_pretrained("se_resnet18")
+    x = torch.randn(2, 3, 64, 64)
+    assert_relatively_close(model(x), theirs.eval()(x), 1e-5)
+    assert model.config.options == {"stem_pool": "ceil", "relu_last": True}
+    assert asked == [timm.get_pretrained_cfg_value("legacy_seresnet18.in1k", "url")]
+    with pytest.raises(MissingFileError, match="neither a file or folder"):
+        senet.create_model("se_resnet18", weights="timm/seresnet18.nothing")
 
 
 @torch.no_grad()
@@ -344,19 +343,11 @@ def test_another_network_of_timm_is_refused_by_its_name(
     assert_one_sentence(caught, repo, architecture, f"not {name}", remedy)
 
 
-def test_only_its_name_tells_resnetaa50_from_resnet50() -> None:
-    """It blurs before it strides, which no key or shape says."""
-    with torch.device("meta"):
-        theirs = timm.create_model("resnetaa50").state_dict()
-    ours = fresh_on_meta("resnet50").state_dict()
-    assert {key: tensor.shape for key, tensor in theirs.items()} == {key: t.shape for key, t in ours.items()}
-
-
 def test_from_pretrained_refuses_a_network_that_is_not_ours(hub: FakeHub, tmp_path: Path) -> None:
     repo, _ = timm_published(hub, tmp_path / "theirs", "resnetaa50")
     with pytest.raises(SenetError) as caught:
         senet.from_pretrained(f"hf-hub:{repo}")
-    assert_one_sentence(caught, repo, "resnetaa50", "not one of our networks")
+    assert_one_sentence(caught, repo, "resnetaa50", "not one of this library's networks")
 
 
 # ---- what goes wrong -------------------------------------------------------------------------------------------------
@@ -440,7 +431,7 @@ def test_half_a_model_in_the_cache_is_none(hub: FakeHub, tmp_path: Path, how: st
 
 @pytest.mark.parametrize(
     "argv",
-    [["evaluate", "me/none", "--data.dataset", "digits"], ["convert", NAME, "me/none", "converted"]],
+    [["evaluate", "me/none", "--data", "digits"], ["convert", NAME, "me/none", "--output", "converted"]],
     ids=["evaluate", "convert"],
 )
 def test_the_command_line_says_it_in_one_line(hub: FakeHub, tmp_path: Path, monkeypatch, capsys, argv) -> None:
@@ -456,7 +447,7 @@ def test_the_command_line_says_it_in_one_line(hub: FakeHub, tmp_path: Path, monk
 
 def test_convert_writes_what_the_hub_has(hub: FakeHub, tmp_path: Path) -> None:
     model = published(hub, tmp_path / "net")
-    assert main(["convert", NAME, "me/net", str(tmp_path / "converted"), "--in-channels", "1"]) == 0
+    assert main(["convert", NAME, "me/net", "--output", str(tmp_path / "converted"), "--in-channels", "1"]) == 0
     assert_same_weights(senet.from_pretrained(tmp_path / "converted"), model)
 
 
@@ -495,7 +486,7 @@ def test_push_to_hub_uploads_a_model_folder(hub: FakeHub, uploads, tmp_path: Pat
     assert (sent["repo_id"], sent["token"]) == ("me/mine", "secret")
 
     files = sent["files"]
-    assert files.keys() == {"config.json", "model.safetensors"}
+    assert files.keys() == {"README.md", "config.json", "model.safetensors"}
     config = json.loads(files["config.json"])
     assert config["model"]["name"] == config["architecture"] == NAME
     assert config["model"]["se"]["reduction"] == 4
@@ -510,8 +501,12 @@ def test_push_to_hub_uploads_a_model_folder(hub: FakeHub, uploads, tmp_path: Pat
 
 def test_from_pretrained_and_timm_read_what_was_pushed(uploads) -> None:
     model = a_network()
-    senet.push_to_hub(model, "me/mine")
-    assert uploads[0][1]["private"] is False
+    model.push_to_hub("me/mine", metrics={"top1": 70.5}, commit_message="the first")
+    assert uploads[0][1]["private"] is None  # as the account's settings say
+    assert uploads[1][1]["commit_message"] == "the first"
+    card = uploads[1][1]["files"]["README.md"].decode()
+    for said in ("library_name: senet", "- squeeze-and-excitation", "| top1 | 70.5 |", "senet.from_pretrained("):
+        assert said in card
     again = senet.from_pretrained("me/mine")
     assert (again.config, again.preprocessing) == (model.config, model.preprocessing)
     assert again.class_names == ("a", "b", "c")
@@ -545,15 +540,3 @@ def test_an_upload_without_connection_is_one_sentence(hub: FakeHub, how: str) ->
         senet.push_to_hub(a_network(), "me/mine")
     assert_one_sentence(caught, "me/mine")
     assert not hub.requested
-
-
-def test_an_impossible_id_is_one_sentence(hub: FakeHub) -> None:
-    with pytest.raises(SenetError) as caught:
-        senet.push_to_hub(a_network(), "me/my net")
-    assert_one_sentence(caught, "me/my net")
-
-
-def test_only_our_networks_are_uploaded(uploads) -> None:
-    with pytest.raises(SenetError, match="Linear cannot be saved"):
-        senet.push_to_hub(torch.nn.Linear(2, 2), "me/mine")
-    assert not uploads

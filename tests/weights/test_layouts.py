@@ -8,14 +8,17 @@ import torch
 import torchvision
 from torch import nn
 
+import senet
 from networks import assert_relatively_close, fresh_on_meta, on_cpu_with_random_weights
 from senet.errors import SenetError
 from senet.factory import create_model
 from senet.models.catalog import model_card
 from senet.nn.block import SEOptions
+from senet.weights.folder import packaged_weights
 from senet.weights.layouts import LAYOUTS, find_layout, recognize
 from senet.weights.loading import load_weights
 from senet.weights.reading import read
+from tiers import slow_except
 
 AS_IN_TORCHVISION = {"stride_on": "3x3", "stem_pool": "pad"}
 
@@ -29,6 +32,10 @@ PEERS = {
     "timm resnet18": ("resnet18", "torchvision", timm_model("resnet18"), 64),
     "timm resnet50": ("resnet50", "torchvision", timm_model("resnet50"), 75),
     "timm resnext50": ("resnext50_32x4d", "torchvision", timm_model("resnext50_32x4d"), 64),
+    "timm resnet34": ("resnet34", "torchvision", timm_model("resnet34"), 64),
+    "timm resnet101": ("resnet101", "torchvision", timm_model("resnet101"), 64),
+    "timm resnet152": ("resnet152", "torchvision", timm_model("resnet152"), 64),
+    "timm resnext101": ("resnext101_32x4d", "torchvision", timm_model("resnext101_32x4d"), 64),
     "timm seresnet18": ("se_resnet18", "torchvision", timm_model("seresnet18"), 64),
     "timm seresnet34": ("se_resnet34", "torchvision", timm_model("seresnet34"), 64),
     "timm seresnet50": ("se_resnet50", "torchvision", timm_model("seresnet50"), 75),
@@ -57,6 +64,12 @@ PEERS = {
     "torchvision vgg16_bn": ("vgg16_bn", "torchvision", torchvision.models.vgg16_bn, 64),
 }
 
+# Each layout, stride and family once; the others are deeper.
+QUICK = (
+    *("timm resnet50", "timm seresnet18", "timm legacy_seresnet18", "timm legacy_senet154", "timm vgg16_bn"),
+    *("timm mobilenetv1_100", "torchvision resnet18"),
+)
+
 
 @pytest.fixture
 def saved(tmp_path):
@@ -75,7 +88,7 @@ def assert_same_logits(ours: nn.Module, theirs: nn.Module, side: int) -> None:
     assert_relatively_close(ours.eval()(x), theirs.eval()(x), 1e-5)
 
 
-@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("peer", slow_except(QUICK, PEERS))
 def test_the_weights_of_a_peer_give_its_logits(peer, saved):
     torch.manual_seed(0)
     name, layout, build, side = PEERS[peer]
@@ -84,6 +97,24 @@ def test_the_weights_of_a_peer_give_its_logits(peer, saved):
     assert read(file).layout.name == layout
     ours = create_model(name, weights=file)
     assert_same_logits(ours, theirs, side)
+
+
+@pytest.mark.parametrize("name", senet.list_models(pretrained=True))
+def test_the_public_weights_of_a_card_are_of_networks_that_are_compared_here(name):
+    for weights in model_card(name).weights:
+        if weights in packaged_weights(name):
+            continue
+        published = weights.removeprefix("timm/")
+        assert published in timm.list_pretrained(exclude_filters="")
+        assert (timm.get_pretrained_cfg_value(published, "hf_hub_id") or weights) == weights
+        assert timm.get_pretrained_cfg_value(published, "num_classes") == model_card(name).num_classes
+        architecture = published.partition(".")[0]
+        with torch.device("meta"):
+            state = timm.create_model(architecture).state_dict()
+        compared = [
+            peer for peer, (own, layout, *_) in PEERS.items() if own == name and layout == recognize(state).name
+        ]
+        assert any(peer.startswith("timm ") for peer in compared), weights
 
 
 def test_the_preprocessing_is_that_of_the_weights(saved):
@@ -130,7 +161,10 @@ def test_renamed_keys(layout, rename, wrapped, saved):
 
 @pytest.mark.parametrize(
     ("name", "options", "side"),
-    [("se_resnet50", AS_IN_TORCHVISION, 75), ("cifar_se_resnet20", {"shortcut": "projection"}, 32)],
+    slow_except(
+        ["cifar_se_resnet20"],
+        [("se_resnet50", AS_IN_TORCHVISION, 75), ("cifar_se_resnet20", {"shortcut": "projection"}, 32)],
+    ),
 )
 def test_moskomules_keys_and_linear_layers_without_biases(name, options, side, saved):
     """senet.pytorch, senet/se_resnet.py and se_module.py."""

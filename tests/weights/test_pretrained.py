@@ -53,7 +53,7 @@ def test_a_photograph_of_any_size_is_classified_without_naming_a_model(
     (predicted,) = json.loads(capsys.readouterr().out)
     assert {likely["class_name"] for likely in predicted["classes"]} == set(CIFAR10_CLASSES)
     assert sum(likely["probability"] for likely in predicted["classes"]) == pytest.approx(1.0, abs=1e-5)
-    assert main(["predict", "cifar_se_resnet20"]) == 2
+    assert main(["predict", "--model", "cifar_se_resnet20"]) == 2
     assert "no image" in capsys.readouterr().err
 
 

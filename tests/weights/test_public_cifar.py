@@ -135,8 +135,8 @@ def test_another_depth_is_refused_with_what_fits(units, remedy, tmp_path):
         create_model("cifar_resnet20", weights=file)
     name, options = (remedy.split()[1], {}) if units == 5 else ("cifar_resnet20", {"depth": 26})
     assert_same_function(create_model(name, weights=file, **options), theirs)
-    words = [word for option in options.items() for word in ("--options", *map(str, option))]
-    assert main(["convert", name, str(file), str(tmp_path / "model"), *words]) == 0
+    words = [word for key, value in options.items() for word in ("--model-kwargs", f"{key}={value}")]
+    assert main(["convert", name, str(file), "--output", str(tmp_path / "model"), *words]) == 0
     assert_same_function(from_pretrained(tmp_path / "model"), theirs)
 
 

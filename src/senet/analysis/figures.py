@@ -5,12 +5,14 @@ from html import escape
 from types import MappingProxyType
 from typing import Any
 
-import plotly.graph_objects as go
 from torch import Tensor
 
 from senet.analysis.measures import sampled_channels
 from senet.analysis.recording import Recording
-from senet.errors import SenetError, nearest
+from senet.errors import SenetError, nearest, needed_for
+
+with needed_for("a figure"):
+    import plotly.graph_objects as go
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's, which color-blind readers can tell apart (jfly.uni-koeln.de/color)."""

@@ -12,7 +12,7 @@ from senet.analysis.gates import choose_blocks, find_blocks, replaced
 from senet.analysis.recording import Recording, mean_gates
 from senet.errors import SenetError, check_choice
 from senet.evaluation.accuracy import Evaluation, evaluate
-from senet.evaluation.batches import Data, model_and_data
+from senet.evaluation.batches import DataSource, model_and_data
 
 Replacement = Literal["one", "mean"]
 """What replaces a gate: 1, or each channel's mean gate in a recording."""
@@ -54,7 +54,7 @@ class KnockoutStudy:
 
 def knock_out_blocks(
     run_or_model: nn.Module | str | Path,
-    data: Data | None = None,
+    data: DataSource | None = None,
     *,
     replacement: Replacement = "mean",
     recording: Recording | None = None,

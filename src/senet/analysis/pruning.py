@@ -19,7 +19,7 @@ from senet.analysis.recording import Recording, mean_gates
 from senet.costs import cost
 from senet.errors import SenetError, check_choice
 from senet.evaluation.accuracy import Evaluation, evaluate
-from senet.evaluation.batches import Data
+from senet.evaluation.batches import DataSource
 from senet.nn.attached import attached_blocks, detach
 from senet.nn.modes import eval_mode
 from senet.surgery.dataflow import Value, trace_dataflow
@@ -92,7 +92,7 @@ def prune_se(
     recording: Recording,
     blocks: Sequence[str] | Literal["constant"] = "constant",
     *,
-    data: Data | None = None,
+    data: DataSource | None = None,
     example_inputs: Tensor | None = None,
     batch_size: int = 64,
 ) -> PruningReport:

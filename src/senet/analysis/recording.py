@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from senet.analysis.gates import GateBlock, choose_blocks, find_blocks, gate_hooks
 from senet.errors import MissingFileError, NotFiniteError, SenetError
-from senet.evaluation.batches import Batches, Data, model_and_data, open_batches
+from senet.evaluation.batches import Batches, DataSource, model_and_data, open_batches
 from senet.files import write_output
 from senet.nn.modes import borrowed
 from senet.nn.precision import Precision, autocast
@@ -253,7 +253,7 @@ class GateRecorder:
 @torch.no_grad()
 def record_excitations(
     run_or_model: nn.Module | str | Path,
-    data: Data | None = None,
+    data: DataSource | None = None,
     *,
     blocks: Sequence[str] | None = None,
     bins: int = BINS,
@@ -275,7 +275,7 @@ def record_excitations(
         blocks: names, such as SE_4_6 or a module's; None for all.
         bins: of the histograms: a multiple of 10.
         batch_size: images at once.
-        precision: "fp32", "bf16", "fp16" (on a GPU) or "auto" (bf16 where the hardware computes it).
+        precision: see `senet.evaluate`.
         device: see `senet.evaluate`.
 
     Returns:

@@ -11,11 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
-import plotly.offline
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 from torch import Tensor, nn
 
@@ -38,10 +34,16 @@ from senet.analysis.recording import BlockRecord, Recording, record_excitations
 from senet.data.channels import to_rgb
 from senet.data.folders import listed
 from senet.data.reading import naming
-from senet.errors import SenetError
-from senet.evaluation.batches import Batches, Data, model_and_data, open_batches
+from senet.errors import SenetError, needed_for
+from senet.evaluation.batches import Batches, DataSource, model_and_data, open_batches
 from senet.files import check_writable, read_jsonl, write_output
 from senet.nn.modes import borrowed, dtype_of
+
+with needed_for("senet.explain"):
+    import plotly.graph_objects as go
+    import plotly.offline
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
 PAGE = Path(__file__).parent / "page"
 NUMBERS = 400_000
@@ -135,7 +137,7 @@ def examples_of(model: nn.Module, batches: Batches, recording: Recording, classe
 
 def explain(
     run_or_model: nn.Module | str | Path,
-    data: Data | None = None,
+    data: DataSource | None = None,
     output: str | Path = "report.html",
     *,
     recording: Recording | None = None,

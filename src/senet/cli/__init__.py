@@ -1,46 +1,51 @@
 """The command line: `senet COMMAND`, see `COMMANDS`."""
 
+import argparse
 import io
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, cast
 
-import torch
-
-from senet.cli.analysis import run_ablate, run_explain, run_prune, run_record
-from senet.cli.networks import run_convert, run_insert, run_models
-from senet.cli.parsing import summary
+import senet
 from senet.cli.processes import first_speaks, first_to_fail, is_first
-from senet.cli.training import run_demo, run_evaluate, run_predict, run_train
-from senet.errors import SenetError
-from senet.terminal import console, printable, say
+from senet.errors import SenetError, nearest
+from senet.terminal import bars_shown, console, printable, say
 
-COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = MappingProxyType(
+if TYPE_CHECKING:
+    from senet.cli.parsing import Command
+
+
+class Entry(NamedTuple):
+    """Where a command is, so that only the one that runs is imported, and what it does in one line."""
+
+    module: str
+    name: str
+    summary: str
+
+    def load(self) -> "type[Command]":
+        """Import the command."""
+        return cast("type[Command]", getattr(import_module(self.module), self.name))
+
+
+COMMANDS: Mapping[str, Entry] = MappingProxyType(
     {
-        "demo": run_demo,
-        "train": run_train,
-        "evaluate": run_evaluate,
-        "predict": run_predict,
-        "models": run_models,
-        "convert": run_convert,
-        "insert": run_insert,
-        "record": run_record,
-        "explain": run_explain,
-        "prune": run_prune,
-        "ablate": run_ablate,
+        "demo": Entry("senet.cli.demo", "DemoCommand", "Train a small plain network and its SE twin, side by side."),
+        "train": Entry("senet.cli.training", "TrainCommand", "Train a network by a recipe, or go on with a run."),
+        "evaluate": Entry("senet.cli.evaluation", "EvaluateCommand", "Measure the accuracy of a run or a network."),
+        "predict": Entry("senet.cli.prediction", "PredictCommand", "Say what is in pictures."),
+        "models": Entry("senet.cli.models", "ModelsCommand", "List the networks, with their costs."),
+        "convert": Entry("senet.cli.networks", "ConvertCommand", "Turn weights from anywhere into a model folder."),
+        "insert": Entry("senet.cli.networks", "InsertCommand", "Put SE blocks into a network that has none."),
+        "record": Entry("senet.cli.analysis", "RecordCommand", "Record what the gates of a network do on a data set."),
+        "explain": Entry("senet.cli.analysis", "ExplainCommand", "Write a page about what the gates of a network do."),
+        "prune": Entry("senet.cli.analysis", "PruneCommand", "Take SE blocks out of a network."),
+        "ablate": Entry("senet.cli.training", "AblateCommand", "Train the variants of the paper's ablations."),
     }
 )
-
-
-def usage() -> str:
-    """Return what `senet --help` prints."""
-    commands = "\n".join(f"  {name:<10} {summary(function)}" for name, function in COMMANDS.items())
-    return (
-        f"usage: senet COMMAND [...]\n\nSqueeze-and-Excitation networks in PyTorch.\n\n{commands}\n\n"
-        "`senet COMMAND --help` explains a command."
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,10 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the encoding lacks is printed with escapes
             stream.reconfigure(errors="backslashreplace")
-    argv = sys.argv[1:] if argv is None else argv
     try:
-        with first_speaks(), warnings_shown():
-            run_command(argv)
+        with first_speaks():
+            run(sys.argv[1:] if argv is None else argv)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
     except SenetError as error:
         if first_to_fail():
             say(f"senet: {printable(str(error))}", console(stderr=True))
@@ -77,36 +83,79 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_command(argv: Sequence[str]) -> None:
-    """Run the command that the first word names."""
-    if argv and argv[0] in ("-h", "--help"):
-        print(usage())
+def first_words() -> argparse.ArgumentParser:
+    """Return what reads the words up to the command."""
+    commands = "\n".join(f"  {name:<10} {command.summary}" for name, command in COMMANDS.items())
+    reader = argparse.ArgumentParser(
+        "senet",
+        usage="senet [--version] [--import MODULE] COMMAND ...",
+        description=f"Squeeze-and-Excitation networks in PyTorch.\n\n{commands}",
+        epilog="`senet COMMAND --help` explains a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    reader.add_argument("--version", action="store_true", help="show the version and exit")
+    reader.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="modules",
+        metavar="MODULE",
+        help="first import a module that registers networks, recipes, gates or excitations, from the current folder or "
+        "an installed package; may be repeated",
+    )
+    reader.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    reader.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return reader
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run the command that a command line names."""
+    asked = first_words().parse_args(argv)
+    if asked.version:
+        print(f"senet {senet.__version__}")
         return
-    if not argv or argv[0] not in COMMANDS:
-        given = f"{argv[0]!r} is no command" if argv else "the command is missing"
-        raise SenetError(f"{given}; expected {', '.join(COMMANDS)}")
-    COMMANDS[argv[0]](argv[1:])
+    if asked.command is None:
+        raise SenetError(f"the command is missing; expected one of {', '.join(COMMANDS)}")
+    if asked.command not in COMMANDS:
+        raise SenetError(
+            f"no command is called {asked.command!r}; the nearest are {nearest(asked.command, COMMANDS)} "
+            "(`senet --help` lists all)"
+        )
+    if asked.modules:
+        from senet import plugins
 
-
-class WarningLines(logging.Handler):
-    """Prints what the library warns of, a line each, on standard error."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one warning."""
-        say(f"warning: {printable(record.getMessage())}", console(stderr=True))
+        sys.path.insert(0, "")  # as `python -m` does
+        plugins.load(asked.modules)
+    kind = COMMANDS[asked.command].load()
+    with options_as_typed(kind), bars_shown():
+        kind.read(asked.arguments, f"senet {asked.command}").run()
 
 
 @contextmanager
-def warnings_shown() -> Iterator[None]:
-    """Show the library's warnings, whatever another library has done to logging."""
+def options_as_typed(kind: "type[Command]") -> Iterator[None]:
+    """Show the library's warnings, and let errors pass, with a command's options as they are typed."""
+    from senet.cli.parsing import as_typed
+
+    class WarningLines(logging.Handler):
+        """Prints a line for each warning on standard error."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            """Print one warning."""
+            say(f"warning: {printable(as_typed(record.getMessage(), kind))}", console(stderr=True))
+
     handler, logger = WarningLines(logging.WARNING), logging.getLogger("senet")
     logger.addHandler(handler)
     try:
         yield
+    except SenetError as error:
+        raise SenetError(as_typed(str(error), kind)) from error
     finally:
         logger.removeHandler(handler)
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Return whether an error says that there is no memory left, on the processor or on a GPU."""
+    import torch
+
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

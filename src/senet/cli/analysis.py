@@ -1,40 +1,36 @@
-"""`senet record | explain | prune | ablate`."""
+"""`senet record | explain | prune`."""
 
 import atexit
 import json
-import shlex
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
 import tyro
 from torch import nn
-from tyro.conf import Positional
 
-from senet.cli.parsing import check_new, parse, print_report, say_slow_bf16
+from senet.analysis.measures import block_statistics, statistics_table
+from senet.analysis.pruning import prune_se
+from senet.analysis.recording import Recording, record_excitations
+from senet.analysis.report import explain
+from senet.cli.data import OnData
+from senet.cli.parsing import check_new, print_report
 from senet.cli.processes import is_first, num_started
-from senet.data.config import DataConfig
-from senet.errors import SenetError
-from senet.evaluation.batches import run_data
-from senet.factory import load_model
 from senet.files import check_writable
-from senet.nn.modes import default_device
+from senet.nn.precision import Precision
 from senet.terminal import console, say
-from senet.training.config import TrainConfig
+from senet.weights.folder import save_pretrained
 
-if TYPE_CHECKING:
-    from senet.analysis.recording import Recording
+CONSTANT = "constant"
+"""What --blocks is for those whose gate is constant."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordCommand:
+class RecordCommand(OnData):
     """Record what the gates of a network do on a data set: for each block, class and channel, in one file.
 
-    MODEL is a run folder, a model folder, the name of a network with weights in the package, a hub id, or "timm/NAME"
-    or "torchvision/NAME" with that library's own weights.
+    RUN_OR_MODEL is as for `senet evaluate`.
 
     Examples:
         senet record runs/digits --output runs/digits/gates.safetensors
@@ -42,128 +38,98 @@ class RecordCommand:
         torchrun --nproc-per-node 2 -m senet record runs/se50 --output gates.safetensors
     """
 
-    model: Positional[str]
-    """the network"""
-    output: Path
+    output: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """the file to write, .safetensors"""
-    data: str | None = None
-    """a data set's name or folder; None for what the run was trained on"""
-    batch_size: int = 64
-    """images at once"""
-    bf16: bool = False
-    """compute in bfloat16"""
+    precision: Precision = "fp32"
+    """of the arithmetic; auto is bf16 where the hardware computes it"""
     json: bool = False
     """print JSON instead of a table"""
 
+    def run(self) -> None:
+        """Record, print the statistics, and write the file."""
+        check_writable(self.output)
+        is_speaker = joined()  # first, for it says which GPU is this process's
+        found = recorded(self.load(), self, self.precision)
+        if not is_speaker:
+            return
+        found.save(self.output)
+        if self.json:
+            print(json.dumps([asdict(row) for row in block_statistics(found)]))
+        else:
+            console().print(statistics_table(found))
+            say(f"{self.output} holds the gates of {found.num_images:,} images")
+
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainCommand:
+class ExplainCommand(OnData):
     """Write a page about what the gates of a network do: figures, numbers, what each gate is worth, examples.
 
-    The page is one file that needs no network. MODEL is as for `senet record`.
+    The page is one file that needs no network connection. RUN_OR_MODEL is as for `senet evaluate`.
 
     Examples:
         senet explain runs/digits --output report.html
         senet explain runs/se50 --data imagenet --recording gates.safetensors --no-knockout --output report.html
     """
 
-    model: Positional[str]
-    """the network"""
-    output: Path = Path("report.html")
+    output: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("report.html")
     """the page to write"""
-    data: str | None = None
-    """a data set's name or folder; None for what the run was trained on"""
-    recording: Path | None = None
-    """a file of `senet record`, instead of recording now"""
+    recording: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """a file of `senet record`; None records now"""
     knockout: bool = True
-    """measure what each gate is worth: as many evaluations as there are blocks, and one"""
+    """measure what each gate is worth by switching it off: as many evaluations as there are blocks, and one"""
     examples: int = 10
     """classes of which an image is shown"""
-    batch_size: int = 64
-    """images at once"""
+
+    def run(self) -> None:
+        """Write the page."""
+        check_writable(self.output)
+        model = self.load()
+        page = explain(
+            model,
+            self.data,
+            self.output,
+            recording=recorded(model, self) if self.recording is None else Recording.load(self.recording),
+            knockout=self.knockout,
+            num_examples=self.examples,
+            run=self.model,
+            batch_size=self.batch_size,
+        )
+        say(f"{page} is the report; open it in a browser")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneCommand:
-    """Take SE blocks out of a network: each one's mean gate becomes part of the layer in front of it or behind it.
+class PruneCommand(OnData):
+    """Take SE blocks out of a network: each one's mean gate becomes part of the layer before it or after it.
 
-    MODEL is as for `senet record`. The mean gates are those on the data.
+    RUN_OR_MODEL is as for `senet evaluate`. The mean gates are those on the data.
 
     Examples:
-        senet prune runs/digits models/digits_pruned --blocks SE_4_2 SE_4_3
+        senet prune runs/digits --blocks SE_4_2 SE_4_3 --output models/digits_pruned
     """
 
-    model: Positional[str]
-    """the network"""
-    output: Positional[Path]
+    output: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """the model folder to write; it must not exist yet"""
-    blocks: tuple[str, ...] = ()
-    """names of blocks; none means those whose gate is constant"""
-    data: str | None = None
-    """a data set's name or folder; None for what the run was trained on"""
-    recording: Path | None = None
-    """a file of `senet record`, instead of recording now"""
-    batch_size: int = 64
-    """images at once"""
+    blocks: tuple[str, ...] = (CONSTANT,)
+    """names of blocks as `senet record` prints them, or the word constant for all whose gate is constant"""
+    recording: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """a file of `senet record`; None records now"""
     json: bool = False
     """print JSON instead of a table"""
 
-
-@dataclass(frozen=True, kw_only=True)
-class AblateCommand:
-    """Train the variants of the paper's ablations, Tables 10 to 16, on any recipe, beside the paper's figures.
-
-    What has been trained is not trained again: repeat the command to go on. Every field of the recipe can be set.
-
-    Examples:
-        senet ablate 10 12 --recipe digits --seeds 5 --output runs/ablation
-        senet ablate --recipe cifar10_short --epochs 10 --data.dataset FOLDER --output runs/ablation_cifar10
-    """
-
-    tables: Positional[tuple[int, ...]] = ()
-    """numbers of tables; none means all"""
-    recipe: str = "digits"
-    """what every variant is trained by, see `senet train`"""
-    seeds: int = 3
-    """runs of each variant"""
-    output: Path
-    """the folder of the runs"""
-    json: bool = False
-    """print JSON instead of tables"""
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    def run(self) -> None:
+        """Prune, print the report, and write the model folder."""
+        check_new(self.output)
+        model = self.load()
+        recording = recorded(model, self) if self.recording is None else Recording.load(self.recording)
+        blocks = "constant" if self.blocks == (CONSTANT,) else self.blocks
+        report = prune_se(model, recording, blocks, data=self.data, batch_size=self.batch_size)
+        save_pretrained(model, self.output)
+        print_report(report, self.json, f"{self.output} holds the model")
 
 
-def data_of(source: str, data: str | None) -> DataConfig:
-    """Return the data of a run, or another data set read in the same way.
-
-    Raises:
-        SenetError: the source is not a run, and no data are named.
-    """
-    trained_on = run_data(source)
-    if data is not None:
-        return replace(trained_on or DataConfig(), dataset=data).after(trained_on)
-    if trained_on is None:
-        raise SenetError("data is missing: say what to look at, such as --data digits or a folder")
-    return trained_on
-
-
-def recorded(model: nn.Module, data: DataConfig, command: ExplainCommand | PruneCommand) -> "Recording":
-    """Return the recording that was named, or record now."""
-    from senet.analysis.recording import Recording
-
-    if command.recording is not None:
-        return Recording.load(command.recording)
-    return recorded_now(model, data, command)
-
-
-def recorded_now(
-    model: nn.Module, data: DataConfig, command: RecordCommand | ExplainCommand | PruneCommand
-) -> "Recording":
-    """Record, and note what the network was opened from."""
-    from senet.analysis.recording import record_excitations
-
-    bf16 = isinstance(command, RecordCommand) and command.bf16
-    found = record_excitations(model, data, batch_size=command.batch_size, precision="bf16" if bf16 else "fp32")
+def recorded(model: nn.Module, command: OnData, precision: Precision = "fp32") -> Recording:
+    """Record a network's gates, and note what the network was opened from."""
+    found = record_excitations(model, command.data, batch_size=command.batch_size, precision=precision)
     return replace(found, provenance={**found.provenance, "weights": command.model})
 
 
@@ -177,84 +143,3 @@ def joined() -> bool:
         atexit.register(leave_process_group)
         PartialState(cpu=not torch.accelerator.is_available())
     return is_first()
-
-
-def run_record(argv: Sequence[str]) -> None:
-    """Record what the gates of a network do on a data set."""
-    from senet.analysis.measures import block_statistics, statistics_table
-
-    command = parse(RecordCommand, argv, "senet record")
-    check_writable(command.output)
-    data = data_of(command.model, command.data)
-    model = load_model(command.model)
-    say_slow_bf16(command.bf16)
-    speaks = joined()
-    found = recorded_now(model.to(default_device()), data, command)
-    if not speaks:
-        return
-    found.save(command.output)
-    if command.json:
-        print(json.dumps([asdict(row) for row in block_statistics(found)]))
-    else:
-        console().print(statistics_table(found))
-        say(f"{command.output} holds the gates of {found.num_images:,} images")
-
-
-def run_explain(argv: Sequence[str]) -> None:
-    """Write a page about what the gates of a network do."""
-    from senet.analysis.report import explain
-
-    command = parse(ExplainCommand, argv, "senet explain")
-    check_writable(command.output)
-    data = data_of(command.model, command.data)
-    model = load_model(command.model).to(default_device())
-    page = explain(
-        model,
-        data,
-        command.output,
-        recording=recorded(model, data, command),
-        knockout=command.knockout,
-        num_examples=command.examples,
-        run=command.model,
-        batch_size=command.batch_size,
-    )
-    say(f"{page} is the report; open it in a browser")
-
-
-def run_prune(argv: Sequence[str]) -> None:
-    """Take SE blocks out of a network."""
-    from senet.analysis.pruning import prune_se
-    from senet.weights.folder import save_pretrained
-
-    command = parse(PruneCommand, argv, "senet prune")
-    check_new(command.output)
-    data = data_of(command.model, command.data)
-    model = load_model(command.model).to(default_device())
-    recording = recorded(model, data, command)
-    report = prune_se(model, recording, command.blocks or "constant", data=data, batch_size=command.batch_size)
-    save_pretrained(model, command.output)
-    print_report(report, command.json, f"{command.output} holds the model")
-
-
-def run_ablate(argv: Sequence[str]) -> None:
-    """Train the variants of the paper's ablations: `senet ablate TABLE ... --recipe RECIPE --output DIR`."""
-    from senet.paper.ablation import TABLES, ablate, tables_of
-    from senet.recipes import get_recipe
-    from senet.training.interrupt import TrainingInterrupted
-
-    given = [following for word, following in pairwise(argv) if word == "--recipe"]
-    given += [word.partition("=")[2] for word in argv if word.startswith("--recipe=")]
-    default = AblateCommand(output=tyro.MISSING, config=get_recipe(given[0] if given else "digits"))
-    command = parse(AblateCommand, argv, "senet ablate", default)
-    try:
-        rows = ablate(command.tables or TABLES, command.config, command.output, seeds=command.seeds)
-    except TrainingInterrupted as interrupted:
-        say(f"\nsenet: {interrupted}\n  senet ablate {shlex.join(argv)}", console(stderr=True))
-        raise SystemExit(128 + interrupted.signum) from None
-    if command.json:
-        print(json.dumps([asdict(row) for row in rows]))
-        return
-    for table in tables_of(rows):
-        console().print(table)
-        say()
-    say(f"{command.output} holds the runs; the same command again prints this without training.")

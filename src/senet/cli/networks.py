@@ -1,58 +1,46 @@
-"""`senet models | convert | insert`."""
+"""`senet convert | insert`."""
 
-import json
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from tyro.conf import Positional
 
-from senet.cli.parsing import check_new, parse, print_report
+from senet.cli.parsing import Command, check_new, print_report
 from senet.errors import SenetError
-from senet.factory import load_model
-from senet.nn.block import Placement, SEOptions, Squeeze
+from senet.factory import assemble, load_model, read_weights
+from senet.models.catalog import model_card
+from senet.nn.block import SEOptions
+from senet.surgery.insertion import insert_se
 from senet.surgery.selection import Existing
-from senet.terminal import console, say
+from senet.terminal import say
+from senet.weights.folder import save_pretrained
+from senet.weights.matching import Asked
+
+OutputFolder = Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelsCommand:
-    """List the networks: parameters and multiply-adds beside the paper's figures.
-
-    Examples:
-        senet models
-        senet models 'se_res*' --json
-        senet models --paper
-    """
-
-    pattern: Positional[str] = "*"
-    """a shell pattern"""
-    paper: bool = False
-    """only what the paper and its release give figures of, each with the cause of a difference"""
-    json: bool = False
-    """print JSON instead of a table"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvertCommand:
+class ConvertCommand(Command):
     """Turn weights from anywhere into a model folder, which `evaluate`, `predict` and `from_pretrained` read.
 
     SOURCE is a file (.safetensors, .pt, .pth, .bin, .pkl, .caffemodel), a folder or a hub id. The layout is recognized:
-    ours, timm's, torchvision's, mmpretrain's, moskomule's, the authors' Caffe.
+    this library's, timm's, torchvision's, mmpretrain's, moskomule's, the authors' Caffe.
 
     Examples:
-        senet convert se_resnet50 SE-ResNet-50.caffemodel models/se_resnet50
-        senet convert se_resnet50 timm/seresnet50.ra2_in1k models/se_resnet50
-        senet convert se_resnet50 resnet50.pth models/start --num-classes 10
+        senet convert se_resnet50 SE-ResNet-50.caffemodel --output models/se_resnet50
+        senet convert se_resnet50 timm/seresnet50.ra2_in1k --output models/se_resnet50
+        senet convert se_resnet50 resnet50.pth --output models/start --num-classes 10
     """
 
-    name: Positional[str]
+    name: Annotated[Positional[str], tyro.conf.arg(metavar="NAME")]
     """the network, see `senet models`"""
-    source: Positional[str]
+    source: Annotated[Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """the weights"""
-    output: Positional[Path]
+    output: OutputFolder
     """the model folder to write; it must not exist yet"""
     num_classes: int | None = None
     """classes of a new classifier; None keeps that of the weights"""
@@ -62,14 +50,33 @@ class ConvertCommand:
     """overrules the layout that the keys say, see `senet.load_weights`"""
     key: str | None = None
     """which of several networks in a file, such as model_ema"""
-    options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
-    """options of the network that the weights do not show, such as stem_pool pad; with --layout senet"""
+    model_kwargs: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    """options of the network that the weights do not show, such as stem_pool=pad; with --layout senet"""
     se: SEOptions = field(default_factory=SEOptions)
     """SE options of the network that the weights do not show, such as the gate"""
 
+    def run(self) -> None:
+        """Read the weights, and write the model folder."""
+        card = model_card(self.name)
+        check_new(self.output)
+        se = None if self.se == SEOptions() else self.se
+        if se is not None and not card.has_se:
+            raise SenetError(f"--se has no effect: {self.name} is a plain network")
+        asked = Asked(
+            name=self.name,
+            num_classes=self.num_classes,
+            in_channels=self.in_channels,
+            se=se,
+            options=self.model_kwargs,
+        )
+        checkpoint = read_weights(self.name, self.source, layout=self.layout, key=self.key)
+        model = assemble(checkpoint, asked)
+        save_pretrained(model, self.output)
+        say(f"{self.output} holds {self.name} with {model.num_classes} classes (layout {checkpoint.layout.name})")
+
 
 @dataclass(frozen=True, kw_only=True)
-class InsertCommand:
+class InsertCommand(Command):
     """Put SE blocks into a network that has none, its outputs kept bit for bit, and write it as a model folder.
 
     SOURCE is a run folder, a model folder, the name of a network with weights in the package, or "timm/NAME" or
@@ -77,28 +84,17 @@ class InsertCommand:
     `senet train RECIPE --weights FOLDER --output RUN`.
 
     Examples:
-        senet insert timm/resnet50.a1_in1k models/resnet50_with_se
-        senet insert runs/plain models/plain_with_se --reduction 8 --stages 3 4
+        senet insert timm/resnet50.a1_in1k --output models/resnet50_with_se
+        senet insert runs/plain --output models/plain_with_se --reduction 8 --stages 3 4
     """
 
-    source: Positional[str]
+    source: Annotated[Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """the network"""
-    output: Positional[Path]
+    output: OutputFolder
     """the model folder to write; it must not exist yet"""
-    reduction: int = 16
-    """the factor by which the hidden layer is narrower"""
-    squeeze: Squeeze = "avg"
-    """how a channel becomes a number"""
-    gate: str = "sigmoid"
-    """the function that closes the excitation"""
-    bias: bool = True
-    """biases in the two layers"""
-    placement: Placement = "standard"
-    """where in a residual unit: standard, pre, post or 3x3"""
-    stages: tuple[int, ...] = ()
-    """only these, numbered by resolution from 2; none means all"""
-    where: tuple[str, ...] = ()
-    """only modules whose names match one of these shell patterns; none means all"""
+    se: Annotated[SEOptions, tyro.conf.arg(name="")] = field(default_factory=SEOptions)
+    where: tuple[str, ...] | None = None
+    """only modules whose names match one of these shell patterns; None for all"""
     existing: Existing = "skip"
     """branches with a gate of their own: skip them, or add a second gate"""
     preserve_outputs: bool = True
@@ -108,87 +104,14 @@ class InsertCommand:
     json: bool = False
     """print JSON instead of a table"""
 
-
-def run_models(argv: Sequence[str]) -> None:
-    """List the networks with their costs and the paper's figures."""
-    from senet.cli.tables import model_rows, print_models
-
-    command = parse(ModelsCommand, argv, "senet models")
-    if command.paper:
-        print_paper(command)
-        return
-    rows = model_rows(command.pattern)
-    if not rows:
-        raise SenetError(f"no network matches {command.pattern!r}; `senet models` lists them all")
-    if command.json:
-        print(json.dumps(rows))
-    else:
-        print_models(rows)
-
-
-def print_paper(command: ModelsCommand) -> None:
-    """Print the comparison with the paper's parameters and multiply-adds."""
-    from senet.paper.costs import LEGEND, compare_costs, paper_table
-
-    rows = [row for row in compare_costs() if fnmatchcase(row.printed.name, command.pattern)]
-    if not rows:
-        raise SenetError(f"the paper gives no costs of networks that match {command.pattern!r}; leave the pattern out")
-    if command.json:
-        print(json.dumps([asdict(row) | {"agrees": row.agrees, "counting": row.counting} for row in rows]))
-        return
-    console().print(paper_table(rows))
-    say(LEGEND)
-
-
-def run_convert(argv: Sequence[str]) -> None:
-    """Turn weights from anywhere into a model folder."""
-    from senet.factory import assemble, read_weights
-    from senet.models.catalog import model_card
-    from senet.weights.folder import save_pretrained
-    from senet.weights.matching import Asked
-
-    command = parse(ConvertCommand, argv, "senet convert")
-    card = model_card(command.name)
-    check_new(command.output)
-    se = None if command.se == SEOptions() else command.se
-    if se is not None and not card.has_se:
-        raise SenetError(f"--se has no effect: {command.name} is a plain network")
-    asked = Asked(
-        name=command.name,
-        num_classes=command.num_classes,
-        in_channels=command.in_channels,
-        se=se,
-        options=command.options,
-    )
-    checkpoint = read_weights(command.name, command.source, layout=command.layout, key=command.key)
-    model = assemble(checkpoint, asked)
-    save_pretrained(model, command.output)
-    say(f"{command.output} holds {command.name} with {model.num_classes} classes (layout {checkpoint.layout.name})")
-
-
-def run_insert(argv: Sequence[str]) -> None:
-    """Put SE blocks into a network that has none."""
-    from senet.surgery.insertion import insert_se
-    from senet.weights.folder import save_pretrained
-
-    command = parse(InsertCommand, argv, "senet insert")
-    check_new(command.output)
-    model = load_model(command.source, pretrained=command.pretrained)
-    report = insert_se(
-        model,
-        SEOptions(
-            reduction=command.reduction,
-            squeeze=command.squeeze,
-            gate=command.gate,
-            bias=command.bias,
-            placement=command.placement,
-            stages=command.stages or None,
-        ),
-        where=command.where or None,
-        existing=command.existing,
-        preserve_outputs=command.preserve_outputs,
-    )
-    save_pretrained(model, command.output)
-    quoted = shlex.quote(str(command.output))
-    ending = f"{command.output} holds the model. Next:\n  senet train RECIPE --weights {quoted} --output RUN"
-    print_report(report, command.json, ending)
+    def run(self) -> None:
+        """Insert, print the report, and write the model folder."""
+        check_new(self.output)
+        model = load_model(self.source, pretrained=self.pretrained)
+        report = insert_se(
+            model, self.se, where=self.where, existing=self.existing, preserve_outputs=self.preserve_outputs
+        )
+        save_pretrained(model, self.output)
+        quoted = shlex.quote(str(self.output))
+        ending = f"{self.output} holds the model. Next:\n  senet train RECIPE --weights {quoted} --output RUN"
+        print_report(report, self.json, ending)

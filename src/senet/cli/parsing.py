@@ -1,130 +1,227 @@
-"""Arguments read by tyro, and mistakes in them told in one sentence."""
+"""A command: a dataclass of arguments, which tyro reads, and what it does with them."""
 
+import ast
 import contextlib
 import inspect
 import io
 import json
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import asdict, fields, is_dataclass
-from itertools import takewhile
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import tyro
 
 from senet.errors import SenetError
 from senet.files import check_writable
-from senet.terminal import console, say
+from senet.terminal import say
+
+Arguments = TypeVar("Arguments")
+POSITIONAL = tyro.conf.Positional[str].__metadata__[0]  # type: ignore[attr-defined]
 
 
-def parse(command: Any, argv: Sequence[str], prog: str, default: Any = None) -> Any:
-    """Parse arguments with tyro; what it would say in a box about a mistake becomes one sentence.
+class Command(ABC):
+    """A command of `senet`: its fields are the arguments, its docstring is what `--help` says."""
+
+    @classmethod
+    def read(cls, argv: Sequence[str], prog: str) -> "Command":
+        """Read the arguments after the command's name.
+
+        Args:
+            argv: the arguments.
+            prog: "senet" and the command's name, for messages.
+        """
+        return parse(cls, argv, prog)
+
+    @abstractmethod
+    def run(self) -> None:
+        """Do what the command is for."""
+
+
+def parse(
+    kind: type[Arguments],
+    argv: Sequence[str],
+    prog: str,
+    *,
+    default: Arguments | None = None,
+    description: str | None = None,
+) -> Arguments:
+    """Read a dataclass from arguments with tyro.
+
+    Args:
+        kind: the dataclass.
+        argv: the arguments.
+        prog: what comes before them, for messages.
+        default: what arguments that are left out have; None for the dataclass's own defaults.
+        description: what `--help` says first; None for the dataclass's docstring.
 
     Raises:
-        SenetError: unknown, missing or malformed arguments.
-        SystemExit: `--help` was asked for and printed.
+        SenetError: a value that a dataclass refuses, or an integer that no counter can hold.
+        SystemExit: `--help` was printed, or tyro refused the arguments and said why on standard error.
     """
     said = io.StringIO()
-    helping = {"-h", "--help"} & set(argv)
     try:
-        with contextlib.redirect_stderr(said), contextlib.nullcontext() if helping else unbounded_lines():
-            parsed = tyro.cli(
-                command,
-                args=list(with_switches(argv, set(switches(command)))),
+        with contextlib.redirect_stderr(said):
+            parsed: Arguments = tyro.cli(
+                kind,
+                args=list(argv),
                 prog=prog,
-                default=default,
-                description=inspect.getdoc(command),
+                default=tyro.MISSING_NONPROP if default is None else default,
+                registry=REGISTRY,
+                description=inspect.getdoc(kind) if description is None else description,
             )
     except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise SenetError(f"{one_sentence(said.getvalue())}; `{prog} --help` explains all arguments") from None
-    check_numbers(parsed)
+        if refusal := refusal_behind(stop):
+            raise refusal from None
+        print(said.getvalue(), end="", file=sys.stderr)
+        raise
+    check_integers(parsed)
     return parsed
 
 
-def switches(command: Any, place: str = "") -> Iterator[str]:
-    """Yield the options of a dataclass of arguments that are on or off, as they are written on a command line."""
-    for name, kind in get_type_hints(command).items():
-        if is_dataclass(kind):
-            yield from switches(kind, "" if name == "config" else f"{place}{name}.")
-        elif kind is bool:
-            yield f"--{place}{name}".replace("_", "-")
+REGISTRY = tyro.constructors.ConstructorRegistry()
+"""What this command line reads otherwise than tyro."""
 
 
-def with_switches(argv: Sequence[str], names: Set[str]) -> Iterator[str]:
-    """Yield arguments with `--x.y False` written as `--x.no-y`, as tyro has it, and `--x.y True` as `--x.y`."""
-    words = list(argv)
-    for i, word in enumerate(words):
-        if i and word in ("True", "False") and words[i - 1].replace("_", "-") in names:
-            continue
-        option, equals, value = word.partition("=")
-        if option.replace("_", "-") in names:
-            value = value if equals else "".join(words[i + 1 : i + 2])
-            if value == "False":
-                place, dot, name = option.removeprefix("--").rpartition(".")
-                yield f"--{place}{dot}no-{name}"
-                continue
-            word = option if value == "True" else word
-        yield word
+@REGISTRY.primitive_rule
+def keyword_arguments(info: Any) -> tyro.constructors.PrimitiveConstructorSpec[Mapping[str, Any]] | None:
+    """Read a mapping from words KEY=VALUE, as timm's --model-kwargs."""
+    if get_origin(info.type) is not Mapping:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="KEY=VALUE",
+        instance_from_str=lambda words: dict(map(keyword_argument, words)),
+        is_instance=lambda value: isinstance(value, Mapping),
+        str_from_instance=lambda mapping: [f"{key}={value}" for key, value in mapping.items()],
+    )
 
 
-@contextlib.contextmanager
-def unbounded_lines() -> Iterator[None]:
-    """Let tyro believe in a terminal of any width: it breaks long values into lines."""
-    before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "1000000"
+def keyword_argument(word: str) -> tuple[str, bool | int | float | str]:
+    """Return the key and the value of a word KEY=VALUE; what is no number and not True or False is a text.
+
+    Raises:
+        SenetError: the word has no "=".
+    """
+    key, equals, text = word.partition("=")
+    if not (key and equals):
+        raise SenetError(f"{word!r} is no keyword argument; expected KEY=VALUE, such as stem_pool=pad")
     try:
-        yield
-    finally:
-        del os.environ["COLUMNS"]
-        if before is not None:
-            os.environ["COLUMNS"] = before
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    return key, value if isinstance(value, bool | int | float | str) else text
 
 
-REWORDINGS = (
-    (r"no type matching (.+?) could be instantiated from \[(.*?)\](?:\.\s+Got errors:.*)?$", r"expected \1, not \2"),
-    (r"invalid literal for int\(\) with base 10: ", "expected an integer, not "),
-    (r"could not convert string to float: ", "expected a number, not "),
-    (r"Could not find valid parse for arguments: \[(.*?)\]$", r"a value among \1 is of another kind"),
-    (r"Failed to parse key-value pairs!", "expected pairs of a key and a value"),
-    (r"^error parsing config(?:\.\w+)+: ", ""),
-    (r"`\[bold\](.*?)\[/bold\]`", r"`\1`"),
-    (r"\{None\}\|\{?(.*?)\}?, not", r"None or \1, not"),
-)
-"""What tyro and Python say to programmers, and what is said in its place."""
+def refusal_behind(error: BaseException) -> SenetError | None:
+    """Return the SenetError during whose handling an error was raised, None if there is none.
+
+    tyro frames what a dataclass says of its values as it frames its own messages; one sentence is enough.
+    """
+    context = error.__context__
+    return context if context is None or isinstance(context, SenetError) else refusal_behind(context)
 
 
-def one_sentence(box: str) -> str:
-    """Return the mistake that a box of tyro's describes: what follows its title, without help texts."""
-    lines = [re.sub(r"^(│ |  )|[│ ]+$", "", line) for line in box.splitlines()]
-    title = next((i for i, line in enumerate(lines) if re.search(r"^[╭╰]|──|--- *$", line)), 0)
-    before_rule = takewhile(lambda line: not re.fullmatch(r" *[─╰╯-]+", line), lines[title + 1 :])
-    told = " ".join(line.strip() for line in before_rule if not line.startswith("     "))
-    near = re.search(r"Perhaps you meant:.*?(--[\w.-]+)", box, re.DOTALL)
-    sentence = told[:1].lower() + told[1:].strip().rstrip(".")
-    for theirs, ours in REWORDINGS:
-        sentence = re.sub(theirs, ours, sentence, flags=re.DOTALL)
-    return f"{sentence}; perhaps you meant {near[1]}" if near else sentence
+def check_integers(parsed: Any) -> None:
+    """Raise a SenetError for an integer that no counter can hold, anywhere in a dataclass of arguments."""
+    for name, value in values(parsed):
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and abs(number) >= 2**63:
+                raise SenetError(f"{name} is {number}; expected an integer of less than 19 digits")
 
 
-def check_numbers(parsed: Any, place: str = "") -> None:
-    """Raise a SenetError for a number that no counter can hold, anywhere in a dataclass of arguments."""
+def values(parsed: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of a dataclass of arguments, with their dotted names."""
     for field in fields(parsed):
         value, name = getattr(parsed, field.name), f"{place}{field.name}"
         if is_dataclass(value):
-            check_numbers(value, "" if name == "config" else f"{name}.")
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int) and abs(number) >= 2**63:
-                raise SenetError(f"{name} is {number}; expected a number of less than 19 digits")
+            yield from values(value, "" if name == "config" else f"{name}.")
+        else:
+            yield name, value
+
+
+# ---- options as they are typed ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a command: how it is typed, and whether it takes no value but is on or off."""
+
+    flag: str
+    is_switch: bool
+
+    def with_value(self, value: str) -> str:
+        """Return how a value is given, such as `--epochs 3`, `--json` or `--no-json`."""
+        if not self.is_switch:
+            return f"{self.flag} {value}"
+        place, dot, name = self.flag.removeprefix("--").rpartition(".")
+        return self.flag if value == "True" else f"--{place}{dot}no-{name}"
+
+
+def options(kind: type, place: str = "", typed: str = "") -> Iterator[tuple[str, Option]]:
+    """Yield the options of a dataclass of arguments with the names that Python knows them by.
+
+    Args:
+        kind: the dataclass.
+        place: dotted name of the field that holds it, with a last dot; empty for the command itself.
+        typed: the same as it is typed.
+    """
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        marks = getattr(hint, "__metadata__", ())
+        if POSITIONAL in marks or tyro.conf.Suppress in marks:
+            continue
+        mark = next((mark for mark in marks if getattr(mark, "name", None) is not None), None)
+        word = name.replace("_", "-") if mark is None else mark.name
+        whole = word if mark is not None and mark.prefix_name is False else ".".join(filter(None, (typed, word)))
+        inner = hint.__origin__ if marks else hint
+        if isinstance(inner, type) and get_origin(inner) is None and is_dataclass(inner):
+            yield from options(inner, f"{place}{name}." if word else place, whole)
+        else:
+            yield f"{place}{name}", Option(f"--{whole}", inner is bool)
+
+
+def by_every_name(kind: type) -> Mapping[str, Option]:
+    """Return the options of a command by their dotted names, and by the ends of these that mean one option only."""
+    found: dict[str, set[Option]] = {}
+    known = dict(options(kind))
+    for name, option in known.items():
+        words = name.split(".")
+        for i in range(len(words)):
+            found.setdefault(".".join(words[i:]), set()).add(option)
+        found.setdefault(option.flag.removeprefix("--").replace("-", "_"), set()).add(option)
+    return {name: next(iter(known_as)) for name, known_as in found.items() if len(known_as) == 1} | known
+
+
+def as_typed(sentence: str, kind: type) -> str:
+    """Return a message of the library with the arguments that it names written as options of a command.
+
+    "data.val_fraction is 2" becomes "--data.val-fraction is 2", and "json=False" becomes "--no-json". Names without a
+    dot or underscore could be plain words: they are options only with a value, or where a sentence begins.
+    """
+    for name, option in sorted(by_every_name(kind).items(), key=lambda item: -len(item[0])):
+        whole = rf"(?<![\w.\-/'\"`=]){re.escape(name)}"
+        sentence = re.sub(
+            rf"{whole}=(['\"]?)([^\s'\",;)]*[^\s'\",;).])\1",
+            lambda found, option=option: option.with_value(found[2]),  # type: ignore[misc]
+            sentence,
+        )
+        if "." in name or "_" in name:
+            sentence = re.sub(rf"{whole}(?![\w\-/'\"`=(]|\.\w)", option.flag, sentence)
+        else:
+            sentence = re.sub(rf"^{re.escape(name)}(?= is | has )", option.flag, sentence)
+    return sentence
+
+
+# ---- output ----------------------------------------------------------------------------------------------------------
 
 
 def check_new(folder: Path) -> None:
     """Raise a SenetError for an output folder that exists already, or cannot be made."""
     if folder.exists():
-        raise SenetError(f"{folder} exists already; name another folder")
+        raise SenetError(f"{folder} exists already; name another folder by --output")
     check_writable(folder)
 
 
@@ -134,17 +231,3 @@ def print_report(report: Any, as_json: bool, ending: str) -> None:
         print(json.dumps(asdict(report)))
     else:
         say(f"{report}\n{ending}")
-
-
-def say_slow_bf16(asked: bool) -> None:
-    """Say on standard error if bf16 is asked for and slow on this machine."""
-    from senet.nn.modes import default_device
-    from senet.nn.precision import slow_bf16
-
-    if asked and (slow := slow_bf16("--bf16", default_device(), "leave it out for speed")):
-        say(f"senet: {slow}", console(stderr=True))
-
-
-def summary(function: Callable[..., Any]) -> str:
-    """Return the first line of a docstring."""
-    return (inspect.getdoc(function) or "").splitlines()[0]

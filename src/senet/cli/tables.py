@@ -1,5 +1,6 @@
-"""All networks as a table: our parameters and multiply-adds beside the paper's figures."""
+"""Tables of networks: their parameters, multiply-adds and errors beside the paper's."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,6 +8,8 @@ import torch
 from senet.costs import cost
 from senet.factory import create_model
 from senet.models.catalog import list_models, model_card
+from senet.paper.costs import HEADINGS, CostComparison, cells
+from senet.paper.figures import Figures, row_of
 from senet.terminal import Table, console, say, tracked
 
 
@@ -20,21 +23,21 @@ def model_rows(pattern: str = "*") -> list[dict[str, Any]]:
     rows = []
     names = list_models(pattern)
     for name in tracked(names, "Counting", len(names)):
-        card = model_card(name)
+        card, printed = model_card(name), row_of(name)
         with torch.device("meta"):
             counted = cost(create_model(name))
-        paper = card.paper
+        paper = Figures() if printed is None else printed.figures
         rows.append(
             {
                 "name": name,
                 "input_size": card.preprocessing.image_size,
                 "parameters": counted.parameters,
-                "paper_parameters": None if paper.parameters is None else round(paper.parameters * 1e6),
+                "paper_parameters": None if paper.parameters is None else round(float(paper.parameters) * 1e6),
                 "multiply_adds": counted.multiply_adds,
                 "paper_multiply_adds": None if paper.multiply_adds is None else round(paper.multiply_adds * 1e6),
-                "paper_top1_error": paper.top1_error,
-                "paper_top5_error": paper.top5_error,
-                "source": paper.source or card.source,
+                "paper_top1_error": paper.top1,
+                "paper_top5_error": paper.top5,
+                "source": card.source if printed is None else printed.source,
             }
         )
     return rows
@@ -77,3 +80,14 @@ def print_models(rows: list[dict[str, Any]]) -> None:
         "MMAdds: millions of multiply-adds for one image. "
         "Errors in %, single crop, as the paper (arXiv:1709.01507v4) prints them."
     )
+
+
+def comparison_table(rows: Sequence[CostComparison]) -> Table:
+    """Return the comparisons of costs as a table."""
+    table = Table()
+    for heading in HEADINGS:
+        left = heading in ("table", "row", "network", "agree", "cause")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "cause")
+    for row in rows:
+        table.add_row(*cells(row))
+    return table

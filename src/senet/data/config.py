@@ -1,9 +1,10 @@
-"""What a run reads, and how it augments it."""
+"""The configuration of data: which images, and how they are augmented."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+import tyro
 
 from senet.data.preprocessing import CIFAR, Preprocessing
 from senet.errors import SenetError
@@ -24,10 +25,10 @@ class Augmentation:
         flip: mirror left to right, with probability one half.
         padding: pad with this many pixels of the mean color on each side, then crop back at a random place.
         cutout: side in pixels of a square of the mean color, centered anywhere in the image (arXiv:1708.04552).
-        crop_scale: range of the crop's share of the image's area, in (0, 1]; None for the evaluation's center crop.
+        crop_scale: range of the share of the image's area that a crop has, in (0, 1]; None for the center crop.
         crop_ratio: range of the crop's aspect ratio before it is scaled to the square.
         rotation: largest angle in degrees, either way.
-        pixel_shift: largest shift of all pixel values of an image, of 255, either way.
+        pixel_shift: largest number, of 255, that is added to or subtracted from all pixels of an image.
     """
 
     flip: bool = False
@@ -54,15 +55,16 @@ class Augmentation:
         without_effect = ("crop_scale", "rotation", "pixel_shift") if in_memory else ("padding", "cutout")
         for name in without_effect:
             if getattr(self, name):
+                off = None if name == "crop_scale" else 0
                 raise SenetError(
                     f"data.augmentation.{name} has no effect on data {'in memory' if in_memory else 'on disk'}; "
-                    f"set it to {None if name == 'crop_scale' else 0}, or data.in_memory to {not in_memory}"
+                    f"set data.augmentation.{name}={off} or data.in_memory={not in_memory}"
                 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images, and how they reach the network.
+    """Which images, and how they are read.
 
     Args:
         dataset: "digits", "cifar10", "cifar100", "imagenet", "places365"; a folder with train/ and val/ (class folders
@@ -80,7 +82,7 @@ class DataConfig:
             val/; which ones depends on the names of the files alone. None where the data set has evaluation images.
     """
 
-    dataset: str = "cifar10"
+    dataset: Annotated[str, tyro.conf.arg(name="", metavar="DATASET")] = "cifar10"  # on a command line `--data`
     root: Path = Path("data")
     preprocessing: Preprocessing = CIFAR
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -109,21 +111,3 @@ class DataConfig:
             return self
         taken_over = {name: None for name in OF_ITS_DATA if getattr(self, name) == getattr(earlier, name)}
         return replace(self, **taken_over)  # type: ignore[arg-type]
-
-
-def data_config_from_dict(values: Mapping[str, Any]) -> DataConfig:
-    """Return the configuration that a run's config.json holds.
-
-    Raises:
-        TypeError: a field that does not exist.
-    """
-
-    def plain(section: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: tuple(value) if isinstance(value, list) else value for key, value in section.items()}
-
-    nested = {
-        "root": Path(values["root"]),
-        "preprocessing": Preprocessing(**values["preprocessing"]),
-        "augmentation": Augmentation(**plain(values["augmentation"])),
-    }
-    return DataConfig(**{**plain(values), **nested})

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from urllib.error import URLError
 
 import numpy as np
 from PIL import Image
@@ -24,7 +25,7 @@ from senet.data.folders import (
     visible_folders,
 )
 from senet.data.reading import naming, read_named, read_picture
-from senet.errors import SenetError, warn
+from senet.errors import HubError, MissingFileError, SenetError, needed_for, warn
 
 Split = Literal["train", "eval"]
 EVAL_SPLITS = ("validation", "val", "valid", "test")
@@ -156,8 +157,9 @@ def opener_of(config: DataConfig) -> Callable[[DataConfig, Split], ImageSplit]:
 
 def open_digits(config: DataConfig, split: Split) -> ImageSplit:
     """Open scikit-learn's digits: 1797 grayscale images of 8x8, a stratified fifth of them for evaluation."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    with needed_for("the data set 'digits'"):
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
 
     digits = load_digits()
     images = (digits.images * (255 / 16)).round().astype(np.uint8)
@@ -194,7 +196,7 @@ def open_torchvision(config: DataConfig, split: Split) -> ImageSplit:
             names = dataset.classes
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]  # a second sentence advises on torchvision's arguments
-        raise SenetError(
+        raise kind_of(error)(
             f"{config.dataset} could not be opened in {root} ({reason}); set data.root to its folder"
         ) from error
     files = getattr(dataset, "imgs", None)
@@ -205,6 +207,13 @@ def open_torchvision(config: DataConfig, split: Split) -> ImageSplit:
         read_image=dataset.__getitem__ if files is None else partial(read_file, files),
         files=files,
     )
+
+
+def kind_of(error: BaseException | None) -> type[SenetError]:
+    """Return the kind of the library's errors for what opening a data set met: an absent file, a server, or another."""
+    if isinstance(error, FileNotFoundError):
+        return MissingFileError
+    return HubError if isinstance(error, ConnectionError | URLError | TimeoutError) else SenetError
 
 
 def open_folder(config: DataConfig, split: Split) -> ImageSplit:
@@ -250,7 +259,7 @@ def check_folder(root: Path, folder: Path) -> Path:
         if len(classes) > 1 and not any((root / name).is_dir() for name in EVAL_SPLITS)
         else f"expected {root}/train/CLASS/IMAGE and {root}/val/CLASS/IMAGE"
     )
-    raise SenetError(f"{root} has no folder {folder.name}/ (found: {listed(found) or 'no folders'}); {remedy}")
+    raise MissingFileError(f"{root} has no folder {folder.name}/ (found: {listed(found) or 'no folders'}); {remedy}")
 
 
 def split_of_files(source: str, files: Sequence[File], class_names: tuple[str, ...]) -> ImageSplit:
@@ -273,7 +282,8 @@ def read_file(files: Sequence[File], index: int) -> tuple[Picture, int]:
 
 def open_huggingface(config: DataConfig, split: Split) -> ImageSplit:
     """Open a data set of the Hugging Face hub ("hf:OWNER/NAME") or a local folder of parquet files."""
-    import datasets
+    with needed_for(f"the data set {config.dataset!r}"):
+        import datasets
 
     name = config.dataset.removeprefix("hf:")
     try:
@@ -281,7 +291,7 @@ def open_huggingface(config: DataConfig, split: Split) -> ImageSplit:
     except Exception as error:  # the hub, pyarrow and fsspec raise kinds without a common parent
         cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
         reason = (str(cause).splitlines() or [type(cause).__name__])[0]
-        raise SenetError(
+        raise kind_of(error)(
             f"{config.dataset} could not be loaded ({reason}); check the id or folder and the network"
         ) from error
     wanted = ("train",) if split == "train" else EVAL_SPLITS

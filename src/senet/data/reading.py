@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
 from senet.data.channels import Picture, UnfitPictureError, array_to_eight_bits, to_eight_bits
-from senet.errors import SenetError
+from senet.errors import MissingFileError, SenetError
 
 NEEDS = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".npy"), ""),
@@ -178,7 +178,8 @@ def read_named(name: str, read: Callable[[], Result]) -> Result:
     """Call a function that reads an image, and turn whatever it raises into one sentence.
 
     Raises:
-        SenetError: names the image, the problem and the remedy.
+        MissingFileError: there is no such file.
+        SenetError: it is not an image that can be read; the message says what to do.
     """
     try:
         with naming(name):
@@ -187,8 +188,10 @@ def read_named(name: str, read: Callable[[], Result]) -> Result:
         raise
     except FileNotFoundError as error:
         if Path(name).is_symlink():
-            raise SenetError(f"{name} is a link to a file that is not there; remove it, or restore the file") from error
-        raise SenetError(f"there is no image {name}; check the path") from error
+            raise MissingFileError(
+                f"{name} is a link to a file that is not there; remove it, or restore the file"
+            ) from error
+        raise MissingFileError(f"there is no image {name}; check the path") from error
     except IsADirectoryError as error:
         raise SenetError(f"{name} is a folder, not an image; name the files in it") from error
     except Exception as error:  # what decoders raise on damaged files has no common parent

@@ -3,12 +3,12 @@
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 
 import torch
-from timm.data.loader import PrefetchLoader, fast_collate
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -112,8 +112,7 @@ def collate(batch: list[tuple[Tensor, int]], shape: tuple[int, int, int]) -> tup
     """
     if not batch:
         return torch.empty(0, *shape, dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
-    pixels, labels = fast_collate(batch)
-    return pixels, labels
+    return torch.stack([pixels for pixels, _ in batch]), torch.tensor([label for _, label in batch])
 
 
 class Keys:
@@ -157,8 +156,43 @@ def own_sigchld() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
+def normalized(
+    batches: Iterable[tuple[Tensor, Tensor]], preprocessing: Preprocessing, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Move batches of uint8 pixels to a device and normalize them there.
+
+    On a GPU, the next batch is copied and normalized on a stream of its own while the caller computes with one.
+    """
+    shape = (-1, 1, 1)
+    mean = torch.tensor([255 * value for value in preprocessing.mean], device=device).view(shape)
+    std = torch.tensor([255 * value for value in preprocessing.std], device=device).view(shape)
+
+    def prepared(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        images = pixels.to(device, non_blocking=True).to(torch.float32).sub_(mean).div_(std)
+        return images, labels.to(device, non_blocking=True)
+
+    if device.type != "cuda":
+        for pixels, labels in batches:
+            yield prepared(pixels, labels)
+        return
+    stream, ready = torch.cuda.Stream(device), None
+    stream.wait_stream(torch.cuda.current_stream(device))  # for mean and std
+    with_end: Iterable[tuple[Tensor, Tensor] | None] = chain(batches, (None,))
+    for batch in with_end:
+        following = None
+        if batch is not None:
+            with torch.cuda.stream(stream):
+                following = prepared(*batch)
+        if ready is not None:
+            yield ready
+        torch.cuda.current_stream(device).wait_stream(stream)
+        for tensor in following or ():
+            tensor.record_stream(torch.cuda.current_stream(device))
+        ready = following
+
+
 class StreamingLoader:
-    """Batches read from disk by workers, collated and normalized by timm's loader.
+    """Batches read from disk by workers, and normalized on the device.
 
     Args:
         split: the images.
@@ -180,8 +214,9 @@ class StreamingLoader:
     ) -> None:
         self.order = order
         self.keys = Keys(order)
+        self.preprocessing, self.device = preprocessing, device
         size = preprocessing.image_size
-        loader = DataLoader(
+        self.loader = DataLoader(
             SeededImages(split, to_pixels, order.seed),
             batch_sampler=self.keys,
             collate_fn=partial(collate, shape=(preprocessing.in_channels, size, size)),
@@ -190,13 +225,6 @@ class StreamingLoader:
             worker_init_fn=ignore_ctrl_c,
             generator=torch.Generator(),  # otherwise each pass draws from the global one
             pin_memory=device.type == "cuda",
-        )
-        self.loader = PrefetchLoader(
-            loader,
-            mean=preprocessing.mean,
-            std=preprocessing.std,
-            channels=preprocessing.in_channels,
-            device=device,
         )
 
     def __len__(self) -> int:
@@ -209,13 +237,15 @@ class StreamingLoader:
             SenetError: an image cannot be read, or a worker died.
         """
         self.keys.epoch, self.keys.start = epoch, start
-        batches = iter(self.loader) if len(self.keys) else iter(())
+        read: Iterable[tuple[Tensor, Tensor]] = self.loader if len(self.keys) else ()
+        batches = normalized(read, self.preprocessing, self.device)
         while True:
             try:
                 with own_sigchld():
                     batch = next(batches, None)
             except SenetError as error:  # a worker's error carries the worker's traceback in its text
-                raise SenetError(last_line(error).removeprefix("senet.errors.SenetError: ")) from error
+                kind = type(error)
+                raise kind(last_line(error).removeprefix(f"{kind.__module__}.{kind.__name__}: ")) from error
             except Exception as error:  # of any kind in a worker, or in the connection to it
                 if not (isinstance(error, OSError | EOFError) or "DataLoader worker" in str(error)):
                     raise

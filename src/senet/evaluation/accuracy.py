@@ -1,7 +1,7 @@
 """Accuracy on one crop or on many."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.data.views import Crops
 from senet.errors import SenetError
-from senet.evaluation.batches import Data, model_and_data, open_batches
+from senet.evaluation.batches import DataSource, model_and_data, open_batches
 from senet.nn.modes import borrowed
+from senet.nn.precision import Precision, autocast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,19 +33,19 @@ class Evaluation:
 
 
 def log_probabilities(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Predict a batch; several views of an image are averaged by their probabilities.
+    """Predict a batch; the probabilities of several crops of an image are averaged.
 
     Args:
         model: images to logits.
-        images: (N, C, H, W), or (N, views, C, H, W).
+        images: (N, C, H, W), or (N, crops, C, H, W).
 
     Returns:
         (N, num_classes), float32.
     """
     if images.dim() == 4:
         return model(images).float().log_softmax(1)
-    by_view = model(images.flatten(0, 1)).float().log_softmax(1).view(*images.shape[:2], -1)
-    return by_view.logsumexp(1) - math.log(images.shape[1])  # of the mean probability, which may underflow
+    by_crop = model(images.flatten(0, 1)).float().log_softmax(1).view(*images.shape[:2], -1)
+    return by_crop.logsumexp(1) - math.log(images.shape[1])  # of the mean probability, which may underflow
 
 
 @torch.no_grad()
@@ -60,7 +60,7 @@ def score(
 
     Args:
         model: images to logits.
-        batches: (images, labels); several views as in `log_probabilities`.
+        batches: (images, labels); several crops as in `log_probabilities`.
         forward: calls the model, for autocast or a compiled form of it; None calls it as it is.
         reduce: sums a tensor over processes; None for one process.
     """
@@ -80,13 +80,13 @@ def score(
 
 def evaluate(
     run_or_model: nn.Module | str | Path,
-    data: Data | None = None,
+    data: DataSource | None = None,
     *,
-    crop: int | None = None,
-    scales: tuple[int, ...] = (),
-    crops: Crops = "center",
+    crop_size: int | None = None,
+    resize_sizes: Sequence[int] | None = None,
+    ten_crop: bool = False,
     batch_size: int = 64,
-    bf16: bool = False,
+    precision: Precision = "fp32",
     device: torch.device | str | None = None,
 ) -> Evaluation:
     """Measure the accuracy of a network on the evaluation images of a data set.
@@ -94,23 +94,34 @@ def evaluate(
     Args:
         run_or_model: a network, a run or model folder, or the name of a network with weights in the package.
         data: a `DataConfig` or its `dataset`, or batches (images, labels); None for what the run was trained on. The
-            preprocessing of a `DataConfig` counts only for networks that do not bring their own (ours and timm's do).
-        crop: side of the crops in pixels; None for the network's own.
-        scales: lengths the shorter side is scaled to; several average over scales. () keeps the network's own ratio of
-            scale to crop.
-        crops: "center", or "ten" (corners and center, each mirrored too). The probabilities of all views are averaged.
-        batch_size: images at once, before they are divided among views.
-        bf16: compute in bfloat16.
-        device: to compute on; the network is moved and put back. None for where it is, or for a GPU, if there is one,
-            where it is loaded by name. It comes back as it was: device, type, memory format and mode.
+            preprocessing of a `DataConfig` counts only for networks that do not bring their own (this library's and
+            timm's do).
+        crop_size: side of the crops in pixels; None for the network's own.
+        resize_sizes: lengths that the shorter side is resized to before cropping, in pixels; the probabilities over
+            several are averaged. None keeps the network's own ratio of this length to the crop.
+        ten_crop: average the probabilities of ten crops, the corners and the center and their mirror images.
+        batch_size: crops at once, at least those of one image.
+        precision: "fp32"; "bf16" or "fp16" for autocast; or "auto" for bf16 where the hardware computes it.
+        device: where to compute; None for where the network is, or, loaded by name, for a GPU if there is one. The
+            caller's network is given back as it was: device, type, memory format and mode.
+
+    Returns:
+        Top-1 and top-5 accuracy, mean loss and number of images.
 
     Raises:
         SenetError: a folder, data set or option that does not fit.
     """
     model, data = model_and_data(run_or_model, data)
-    batches = open_batches(model, data, crop=crop, scales=scales, crops=crops, batch_size=batch_size, device=device)
+    batches = open_batches(
+        model,
+        data,
+        crop_size=crop_size,
+        resize_sizes=resize_sizes,
+        ten_crop=ten_crop,
+        batch_size=batch_size,
+        device=device,
+    )
     if batches.unscored:
         raise SenetError(batches.unscored)
-    autocast = torch.autocast(batches.device.type, torch.bfloat16, enabled=bf16)
-    with borrowed(model, batches.device, torch.channels_last), autocast:
+    with borrowed(model, batches.device, torch.channels_last), autocast(batches.device, precision):
         return score(model, batches.tracked("Evaluating on"))

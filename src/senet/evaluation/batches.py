@@ -12,13 +12,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from senet.configs import from_dict
 from senet.data.classes import match_classes
-from senet.data.config import DataConfig, data_config_from_dict
+from senet.data.config import DataConfig
+from senet.data.crops import Crops
 from senet.data.datasets import ImageSplit, open_split
 from senet.data.order import BatchOrder
 from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.data.streaming import StreamingLoader
-from senet.data.views import Crops, Views
 from senet.errors import SenetError
 from senet.factory import load_model
 from senet.nn.modes import default_device, device_of, dtype_of
@@ -26,7 +27,7 @@ from senet.surgery.probe import run_on_example
 from senet.terminal import tracked
 from senet.weights.checkpoint import CONFIG_FILE
 
-Data = DataConfig | str | Path | Iterable[Any]
+DataSource = DataConfig | str | Path | Iterable[Any]
 """A data set's configuration, its name or its folder; or batches."""
 
 
@@ -41,7 +42,7 @@ def run_data(source: str | Path) -> DataConfig | None:
         try:
             values = json.loads(path.read_text()).get("data")
             if values is not None:
-                return data_config_from_dict(values)
+                return from_dict(DataConfig, values, name="data")
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -83,31 +84,36 @@ class Batches:
         return tracked(self.each(), f"{doing} {self.source}", self.number)
 
 
-def model_and_data(run_or_model: nn.Module | str | Path, data: Data | None) -> tuple[nn.Module, Data]:
-    """Return the network, and what to run it on; None for what a run was trained on.
+def open_model(run_or_model: nn.Module | str | Path) -> nn.Module:
+    """Return a network as it is, or the one that a name or folder means, on a GPU if there is one.
 
-    A network that is loaded here goes to a GPU if there is one.
+    Raises:
+        SenetError: there is no such network.
+    """
+    return run_or_model if isinstance(run_or_model, nn.Module) else load_model(run_or_model).to(default_device())
+
+
+def model_and_data(run_or_model: nn.Module | str | Path, data: DataSource | None) -> tuple[nn.Module, DataSource]:
+    """Return the network, and what to run it on; None for what a run was trained on.
 
     Raises:
         SenetError: there is no such network, or nothing says what to run it on.
     """
-    if isinstance(run_or_model, nn.Module):
-        model, trained_on = run_or_model, None
-    else:
-        model, trained_on = load_model(run_or_model).to(default_device()), run_data(run_or_model)
-    found = trained_on if data is None else data
-    if found is None:
+    model = open_model(run_or_model)
+    if data is None and not isinstance(run_or_model, nn.Module):
+        data = run_data(run_or_model)
+    if data is None:
         raise SenetError("data is missing: say what to evaluate on, such as 'digits' or a folder")
-    return model, found
+    return model, data
 
 
 def open_batches(
     model: nn.Module,
-    data: Data,
+    data: DataSource,
     *,
-    crop: int | None = None,
-    scales: tuple[int, ...] = (),
-    crops: Crops = "center",
+    crop_size: int | None = None,
+    resize_sizes: Sequence[int] | None = None,
+    ten_crop: bool = False,
     batch_size: int = 64,
     device: torch.device | str | None = None,
     shared: bool = False,
@@ -117,9 +123,9 @@ def open_batches(
     Args:
         model: the network.
         data: as for `evaluate`; a folder of images without classes; or batches, (images, labels) or images alone.
-        crop: see `evaluate`.
-        scales: see `evaluate`.
-        crops: see `evaluate`.
+        crop_size: see `evaluate`.
+        resize_sizes: see `evaluate`.
+        ten_crop: see `evaluate`.
         batch_size: see `evaluate`.
         device: see `evaluate`.
         shared: each process under torch.distributed gets its part of a data set.
@@ -134,25 +140,25 @@ def open_batches(
         return given_batches(model, data, target)
     config = data if isinstance(data, DataConfig) else DataConfig(dataset=str(data))
     preprocessing = preprocessing_of(model, data.preprocessing if isinstance(data, DataConfig) else None)
-    size = crop or preprocessing.image_size
-    scales = scales or (round(size * preprocessing.resize / preprocessing.image_size),)
-    views = Views(preprocessing, size, scales, crops)
+    size = preprocessing.image_size if crop_size is None else crop_size
+    own_resize = round(size * preprocessing.resize / preprocessing.image_size)
+    crops = Crops(preprocessing, size, tuple(resize_sizes or (own_resize,)), ten_crop)
     images = open_split(replace(config, preprocessing=preprocessing), "eval")
     dtype = dtype_of(model)
     images, unscored = labeled_for(model, images, (1, preprocessing.in_channels, size, size))
     shared = shared and dist.is_available() and dist.is_initialized()
     order = BatchOrder(
         num_images=len(images),
-        batch_size=max(1, batch_size // views.count),
+        batch_size=max(1, batch_size // crops.count),
         shuffle=False,
         rank=dist.get_rank() if shared else 0,
         num_processes=dist.get_world_size() if shared else 1,
     )
-    loader = StreamingLoader(images, views, order, preprocessing, target, config.num_workers)
+    loader = StreamingLoader(images, crops, order, preprocessing, target, config.num_workers)
 
     def each() -> Iterator[tuple[Tensor, Tensor]]:
         for pixels, labels in loader.batches(0):
-            yield (pixels.squeeze(1) if views.count == 1 else pixels).to(dtype), labels
+            yield (pixels.squeeze(1) if crops.count == 1 else pixels).to(dtype), labels
 
     return Batches(
         source=images.source,

@@ -15,8 +15,8 @@ from senet.data.channels import Picture
 from senet.data.preprocessing import create_transform
 from senet.data.reading import naming, read_named, read_picture
 from senet.errors import SenetError, check_choice
-from senet.factory import load_model
-from senet.nn.modes import borrowed, default_device, device_of, dtype_of
+from senet.evaluation.batches import open_model
+from senet.nn.modes import borrowed, device_of, dtype_of
 
 OnError = Literal["raise", "keep"]
 
@@ -103,7 +103,7 @@ def predict_each(
     for name, value in (("top", top), ("batch_size", batch_size)):
         if value < 1:
             raise SenetError(f"{name} is {value}; expected at least 1")
-    model = run_or_model if isinstance(run_or_model, nn.Module) else load_model(run_or_model).to(default_device())
+    model = open_model(run_or_model)
     return predicted(model, iter(images), create_transform(model), top, batch_size, on_error)
 
 

@@ -7,15 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from timm.models import is_model, register_model
 from torch import nn
 
-from senet.errors import SenetError
+from senet.errors import SenetError, needed_for
 from senet.factory import create_model, public_weights
 from senet.integrations.timm_features import wrap
 from senet.models.catalog import CARDS, Card
 from senet.models.config import se_from_dict
 from senet.weights.folder import packaged_folder, packaged_weights
+
+with needed_for("senet.integrations.timm"):
+    from timm.models import is_model, register_model
 
 default_cfgs: dict[str, dict[str, Any]] = {}
 """What timm shall know of a network before it is built; `timm.models.register_model` looks for it under this name."""
@@ -65,7 +67,7 @@ def read_cfg(name: str, stated: Any, overlay: Mapping[str, Any] | None) -> dict[
 
 
 def entrypoint(name: str) -> Callable[..., nn.Module]:
-    """Return the function that timm calls to build one of our networks."""
+    """Return the function that timm calls to build a network of this library."""
 
     def build(
         pretrained: bool = False,

@@ -1,17 +1,19 @@
-"""The feature pyramid of one of our networks in timm's wrappers: what `features_only=True` builds."""
+"""The feature pyramid of a network of this library in timm's wrappers: what `features_only=True` builds."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from timm.models._builder import pretrained_cfg_for_features
-from timm.models._features import FeatureDictNet, FeatureGetterNet, FeatureHookNet, FeatureListNet
-from timm.models._features_fx import FeatureGraphNet
 from torch import nn
 
-from senet.errors import check_choice
+from senet.errors import check_choice, needed_for
 from senet.models.base import Network
 from senet.nn.tracing import script_form
+
+with needed_for("senet.integrations.timm"):
+    from timm.models._builder import pretrained_cfg_for_features
+    from timm.models._features import FeatureDictNet, FeatureGetterNet, FeatureHookNet, FeatureListNet
+    from timm.models._features_fx import FeatureGraphNet
 
 
 class Pyramid(FeatureGetterNet):  # type: ignore[misc]  # timm has no types

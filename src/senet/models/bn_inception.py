@@ -1,10 +1,11 @@
-"""BN-Inception as the authors of SENet have it, SE behind each of its ten modules."""
+"""BN-Inception as the authors of SENet have it, SE after each of its ten modules."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.models.base import BuildSE, Network, SEUnit, check_se, initialize
+from senet.models.base import BuildSE, Network, SEUnit
+from senet.models.initialization import check_se, initialize
 from senet.nn.block import SEOptions
 from senet.nn.fused import Fusible
 
@@ -59,7 +60,7 @@ class ConvUnit(Fusible):
 
 
 class CeilMaxPool(nn.MaxPool2d):
-    """3x3 max pooling with stride 2 to ceil(H / 2) x ceil(W / 2), the size of the convolutions beside it.
+    """3x3 max pooling with stride 2 to ceil(H / 2) x ceil(W / 2), the size that the branches with convolutions have.
 
     For an even side that is Caffe's pooling without padding; an odd side, which Caffe's network cannot take, gets one
     more window at its end.
@@ -84,7 +85,7 @@ class InceptionModule(SEUnit):
         conv3x3: channels of its 3x3 convolution.
         reduce_double3x3: channels of the 1x1 convolution of the third branch.
         double3x3: channels of each of its two 3x3 convolutions.
-        pool_proj: channels of the 1x1 convolution behind the pooling of the fourth branch; 0 leaves it out.
+        pool_proj: channels of the 1x1 convolution after the pooling of the fourth branch; 0 leaves it out.
         pool: of the fourth branch.
         build_se: builds SE from the channels of the output; None for none.
 

@@ -46,6 +46,10 @@ def surgery_of(model: Network) -> Surgery:
     return derive_surgery(model, skeleton(model.config) if is_external(model.config.name) else None)
 
 
+NAMES_HERE = {"in_chans": "in_channels", "drop_rate": "dropout"}
+"""What timm calls arguments of `create_model`, and their names in this library, which are torchvision's."""
+
+
 class WithoutInitialization(TorchFunctionMode):
     """Leaves out what `torch.nn.init` does: on the meta device, it takes most of the time and changes nothing."""
 
@@ -78,7 +82,9 @@ def build_own(config: ModelConfig) -> Network:
         raise SenetError(f"num_classes is {num_classes}; expected at least 0")
     for option in config.options:
         if option not in card.options:
-            raise SenetError(f"{config.name} has no option {option!r}; its options are {', '.join(card.options)}")
+            known = NAMES_HERE.get(option)
+            remedy = f"it is called {known} here" if known else f"its options are {', '.join(card.options)}"
+            raise SenetError(f"{config.name} has no option {option!r}; {remedy}")
     model = card.build(
         num_classes=num_classes,
         in_channels=config.in_channels,

@@ -1,9 +1,12 @@
 """The configuration that a network is built from, and how it is written and read."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any
 
+import tyro
+
+from senet.configs import from_dict, to_dict
 from senet.errors import SenetError
 from senet.nn.block import SEOptions
 from senet.ops.gates import GATES
@@ -25,7 +28,9 @@ class ModelConfig:
     num_classes: int | None = None
     in_channels: int = 3
     se: SEOptions = field(default_factory=SEOptions)
-    options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    options: Annotated[
+        Mapping[str, bool | int | float | str], tyro.conf.arg(name="model-kwargs", prefix_name=False)
+    ] = field(default_factory=dict)
 
 
 SURGERY_OF_SENET_1 = ("inserted", "inserted_se", "removed")
@@ -34,36 +39,36 @@ SURGERY_OF_SENET_1 = ("inserted", "inserted_se", "removed")
 
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """Return a configuration as plain values, for JSON."""
-    return asdict(config) | {"options": dict(config.options), "se": se_to_dict(config.se)}
+    return to_dict(config, name="model") | {"se": se_to_dict(config.se)}
 
 
 def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     """Return the configuration that `config_to_dict` wrote.
 
     Raises:
-        TypeError: a field that does not exist.
+        SenetError: a field that does not exist, or a value of another type.
     """
-    own = {name: value for name, value in values.items() if name not in SURGERY_OF_SENET_1}
-    return ModelConfig(**{**own, "se": se_from_dict(values.get("se", {}))})
+    own = {name: value for name, value in values.items() if name not in ("se", *SURGERY_OF_SENET_1)}
+    return replace(from_dict(ModelConfig, own, name="model"), se=se_from_dict(values.get("se", {})))
 
 
 def se_to_dict(options: SEOptions) -> dict[str, Any]:
     """Return SE options as plain values, without those that a subclass adds."""
-    return {field.name: getattr(options, field.name) for field in fields(SEOptions)}
+    values = to_dict(options, name="se")
+    return {each.name: values[each.name] for each in fields(SEOptions)}
 
 
 def se_from_dict(values: Mapping[str, Any]) -> SEOptions:
     """Return the SE options of plain values, also of those of "senet/1" with a constant factor of the gate.
 
     Raises:
-        TypeError: an option that does not exist.
-        SenetError: a factor without a gate of its own.
+        SenetError: an option that does not exist, a value of another type, or a factor without a gate of its own.
     """
-    stages, factor = values.get("stages"), values.get("factor", 1)
+    factor = values.get("factor", 1)
     values = {name: value for name, value in values.items() if name != "factor"}
     if factor != 1:
         values["gate"] = gate_times(values.get("gate", "sigmoid"), factor)
-    return SEOptions(**{**values, "stages": None if stages is None else tuple(stages)})
+    return from_dict(SEOptions, values, name="se")
 
 
 def gate_times(gate: str, factor: float) -> str:

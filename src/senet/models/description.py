@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import nn
 
+from senet.configs import to_dict
 from senet.models.base import Network, SEUnit
 from senet.models.config import ModelConfig, config_to_dict, se_from_dict, se_to_dict
-from senet.nn.attached import attached_blocks, attached_sites
+from senet.nn.attached import attached_blocks, attached_sites, plain_class
 from senet.nn.block import EXCITATIONS, SEOptions
 from senet.nn.excitation import ExcitationBlock
 from senet.ops.gates import GATES
@@ -46,7 +47,7 @@ def derive_surgery(model: nn.Module, whole: nn.Module | None = None) -> Surgery:
         whole: another library's network as its configuration alone builds it; None for one of this library's, whose
             units show by themselves where a block was.
     """
-    options = (block.options for block in attached_blocks(model).values() if block.options is not None)
+    options = (block.attached_options for block in attached_blocks(model).values())
     return Surgery(
         inserted=attached_sites(model),
         inserted_se=next(options, SEOptions()),
@@ -102,7 +103,7 @@ def block_class(model: nn.Module) -> str | None:
     Such blocks were put in by a subclass of `SEOptions` or by hand; a registered excitation is part of the options.
     """
     config = getattr(model, "config", None)
-    own = {type(m) for m in model.modules() if isinstance(m, ExcitationBlock) and m.attached_at is None}
+    own = {plain_class(m) for m in model.modules() if isinstance(m, ExcitationBlock) and m.attached_at is None}
     if own and isinstance(config, ModelConfig):
         own.discard(usual_block(config))
     return min((kind.__name__ for kind in own), default=None)
@@ -123,7 +124,7 @@ def describe(model: Network, surgery: Surgery) -> dict[str, Any]:
         "format": FORMATS[-1],
         "model": config_to_dict(model.config),
         **({"surgery": surgery_to_dict(surgery)} if surgery else {}),
-        "preprocessing": asdict(model.preprocessing),
+        "preprocessing": to_dict(model.preprocessing),
         "class_names": None if model.class_names is None else list(model.class_names),
         **({} if block is None else {"block": block}),
         **({"requires": requires} if requires else {}),

@@ -3,7 +3,7 @@
 from torch import nn
 
 from senet.data.preprocessing import Preprocessing, preprocessing_of
-from senet.errors import SenetError, nearest
+from senet.errors import HubError, SenetError, nearest, needed_for
 from senet.models.config import ModelConfig
 
 LIBRARIES = ("timm", "torchvision")
@@ -30,11 +30,16 @@ def build_external(config: ModelConfig, *, pretrained: bool | None = None) -> nn
     Raises:
         SenetError: no such network or option, or weights that cannot be had.
     """
-    import timm  # at once it would import this package's registry, which imports this module
-    import torchvision
-
     library, _, name = config.name.partition("/")
-    known = timm.list_models() if library == "timm" else torchvision.models.list_models(module=torchvision.models)
+    if library == "timm":
+        with needed_for(config.name):
+            import timm
+
+        known = timm.list_models()
+    else:
+        import torchvision
+
+        known = torchvision.models.list_models(module=torchvision.models)
     architecture, _, tag = name.partition(".")
     pretrained = bool(tag) if pretrained is None else pretrained
     if tag and not pretrained:
@@ -46,7 +51,7 @@ def build_external(config: ModelConfig, *, pretrained: bool | None = None) -> nn
     if library == "torchvision" and pretrained and config.num_classes not in (None, 1000):
         raise SenetError(
             f"num_classes is {config.num_classes}, but torchvision's weights for {architecture} are of 1000 classes; "
-            "leave it out, or take a network of timm, whose classifier then starts anew"
+            "leave it out, or take a network of timm, whose classifier then starts at random"
         )
     options = dict(config.options) | ({} if config.num_classes is None else {"num_classes": config.num_classes})
     model: nn.Module
@@ -58,7 +63,8 @@ def build_external(config: ModelConfig, *, pretrained: bool | None = None) -> nn
             model = torchvision.models.get_model(architecture, weights=weights, **options)
     except Exception as error:  # whatever a library says of an unknown option or an unreachable server
         said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise SenetError(f"{config.name} cannot be created: {said}{tags_of(library, architecture, tag)}") from error
+        kind = HubError if isinstance(error, OSError) else SenetError  # a server, or an option
+        raise kind(f"{config.name} cannot be created: {said}{tags_of(library, architecture, tag)}") from error
     preprocessing = preprocessing_of(model) if library == "timm" else preprocessing_from_torchvision(architecture, tag)
     described = ModelConfig(
         name=f"{library}/{architecture}",
@@ -79,13 +85,14 @@ def classes_of(model: nn.Module, asked: int | None) -> int:
 
 def tags_of(library: str, architecture: str, tag: str) -> str:
     """Return what is said of a library's weights for a network, where a name asks for others; else nothing."""
-    import timm
-    from torchvision.models import get_model_weights
-
     if library == "timm":
+        import timm
+
         names = timm.list_pretrained(f"{architecture}.*", exclude_filters="")
         known = [name.partition(".")[2] for name in names]
     else:
+        from torchvision.models import get_model_weights
+
         known = [weights.name for weights in get_model_weights(architecture)] + ["DEFAULT"]
     return "" if not tag or tag in known else f"; its weights are {', '.join(known) or 'none'}"
 

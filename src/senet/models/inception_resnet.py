@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.models.base import BuildSE, Network, SEUnit, check_se, initialize
+from senet.models.base import BuildSE, Network, SEUnit
 from senet.models.bn_inception import ConvUnit
+from senet.models.initialization import check_se, initialize
 from senet.nn.block import SEOptions
 
 EPS = 1e-3
@@ -34,7 +35,7 @@ class Concatenation(nn.Module):
 
 
 class InceptionResidual(Concatenation, SEUnit):
-    """`relu(x + scale * conv(branches(x)))`, SE behind the 1x1 convolution that restores the channels.
+    """`relu(x + scale * conv(branches(x)))`, SE after the 1x1 convolution that restores the channels.
 
     Args:
         channels: of the input and the output.
@@ -76,7 +77,7 @@ class InceptionResidual(Concatenation, SEUnit):
 
 
 def mixed_5b() -> nn.Module:
-    """Build the Inception module behind the stem: 192 -> 320 channels."""
+    """Build the Inception module after the stem: 192 -> 320 channels."""
     return Concatenation(
         unit(192, 96),
         nn.Sequential(unit(192, 48), unit(48, 64, 5)),

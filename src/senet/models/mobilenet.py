@@ -6,7 +6,8 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from senet.errors import check_choice
-from senet.models.base import BuildSE, Network, SEUnit, check_se, initialize
+from senet.models.base import BuildSE, Network, SEUnit
+from senet.models.initialization import check_se, initialize
 from senet.models.residual import conv1x1, conv3x3
 from senet.nn.block import SEOptions
 
@@ -42,7 +43,7 @@ class SeparableUnit(SEUnit):
         self.se = None if build_se is None else build_se(out_channels)
 
     def affine_before_se(self) -> tuple[nn.Module, ...]:
-        """Return the BatchNorm in front of a ReLU; nothing can be doubled in front of a ReLU6. See `SEUnit`."""
+        """Return the BatchNorm before a ReLU; nothing before a ReLU6, which is not homogeneous. See `SEUnit`."""
         return () if isinstance(self.act, nn.ReLU6) else (self.bn2,)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ class MobileNetV1(Network):
     """A 3x3 stem with stride 2, thirteen depthwise-separable units in five stages, pooling and one linear layer.
 
     The parameters have the names that timm gives them; SE is `blocks.S.B.se.fc1` and `fc2`, in every unit. The paper
-    adds SE "similarly" to the residual networks; its 0.5 M parameters are those of SE behind every pointwise
+    adds SE "similarly" to the residual networks; its 0.5 M parameters are those of SE after every pointwise
     convolution.
 
     Args:

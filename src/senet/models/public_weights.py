@@ -36,6 +36,6 @@ PUBLIC_WEIGHTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """By the network's name, the best first: what `pretrained=True` loads.
 
-The hub ids are those of `timm.list_pretrained()`; those that begin with "legacy_" are the authors' files, converted. A
-name without a slash is a tag of the package.
+These are names of `timm.list_pretrained()`, most of them on the hub; those that begin with "legacy_" are the authors'
+files, converted, which timm keeps elsewhere. A name without a slash is a tag of the package.
 """

@@ -55,7 +55,7 @@ def bare_projection(in_channels: int, out_channels: int, stride: int) -> nn.Modu
 
 @dataclass(frozen=True, kw_only=True)
 class Wiring:
-    """What surrounds the branch of a unit.
+    """The shortcut and the SE block of a unit, as functions that build them.
 
     Args:
         build_shortcut: builds the module on the identity branch where the unit changes the shape.
@@ -69,7 +69,7 @@ class Wiring:
 
 
 class ResidualUnit(SEUnit):
-    """`relu(branch(x) + shortcut(x))`, with SE before, inside, behind or beside the branch.
+    """`relu(branch(x) + shortcut(x))`, with SE before, in or after the branch, on the shortcut, or after the sum.
 
     Subclasses say what the branch is. They register their modules, SE among them, in the order in which these run.
 
@@ -104,7 +104,7 @@ class ResidualUnit(SEUnit):
         return x if se is None else self.tail(x, se=se, relu=False)
 
     def affine_before_se(self) -> tuple[nn.Module, ...]:
-        """Return the layer in front of SE inside the branch or on a projection; see `SEUnit`."""
+        """Return the layer before SE in the branch or on a projection; see `SEUnit`."""
         if self.placement == "standard":
             return (self.last_affine,)
         if self.placement == "3x3":
@@ -150,7 +150,7 @@ class BasicUnit(ResidualUnit):
         planes: channels of the output.
         stride: of the unit.
         wiring: shortcut and SE.
-        relu_last: end the branch with a ReLU behind its last BatchNorm, as timm's legacy_seresnet18 and 34 do.
+        relu_last: end the branch with a ReLU after its last BatchNorm, as timm's legacy_seresnet18 and 34 do.
 
     Source: He et al., arXiv:1512.03385, Figure 5 left; timm, models/senet.py (relu_last).
     """
@@ -174,7 +174,7 @@ class BasicUnit(ResidualUnit):
 
     @property
     def affine_3x3(self) -> nn.Module:
-        """The BatchNorm behind the branch's 3x3 convolution."""
+        """The BatchNorm after the branch's 3x3 convolution."""
         return self.bn1
 
     def branch(self, x: Tensor) -> tuple[Tensor, nn.Module | None]:
@@ -236,7 +236,7 @@ class BottleneckUnit(ResidualUnit):
 
     @property
     def affine_3x3(self) -> nn.Module:
-        """The BatchNorm behind the branch's 3x3 convolution."""
+        """The BatchNorm after the branch's 3x3 convolution."""
         return self.bn2
 
     def branch(self, x: Tensor) -> tuple[Tensor, nn.Module | None]:
@@ -247,7 +247,7 @@ class BottleneckUnit(ResidualUnit):
 
 
 class PreActivationUnit(ResidualUnit):
-    """`branch(x) + shortcut(x)` with BatchNorm and ReLU in front of every convolution and none behind the sum.
+    """`branch(x) + shortcut(x)` with BatchNorm and ReLU before every convolution and none after the sum.
 
     Where the shape changes, the first BatchNorm and ReLU act on both branches.
 
@@ -261,7 +261,7 @@ class PreActivationUnit(ResidualUnit):
         self.add_shortcut(in_channels, stride, wiring)
 
     def convolutions(self, x: Tensor) -> Tensor:
-        """Compute the branch behind its first BatchNorm and ReLU."""
+        """Compute the rest of the branch from the output of its first BatchNorm and ReLU."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""ResNet, ResNeXt and SENet-154, and the CIFAR ResNets, pre-activated and wide too: one class, SE passed in."""
+"""ResNet, ResNeXt, SENet-154, and the CIFAR ResNets (plain, pre-activated, wide): one class, built from units."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,7 +7,8 @@ from typing import Literal, get_args
 from torch import nn
 
 from senet.errors import SenetError, check_choice
-from senet.models.base import Network, check_se, initialize
+from senet.models.base import Network
+from senet.models.initialization import check_se, initialize
 from senet.models.residual import (
     BasicUnit,
     BottleneckUnit,
@@ -45,11 +46,12 @@ class ResNet(Network):
         stem_channels: its output channels.
         stem_pool: "ceil" (3x3, stride 2, no padding, ceil mode: the authors' release), "pad" (3x3, stride 2, padding 1:
             torchvision) or None (CIFAR).
-        build_shortcut: for `stage` number and the shape change, the module on the identity branch.
+        build_shortcut: from the number of a stage, the function that builds its shortcuts where the shape changes.
         num_classes: of the linear layer; 0 leaves it out.
         se: SE options; None for the plain network.
         dropout: before the linear layer.
-        zero_init_last: start every branch at zero by its last BatchNorm (Goyal et al., arXiv:1706.02677).
+        zero_init_last: start every branch at zero by its last BatchNorm (Goyal et al., arXiv:1706.02677). Off here,
+            on in timm: the paper uses He initialization alone. Turn it on for recipes made for timm's networks.
 
     Raises:
         SenetError: a stage that does not exist, an option out of its range, or one that has no effect here.
@@ -163,7 +165,7 @@ def imagenet_resnet(
         groups: see `BottleneckUnit`.
         width_per_group: see `BottleneckUnit`.
         entry_divisor: see `BottleneckUnit`.
-        projection_kernel: size of the projection shortcuts behind the first stage, where it is always 1.
+        projection_kernel: size of the projection shortcuts after the first stage, where it is always 1.
         deep: SENet-154's stem of three 3x3 convolutions instead of one 7x7.
         num_classes: see `ResNet`.
         in_channels: channels of the images.
@@ -230,7 +232,7 @@ def cifar_resnet(
 
     Args:
         depth: number of weighted layers, 6n + 2 with basic and 9n + 2 with bottleneck units.
-        pre_activation: BatchNorm and ReLU in front of the convolutions; bottleneck units exist in this form only.
+        pre_activation: BatchNorm and ReLU before the convolutions; bottleneck units exist in this form only.
         bottleneck: units of three convolutions instead of two.
         num_classes: see `ResNet`.
         in_channels: channels of the images.

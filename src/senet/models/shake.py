@@ -1,4 +1,7 @@
-"""Shake-Shake networks for CIFAR: two residual branches, mixed at random while training."""
+"""Shake-Shake networks for CIFAR: two residual branches, mixed at random while training.
+
+They are here for Tables 4 and 5 of the paper; this project has not trained them.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -9,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.errors import check_choice
-from senet.models.base import BuildSE, Network, SEUnit, check_se, initialize
+from senet.models.base import BuildSE, Network, SEUnit
+from senet.models.initialization import check_se, initialize
 from senet.models.residual import conv1x1, conv3x3, projection
 from senet.models.resnet import three_stages
 from senet.nn.block import SEOptions
@@ -24,12 +28,12 @@ class MixFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(a: Tensor, b: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-        """Mix `a` and `b`, (N, C, H, W), by `alpha`; it and `beta` are (N, 1, 1, 1), all of one dtype."""
+        """Mix `a` and `b`, (N, C, H, W), by `alpha`; `alpha` and `beta` are (N, 1, 1, 1). All have one dtype."""
         return torch.lerp(b, a, alpha)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Keep what the backward pass needs: not the branches' outputs."""
+        """Keep `beta`, which is all that the backward pass needs."""
         ctx.save_for_backward(inputs[3])
 
     @staticmethod
@@ -51,7 +55,7 @@ def mix(a: Tensor, b: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
 
 
 class Shake(nn.Module):
-    """Mixes two branches: in training with random coefficients, drawn anew for each image; their mean in evaluation.
+    """Mixes two branches: with random coefficients for each image in training, by their mean in evaluation.
 
     The generator is PyTorch's own, so `torch.manual_seed` makes the coefficients reproducible.
 
@@ -145,7 +149,7 @@ def bottleneck_branch(in_channels: int, width: int, out_channels: int, stride: i
 
 
 class ShakeUnit(SEUnit):
-    """`shortcut(x) + se(shake(branch1(x), branch2(x)))`, with the ReLU in front of all but the identity, or at the end.
+    """`shortcut(x) + se(shake(branch1(x), branch2(x)))`, with a ReLU before all but the identity, or at the end.
 
     The non-identity part of the unit is the mixture of its two branches: that is what SE recalibrates, once, before the
     sum with the shortcut.
@@ -156,7 +160,7 @@ class ShakeUnit(SEUnit):
         shortcut: the module on the identity branch where the unit changes the number of channels, else None.
         shake: mixes the branches.
         se: SE for the channels of the output; None for none.
-        pre_activation: the ReLU is in front of the branches and of a shortcut that is no identity, not behind the sum.
+        pre_activation: put the ReLU before the branches and a shortcut with layers, instead of after the sum.
 
     Source: arXiv:1705.07485, Figure 1; arXiv:1709.01507v4, section 3.3.
     """
@@ -203,7 +207,7 @@ class ShakeNet(Network):
         layers: number of units of each stage.
         widths: output channels of each stage.
         stem_channels: output channels of the stem.
-        pre_activation: see `ShakeUnit`; the last ReLU is then behind the last stage, else there is one in the stem.
+        pre_activation: see `ShakeUnit`; then a ReLU follows the last stage instead of the stem.
         num_classes: of the linear layer; 0 leaves it out.
         in_channels: channels of the images.
         se: SE options; None for the plain network. The stages are 2, 3 and 4; the placement is "standard".

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.models.base import BuildSE, Network, SEUnit, check_se, initialize
+from senet.models.base import BuildSE, Network, SEUnit
+from senet.models.initialization import check_se, initialize
 from senet.models.residual import conv3x3
 from senet.nn.block import SEOptions
 
@@ -17,8 +18,8 @@ STAGES = ((240, 4), (480, 8), (960, 4))
 class ShuffleUnit(SEUnit):
     """A bottleneck of grouped 1x1, depthwise 3x3 and grouped 1x1 convolution, with SE at its end.
 
-    With stride 1 the branch is added to its input; with stride 2 it makes the channels that the average-pooled input
-    lacks and is concatenated with it. There is no activation behind the depthwise convolution.
+    With stride 1 the branch is added to the input. With stride 2 it is concatenated with the average-pooled input, so
+    it has only the channels that this lacks. There is no activation after the depthwise convolution.
 
     Args:
         in_channels: of the input; with stride 1 the output's.

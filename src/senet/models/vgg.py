@@ -1,9 +1,10 @@
-"""VGG-16 with BatchNorm, SE behind the non-linearity of each convolution."""
+"""VGG-16 with BatchNorm, SE after the ReLU of each convolution."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.models.base import Network, SEUnit, check_se, initialize
+from senet.models.base import Network, SEUnit
+from senet.models.initialization import check_se, initialize
 from senet.nn.block import SEOptions
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -13,7 +14,7 @@ POOLED = 7
 
 
 class RecalibratedReLU(SEUnit):
-    """A ReLU and SE behind it, in the place of a plain ReLU.
+    """A ReLU followed by SE; it replaces a plain ReLU in the chain of layers.
 
     Args:
         chain: the network's layers, where this unit follows a BatchNorm.
@@ -25,13 +26,13 @@ class RecalibratedReLU(SEUnit):
 
     def __init__(self, chain: nn.Sequential, norm_index: int, se: nn.Module) -> None:
         super().__init__()
-        # A place, not the module: SyncBatchNorm's conversion puts another one there. In a tuple, for the chain must not
-        # become a child of this unit.
+        # The position instead of the BatchNorm itself, which converting to SyncBatchNorm replaces; in a tuple, so that
+        # the chain is not registered as a child of this unit.
         self.norm_place = (chain, norm_index)
         self.se: nn.Module = se
 
     def affine_before_se(self) -> tuple[nn.Module, ...]:
-        """Return the BatchNorm in front of the ReLU; see `SEUnit`."""
+        """Return the BatchNorm before the ReLU; see `SEUnit`."""
         chain, index = self.norm_place
         return (chain[index],)
 
@@ -50,7 +51,7 @@ class VGG16(Network):
         num_classes: of the last linear layer; 0 leaves it out.
         in_channels: channels of the images.
         se: SE options; None for the plain network. The stages are 1 to 5, conv1 to conv5; the placement is "standard".
-        dropout: behind each hidden linear layer.
+        dropout: after each hidden linear layer.
 
     Raises:
         SenetError: a stage or placement that does not exist, or an option out of its range.

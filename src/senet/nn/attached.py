@@ -1,12 +1,12 @@
 """SE blocks attached to the layers of a model that was written without them.
 
-A block becomes the child `se` of a layer, and the layer takes a class that derives from its own and runs the block on
-its output or its input. So forward passes and all keys of the state dict stay what they were, and no tool that looks
-for a BatchNorm or a convolution by its exact class folds the layer away: torch.fx keeps it as one node, with its block.
+A block becomes the child `se` of a layer, and the layer's class is replaced by a subclass of it that runs the block on
+the layer's output or input. So the model's code and all other keys of the state dict stay the same. Tools that look for
+a BatchNorm or a convolution by its exact class leave the layer alone, and torch.fx records layer and block as one node.
 
-Tools that replace layers would lose the blocks. So the modules that hold such layers, directly or further down, keep
-their children in `Children`, which gives the block to the layer that comes into the place of another, and refuses what
-would lose blocks.
+Tools that replace layers would drop the blocks. So every module that holds such a layer, directly or further down,
+keeps its children in a `Children` dictionary: when a layer is replaced, its block moves to the new layer, and a change
+that would lose a block is an error.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,14 +35,14 @@ class Scaled(nn.Module):
     se: nn.Module
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """Refuse torch.jit.script, which knows nothing of classes that are made while a program runs."""
+        """Raise a SenetError: torch.jit.script cannot compile classes that are made while a program runs."""
         raise SenetError(
             "torch.jit.script cannot compile a model with SE blocks from insert_se; use "
             "torch.jit.trace(model, example) or torch.export.export(model, (example,))"
         )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Copy and pickle by the layer's own class, for this one has no name that can be imported."""
+        """Copy and pickle through the layer's original class: this one has no name by which it could be imported."""
         reduced: Any = super().__reduce_ex__(protocol)
         function, arguments, *rest = reduced
         if not is_scaled(self):
@@ -50,7 +50,7 @@ class Scaled(nn.Module):
         return rebuild, (function, type(self).__bases__, arguments[1:]), *rest
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; a layer that is given another class goes on running its block."""
+        """Set an attribute; a layer that is given another class still runs its block."""
         if name == "__class__" and is_scaled(self) and not issubclass(value, Scaled):
             value = scaled_class(type(self).__bases__[0], value)
         super().__setattr__(name, value)
@@ -89,7 +89,7 @@ def rebuild(function: Any, bases: tuple[Any, Any], arguments: tuple[Any, ...]) -
 
 
 def is_scaled(module: nn.Module) -> bool:
-    """Whether a module's class is one of `scaled_class`, and not one that somebody derived from it."""
+    """Whether a module's class comes from `scaled_class` itself, and is not a subclass of such a class."""
     return type(module).__bases__[0] in (ScaledOutput, ScaledInput)
 
 
@@ -105,13 +105,13 @@ def attached(module: nn.Module | None) -> ExcitationBlock | None:
 
 
 def can_carry(module: nn.Module) -> bool:
-    """Whether a module can run a block: it has no `se`, no `forward` of its own, and runs no child unasked."""
+    """Whether a block can be attached: no attribute `se`, no `forward` set on the instance, no plain container."""
     unfit = nn.Sequential | nn.ModuleList | nn.ModuleDict | fx.GraphModule | torch.jit.ScriptModule
     return not hasattr(module, NAME) and "forward" not in module.__dict__ and not isinstance(module, unfit)
 
 
 def run(module: nn.Module, block: ExcitationBlock) -> None:
-    """Make a module run its block from now on."""
+    """Replace the class of a module by one that runs its block."""
     plain: Any = type(module)
     module.__class__ = scaled_class(ScaledInput if block.attached_at == "input" else ScaledOutput, plain)
 
@@ -120,10 +120,10 @@ def run(module: nn.Module, block: ExcitationBlock) -> None:
 
 
 class Children(dict[str, nn.Module | None]):
-    """The children of a module that keeps blocks when one child replaces another."""
+    """The children of a module; a block moves along when its layer is replaced."""
 
     def __setitem__(self, name: str, new: nn.Module | None) -> None:
-        """Put a child into its place, with the block of the one that was there.
+        """Set a child; it takes over the block of the child that it replaces.
 
         Raises:
             SenetError: blocks would be lost.
@@ -136,7 +136,7 @@ class Children(dict[str, nn.Module | None]):
         super().__setitem__(name, new)
 
     def __delitem__(self, name: str) -> None:
-        """Take a child out.
+        """Remove a child.
 
         Raises:
             SenetError: blocks would be lost.
@@ -147,7 +147,7 @@ class Children(dict[str, nn.Module | None]):
         super().__delitem__(name)
 
     def pop(self, name: str, *default: Any) -> Any:
-        """Take a child out and return it; see `__delitem__`."""
+        """Remove a child and return it; see `__delitem__`."""
         if name not in self:
             return super().pop(name, *default)
         child = self[name]
@@ -155,12 +155,12 @@ class Children(dict[str, nn.Module | None]):
         return child
 
     def update(self, *others: Any, **more: Any) -> None:
-        """Put several children into their places; see `__setitem__`."""
+        """Set several children; see `__setitem__`."""
         for name, child in dict(*others, **more).items():
             self[name] = child
 
     def hand_over(self, name: str, old: nn.Module, new: nn.Module | None) -> None:
-        """Give the block of a child to the one that comes into its place."""
+        """Move the block of a child to the module that replaces it."""
         block = attached(old)
         if block is None or new is None or not (getattr(new, NAME, None) is block or can_carry(new)):
             if any(attached(module) for module in old.modules()):
@@ -171,7 +171,7 @@ class Children(dict[str, nn.Module | None]):
 
 
 def keeps_blocks(old: nn.Module, new: nn.Module | None) -> bool:
-    """Whether what replaces a module holds it, or has blocks itself, as a copy has; not those of another place."""
+    """Whether a replacement keeps the blocks by itself: it contains the old module, or is a copy with blocks."""
     if new is None:
         return False
     if attached(old) and attached(new) and attached(old) is not attached(new):
@@ -195,13 +195,13 @@ def holds_blocks(module: nn.Module) -> bool:
 
 
 def guard(module: nn.Module) -> None:
-    """Keep the blocks among the children of a module when others replace these."""
+    """Make a module keep its children in a `Children` dictionary."""
     if not isinstance(module._modules, Children):
         module.__dict__["_modules"] = Children(module._modules)
 
 
 def keep_blocks(parent: nn.Module, name: str, child: nn.Module | None) -> None:
-    """Keep blocks where a module is given a child; PyTorch calls this before the child is in its place."""
+    """Guard the blocks of a child that a module is about to get; a hook that PyTorch calls for every new child."""
     if isinstance(child, ExcitationBlock) and child.attached_at is not None and name == NAME:
         if isinstance(parent, _BatchNorm) and not isinstance(parent, Scaled):  # a conversion moves children over
             run(parent, child)
@@ -228,7 +228,7 @@ def build_attachable(channels: int, options: SEOptions, *, before: bool) -> Exci
     """
     block = options.block(channels)
     block.attached_at = "input" if before else "output"
-    block.options = options  # what a folder says of it, see `senet.models.description.Surgery`
+    block.attached_options = options  # what a folder says of it, see `senet.models.description.Surgery`
     return block
 
 

@@ -28,7 +28,7 @@ class ExcitationBlock(nn.Module):
         gate_name: the name of the gate; `set_gate` changes it.
         attached_at: whether `insert_se` has made a layer run the block on its "input" or its "output"; None for a block
             that is part of a network's own code.
-        options: the `SEOptions` of an attached block; None for others.
+        attached_options: the `SEOptions` of an attached block; None for others.
 
     Raises:
         SenetError: there is no such gate.
@@ -38,7 +38,7 @@ class ExcitationBlock(nn.Module):
     logits_layer: ClassVar[str]
     channels: int
     attached_at: Literal["input", "output"] | None = None
-    options: Any = None
+    attached_options: Any = None
 
     def __init__(self, gate: str = "sigmoid") -> None:
         super().__init__()

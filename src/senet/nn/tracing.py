@@ -1,4 +1,4 @@
-"""What torch.fx and TorchScript see of our modules.
+"""What torch.fx and TorchScript see of this library's modules.
 
 torch.fx records a forward pass by running it on stand-ins for tensors, and TorchScript compiles what torch.fx recorded.
 """
@@ -16,8 +16,8 @@ def is_traced(x: object) -> bool:
 class ScriptTracer(fx.Tracer):
     """Records a module for TorchScript.
 
-    It keeps modules whole that say `scripted_whole`: their forward pass is another one in training, where a recording
-    knows one only, and TorchScript can read it.
+    Modules with `scripted_whole = True` are not traced into: they compute something else in training, which a trace
+    could not express, and TorchScript can compile their code as it is.
     """
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

@@ -128,7 +128,7 @@ def sums_kernel(
     BM: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """Compute the three sums of one image and block of channels; g is kept beside a shortcut."""
+    """Compute the three sums of one image and block of channels; g is stored if there is a shortcut."""
     n = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     rows = tl.arange(0, BM)

@@ -23,7 +23,7 @@ Maybe = Tensor | None
 Ten = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-class Fixed(NamedTuple):
+class FrozenNorm(NamedTuple):
     """A norm whose statistics are known: parameters (C,), statistics (C,), and eps."""
 
     weight_C: Tensor
@@ -40,7 +40,7 @@ class Fixed(NamedTuple):
 
 
 def in_type(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert x if need be."""
+    """Return x in a type; x itself if it has it."""
     return x if x.dtype == dtype else x.to(dtype)
 
 
@@ -53,7 +53,7 @@ def excitation_in_type(
 
 
 def identity(u: Tensor) -> Affine:
-    """Return what no norm does to u."""
+    """Return the identity affine, used where there is no BatchNorm."""
     zero_C = u.new_zeros(u.shape[1], dtype=accumulator(u.dtype))
     return Affine(zero_C, torch.ones_like(zero_C), zero_C)
 
@@ -85,7 +85,10 @@ def forward(
     s_group: str,
     relu: bool,
 ) -> Ten:
-    """Return y, the three statistics of the batch for each norm, m_NC, hidden_NK, gate_NC; empty for what is not."""
+    """Return (y, mean, var, unbiased var, the same three for the shortcut, m_NC, hidden_NK, gate_NC).
+
+    Outputs that do not apply are empty tensors.
+    """
     passes = passes_for(u.device.type, u.dtype)
     dtype, positions = accumulator(u.dtype), u.shape[2] * u.shape[3]
     nothing = partial(u.new_empty, 0, dtype=dtype)  # outputs may not share memory, not even none
@@ -100,7 +103,7 @@ def forward(
             statistics = merged_statistics(statistics, len(u) * positions, group)
         mean, var = statistics.mean_C, statistics.var_C
     if weight is not None and bias is not None and mean is not None and var is not None:
-        affine = Fixed(weight, bias, mean, var, eps).affine(u)
+        affine = FrozenNorm(weight, bias, mean, var, eps).affine(u)
     else:
         affine = identity(u)
     if fc1 is not None and fc2 is not None and m_NC is not None:
@@ -116,7 +119,7 @@ def forward(
             if s_group:
                 s_statistics = merged_statistics(s_statistics, len(u) * positions, s_group)
             s_mean, s_var = s_statistics.mean_C, s_statistics.var_C
-        s_affine = Fixed(s_weight, s_bias, s_mean, s_var, s_eps).affine(u)
+        s_affine = FrozenNorm(s_weight, s_bias, s_mean, s_var, s_eps).affine(u)
     y = passes.apply(Branches(u, affine, relu, shortcut, s_affine))
     if hidden_NK is None or gate_NC is None or m_NC is None:
         return y, *statistics, *s_statistics, nothing(), nothing(), nothing()
@@ -193,9 +196,9 @@ def backward(
     dy = dy.contiguous(memory_format=layout_of(u))
     norm = s_norm = None
     if weight is not None and bias is not None and mean is not None and var is not None:
-        norm = Fixed(weight, bias, mean, var, eps)
+        norm = FrozenNorm(weight, bias, mean, var, eps)
     if s_weight is not None and s_bias is not None and s_mean is not None and s_var is not None:
-        s_norm = Fixed(s_weight, s_bias, s_mean, s_var, s_eps)
+        s_norm = FrozenNorm(s_weight, s_bias, s_mean, s_var, s_eps)
     plain = affine = identity(u) if norm is None else norm.affine(u)
     se = done = None
     if fc1 is not None and fc2 is not None and hidden_NK is not None and gate_NC is not None:
@@ -209,8 +212,8 @@ def backward(
     A_NC, B_NC, W_NC, g = passes.sums(dy, y, branches)
     dfc1 = dfc2 = dbias1 = dbias2 = dz_NC = None
     if se is not None and done is not None and m_NC is not None:
-        found = passes.excite_gradients(A_NC, B_NC, m_NC, plain, se, done)
-        dfc1, dfc2, dbias1, dbias2, dz_NC, dscale_C, dbias = found
+        result = passes.excite_gradients(A_NC, B_NC, m_NC, plain, se, done)
+        dfc1, dfc2, dbias1, dbias2, dz_NC, dscale_C, dbias = result
     else:
         dscale_C, dbias = B_NC.sum(0), A_NC.sum(0)
 
@@ -229,7 +232,7 @@ def backward(
 
 
 def slope_of(
-    norm: Fixed | None, affine: Affine, dscale_C: Tensor, dshift_C: Tensor, count: int | None, group: str
+    norm: FrozenNorm | None, affine: Affine, dscale_C: Tensor, dshift_C: Tensor, count: int | None, group: str
 ) -> tuple[Slope, Tensor]:
     """Return how the gradient goes through a norm, and the gradient of its weight.
 

@@ -472,7 +472,7 @@ inline void weighted_sum(Index count, Index width, const acc* x, Index stride, c
   }
 }
 
-// z[n, c], the mean behind the affine function, from m[n, c], the mean in front of it.
+// z[n, c], the mean after the affine function, from m[n, c], the mean before it.
 template <class acc>
 std::vector<acc> squeezed(const Shape& s, const acc* m, const Affine<acc>& a) {
   std::vector<acc> z(s.n * s.c);

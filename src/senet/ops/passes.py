@@ -29,7 +29,7 @@ class Affine(NamedTuple):
 
 
 class Slope(NamedTuple):
-    """The gradient behind an `Affine` whose statistics may depend on x: `g * P + (x - center) * Q + R`."""
+    """How a gradient goes back through an `Affine` whose statistics may depend on x: `g * P + (x - center) * Q + R`."""
 
     P: Tensor
     Q_C: Tensor
@@ -41,8 +41,8 @@ class Branches:
     """What is summed and rectified: `relu(affine(u) + shortcut_affine(shortcut))`.
 
     Args:
-        u: the residual branch in front of its last BatchNorm, (N, C, H, W).
-        affine: what BatchNorm, and SE behind it, do to `u`.
+        u: the residual branch before its last BatchNorm, (N, C, H, W).
+        affine: what BatchNorm, and SE after it, do to `u`.
         relu: whether a ReLU closes.
         shortcut: as `u`; None for none.
         shortcut_affine: what the shortcut's own BatchNorm does, of a channel; None for none.
@@ -88,7 +88,7 @@ class Excited(NamedTuple):
 
 
 class ExcitationGradients(NamedTuple):
-    """The gradients of an excitation's layers, of its squeeze, and of scale and shift in front of it."""
+    """The gradients of an excitation's layers, of its squeeze, and of the scale and shift before it."""
 
     fc1: Tensor
     fc2: Tensor
@@ -178,7 +178,7 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 
 def squeeze(m_NC: Tensor, affine: Affine) -> Tensor:
-    """Return the means behind an affine function from those in front of it."""
+    """Return the means after an affine function from those before it."""
     return torch.addcmul(affine.shift, m_NC - affine.center_C, affine.scale)
 
 

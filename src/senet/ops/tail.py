@@ -68,10 +68,10 @@ def residual_tail(
 
     Args:
         u: (N, C, H, W), float32, bfloat16, float16 or float64; channels-last is fastest.
-        norm: BatchNorm behind u.
-        excitation: SE behind the norm; its squeeze is the mean.
+        norm: BatchNorm after u.
+        excitation: SE after the norm; its squeeze is the mean.
         shortcut: like u.
-        shortcut_norm: BatchNorm behind the shortcut.
+        shortcut_norm: BatchNorm after the shortcut.
         relu: close with a ReLU.
 
     Raises:

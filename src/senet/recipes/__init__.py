@@ -4,8 +4,7 @@ Each docstring names its source, the command, what it costs and what to expect. 
 every row of the paper's tables.
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 
 from senet.errors import SenetError
 from senet.recipes.cifar import (
@@ -28,9 +27,11 @@ from senet.recipes.imagenet import (
     imagenet_senet154_320,
 )
 from senet.recipes.places import places365
-from senet.training.config import TrainConfig
+from senet.registry import Registry, calling_module
+from senet.training.config import TrainConfig, recipe
 
-RECIPES: Mapping[str, Callable[[], TrainConfig]] = MappingProxyType(
+RECIPES: Registry[Callable[[], TrainConfig]] = Registry(
+    "recipe",
     {
         "digits": digits,
         "cifar10": cifar10,
@@ -48,8 +49,28 @@ RECIPES: Mapping[str, Callable[[], TrainConfig]] = MappingProxyType(
         "imagenet_senet154": imagenet_senet154,
         "imagenet_senet154_320": imagenet_senet154_320,
         "places365": places365,
-    }
+    },
 )
+
+
+def register_recipe(function: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
+    """Add a recipe of another package, under the function's name; a decorator.
+
+    `senet train` lists it with the first line of its docstring. Weights to start from may replace its network and
+    preprocessing.
+
+    Args:
+        function: returns a complete configuration.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        SenetError: the name is taken.
+    """
+    made = recipe(function)
+    RECIPES.register(function.__name__, made, calling_module())
+    return made
 
 
 def get_recipe(name: str) -> TrainConfig:

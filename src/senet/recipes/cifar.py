@@ -11,19 +11,19 @@ FLIP_AND_CROP = Augmentation(flip=True, padding=4)
 
 
 def on_cifar100(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with CIFAR-100 in the place of CIFAR-10."""
+    """Return the configuration with CIFAR-100 instead of CIFAR-10."""
     return replace(config, data=replace(config.data, dataset="cifar100", preprocessing=CIFAR100))
 
 
 @recipe
 def cifar10() -> TrainConfig:
-    """Train on CIFAR-10 as the residual networks' papers did: 64k steps of 128 images.
+    """Train on CIFAR-10 as in the papers of the residual networks: 64k steps of 128 images.
 
     Learning rate 0.1, divided by 10 at 32k and 48k steps (epochs 82 and 123 of 164), warmed up from 0.01 over the first
     400 steps as for ResNet-110; weight decay 1e-4; flip, and crop from 4 pixels of padding.
 
     Command: senet train cifar10 --output runs/preact164 --model.name cifar_se_preact_resnet164
-    Cost: hours on a GPU. Expect Table 4's errors (5.21 % SE-ResNet-110, 4.39 % SE-ResNet-164); not yet run here.
+    Takes hours on one GPU. docs/recipes.md has the paper's errors (Table 4). Not reproduced yet.
     Source: arXiv:1709.01507v4, section 5.1 and Table 4; arXiv:1512.03385, section 4.2; arXiv:1603.05027, appendix.
     """
     return TrainConfig(
@@ -41,7 +41,7 @@ def cifar100() -> TrainConfig:
     """Train on CIFAR-100 with the hyper-parameters of `cifar10`.
 
     Command: senet train cifar100 --output runs/preact164-100 --model.name cifar_se_preact_resnet164
-    Cost: hours on a GPU. Expect Table 5's errors (23.85 % SE-ResNet-110, 21.31 % SE-ResNet-164); not yet run here.
+    Takes hours on one GPU. docs/recipes.md has the paper's errors (Table 5). Not reproduced yet.
     Source: arXiv:1709.01507v4, Table 5.
     """
     return on_cifar100(cifar10())
@@ -55,7 +55,7 @@ def cifar10_wrn() -> TrainConfig:
     the padding is zero, as in the SE paper.
 
     Command: senet train cifar10_wrn --output runs/wrn16-8
-    Cost: hours on a GPU. Expect 3.88 % for SE-WRN-16-8, 4.27 % for WRN-16-8 (Table 4); not yet run here.
+    Takes hours on one GPU. docs/recipes.md has the paper's errors (Table 4). Not reproduced yet.
     Source: arXiv:1605.07146, section 3; github.com/szagoruyko/wide-residual-networks, scripts/train_cifar.sh and
         train.lua; arXiv:1709.01507v4, section 5.1 and Table 4.
     """
@@ -74,7 +74,7 @@ def cifar100_wrn() -> TrainConfig:
     """Train Wide ResNets on CIFAR-100 with the hyper-parameters of `cifar10_wrn`.
 
     Command: senet train cifar100_wrn --output runs/wrn16-8-100
-    Cost: hours on a GPU. Expect 19.14 % for SE-WRN-16-8, 20.43 % for WRN-16-8 (Table 5); not yet run here.
+    Takes hours on one GPU. docs/recipes.md has the paper's errors (Table 5). Not reproduced yet.
     Source: as `cifar10_wrn`; arXiv:1709.01507v4, Table 5.
     """
     return on_cifar100(cifar10_wrn())
@@ -89,7 +89,7 @@ def cifar10_shake() -> TrainConfig:
     --optimizer.lr 0.1.
 
     Command: torchrun --nproc-per-node 2 -m senet train cifar10_shake --output runs/shake26
-    Cost: days on 2 GPUs. Expect 2.12 % with SE, 2.56 % without (Table 4); not yet run here.
+    Takes days on 2 GPUs. docs/recipes.md has the paper's errors (Table 4). Not reproduced yet.
     Source: github.com/xgastaldi/shake-shake, README.md and opts.lua (arXiv:1705.07485);
         github.com/uoguelph-mlrg/Cutout, shake-shake/README.md (arXiv:1708.04552); arXiv:1709.01507v4, Table 4.
     """
@@ -110,7 +110,7 @@ def cifar100_shake() -> TrainConfig:
     Nesterov momentum 0.9, weight decay 5e-4, batch 32: 2 processes of 16 images, as on the authors' two GPUs.
 
     Command: torchrun --nproc-per-node 2 -m senet train cifar100_shake --output runs/shake29
-    Cost: days on 2 GPUs. Expect 15.41 % with SE, 15.85 % without (Table 5); not yet run here.
+    Takes days on 2 GPUs. docs/recipes.md has the paper's errors (Table 5). Not reproduced yet.
     Source: as `cifar10_shake`; arXiv:1709.01507v4, Table 5.
     """
     config = on_cifar100(cifar10_shake())
@@ -127,13 +127,13 @@ def cifar100_shake() -> TrainConfig:
 def cifar10_short() -> TrainConfig:
     """Train a small network on CIFAR-10 in an hour or two on two CPU cores.
 
-    One cycle of 40 epochs with Nesterov momentum, learning rate up to 0.2, weight decay 5e-4, bf16 where the
-    hardware computes it.
-
-    Parquet files of CIFAR-10 without names of the classes need --data.class-names airplane automobile ..., too.
+    One cycle of 40 epochs with Nesterov momentum, learning rate up to 0.2, weight decay 5e-4, and bf16 where the
+    hardware computes it. Parquet files of CIFAR-10 that do not name the classes need
+    --data.class-names airplane automobile ... as well.
 
     Command: senet train cifar10_short --output runs/se-resnet20 [--data.dataset FOLDER_OF_PARQUET_FILES]
-    Source: ours; the cycle is Smith and Topin's, arXiv:1708.07120. Results: docs/results.md.
+    Takes an hour or two on two CPU cores. Results: docs/results.md.
+    Source: this library; the cycle is Smith and Topin's, arXiv:1708.07120.
     """
     return TrainConfig(
         model=ModelConfig(name="cifar_se_resnet20"),

@@ -26,7 +26,7 @@ def imagenet() -> TrainConfig:
     paper states no weight decay; 1e-4 is that of the residual networks, arXiv:1512.03385.
 
     Command: torchrun --nproc-per-node 8 -m senet train imagenet --output runs/se50 --data.root IMAGENET
-    Cost: days on 8 GPUs. Expect 23.29 / 6.62 % for SE-ResNet-50 (Table 2); not yet run here.
+    Takes days on 8 GPUs. docs/recipes.md has the paper's errors (Table 2). Not reproduced yet.
     Source: arXiv:1709.01507v4, section 5.1.
     """
     return TrainConfig(
@@ -50,7 +50,7 @@ def imagenet_release() -> TrainConfig:
     is 8 processes of 32 images.
 
     Command: torchrun --nproc-per-node 8 -m senet train imagenet_release --output runs/se50r --data.root IMAGENET
-    Cost: days on 8 GPUs. The release has 22.37 / 6.36 % for SE-ResNet-50; not yet run here.
+    Takes days on 8 GPUs. senet.paper.figures has the release's errors. Not reproduced yet.
     Source: the authors' release, README; arXiv:1709.01507v4.
     """
     config = imagenet()
@@ -70,7 +70,7 @@ def imagenet_inception_resnet() -> TrainConfig:
     The batch is 8 processes of 128 images, or less with more accumulation where memory is short.
 
     Command: torchrun --nproc-per-node 8 -m senet train imagenet_inception_resnet --output runs/ir2 --data.root IMAGENET
-    Cost: weeks on 8 GPUs. Expect 19.80 / 4.79 % with SE, 20.37 / 5.21 % without (Table 2); not yet run here.
+    Takes weeks on 8 GPUs. docs/recipes.md has the paper's errors (Table 2). Not reproduced yet.
     Source: arXiv:1709.01507v4, section 5.1.
     """
     config = imagenet()
@@ -86,12 +86,11 @@ def imagenet_mobile() -> TrainConfig:
     """Train mobile networks: batch 256, learning rate 0.1, divided by 10 on plateaus, 400 epochs.
 
     The paper takes "slightly less aggressive data augmentation and regularization" from ShuffleNet's: weight decay
-    4e-5, and crops of a larger share of the image, whose size neither states; 25 to 100 % is our choice. So is the
-    patience: 20 epochs without a lower validation loss. The batch is 8 processes of 32 images.
+    4e-5, and crops of a larger share of the image, whose size neither states; 25 to 100 % is this library's choice. So
+    is the patience: 20 epochs without a lower validation loss. The batch is 8 processes of 32 images.
 
     Command: torchrun --nproc-per-node 8 -m senet train imagenet_mobile --output runs/mobile --data.root IMAGENET
-    Cost: days on 8 GPUs. Expect 25.3 / 7.7 % for SE-MobileNet, 31.0 / 11.1 % for SE-ShuffleNet (Table 3); not yet run
-        here.
+    Takes days on 8 GPUs. docs/recipes.md has the paper's errors (Table 3). Not reproduced yet.
     Source: arXiv:1709.01507v4, section 5.1, "Mobile setting"; arXiv:1707.01083, section 4.
     """
     config = imagenet()
@@ -116,7 +115,7 @@ def imagenet_ablation() -> TrainConfig:
     smoothing; here 0.1, and 8 processes of 32 images, the batch that the release pairs with this learning rate.
 
     Command: torchrun --nproc-per-node 8 -m senet train imagenet_ablation --output runs/r8 --model.se.reduction 8
-    Cost: days on 8 GPUs. Expect 22.20 / 6.00 % for SE-ResNet-50, 23.21 / 6.53 % for ResNet-50; not yet run here.
+    Takes days on 8 GPUs. docs/recipes.md has the paper's errors (Table 10). Not reproduced yet.
     Source: arXiv:1709.01507v4, section 6 and its footnote 2.
     """
     config = imagenet()
@@ -139,7 +138,7 @@ def imagenet_senet154() -> TrainConfig:
     schedule; this one is section 5.1's. The batch is 8 processes of 32 images, accumulated 8 times.
 
     Command: torchrun --nproc-per-node 8 -m senet train imagenet_senet154 --output runs/154 --data.root IMAGENET
-    Cost: weeks on 8 GPUs. Expect 18.68 / 4.47 % (Table 8); not yet run here.
+    Takes weeks on 8 GPUs. docs/networks.md has the paper's errors (Table 8). Not reproduced yet.
     Source: arXiv:1709.01507v4, appendix.
     """
     config = imagenet()
@@ -162,8 +161,8 @@ def imagenet_senet154_320() -> TrainConfig:
     proportion to 256 for 224.
 
     Command: torchrun --nproc-per-node 8 -m senet train imagenet_senet154_320 --output runs/154-320 --data.root IMAGENET
-    Cost: weeks on 8 GPUs, twice the computation of `imagenet_senet154`. Expect 16.88 / 3.58 % (Table 9); not yet run
-        here.
+    Takes weeks on 8 GPUs, twice the computation of `imagenet_senet154`. docs/recipes.md has the paper's errors (Table
+    9). Not reproduced yet.
     Source: arXiv:1709.01507v4, Table 9 and appendix.
     """
     config = imagenet_senet154()

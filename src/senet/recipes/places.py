@@ -17,7 +17,7 @@ def places365() -> TrainConfig:
     paper's. The batch is 8 processes of 128 images.
 
     Command: torchrun --nproc-per-node 8 -m senet train places365 --output runs/places --data.root PLACES365
-    Cost: weeks on 8 GPUs. The paper has 40.37 / 11.01 % for SE-ResNet-152 (Table 6); not yet run here.
+    Takes weeks on 8 GPUs. docs/recipes.md has the paper's errors (Table 6). Not reproduced yet.
     Source: arXiv:1709.01507v4, section 5.2 and Table 6.
     """
     config = imagenet()

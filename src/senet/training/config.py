@@ -1,4 +1,4 @@
-"""Everything that determines a run."""
+"""The configuration of a run."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from tyro.conf import Fixed, Suppress
 
+from senet.configs import Switch, dotted, from_dict
 from senet.data.config import DataConfig
 from senet.errors import SenetError, check_choice, check_ranges
 from senet.models.config import ModelConfig
@@ -20,12 +21,12 @@ class OptimizerConfig:
     """Stochastic gradient descent.
 
     Args:
-        lr: learning rate at its highest.
-        momentum: of the gradients.
-        nesterov: look-ahead momentum.
+        lr: highest learning rate; the schedule lowers it.
+        momentum: in [0, 1].
+        nesterov: use Nesterov momentum.
         weight_decay: L2 penalty.
-        decay_norm_and_bias: apply it to BatchNorm's parameters and to biases too, as the papers did.
-        clip_norm: largest norm of the whole gradient; None does not clip.
+        decay_norm_and_bias: apply the weight decay to the parameters of BatchNorm and to biases too, as the papers did.
+        clip_norm: clip the norm of the whole gradient to this; None does not clip.
     """
 
     lr: float = 0.1
@@ -45,17 +46,17 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """The learning rate over the run.
+    """The schedule of the learning rate.
 
     Args:
-        name: "step" (times `factor` at each milestone), "cosine" (half a cosine down to zero), "one_cycle" (linear up,
-            then linear down to zero) or "plateau" (times `factor` when the evaluation loss has not fallen for
-            `patience` epochs).
+        name: "step" (multiplied by `factor` at each milestone), "cosine" (half a cosine down to zero), "one_cycle"
+            (linear up, then linear down to zero) or "plateau" (multiplied by `factor` when the evaluation loss has not
+            fallen for `patience` epochs).
         milestones: epochs, for "step".
         factor: for "step" and "plateau".
         patience: epochs, for "plateau".
-        peak: share of the run at which "one_cycle" is highest.
-        warmup_epochs: linear rise from `warmup_start` at the beginning; may be a fraction.
+        peak: share of the run after which "one_cycle" is at its highest.
+        warmup_epochs: length of the linear warm-up, which may be a fraction of an epoch.
         warmup_start: share of the learning rate at which the warm-up begins.
     """
 
@@ -92,15 +93,15 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RegularizationConfig:
-    """What keeps the network from learning the training images by heart.
+    """Regularization against overfitting.
 
     Args:
-        label_smoothing: share of the target spread over all classes.
+        label_smoothing: share of the target that is spread over all classes.
         mixup: alpha of mixup; 0 for none.
-        cutmix: alpha of CutMix; 0 for none. With both, every batch draws one of them.
-        ema_decay: decay per step of a running average of the weights, which is then what is evaluated and kept; None
-            for none.
-        freeze_bn_epochs: at the end of the run, epochs in which BatchNorm keeps its statistics (SENet-154's recipe).
+        cutmix: alpha of CutMix; 0 for none. With both, one of them is drawn for each batch.
+        ema_decay: decay per step of an exponential moving average of the weights, which is then evaluated and saved;
+            None for none.
+        freeze_bn_epochs: number of epochs at the end in which BatchNorm keeps its statistics (SENet-154's recipe).
     """
 
     label_smoothing: float = 0.0
@@ -131,28 +132,29 @@ class RegularizationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """How the arithmetic is done; on the same device it changes speed and rounding alone.
+    """How the arithmetic is done; but for `accumulate`, the choices change speed and rounding alone.
 
     Args:
         precision: of the forward and backward passes; "auto" is bf16 where the hardware computes it, else fp32; "fp16"
             needs a GPU.
         channels_last: memory format of images and weights.
         compile: compile the network with torch.compile.
-        fused: run BatchNorm, SE, sum and ReLU as one operator (`senet.ops`); None for on GPUs alone. On the CPU, too,
-            it makes a step faster, after some seconds of compiling at the first one.
-        accumulate: batches whose gradients are summed into one step.
+        fused: run BatchNorm, SE, sum and ReLU as one operator (`senet.fuse`): "on", "off", or "auto" for on GPUs
+            alone. On the CPU it needs a C++ compiler, and some seconds to compile.
+        accumulate: number of batches whose gradients are averaged into one step.
         cpu: stay on the CPU even if there is a GPU.
     """
 
     precision: Precision = "fp32"
     channels_last: bool = True
     compile: bool = False
-    fused: bool | None = None
+    fused: Switch = "auto"
     accumulate: int = 1
     cpu: bool = False
 
     def __post_init__(self) -> None:
         check_choice("compute.precision", self.precision, get_args(Precision))
+        check_choice("compute.fused", self.fused, get_args(Switch))
         check_ranges(self, "compute.", {"accumulate": (1, 1e6)})
 
 
@@ -160,10 +162,11 @@ def settings(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Yield the values of a configuration, or of a part of one, with their dotted names."""
     if is_dataclass(value):
         for part in fields(value):
-            yield from settings(getattr(value, part.name), f"{name}.{part.name}")
+            if part.compare:
+                yield from settings(getattr(value, part.name), dotted(name, part.name))
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from settings(item, f"{name}.{key}")
+            yield from settings(item, dotted(name, key))
     else:
         yield name, value
 
@@ -178,21 +181,21 @@ DEFAULT_PREPROCESSING = DataConfig().preprocessing
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A whole run: given the same machine, it ends with the same weights.
+    """The configuration of a run: on the same machine, the same configuration gives the same weights.
 
     Args:
-        model: the network; see `weights`.
-        data: what it learns from.
-        optimizer: how it moves.
-        schedule: how fast.
-        regularization: what holds it back.
-        compute: how the arithmetic is done.
+        model: the network; with `weights`, see there.
+        data: the images, and how they are augmented.
+        optimizer: settings of stochastic gradient descent.
+        schedule: the schedule of the learning rate.
+        regularization: label smoothing, mixup, moving average of the weights.
+        compute: precision, memory format, accumulation.
         epochs: passes over the training images.
         batch_size: images of a batch in one process, before accumulation.
         seed: of everything random.
         checkpoint_every: batches between saves within an epoch; None saves after each epoch. Interrupting always saves.
         weights: what to start from: a tag of the package, a run or model folder, a file or a hub id. The network and
-            its preprocessing are then those of the weights, except for what you set otherwise than the recipe: that is
+            its preprocessing are then those of the weights, but for what you set differently from the recipe: that is
             applied where the weights can be adapted (classes, channels, dropout, image size ...), and refused where it
             contradicts them. A classifier for other classes starts at random. None starts everything at random.
         weights_layout: how the file of weights names its tensors, see `load_weights`; None for what its keys say.
@@ -217,6 +220,15 @@ class TrainConfig:
     suggested: Annotated[Mapping[str, Any], Suppress, Fixed] = field(
         default_factory=class_defaults, repr=False, compare=False
     )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """Return the configuration that `senet.configs.to_dict` wrote, as in a run's config.json.
+
+        Raises:
+            SenetError: an unknown key, or a value that does not fit; the message has its dotted name.
+        """
+        return from_dict(cls, values)
 
     def __post_init__(self) -> None:
         check_ranges(self, "", {"epochs": (1, 1e6), "batch_size": (1, 1e6), "seed": (0, 2**63 - 1)})

@@ -7,8 +7,8 @@ from types import FrameType
 from typing import Any
 
 
-class TrainingInterrupted(Exception):  # noqa: N818  # named for what happened
-    """A signal stopped the run; its state is saved.
+class TrainingInterrupted(KeyboardInterrupt):
+    """A signal, such as that of Ctrl-C, stopped the run; its state is saved, and `senet.resume` goes on.
 
     Args:
         signum: the signal's number.

@@ -1,97 +1,123 @@
-"""The training loop."""
+"""Training a network from the beginning, and going on with a run that was stopped."""
 
-import math
-import random
-import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.utils import broadcast
-from timm.data import Mixup
-from timm.utils import ModelEmaV3
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-
-from senet.data.loading import Loaders, load_data
-from senet.data.order import seed_of
+from senet.data.loading import load_data
 from senet.errors import SenetError
-from senet.evaluation.accuracy import Evaluation, score
+from senet.models.base import Network
 from senet.models.build import build
-from senet.nn.fused import set_fused
-from senet.nn.precision import DTYPES, fast_precision, slow_bf16
+from senet.models.config import ModelConfig
+from senet.nn.precision import fast_precision
 from senet.training.config import TrainConfig
-from senet.training.interrupt import TrainingInterrupted, caught_signals
-from senet.training.processes import Team, build_accelerator
-from senet.training.progress import Reporter
-from senet.training.run import RunFolder
-from senet.training.schedule import Schedule, build_optimizer
-from senet.training.warm_start import WarmStart, start_from_weights
+from senet.training.processes import build_accelerator
+from senet.training.progress import Progress, lines_shown
+from senet.training.run import RunFolder, changed
+from senet.training.trainer import STATE_KEYS, Trainer
+from senet.training.warm_start import start_from_weights
 
-STATE_KEYS = frozenset({"model", "ema", "optimizer", "schedule", "scaler", "position", "num_processes"})
-ONE_VALUE = "more than 1 value per channel"
-"""In what PyTorch says of it."""
-STEP_STREAM = 1
-"""Keeps the random numbers of the steps apart from those of the data loaders, which share seed, epoch and batch."""
+logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Position:
-    """Where a run stands: `batch` batches into epoch number `epoch` (both from 0), with that epoch's sums so far."""
+def train(config: TrainConfig, output: str | Path, *, progress: Progress | None = None) -> Path:
+    """Train a network; a line is logged for each epoch.
 
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    seconds: float = 0.0
-    best_top1: float = -1.0
-
-
-def seed_everything(*parts: int) -> None:
-    """Seed Python, NumPy and PyTorch with a mix of `parts`."""
-    seed = seed_of(*parts)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  # timm's Mixup draws from the global state
-    torch.manual_seed(seed)
-
-
-def train(config: TrainConfig, output: str | Path, *, resume: bool = False) -> Path:
-    """Train a network.
+    Lines go to the logger "senet.training" at level INFO; where the program has not configured logging, they are shown
+    on standard error.
 
     Args:
         config: the whole run, for instance from `senet.recipes`.
-        output: the run folder; new, or with `resume` the one to go on with.
-        resume: go on where the run in `output` was stopped; on the CPU it ends with the same weights, bit for bit, as
-            if it had never stopped.
+        output: the run folder, which must not exist yet, or be empty.
+        progress: shows how far the run is, besides the lines, such as a bar; None for nothing.
 
     Returns:
         The run folder.
 
     Raises:
-        SenetError: bad settings or data, or a loss that is not finite.
-        TrainingInterrupted: SIGINT or SIGTERM arrived; the state is saved.
+        SenetError: bad settings or data.
+        NotFiniteError: the loss or the weights are not finite; the run folder keeps the last good state.
+        MissingExtraError: a package for training is not installed.
+        TrainingInterrupted: SIGINT or SIGTERM arrived; the state is saved, and `resume` goes on.
+    """
+    run = RunFolder(output)
+    run.check_free()
+    return carry_out(run, config, None, progress)
+
+
+def resume(
+    folder: str | Path,
+    *,
+    epochs: int | None = None,
+    checkpoint_every: int | None = None,
+    dataset: str | None = None,
+    root: str | Path | None = None,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Go on with a run that was stopped; all that it needs is in its folder.
+
+    With nothing changed, on the CPU, it ends with the same weights, bit for bit, as if it had never stopped. A run that
+    is finished is left as it is.
+
+    Args:
+        folder: the run folder.
+        epochs: another number of epochs for the whole run; schedules that depend on it are stretched.
+        checkpoint_every: batches between saves within an epoch.
+        dataset: where the same data are now, for a folder that was moved.
+        root: where the torchvision data sets are now.
+        num_workers: processes that read the data.
+        progress: as for `train`.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        SenetError: the folder holds no run, its state is damaged, its data have changed, or as `train`.
+        TrainingInterrupted: as `train`.
+    """
+    run = RunFolder(folder)
+    changes = {
+        "epochs": epochs,
+        "checkpoint_every": checkpoint_every,
+        "data.dataset": dataset,
+        "data.root": None if root is None else Path(root),
+        "data.num_workers": num_workers,
+    }
+    config = changed(run.read_config(), {name: value for name, value in changes.items() if value is not None})
+    state = run.load_state(STATE_KEYS)
+    done = 0 if state is None else state["position"]["epoch"]
+    if done > config.epochs:
+        raise SenetError(f"epochs is {config.epochs}, but {run.path} has trained {done} already; give more")
+    if done == config.epochs:
+        with lines_shown():
+            logger.info("%s is finished: epoch %d of %d is trained; set more epochs to go on", run.path, done, done)
+        return run.path
+    return carry_out(run, config, state, progress)
+
+
+def carry_out(run: RunFolder, config: TrainConfig, state: Mapping[str, Any] | None, progress: Progress | None) -> Path:
+    """Train a run to its end.
+
+    Args:
+        run: its folder.
+        config: of the run.
+        state: the training state to go on from; None to begin.
+        progress: see `train`.
     """
     accelerator = build_accelerator(config.compute)
-    run = RunFolder(output)
-    start = None
-    if resume:
-        config = run.check_same_config(config)
-    else:
-        run.check_free()
-    if config.weights is not None and not run.state_file.exists():
+    notes, start = [], None
+    make: Callable[[ModelConfig], Network] = partial(build, surgery=run.surgery())
+    if config.weights is not None and state is None:
         config, start = start_from_weights(config)
-    asked = config.compute.precision
-    if asked == "auto":
-        config = replace(config, compute=replace(config.compute, precision=fast_precision(accelerator.device)))
+        make = start.build
+    if config.compute.precision == "auto":
+        precision = fast_precision(accelerator.device)
+        config = replace(config, compute=replace(config.compute, precision=precision))
+        notes.append(f"compute.precision is auto, which is {precision} here")
     data = load_data(
         config.data,
         batch_size=config.batch_size,
@@ -101,338 +127,13 @@ def train(config: TrainConfig, output: str | Path, *, resume: bool = False) -> P
         num_processes=accelerator.num_processes,
         even=config.regularization.pairs_images,
     )
-    trainer = Trainer(config, run, accelerator, data, start)
-    if asked == "auto":
-        trainer.notes.append(f"compute.precision is auto, which is {config.compute.precision} here")
-    if resume:
-        trainer.restore()
-    elif accelerator.is_main_process:
-        run.start(trainer.config)
+    run.check_same_data(data)
+    if start is not None:
+        notes.append(start.said(data.class_names))
+    trainer = Trainer(config, run, accelerator, data, make, notes)
+    trainer.restore(state)
+    if accelerator.is_main_process:
+        run.start(trainer.config, data)
     accelerator.wait_for_everyone()
-    trainer.run_epochs()
+    trainer.run_epochs(progress)
     return run.path
-
-
-class Trainer:
-    """A run in progress.
-
-    Args:
-        config: of the run.
-        run: its folder.
-        accelerator: devices and processes.
-        data: its loaders.
-        start: the weights that it starts from; None for random ones, or those of the run that goes on.
-    """
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        run: RunFolder,
-        accelerator: Accelerator,
-        data: Loaders,
-        start: WarmStart | None = None,
-    ) -> None:
-        num_classes = len(data.class_names)
-        if config.model.num_classes not in (None, num_classes):
-            raise SenetError(f"model.num_classes is {config.model.num_classes}, but the data has {num_classes} classes")
-        self.run_folder, self.accelerator, self.data = run, accelerator, data
-        self.team = Team(accelerator.num_processes)
-        compute, regularization = config.compute, config.regularization
-        self.format = torch.channels_last if compute.channels_last else torch.contiguous_format
-        seed_everything(config.seed)
-        model_config = replace(config.model, num_classes=num_classes)
-        model = build(model_config, run.surgery()) if start is None else start.build(model_config)
-        self.config = config if start is None else replace(config, model=model.config)
-        model.preprocessing = config.data.preprocessing
-        model.class_names = data.class_names
-        set_fused(model, compute.fused)
-        self.model = model.to(accelerator.device).to(memory_format=self.format)
-        self.ema = ModelEmaV3(self.model, regularization.ema_decay) if regularization.ema_decay else None
-        self.optimizer = build_optimizer(config.optimizer, self.model)
-        self.schedule = Schedule(config.schedule, self.optimizer, config.optimizer.lr, config.epochs)
-        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=compute.precision == "fp16")
-        self.wrapped = accelerator.prepare_model(self.model)
-        self.forward = torch.compile(self.wrapped) if compute.compile else self.wrapped
-        self.mixup = None
-        if regularization.pairs_images:
-            self.mixup = Mixup(
-                regularization.mixup,
-                regularization.cutmix,
-                label_smoothing=regularization.label_smoothing,
-                num_classes=num_classes,
-            )
-        self.position = Position()
-        self.caught: list[int] = []
-        slow = slow_bf16("compute.precision bf16", accelerator.device, "auto chooses what is fast")
-        self.notes = [slow] if compute.precision == "bf16" else []
-        self.notes += [data.train.order.summary(), start.said(data.class_names) if start else ""]
-
-    def run_epochs(self) -> None:
-        """Train and evaluate every epoch that is left."""
-        config, position, num_batches = self.config, self.position, len(self.data.train)
-        main = self.accelerator.is_main_process
-        done = position.epoch * num_batches + position.batch
-        with (
-            Reporter(self.run_folder.path, config.epochs, num_batches, done, quiet=not main) as reporter,
-            caught_signals() as self.caught,
-        ):
-            for note in filter(None, self.notes):
-                reporter.say(note)
-            try:
-                if config.weights is not None and done == 0:
-                    self.evaluate_start(reporter)
-                while position.epoch < config.epochs:
-                    self.train_epoch(reporter)
-                    self.end_epoch(reporter, self.evaluate_epoch())
-                    if self.team.agree(bool(self.caught)) and position.epoch < config.epochs:
-                        self.interrupt()
-            except SenetError as error:
-                self.team.fail(error)
-                raise
-
-    def evaluate_start(self, reporter: Reporter) -> None:
-        """Save and evaluate the weights that the run starts from, so that it needs them no more."""
-        if self.accelerator.is_main_process:
-            self.save({}, best=False)
-        result = self.evaluate()
-        row = {"epoch": 0, "step": 0, "loss": result.loss, "top1": result.top1, "top5": result.top5}
-        if self.accelerator.is_main_process:
-            self.run_folder.append_metrics(row)
-        reporter.start(row, f"{self.config.model.name} from {self.config.weights}", self.config.data.preprocessing)
-
-    def end_epoch(self, reporter: Reporter, row: dict[str, float]) -> None:
-        """Go on to the next epoch, and save."""
-        position = self.position
-        position.epoch, position.batch, position.loss_sum, position.seconds = position.epoch + 1, 0, 0.0, 0.0
-        is_best = row["top1"] > position.best_top1
-        position.best_top1 = max(row["top1"], position.best_top1)
-        if self.accelerator.is_main_process:
-            self.run_folder.append_metrics(row)
-            self.save(row, best=is_best)
-        reporter.end_epoch(row)
-
-    def train_epoch(self, reporter: Reporter) -> None:
-        """Train from the position to the end of its epoch."""
-        position, accumulate, every = self.position, self.config.compute.accumulate, self.config.checkpoint_every
-        num_batches = len(self.data.train)
-        self.set_train_mode()
-        self.optimizer.zero_grad(set_to_none=True)
-        # Reading a loss waits for the GPU, which then starves; on the CPU it costs nothing.
-        read_every = accumulate if self.accelerator.device.type == "cpu" else 20 * accumulate
-        losses: list[Tensor] = []
-        num_images, started, lr = 0, time.perf_counter(), 0.0
-        batches = self.data.train.batches(position.epoch, position.batch)
-        for first in range(position.batch, num_batches, accumulate):
-            try:
-                window = list(islice(batches, accumulate))
-                self.team.agree()
-            except SenetError as error:
-                self.read_losses(losses, first, lr)
-                self.check_weights(lr)
-                self.stop_for(error)
-            lr = self.schedule.set_lr(position.epoch + first / num_batches)
-            for batch, (images, labels) in enumerate(window, first):
-                seed_everything(self.config.seed, position.epoch, batch, self.accelerator.process_index, STEP_STREAM)
-                losses.append(self.backward(images, labels, len(window), update=batch + 1 == first + len(window)))
-                num_images += len(images)
-            position.step += 1
-            done = first + len(window)
-            if done % read_every and done < num_batches:
-                continue
-            previous, last_loss, count = position.batch, losses[-1], len(losses)
-            self.read_losses(losses, done, lr)
-            now = time.perf_counter()
-            rate = num_images * self.accelerator.num_processes / (now - started)
-            position.seconds += now - started
-            num_images, started = 0, now
-            reporter.advance(count, float(last_loss), rate)
-            stop = self.team.agree(bool(self.caught))
-            due = every is not None and done // every > previous // every
-            if done == num_batches or stop or due:
-                self.check_weights(lr)
-            if done < num_batches and (stop or due):
-                if self.accelerator.is_main_process:
-                    self.save({}, best=False)
-                if stop:
-                    self.interrupt()
-
-    def backward(self, images: Tensor, labels: Tensor, window: int, update: bool) -> Tensor:
-        """Add a batch's share of the gradient; with `update`, take the step. Returns the batch's loss."""
-        images = images.contiguous(memory_format=self.format)
-        targets, smoothing = labels, self.config.regularization.label_smoothing
-        if self.mixup is not None:
-            images, targets = self.mixup(images, labels)
-            smoothing = 0.0  # Mixup has smoothed the targets
-        with nullcontext() if update else self.accelerator.no_sync(self.wrapped):
-            logits = self.train_logits(images)
-            loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
-            self.scaler.scale(loss / window).backward()
-        if update:
-            if self.config.optimizer.clip_norm is not None:
-                self.scaler.unscale_(self.optimizer)
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.optimizer.zero_grad(set_to_none=True)
-            if self.ema is not None:
-                self.ema.update(self.model)
-        return loss.detach()
-
-    def train_logits(self, images: Tensor) -> Tensor:
-        """Call the network to train it; one image whose last map is one pixel leaves BatchNorm nothing to average."""
-        try:
-            return self.logits(self.forward, images)
-        except (ValueError, RuntimeError) as error:
-            if ONE_VALUE not in str(error):
-                raise
-            raise SenetError(
-                f"a batch of {len(images)} image whose feature maps shrink to one pixel gives BatchNorm nothing to "
-                "average; set batch_size to at least 2, or data.preprocessing.image_size to more pixels"
-            ) from error
-
-    def logits(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """Call a network in the configured precision; float32 logits."""
-        dtype = DTYPES[self.config.compute.precision]
-        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-            logits = network(images)
-        return logits.float()
-
-    def read_losses(self, losses: list[Tensor], done: int, lr: float) -> None:
-        """Move the position to `done` batches, with their losses, or stop at the first that is not finite."""
-        values = torch.stack(losses).tolist() if losses else []
-        losses.clear()
-        for batch, loss in enumerate(values, done + 1 - len(values)):
-            if not math.isfinite(loss):
-                self.stop_at(f"loss is {loss}", batch, lr)
-            self.position.loss_sum += loss
-        self.position.batch = done
-
-    def check_weights(self, lr: float) -> None:
-        """Stop if the last step ruined the weights: their loss would tell in the next batch only, after a save."""
-        tensors = (tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point())
-        if not all(tensor.isfinite().all() for tensor in tensors):
-            self.stop_at("weights are not finite", self.position.batch, lr)
-
-    def stop_at(self, what: str, batch: int, lr: float) -> NoReturn:
-        """Stop, saying what went wrong and where."""
-        raise SenetError(
-            f"the {what} at batch {batch} of epoch {self.position.epoch + 1} with learning rate {lr:.4g}; "
-            f"{self.run_folder.path} keeps the last good state: lower optimizer.lr, set optimizer.clip_norm or use fp32"
-        )
-
-    def set_train_mode(self) -> None:
-        """Set training mode; in the last `freeze_bn_epochs` epochs BatchNorm keeps its statistics."""
-        self.model.train()
-        if self.position.epoch >= self.config.epochs - self.config.regularization.freeze_bn_epochs:
-            for module in self.model.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-
-    def evaluate_epoch(self) -> dict[str, float]:
-        """Evaluate what is kept, and return the epoch's line of metrics."""
-        position, data = self.position, self.data
-        result = self.evaluate()
-        self.schedule.end_epoch(result.loss)
-        loss_sum = torch.tensor(position.loss_sum, device=self.accelerator.device)
-        train_loss = float(self.sum_over_processes(loss_sum)) / len(data.train) / self.accelerator.num_processes
-        return {
-            "epoch": position.epoch + 1,
-            "step": position.step,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "train_loss": train_loss,
-            "loss": result.loss,
-            "top1": result.top1,
-            "top5": result.top5,
-            "images_per_s": data.train.order.num_used / max(position.seconds, 1e-9),
-            "time_s": position.seconds,
-        }
-
-    def evaluate(self) -> Evaluation:
-        """Evaluate what is kept: the running average of the weights if there is one."""
-        kept = self.ema.module if self.ema else self.model
-        if self.accelerator.num_processes > 1:  # each has seen other images: evaluate what the main process keeps
-            for buffer in kept.buffers():
-                broadcast(buffer)
-
-        def reduce(totals: Tensor) -> Tensor:
-            self.team.agree()
-            return self.sum_over_processes(totals)
-
-        try:
-            return score(kept, self.evaluation_batches(), forward=partial(self.logits, kept), reduce=reduce)
-        except SenetError as error:
-            self.stop_for(error)
-
-    def evaluation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the evaluation's batches; save at a signal, for a long evaluation may be killed before its end."""
-        saved = not self.accelerator.is_main_process
-        for images, labels in self.data.evaluation.batches(0):
-            if self.caught and not saved:
-                self.save({}, best=False)
-                saved = True
-            yield images.contiguous(memory_format=self.format), labels
-
-    def sum_over_processes(self, values: Tensor) -> Tensor:
-        """Sum a tensor over all processes."""
-        total: Tensor = self.accelerator.reduce(values, reduction="sum")
-        return total
-
-    def save(self, metrics: dict[str, float], *, best: bool) -> None:
-        """Write last/, and best/ if it is the best."""
-        state = {
-            "model": self.model.state_dict(),
-            "ema": self.ema.module.state_dict() if self.ema else None,
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "position": vars(self.position),
-            "num_processes": self.accelerator.num_processes,
-        }
-        kept = self.ema.module if self.ema else self.model
-        self.run_folder.save(kept, state, metrics, best=best)
-
-    def restore(self) -> None:
-        """Go on from last/, or from the beginning if the run was stopped before its first save."""
-        state = self.run_folder.load_state(STATE_KEYS)
-        if state is None:
-            if self.accelerator.is_main_process:
-                self.run_folder.keep_metrics(-1)
-            return
-        if state["num_processes"] != self.accelerator.num_processes:
-            raise SenetError(
-                f"{self.run_folder.path} was run by {state['num_processes']} processes, not "
-                f"{self.accelerator.num_processes}; resume with as many"
-            )
-        self.model.load_state_dict(state["model"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.position = Position(**state["position"])
-        if self.accelerator.is_main_process:
-            self.run_folder.keep_metrics(self.position.epoch if self.position.step else -1)
-
-    def stop_for(self, error: SenetError) -> NoReturn:
-        """Save and stop, because images cannot be read in this process or in another one.
-
-        The reason may be a signal to all processes, of which those that read images have died.
-        """
-        self.team.fail(error)
-        if self.accelerator.is_main_process:
-            self.save({}, best=False)
-        if self.team.agree(bool(self.caught)):
-            self.interrupt()
-        raise SenetError(f"{error} (the run {self.stand()})") from error
-
-    def interrupt(self) -> NoReturn:
-        """Stop for a signal that this process or another one caught, saying where the saved run stands."""
-        self.team.wait()
-        raise TrainingInterrupted(self.caught[0] if self.caught else signal.SIGTERM, self.stand())
-
-    def stand(self) -> str:
-        """Say where the run stopped and how it goes on."""
-        return (
-            f"stopped in epoch {self.position.epoch + 1} of {self.config.epochs}, after {self.position.batch} of "
-            f"{len(self.data.train)} batches; saved in {self.run_folder.path}: repeat with --resume to go on"
-        )

@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
-from senet.errors import SenetError
+from senet.errors import SenetError, needed_for
 from senet.training.config import ComputeConfig
+
+with needed_for("senet.train"):
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
 FAILED = 2
 """What a process that has failed tells the others, in the place of 0 or 1 for a flag."""

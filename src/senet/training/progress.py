@@ -1,75 +1,148 @@
-"""What a run says while it goes: a live bar on a terminal, lines elsewhere, TensorBoard always."""
+"""What a run says while it goes: lines by logging, TensorBoard always, and what the caller shows besides."""
 
+import logging
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import Protocol
 
 from senet.data.preprocessing import Preprocessing
-from senet.terminal import bar, console, printable, say
+from senet.errors import needed_for
+
+with needed_for("senet.train"):
+    from torch.utils.tensorboard import SummaryWriter
+
+logger = logging.getLogger("senet.training")
 
 LINE_EVERY_S = 60.0
-"""Where there is no terminal for a live bar, a line says at least this often how far the run is."""
+"""A line says at least this often how far the run is, unless the caller shows it."""
+
+
+class StderrLines(logging.Handler):
+    """Writes each record on a line of what is standard error at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        sys.stderr.write(f"{record.getMessage()}\n")
+        sys.stderr.flush()
+
+
+@contextmanager
+def lines_shown() -> Iterator[None]:
+    """Show the lines of runs on standard error, unless the program has set up logging for them.
+
+    It has if the logger "senet.training" or "senet" has a level, or the root logger's lets INFO pass.
+    """
+    if any(logging.getLogger(name).level for name in ("senet.training", "senet")) or logger.isEnabledFor(logging.INFO):
+        yield
+        return
+    handler = StderrLines(logging.INFO)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.propagate = propagate
+        logger.setLevel(logging.NOTSET)
+        logger.removeHandler(handler)
+
+
+class Progress(Protocol):
+    """Shows how far a run is, while it goes."""
+
+    def start(self, name: str, num_batches: int, done: int) -> None:
+        """Begin.
+
+        Args:
+            name: of the run.
+            num_batches: of the whole run.
+            done: those trained before.
+        """
+
+    def advance(self, batches: int, now: str) -> None:
+        """Go on.
+
+        Args:
+            batches: trained since the last call.
+            now: the loss and the speed, in words.
+        """
+
+    def stop(self) -> None:
+        """End, also after an error."""
 
 
 class Reporter:
-    """Shows the progress of one run; use it as a context manager.
+    """Reports the progress of one run; use it as a context manager.
 
     Args:
         folder: of the run, for the TensorBoard events.
         num_epochs: of the whole run.
         num_batches: of an epoch.
         done_batches: before this start.
-        quiet: say nothing (all processes but the main one).
+        progress: the caller's; None for lines alone.
+        quiet: report nothing (all processes but the main one).
     """
 
-    def __init__(self, folder: Path, num_epochs: int, num_batches: int, done_batches: int, quiet: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        num_epochs: int,
+        num_batches: int,
+        done_batches: int,
+        progress: Progress | None = None,
+        *,
+        quiet: bool = False,
+    ) -> None:
         self.folder = folder
         self.num_epochs = num_epochs
+        self.num_batches = num_epochs * num_batches
         self.first_epoch = done_batches // num_batches + 1
+        self.done = done_batches
         self.quiet = quiet
-        self.console = console(stderr=True, quiet=quiet)
-        self.bar = bar(self.console)
+        self.progress = None if quiet else progress
         self.last_line = time.monotonic()
-        self.task = self.bar.add_task(
-            printable(folder.name), total=num_epochs * num_batches, completed=done_batches, now=""
-        )
         self.writer: SummaryWriter | None = None
 
     def __enter__(self) -> "Reporter":
         if not self.quiet:
             self.writer = SummaryWriter(str(self.folder), purge_step=self.first_epoch)
-        self.bar.start()
+        if self.progress is not None:
+            self.progress.start(self.folder.name, self.num_batches, self.done)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.bar.stop()
+        if self.progress is not None:
+            self.progress.stop()
         if self.writer is not None:
             self.writer.close()
 
     def say(self, sentence: str) -> None:
-        """Print a line about the run."""
-        say(f"{self.folder.name}: {sentence}", self.console)
+        """Log a line about the run."""
+        if not self.quiet:
+            logger.info("%s: %s", self.folder.name, sentence)
 
     def start(self, row: Mapping[str, float], what: str, preprocessing: Preprocessing) -> None:
-        """Print what the run starts from, and how good that is."""
-        told = f"{preprocessing.image_size} pixels out of {preprocessing.resize}, mean {preprocessing.mean}"
+        """Log what the run starts from, and how good that is."""
+        images = f"{preprocessing.image_size} pixels out of {preprocessing.resize}, mean {preprocessing.mean}"
         self.say(
-            f"starts as {what}, on {told}, std {preprocessing.std}: loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %"
+            f"starts as {what}, on {images}, std {preprocessing.std}: loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %"
         )
 
     def advance(self, batches: int, loss: float, images_per_s: float) -> None:
-        """Move the bar."""
+        """Count batches that were trained."""
+        self.done += batches
         now = f"loss {loss:.3f}  {images_per_s:,.0f} images/s"
-        self.bar.update(self.task, advance=batches, now=now)
-        if self.bar.disable and time.monotonic() - self.last_line > LINE_EVERY_S:
+        if self.progress is not None:
+            self.progress.advance(batches, now)
+        elif time.monotonic() - self.last_line > LINE_EVERY_S:
             self.last_line = time.monotonic()
-            progress = self.bar.tasks[self.task]
-            self.say(f"batch {progress.completed:,.0f}/{progress.total:,.0f}  {now}")
+            self.say(f"batch {self.done:,}/{self.num_batches:,}  {now}")
 
     def end_epoch(self, row: Mapping[str, float]) -> None:
-        """Print an epoch's line and log its numbers."""
+        """Log an epoch's line and its numbers."""
         self.last_line = time.monotonic()
         left = row["time_s"] * (self.num_epochs - row["epoch"])
         self.say(

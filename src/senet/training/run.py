@@ -1,6 +1,7 @@
 """The run folder: what a run writes, and what it needs to go on.
 
     config.json             the TrainConfig
+    data.json               what is cheap to know of the data: numbers of images, names of classes
     environment.json        versions and machine
     metrics.jsonl           one line an epoch; epoch 0 is the weights that it starts from, if there are any
     events.out.tfevents.*   the same for TensorBoard
@@ -15,53 +16,79 @@ import pickle
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import asdict, replace
-from importlib.metadata import version
+from contextlib import suppress
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
 from torch import nn
 
-from senet.data.preprocessing import Preprocessing
-from senet.errors import SenetError
+from senet.configs import to_dict
+from senet.data.loading import Loaders
+from senet.errors import MissingFileError, SenetError
 from senet.files import read_jsonl, write_json, written_beside
 from senet.models.config import config_from_dict
 from senet.models.description import Surgery
-from senet.training.config import TrainConfig
-from senet.training.warm_start import with_asked
+from senet.training.config import TrainConfig, settings
+from senet.training.warm_start import overlaid, with_asked
 from senet.weights.card import CARD_FILE
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from senet.weights.folder import save_pretrained
 from senet.weights.reading import read_description
 
 STATE_FILE = "training_state.pt"
-MAY_CHANGE = ("data.root", "data.num_workers", "checkpoint_every")
+DATA_FILE = "data.json"
+WITHOUT_EFFECT = ("data.dataset", "data.root", "data.num_workers", "checkpoint_every")
+"""Settings that change nothing in what a run ends with: where its data is, how it is read, how often it saves."""
 
 
-def to_json(value: Any) -> Any:
-    """Return a configuration's values as JSON has them."""
-    return json.loads(json.dumps(value, default=lambda v: str(v) if isinstance(v, Path) else dict(v)))
+def changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """Return a configuration with other values.
+
+    Args:
+        config: of a run.
+        changes: the values by dotted name.
+    """
+    tops = {name.partition(".")[0] for name in changes}
+    return replace(config, **{top: overlaid(getattr(config, top), changes, top) for top in tops})
 
 
-def described(config: TrainConfig) -> dict[str, Any]:
-    """Return what config.json holds of a run's configuration."""
-    values = to_json(asdict(config))
-    del values["suggested"]
-    return dict(values)
-
-
-def settled(config: TrainConfig, stored: Mapping[str, Any]) -> TrainConfig:
-    """Return a configuration with what the run of a config.json has settled.
+def read_config(values: Any) -> TrainConfig:
+    """Return the configuration that a run's config.json holds.
 
     Raises:
-        TypeError, KeyError: it is not one.
+        SenetError: it is not one.
+    """
+    if isinstance(values, Mapping) and "regularisation" in values:
+        values = before_the_first_release(values)
+    return TrainConfig.from_dict(values)
+
+
+def before_the_first_release(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a config.json as this version writes them."""
+    fused = {None: "auto", True: "on", False: "off"}
+    return {
+        **{name: value for name, value in values.items() if name != "regularisation"},
+        "model": to_dict(config_from_dict(values["model"])),
+        "regularization": values["regularisation"],
+        "compute": {**values["compute"], "fused": fused[values["compute"]["fused"]]},
+    }
+
+
+def settled(config: TrainConfig, stored: TrainConfig) -> TrainConfig:
+    """Return a configuration with what a run of it settled when it started: its precision, the network of its weights.
+
+    Args:
+        config: as before the run.
+        stored: that of the run.
     """
     if config.compute.precision == "auto":
-        config = replace(config, compute=replace(config.compute, precision=stored["compute"]["precision"]))
-    if config.weights is not None and config.weights == stored["weights"]:
-        model, preprocessing = config_from_dict(stored["model"]), Preprocessing(**stored["data"]["preprocessing"])
-        config = with_asked(config, model, preprocessing)
+        config = replace(config, compute=replace(config.compute, precision=stored.compute.precision))
+    if config.weights is not None and config.weights == stored.weights:
+        config = with_asked(config, stored.model, stored.data.preprocessing)
     return config
 
 
@@ -88,16 +115,21 @@ class RunFolder:
         """Raise a SenetError if the folder holds a run, or something else, already."""
         if (self.path / CONFIG_FILE).exists():
             raise SenetError(
-                f"{self.path} holds a run already; add --resume to go on with it, or choose another --output"
+                f"{self.path} holds a run already; go on with it by `senet train --resume {quote(str(self.path))}`, "
+                "or choose another --output"
             )
         if self.path.exists() and (not self.path.is_dir() or any(entries(self.path))):
             raise SenetError(f"{self.path} exists and is not a run folder; choose another --output")
 
-    def start(self, config: TrainConfig) -> None:
-        """Make the folder of a new run.
+    def start(self, config: TrainConfig, data: Loaders | None = None) -> None:
+        """Write what is known before the first step; in the folder of a run that goes on, what has changed.
+
+        Args:
+            config: of the run.
+            data: its images, where they are known already.
 
         Raises:
-            SenetError: it cannot be made.
+            SenetError: the folder cannot be made.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -108,35 +140,55 @@ class RunFolder:
             "platform": platform.platform(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "threads": torch.get_num_threads(),
-            "versions": {name: version(name) for name in ("senet", "torch", "torchvision", "timm", "accelerate")},
+            "versions": versions("senet", "torch", "torchvision", "timm", "accelerate"),
         }
-        write_json(self.path / CONFIG_FILE, described(config))
+        write_json(self.path / CONFIG_FILE, to_dict(config))
         write_json(self.path / "environment.json", environment)
+        if data is not None:
+            write_json(self.path / DATA_FILE, described(data))
 
-    def check_same_config(self, config: TrainConfig) -> TrainConfig:
-        """Return the configuration that the run goes on with, or raise a SenetError if it is not the run's.
+    def read_config(self) -> TrainConfig:
+        """Return the configuration of the run.
 
-        Only where data lies and how it is read may change. What the run settled when it started, such as the network of
-        its weights and the precision that "auto" chose, stays.
+        Raises:
+            SenetError: there is none, or it cannot be read.
         """
         path = self.path / CONFIG_FILE
         try:
-            stored = dict(json.loads(path.read_text()))
-            config = settled(config, stored)
-        except FileNotFoundError:
-            raise SenetError(f"{self.path} holds no run to resume; leave out --resume") from None
-        except SenetError:
-            raise
-        except (ValueError, TypeError, KeyError) as error:
+            return read_config(json.loads(path.read_text()))
+        except (FileNotFoundError, NotADirectoryError):
+            raise MissingFileError(f"{self.path} holds no run to resume; `senet train RECIPE` starts one") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise SenetError(f"{path} is not a run's configuration ({error})") from error
-        differing = sorted(_differences(stored, described(config)), key=lambda name: name != "weights")
-        different = [name for name in differing if name not in MAY_CHANGE]
+
+    def check_same_config(self, config: TrainConfig) -> None:
+        """Raise a SenetError unless a run with this configuration would end as this run does."""
+        stored = self.read_config()
+        own, asked = (dict(settings(part, "")) for part in (stored, settled(config, stored)))
+        different = [name for name in {**own, **asked} if own.get(name) != asked.get(name)]
+        different = [name for name in different if name not in WITHOUT_EFFECT]
         if different:
-            raise SenetError(f"{self.path} was started with another {different[0]}; resume with the same settings")
-        return config
+            name = "weights" if "weights" in different else different[0]
+            raise SenetError(f"{self.path} was started with another {name}; use the same settings or another folder")
+
+    def check_same_data(self, data: Loaders) -> None:
+        """Raise a SenetError if the run started on other data, as far as data.json tells."""
+        path = self.path / DATA_FILE
+        try:
+            stored, found = json.loads(path.read_text()), described(data)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for name in found:
+            if stored.get(name) != found[name]:
+                raise SenetError(
+                    f"the data of {self.path} have changed: {name} was {stored.get(name)} and is {found[name]}; "
+                    "restore them, or start another run"
+                )
 
     def surgery(self) -> Surgery:
         """Return what was inserted into the run's network and removed from it before; nothing for a new run.
+
+        The weights that a run starts from may bring blocks that no configuration describes, and may be gone since.
 
         Raises:
             SenetError: what is in the folder cannot be read.
@@ -191,14 +243,26 @@ class RunFolder:
 
     def keep_metrics(self, epochs: int) -> None:
         """Keep the lines of the first `epochs` epochs: a killed run may have written one more."""
+        if not self.metrics_file.exists():
+            return
         rows = [row for row in read_jsonl(self.metrics_file) if row["epoch"] <= epochs]
         with written_beside(self.metrics_file) as beside:
             beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> Any:
-    for key in {**a, **b}:
-        if isinstance(a.get(key), dict) and isinstance(b.get(key), dict):
-            yield from _differences(a[key], b[key], f"{prefix}{key}.")
-        elif a.get(key) != b.get(key):
-            yield prefix + key
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def described(data: Loaders) -> dict[str, Any]:
+    """Return what data.json says of a run's images."""
+    return {
+        "num_train_images": data.train.order.num_images,
+        "num_eval_images": data.evaluation.order.num_images,
+        "class_names": list(data.class_names),
+    }

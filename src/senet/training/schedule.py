@@ -5,7 +5,6 @@ from bisect import bisect_right
 from typing import Any
 
 import torch
-from timm.optim import param_groups_weight_decay
 from torch import nn
 
 from senet.training.config import OptimizerConfig, ScheduleConfig
@@ -16,7 +15,12 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.SG
     if config.decay_norm_and_bias:
         parameters: Any = model.parameters()
     else:
-        parameters = param_groups_weight_decay(model, config.weight_decay)
+        weights = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+        without_decay = {name for name, weight in weights if weight.ndim <= 1 or name.endswith(".bias")}
+        parameters = [
+            {"params": [weight for name, weight in weights if name in without_decay], "weight_decay": 0.0},
+            {"params": [weight for name, weight in weights if name not in without_decay]},
+        ]
     return torch.optim.SGD(
         parameters,
         lr=config.lr,

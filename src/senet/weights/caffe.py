@@ -1,4 +1,4 @@
-"""Reading the authors' release: Caffe's binary files, and their layers as our state dicts."""
+"""Reading the authors' release: Caffe's binary files, and their layers as state dicts of this library."""
 
 import re
 from collections.abc import Mapping
@@ -8,19 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
-from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import DecodeError
-from google.protobuf.message_factory import GetMessageClass
 from torch import Tensor
 
-from senet.errors import MissingFileError, SenetError
+from senet.errors import MissingFileError, SenetError, needed_for
 from senet.weights.layouts import is_first_layer
+
+with needed_for("reading a .caffemodel"):
+    from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+    from google.protobuf.descriptor_pool import DescriptorPool
+    from google.protobuf.message import DecodeError
+    from google.protobuf.message_factory import GetMessageClass
 
 Blobs = tuple[Tensor, ...]
 """The arrays of one Caffe layer, in its order."""
 Place = tuple[str, str, str | None]
-"""A pattern of Caffe's name of a layer, and our names of the layer and of the BatchNorm behind it."""
+"""A pattern of Caffe's name of a layer, and this library's names of the layer and of the BatchNorm after it."""
 
 ONE, MANY = FieldDescriptorProto.LABEL_OPTIONAL, FieldDescriptorProto.LABEL_REPEATED
 INT64, STRING = FieldDescriptorProto.TYPE_INT64, FieldDescriptorProto.TYPE_STRING
@@ -41,7 +43,7 @@ MESSAGES: Mapping[str, tuple[tuple[str, int, int, int | str], ...]] = {
 
 
 def with_bn(pattern: str, unit: str) -> Place:
-    """Return the place of a unit of our BN-Inception: a convolution `conv` and its BatchNorm `bn`."""
+    """Return the place of a unit of BN-Inception: a convolution `conv` and its BatchNorm `bn`."""
     return pattern, f"{unit}.conv", f"{unit}.bn"
 
 
@@ -58,7 +60,7 @@ RESNET: tuple[Place, ...] = (
     (r"(layer\d\.\d+)_1x1_up", r"\1.se.fc2", None),
     (r"classifier", "fc", None),
 )
-"""SE-ResNet, SE-ResNeXt and SENet-154; the units are numbered our way already."""
+"""SE-ResNet, SE-ResNeXt and SENet-154; the units are numbered as in this library already."""
 BN_INCEPTION: tuple[Place, ...] = (
     with_bn(r"conv1/7x7_s2", "conv1"),
     with_bn(r"conv2/3x3_reduce", "conv2_reduce"),
@@ -126,7 +128,7 @@ def to_tensor(blob: Any) -> Tensor:
 
 
 def to_state_dict(blobs: Mapping[str, Blobs]) -> dict[str, Tensor]:
-    """Convert the layers of a network of the release, or of its plain twin, into the state dict of ours.
+    """Convert the layers of a network of the release, or of its plain twin, into this library's state dict.
 
     The moving averages are divided by their factor, and the first convolution takes RGB where Caffe's takes BGR. Both
     see values of 0 to 255 without their mean, so nothing else changes.
@@ -135,10 +137,10 @@ def to_state_dict(blobs: Mapping[str, Blobs]) -> dict[str, Tensor]:
         blobs: as `read_caffemodel` returns them.
 
     Returns:
-        The tensors under our names.
+        The tensors under this library's names.
 
     Raises:
-        SenetError: a layer that our networks have no place for, one that is missing, or blobs of another shape.
+        SenetError: a layer that no network here has a place for, one that is missing, or blobs of another shape.
 
     Source: hujie-frank/SENet, models/*.prototxt; BVLC/caffe, src/caffe/layers/batch_norm_layer.cpp.
     """
@@ -162,7 +164,7 @@ def to_state_dict(blobs: Mapping[str, Blobs]) -> dict[str, Tensor]:
 
 
 def find_place(name: str, places: tuple[Place, ...]) -> tuple[str, str | None]:
-    """Return our names of a Caffe layer and of the BatchNorm behind it."""
+    """Return this library's names of a Caffe layer and of the BatchNorm after it."""
     numbered = re.sub(r"^conv(\d+)_(\d+)_", lambda m: f"layer{int(m[1]) - 1}.{int(m[2]) - 1}_", name)
     for pattern, layer, norm in places:
         if match := re.fullmatch(pattern, numbered):
@@ -171,9 +173,9 @@ def find_place(name: str, places: tuple[Place, ...]) -> tuple[str, str | None]:
 
 
 def no_place(name: str) -> SenetError:
-    """Return the error about a layer that is none of ours."""
+    """Return the error about a layer that no network of this library has."""
     return SenetError(
-        f"our networks have no place for the Caffe layer {name}; "
+        f"no network of this library has a place for the Caffe layer {name}; "
         "expected a network of the authors' release or its plain twin"
     )
 
@@ -189,7 +191,7 @@ def take(blobs: dict[str, Blobs], name: str, number: int) -> Blobs:
 
 
 def to_weight(name: str, tensor: Tensor, dim: int) -> Tensor:
-    """Return a weight with `dim` dimensions; Caffe once padded all shapes to four, with ones in front."""
+    """Return a weight with `dim` dimensions; Caffe once padded all shapes to four, with ones at the front."""
     padding = tensor.dim() - dim
     if padding < 0 or any(size != 1 for size in tensor.shape[:padding]):
         raise SenetError(
@@ -206,7 +208,7 @@ def to_vector(name: str, tensor: Tensor, length: int) -> Tensor:
 
 
 def batch_norm(name: str, statistics: Blobs, affine: Blobs, channels: int) -> dict[str, Tensor]:
-    """Return our BatchNorm's tensors from those of Caffe's BatchNorm and Scale behind the convolution `name`."""
+    """Return PyTorch's BatchNorm tensors from those of Caffe's BatchNorm and Scale after the convolution `name`."""
     factor = to_vector(f"{name}/bn", statistics[2], 1)
     sums = (to_vector(f"{name}/bn", tensor, channels) for tensor in statistics[:2])
     mean, variance = (torch.where(factor == 0, 0, total / factor) for total in sums)  # Caffe takes 0 / 0 as 0

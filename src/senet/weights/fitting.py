@@ -197,7 +197,7 @@ def fit_classifier(state: State, model: Network, source: str, start_new: bool) -
     """Drop the classifier of the weights, or replace it by the model's own, where their classes differ in number.
 
     Args:
-        state: our keys; changed in place.
+        state: under this library's keys; changed in place.
         model: the network.
         source: for messages.
         start_new: whether the model's own may take its place.
@@ -262,7 +262,7 @@ def fit_input(state: State, model: Network, source: str, convert: bool) -> list[
     One channel gets the sum of the weights, more are repeated and scaled to keep the sum, as in timm.
 
     Args:
-        state: our keys; changed in place.
+        state: under this library's keys; changed in place.
         model: the network.
         source: for messages.
         convert: whether this is wanted.

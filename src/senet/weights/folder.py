@@ -1,4 +1,4 @@
-"""A model folder, model.safetensors beside config.json: written whole, read back as the same network."""
+"""A model folder: model.safetensors, config.json and README.md, written whole and read back as the same network."""
 
 import json
 from collections.abc import Mapping
@@ -90,7 +90,7 @@ def check_readable(model: Network, surgery: Surgery) -> None:
         )
     try:
         texts = json.dumps(config_to_dict(config)), json.dumps(surgery_to_dict(surgery))
-    except TypeError as error:
+    except (SenetError, TypeError) as error:
         raise SenetError(f"{refused}: an option of its config is no plain value ({error}); {remedy}") from error
     again = skeleton(config_from_dict(json.loads(texts[0])), surgery_from_dict(json.loads(texts[1])))
     own, read = parts(model), parts(again)

@@ -1,7 +1,7 @@
 """The Hugging Face hub: fetching a model folder from it, and uploading one."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,10 @@ class Download:
     cache_dir: str | Path | None = None
     local_files_only: bool = False
     force_download: bool = False
+
+    def changed(self) -> str:
+        """Return the name of the first value that is not its default."""
+        return next(each.name for each in fields(self) if getattr(self, each.name) != each.default)
 
     def fetch(self, repo: str, name: str, revision: str | None) -> Path:
         """Download a file of a repository, or find it in the cache."""

@@ -1,4 +1,4 @@
-"""Where weights come from: the layouts of other libraries, recognized by their keys and turned into ours."""
+"""The layouts of other libraries' weights, recognized by their keys and turned into this library's."""
 
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -29,11 +29,11 @@ class Layout:
         name: what `load_weights` calls it.
         mark: a pattern that some key of every such file matches, and no file of the layouts after it.
         without: a pattern that no key of such a file matches.
-        renames: patterns and replacements that turn its keys into ours, applied in order.
-        options: how its networks differ in computation from ours with the same keys: options of the card's network.
-        preprocessing: how its networks want their images, by the card, whose number of classes is that of the weights.
-        reshape: turns tensors into the shapes of ours, after renaming.
-        rearrange: turns a whole state into that of our network, after reshaping.
+        renames: patterns and replacements that turn its keys into this library's, applied in order.
+        options: options of the card's network with which it computes what that library's network computes.
+        preprocessing: how its networks want their images, from a card with the number of classes of the weights.
+        reshape: turns tensors into this library's shapes, after renaming.
+        rearrange: turns a whole state into that of this library's network, after reshaping.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Layout:
         return any(self.mark.search(key) for key in keys) and not any(self.without.search(key) for key in keys)
 
     def convert(self, state: Mapping[str, Tensor]) -> State:
-        """Return the state with our keys and shapes."""
+        """Return the state with this library's keys and shapes."""
         converted = {}
         for key, tensor in state.items():
             for pattern, replacement in self.renames:
@@ -69,12 +69,12 @@ def release_options(card: Card) -> Mapping[str, Any]:
     return card.release_options
 
 
-def of_timm_legacy(card: Card) -> Mapping[str, Any]:
+def timm_legacy_options(card: Card) -> Mapping[str, Any]:
     """Return the options of the release as timm has it, with a ReLU before SE in units of two convolutions."""
     return {**card.release_options, **({"relu_last": True} if "relu_last" in card.options else {})}
 
 
-def of_moskomule(card: Card) -> Mapping[str, Any]:
+def moskomule_options(card: Card) -> Mapping[str, Any]:
     """Return the options of senet.pytorch: torchvision's for ImageNet, projection shortcuts on CIFAR."""
     return {"shortcut": "projection"} if "shortcut" in card.options else card.torchvision_options
 
@@ -84,7 +84,7 @@ def torchvision_preprocessing(card: Card) -> Preprocessing:
     return card.torchvision_preprocessing or card.preprocessing
 
 
-def of_chenyaofo(card: Card) -> Preprocessing:
+def chenyaofo_preprocessing(card: Card) -> Preprocessing:
     """Return how the networks of pytorch-cifar-models want their images: CIFAR-100's for 100 classes."""
     mean, std = CHENYAOFO.get(card.num_classes, CHENYAOFO[10])
     return replace(card.preprocessing, mean=mean, std=std)
@@ -98,9 +98,9 @@ def with_imagenets_statistics(card: Card) -> Preprocessing:
 def zeros_to_the_end(state: State) -> State:
     """Renumber channels so that parameter-free shortcuts append their zeros, where they stood on both sides.
 
-    A unit that widens the map puts as many zero channels before the old ones as after them; our shortcut puts all of
-    them after. The channels of the two later stages are renumbered, with all that writes and reads them, so that the
-    network computes the same.
+    A unit that widens the map puts as many zero channels before the old ones as after them; this library's shortcut
+    puts all of them after. The channels of the two later stages are renumbered, with all that writes and reads them,
+    so that the network computes the same.
     """
     if any(".downsample." in key for key in state):
         return state
@@ -142,7 +142,7 @@ def vgg_classifier(key: str, tensor: Tensor) -> Tensor:
 
 LEGACY_RENAMES = ((r"^last_linear\.", "fc."), (r"\.se_module\.", ".se."))
 """Of Cadene's pretrained-models, which timm's legacy networks come from."""
-SENET = Layout(name="senet", mark=re.compile("$^"))  # recognized by the description beside the weights, not by keys
+SENET = Layout(name="senet", mark=re.compile("$^"))  # recognized by the description that comes with the weights
 CAFFE = Layout(name="caffe", mark=re.compile("$^"), options=release_options)  # recognized by the file's suffix
 TORCHVISION = Layout(
     name="torchvision",
@@ -172,7 +172,7 @@ LAYOUTS: tuple[Layout, ...] = (
         name="timm_legacy",
         mark=re.compile(r"^layer0\.conv1\.weight$"),
         renames=((r"^layer0\.", ""), *LEGACY_RENAMES),
-        options=of_timm_legacy,
+        options=timm_legacy_options,
         preprocessing=torchvision_preprocessing,
     ),
     Layout(
@@ -190,7 +190,7 @@ LAYOUTS: tuple[Layout, ...] = (
         name="moskomule",
         mark=re.compile(r"\.se\.fc\.0\.weight$"),
         renames=((r"\.se\.fc\.0\.", ".se.fc1."), (r"\.se\.fc\.2\.", ".se.fc2.")),
-        options=of_moskomule,
+        options=moskomule_options,
         preprocessing=torchvision_preprocessing,
         reshape=linear_to_1x1,
     ),
@@ -217,12 +217,12 @@ LAYOUTS: tuple[Layout, ...] = (
         name="chenyaofo",
         mark=re.compile(r"^layer3\.0\.downsample\.0\.weight$"),
         without=re.compile(r"^layer4\.|\.conv3\.|\.se\.|^conv1\.0\."),
-        preprocessing=of_chenyaofo,
+        preprocessing=chenyaofo_preprocessing,
     ),
     TORCHVISION,
 )
 FIRST_LAYER = re.compile(r"^((layer0\.)?conv1|conv1(\.0|\.conv)|features\.0|conv2d_1a\.conv|conv_stem|pre\.0)\.weight$")
-"""What the convolution that sees the image is called in these layouts, in our networks and in `STRANGERS`."""
+"""The name of the convolution that sees the image, in these layouts, in this library's networks and in `STRANGERS`."""
 STRANGERS = (
     (
         re.compile(r"^stage1\.0\.residual\.|^conv2_x\.0\.residual_function\."),
@@ -259,5 +259,5 @@ def find_layout(name: str) -> Layout:
 
 
 def recognize(keys: Collection[str]) -> Layout:
-    """Return the layout of a state dict with these keys; torchvision's, whose keys are ours, if none is recognized."""
+    """Return the layout of a state dict with these keys; torchvision's, whose keys are this library's, if none fits."""
     return next((layout for layout in LAYOUTS if layout.fits(keys)), TORCHVISION)

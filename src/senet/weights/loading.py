@@ -1,4 +1,4 @@
-"""Loading weights from anywhere: a file, a folder or the hub, in anybody's layout, whole or not at all."""
+"""Loading weights into a network: from a file, a folder or the hub, in any known layout, whole or not at all."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -48,21 +48,21 @@ def load_weights(
 ) -> LoadReport:
     """Load weights into a network: all of them, or none and the model stays as it is.
 
-    The layout is recognized by the keys: ours, torchvision's, timm's (legacy ones and Cadene's too), mmpretrain's,
-    moskomule's senet.pytorch, akamaster's and chenyaofo's CIFAR networks, the authors' Caffe. What can be adapted
-    exactly is: SE without biases, SE of a smaller hidden width, weights of the plain network (every SE block then
-    starts as the identity, and the outputs are the plain network's bit for bit). Blocks of `insert_se` keep their gates
-    where the weights have none of them. The network's `preprocessing` becomes that of the weights.
+    The layout is recognized by the keys: this library's, torchvision's, timm's (legacy ones and Cadene's too),
+    mmpretrain's, moskomule's senet.pytorch, akamaster's and chenyaofo's CIFAR networks, the authors' Caffe. What can be
+    adapted exactly is: SE without biases, SE of a smaller hidden width, weights of the plain network (every SE block
+    then starts as the identity, and the outputs are the plain network's bit for bit). Blocks of `insert_se` keep their
+    gates where the weights have none of them. The network's `preprocessing` becomes that of the weights.
 
     Args:
-        model: the network; a module that is not one of ours takes its own state dict only.
+        model: the network; another library's module takes its own state dict only.
         source: a file (.safetensors, .pt, .pth, .th, .pkl, .bin, .ckpt, .caffemodel), a model or run folder, or a hub
             id such as "timm/seresnet50.ra2_in1k". In a file, the state dict may lie in dictionaries, and its keys may
             share a prefix.
         layout: overrules what the keys say: "senet", "torchvision", "timm_legacy", "timm_legacy_deep", "timm_vgg",
             "mmpretrain", "moskomule", "akamaster", "chenyaofo" or "caffe".
         key: which of several networks in a file, such as "model_ema" or "student".
-        adapt: what may start anew or be converted: "classifier" keeps the model's own classifier where the classes
+        adapt: what may be replaced or converted: "classifier" keeps the model's own classifier where the classes
             differ in number; "input" fits the first convolution to another number of channels, as timm does.
 
     Returns:

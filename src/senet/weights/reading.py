@@ -3,9 +3,11 @@
 import json
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from senet.configs import from_dict
 from senet.data.preprocessing import Preprocessing, preprocessing_from_timm
 from senet.errors import HubError, MissingExtraError, MissingFileError, SenetError, nearest
 from senet.models.catalog import CARDS, model_card
@@ -56,7 +58,17 @@ def read(
         raise SenetError(f"key={key!r} has no effect: {source} is no file, and holds one network")
     if word.startswith("torchvision/") and not path.exists():
         return read_torchvision(word, layout, renamed=not names)
-    folder = find_model_folder(path) if path.is_dir() else fetch_model_folder(word, download or Download())
+    if path.is_dir():
+        return read_folder(find_model_folder(path), word, layout, renamed=not names)
+    try:
+        folder = fetch_model_folder(word, download or Download())
+    except MissingFileError:
+        if not word.startswith("timm/"):
+            raise
+        found = read_timm_file(word, layout, renamed=not names)
+        if found is None:
+            raise
+        return found
     return read_folder(folder, word, layout, renamed=not names)
 
 
@@ -81,7 +93,7 @@ def find_model_folder(source: str | Path) -> Path:
 
 
 def read_folder(folder: Path, source: str, layout: str | None, *, renamed: bool) -> Checkpoint:
-    """Read a model folder of this library or of timm: config.json and the weights beside it."""
+    """Read a model folder of this library or of timm: config.json and the weights in the same folder."""
     described = read_description(folder / CONFIG_FILE)
     file = folder / WEIGHTS_FILE
     found = read_state(file if file.is_file() else folder / TIMM_WEIGHTS_FILE)
@@ -110,6 +122,34 @@ def read_caffe(path: Path) -> State:
         return to_state_dict(blobs)
     except SenetError as error:
         raise SenetError(f"{path}: {error}") from error
+
+
+def read_timm_file(source: str, layout: str | None, *, renamed: bool) -> Checkpoint | None:
+    """Read weights that timm keeps outside the hub, such as its legacy ones; None if "timm/NAME.TAG" are none of these.
+
+    Raises:
+        HubError: their server cannot be reached, or refuses.
+    """
+    with suppress(ImportError, RuntimeError):  # timm is not installed, or has no weights of this name
+        from timm.models import get_pretrained_cfg
+        from timm.models._hub import download_cached_file
+
+        published = source.removeprefix("timm/")
+        cfg = get_pretrained_cfg(published)
+        if cfg is None or not cfg.url or cfg.hf_hub_id:
+            return None
+        try:
+            file = Path(download_cached_file(cfg.url, check_hash=False, progress=False))
+        except OSError as error:
+            raise HubError(f"{source} cannot be fetched from {cfg.url} ({error}); try again later") from error
+        state, architecture = read_state(file).tensors, published.partition(".")[0]
+        about = {
+            "architecture": architecture,
+            "name": name_of_timm(architecture),
+            "preprocessing": preprocessing_from_timm(vars(cfg)),
+        }
+        return converted(source, state, recognize(state), layout, renamed=renamed, **about)
+    return None
 
 
 def read_torchvision(source: str, layout: str | None, *, renamed: bool) -> Checkpoint:
@@ -196,7 +236,7 @@ def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
         "config": config,
         "name": config.name,
         "surgery": surgery_from_dict(values.get("surgery", values["model"])),
-        "preprocessing": Preprocessing(**values["preprocessing"]),
+        "preprocessing": from_dict(Preprocessing, values["preprocessing"], name="preprocessing"),
         "class_names": None if names is None else tuple(names),
         "block": values.get("block"),
     }

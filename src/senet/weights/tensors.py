@@ -1,4 +1,4 @@
-"""Reading the tensors of a file, executing nothing: whatever wraps them, and whatever lies beside them."""
+"""Reading the tensors of a file, executing nothing, whatever wraps them and whatever else the file holds."""
 
 import collections
 import datetime
@@ -36,11 +36,11 @@ RECORDS = (
     *(list, dict, tuple, frozenset, range, slice, int, float, str, bool),
     *(np.ndarray, np.dtype),
 )
-"""Harmless types that training scripts save beside the weights: plain records, dates, containers, NumPy's values."""
+"""Harmless types that training scripts save with the weights: plain records, dates, containers, NumPy's values."""
 
 
 def allowed() -> list[Any]:
-    """Return what may be read beside the weights: types, and for some the name that files know them by."""
+    """Return what else may be read: types, and for some the name that files know them by."""
     numpy_types = {type(np.dtype(code)) for code in np.typecodes["All"]}
     rebuilders = [getattr(np._core.multiarray, name) for name in ("scalar", "_reconstruct")]  # type: ignore[attr-defined]
     renamed = [(f, f"numpy.{core}.multiarray.{f.__name__}") for f in rebuilders for core in ("core", "_core")]
@@ -68,7 +68,7 @@ class FileState:
 
     Args:
         tensors: by name, without what all names share.
-        description: the JSON text of one of our networks; None if the file has none.
+        description: the JSON text that describes a network of this library; None if the file has none.
         notes: what was left out, a phrase each.
     """
 
@@ -121,8 +121,8 @@ def under(tensors: Mapping[str, Tensor], prefix: str) -> State:
 
 
 Contents = tuple[State, dict[str, str], dict[str, int]]
-"""The tensors of a file under dotted names, descriptions of our networks by prefix, and how many tensors are in each
-dictionary, by prefix. A prefix is empty or ends in a dot."""
+"""The tensors of a file under dotted names, descriptions of this library's networks by prefix, and how many tensors are
+in each dictionary, by prefix. A prefix is empty or ends in a dot."""
 
 
 def read_safetensors(path: Path) -> Contents:
@@ -225,7 +225,7 @@ def is_inside(prefix: str, other: str) -> bool:
 
 
 def with_head(root: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return mmpretrain's root, with the classifier beside the backbone, for that of the backbone."""
+    """Return the root that holds mmpretrain's backbone and classifier, for the root of the backbone alone."""
     whole = root.removesuffix("backbone.")
     return whole if f"{whole}head.fc.weight" in tensors else root
 

@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent / "src" / "senet"
+PACKAGE = Path(__file__).parent.parent.parent / "src" / "senet"
 OTHERS = {
     "__init__.pyi": "The public names, and the module that each comes from.",
     "py.typed": "Says that the package has type annotations.",

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from speed import read, table
+from pages.speed import read, table
 
 HEAD = """\
 # SE in other people's networks

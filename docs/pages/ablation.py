@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from senet.paper.ablation import SUBJECTS
-from speed import RESULTS, read, table
+from pages.speed import RESULTS, read, table
+from senet.paper.ablation import SUBJECTS, paper_error
 
 HEAD = """\
 # The paper's ablations, run again
@@ -18,31 +18,31 @@ column is the paper's error with SE-ResNet-50 on ImageNet.
 """
 DIGITS = """\
 `cifar_se_resnet20` on scikit-learn's digits: 360 images to evaluate on, so that one is 0.28 %. As in the paper a ReLU
-gate is the worst (tanh and sigmoid are within the seeds of each other), SE behind the sum (SE-POST) is the worst place,
-and SE in front of the branch (SE-PRE) is as good as the standard one. Not as in the paper, SE on the identity branch,
+gate is the worst (tanh and sigmoid are within the seeds of each other), SE after the sum (SE-POST) is the worst place,
+and SE before the branch (SE-PRE) is as good as the standard one. Not as in the paper, SE on the identity branch,
 the best place there, is clearly worse here. The rest (reduction, squeeze, stages, 3x3, no squeeze, and whether there is
 SE at all) these data are too easy to tell apart."""
 CIFAR = """\
 `cifar_se_resnet20` on the strongly compressed CIFAR-10 of [results.md](results.md), three epochs each: how fast these
 networks learn, not where they end. Three seeds for Tables 10 to 13 and two for 14 to 16 (`of plain` is by all three
-seeds of the plain one). As in the paper the gates come in the order sigmoid, tanh, ReLU, each clearly behind the one
-before; average squeeze is ahead of max; SE behind the sum (SE-POST) is the worst place and SE in front of the branch
+seeds of the plain one). As in the paper the gates come in the order sigmoid, tanh, ReLU, each clearly worse than the
+one before; average squeeze is ahead of max; SE after the sum (SE-POST) is the worst place and SE before the branch
 (SE-PRE) as good as the standard one; and of the reductions 32 has the highest error, by less than the seeds can tell.
 Not as in the paper, SE on the identity branch is clearly worse, as on digits; and of the stages the last one alone has
 the highest error, not the lowest, again within the seeds. After three epochs the standard SE is 0.3 points ahead of the
 plain network, which the seeds do not tell apart; nor do they reductions, stages, the 3x3 place and no squeeze."""
-THREE_EPOCHS = "--recipe cifar10_short --epochs 3 --data.dataset FOLDER --output runs/cifar"
+THREE_EPOCHS = "cifar10_short --epochs 3 --data FOLDER --output runs/cifar"
 DATA = {
     "digits": (
         "On digits",
-        ("senet ablate --recipe digits --seeds 5 --output runs/ablation",),
+        ("senet ablate digits --seeds 5 --output runs/ablation",),
         DIGITS,
     ),
     "cifar10": (
         "On CIFAR-10",
         (
-            f"senet ablate 10 11 12 13 --seeds 3 {THREE_EPOCHS}",
-            f"senet ablate 14 15 16 --seeds 2 {THREE_EPOCHS}",
+            f"senet ablate {THREE_EPOCHS} --tables 10 11 12 13 --seeds 3",
+            f"senet ablate {THREE_EPOCHS} --tables 14 15 16 --seeds 2",
         ),
         CIFAR,
     ),
@@ -81,7 +81,7 @@ def section(name: str, result: Mapping[str, Any]) -> str:
                         *counts,
                         f"{statistics.mean(errors):.2f}{spread} ({len(errors)})",
                         "" if row["run"] == "plain" else f"{round(beside, 1) + 0.0:+.1f}",
-                        f"{row['paper'][0]:.2f}",
+                        f"{paper_error(number, row['label']):.2f}",
                     )
                 )
         text += f"\nTable {number}, {SUBJECTS[number]}:\n"

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+RESULTS = Path(__file__).parent.parent.parent / "benchmarks" / "results"
 Result = Mapping[str, Any]
 
 HEAD = """\
 # Speed
 
 Written by `make docs` from `benchmarks/results/*.json`. Every number is a median; a ratio is the median of the ratios
-within a round, in which all contestants took turns, and the range behind it holds the middle half of the rounds. The
+within a round, in which all contestants took turns, and the range after it holds the middle half of the rounds. The
 first lines of each script in `benchmarks/` say what its contestants are; the JSON files hold every round.
 """
 COMMANDS = {
@@ -356,7 +356,7 @@ KEPT_HEAD = """
 ## With memory kept
 
 The same with glibc told to keep what is freed, as allocators of GPU memory do (`make bench` shows the two variables):
-in milliseconds, without page faults of feature maps that are mapped anew at every step. They are much of the times
+in milliseconds, without page faults of feature maps that are newly mapped at every step. They are much of the times
 above; of eager PyTorch's at the widest maps they are most.
 """
 SHARES_HEAD = """

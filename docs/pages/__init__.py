@@ -1,0 +1,51 @@
+"""Write the pages of tables.
+
+docs/networks.md: every network's costs; docs/recipes.md: every row of the paper's tables; docs/speed.md,
+docs/insertion.md, docs/ablation.md and a table of README.md: what the benchmarks measured. CONTRIBUTING.md: its tree
+of files.
+
+Command: make docs
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pages.ablation import ablation_page
+from pages.insertion import insertion_page
+from pages.networks import networks_page
+from pages.recipes import recipes_page
+from pages.speed import readme_table, speed_page
+from pages.tree import tree
+
+ROOT = Path(__file__).parent.parent.parent
+README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
+
+
+def filled(path: Path, part: str, text: str) -> str:
+    """Return a page with the text between its two marks of a part replaced."""
+    start, end = f"<!-- {part}: written by make docs -->\n", f"<!-- end of {part} -->\n"
+    before, rest = path.read_text().split(start)
+    return before + start + text + end + rest.split(end)[1]
+
+
+def readme() -> str:
+    """Return README.md with its table of speed."""
+    return filled(README, "speed", readme_table())
+
+
+def contributing() -> str:
+    """Return CONTRIBUTING.md with its tree of files."""
+    return filled(CONTRIBUTING, "tree", tree())
+
+
+DOCS = ROOT / "docs"
+PAGES: dict[Path, Callable[[], str]] = {
+    DOCS / "networks.md": networks_page,
+    DOCS / "recipes.md": recipes_page,
+    DOCS / "speed.md": speed_page,
+    DOCS / "insertion.md": insertion_page,
+    DOCS / "ablation.md": ablation_page,
+    README: readme,
+    CONTRIBUTING: contributing,
+}
+"""The text of each file that is written, not edited."""

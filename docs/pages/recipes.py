@@ -1,0 +1,59 @@
+"""Write docs/recipes.md: the rows of the paper's tables, each with the command that trains it."""
+
+from senet.paper.figures import FIXED_SCHEDULE, Figures
+from senet.paper.rows import PAPER_ROWS, PaperRow
+
+RECIPES_HEAD = """\
+# Recipes for the paper's tables
+
+Written by `make docs` from `senet.paper`. Each row of Tables 2-6, 9 and 10-16 of the paper (arXiv:1709.01507v4) has the
+command that trains it. The errors are the paper's, in %, on one center crop. **This project has run none of these
+commands to its end yet**: they take hours to weeks on GPUs. What it has trained is in
+[results.md](results.md) and [ablation.md](ablation.md).
+
+The commands look for the images in `data/`; `--data.root FOLDER` says otherwise. `torchrun` starts one process for each
+GPU, and the batch is spread over the processes: with fewer, raise `--batch-size` or `--compute.accumulate` in
+proportion. `senet train RECIPE --help` says where each recipe comes from, and what of it the sources do not state.
+"""
+
+
+def errors(figures: Figures, digits: int = 2) -> str:
+    """Format top-1 and top-5 error, or the one error of CIFAR."""
+    return " / ".join(f"{error:.{digits}f}" for error in (figures.top1, figures.top5) if error is not None)
+
+
+fixed = {network: errors(figures) for network, figures in FIXED_SCHEDULE.items()}
+NOTES = {
+    2: "ImageNet. The paper's figures are those of its own re-implementations.",
+    3: "ImageNet. The paper states neither crop scale nor patience; the recipe's are this project's choice.",
+    4: "CIFAR-10. The figures without SE are from the column that the paper calls original.",
+    5: "CIFAR-100. The figures without SE are from the column that the paper calls original.",
+    6: "Places365. The paper trained on Places365-Challenge (8 million images), the recipe on Places365-Standard "
+    "(1.8 million); the hyper-parameters are section 5.1's.",
+    9: "ImageNet. The paper states the crop of 320 and nothing else beyond the appendix.",
+    10: "ImageNet. Tables 10 to 16 vary SE-ResNet-50 without FC biases. Their figures come from a schedule that waits "
+    "for the validation loss to stop falling; the recipe is the fixed schedule of 270 epochs from the footnote in "
+    f"section 6, with which the paper reports {fixed['resnet50']} for ResNet-50 and {fixed['se_resnet50']} for "
+    "SE-ResNet-50. Rows with the same command are one run.",
+}
+"""What to know of a table, before its rows."""
+
+
+def paper_table(table: int, rows: list[PaperRow]) -> str:
+    """Return one table of the paper."""
+    digits = 1 if table == 3 else 2  # as printed
+    heading = "error" if rows[0].printed.figures.top5 is None else "top-1 / top-5"
+    lines = [f"\n## Table {table}\n\n"]
+    if table in NOTES:
+        lines.append(f"{NOTES[table]}\n\n")
+    lines.append(f"| row | the paper's {heading} | command |\n|---|---:|---|\n")
+    for row in rows:
+        texts = (row.printed.label, errors(row.printed.figures, digits), f"`{row.command()}`")
+        lines.append(f"| {' | '.join(texts)} |\n")
+    return "".join(lines)
+
+
+def recipes_page() -> str:
+    """Return docs/recipes.md."""
+    tables = sorted({row.printed.table for row in PAPER_ROWS})
+    return RECIPES_HEAD + "".join(paper_table(t, [row for row in PAPER_ROWS if row.printed.table == t]) for t in tables)

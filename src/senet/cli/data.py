@@ -1,0 +1,55 @@
+"""Arguments of the commands that run a network on data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Self
+
+import tyro
+from torch import nn
+from tyro.conf import Positional
+
+from senet.cli.parsing import Command, parse
+from senet.data.config import DataConfig
+from senet.errors import SenetError
+from senet.evaluation.batches import open_model, run_data
+from senet.factory import names_a_network
+from senet.models.catalog import model_card
+
+DATA_OF_THE_RUN = "of-the-run"
+"""What --data is where nobody gives it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnData(Command):
+    """A command that runs a network on data; those of a run are its own, unless others are named."""
+
+    model: Annotated[Positional[str], tyro.conf.arg(metavar="RUN_OR_MODEL")]
+    """the network"""
+    data: DataConfig = field(default_factory=lambda: DataConfig(dataset=DATA_OF_THE_RUN))
+    """the data; a run's own settings are the defaults"""
+    batch_size: int = 64
+    """images at once"""
+
+    @classmethod
+    def read(cls, argv: Sequence[str], prog: str) -> Self:
+        """Read the arguments, of which those that are left out are the run's.
+
+        Raises:
+            SenetError: the network's name is misspelt, or no data are named and it is not a run's.
+        """
+        command = parse(cls, argv, prog)
+        if not (Path(command.model).exists() or names_a_network(command.model)):
+            model_card(command.model)  # a misspelt name is told before its missing data
+        trained_on = run_data(command.model)
+        if trained_on is not None:
+            command = parse(cls, argv, prog, default=replace(command, data=trained_on))
+        elif command.data.dataset == DATA_OF_THE_RUN:
+            raise SenetError("data is missing: say what to look at, such as --data digits or a folder")
+        if command.data.augmentation != (trained_on or DataConfig()).augmentation:
+            raise SenetError("data.augmentation has no effect here, where nothing is trained; leave it out")
+        return replace(command, data=command.data.after(trained_on))
+
+    def load(self) -> nn.Module:
+        """Return the network, on a GPU if there is one."""
+        return open_model(self.model)

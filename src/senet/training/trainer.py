@@ -1,0 +1,410 @@
+"""A run in progress: its steps, its evaluations, where it stands and what it saves."""
+
+import math
+import random
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from shlex import quote
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from senet.configs import is_on
+from senet.data.loading import Loaders
+from senet.data.order import seed_of
+from senet.errors import NotFiniteError, SenetError, needed_for
+from senet.evaluation.accuracy import Evaluation, score
+from senet.models.base import Network
+from senet.models.config import ModelConfig
+from senet.nn.fused import set_fused
+from senet.nn.precision import DTYPES, slow_bf16
+from senet.training.config import RegularizationConfig, TrainConfig
+from senet.training.interrupt import TrainingInterrupted, caught_signals
+from senet.training.processes import Team
+from senet.training.progress import Progress, Reporter, lines_shown
+from senet.training.run import RunFolder
+from senet.training.schedule import Schedule, build_optimizer
+
+with needed_for("senet.train"):
+    from accelerate import Accelerator
+    from accelerate.utils import broadcast
+
+STATE_KEYS = frozenset({"model", "ema", "optimizer", "schedule", "scaler", "position", "num_processes"})
+ONE_VALUE = "more than 1 value per channel"
+"""In what PyTorch says of it."""
+STEP_STREAM = 1
+"""Keeps the random numbers of the steps apart from those of the data loaders, which share seed, epoch and batch."""
+
+
+@dataclass
+class Position:
+    """Where a run stands: `batch` batches into epoch number `epoch` (both from 0), with that epoch's sums so far."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    best_top1: float = -1.0
+
+
+def seed_everything(*parts: int) -> None:
+    """Seed Python, NumPy and PyTorch with a mix of `parts`."""
+    seed = seed_of(*parts)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  # timm's Mixup draws from the global state
+    torch.manual_seed(seed)
+
+
+def build_ema(model: nn.Module, decay: float) -> Any:
+    """Return a running average of a network's weights.
+
+    Raises:
+        MissingExtraError: timm is not installed.
+    """
+    with needed_for("regularization.ema_decay"):
+        from timm.utils import ModelEmaV3
+    return ModelEmaV3(model, decay)
+
+
+def build_mixup(config: RegularizationConfig, num_classes: int) -> Any:
+    """Return what mixes the images of a batch in pairs, and their labels.
+
+    Raises:
+        MissingExtraError: timm is not installed.
+    """
+    with needed_for("regularization.mixup"):
+        from timm.data import Mixup
+    return Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=num_classes)
+
+
+class Trainer:
+    """A run in progress.
+
+    Args:
+        config: of the run.
+        run: its folder.
+        accelerator: devices and processes.
+        data: its loaders.
+        build: makes the network of a configuration, at random or with weights.
+        notes: sentences to log when the run starts.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunFolder,
+        accelerator: Accelerator,
+        data: Loaders,
+        build: Callable[[ModelConfig], Network],
+        notes: Iterable[str] = (),
+    ) -> None:
+        num_classes = len(data.class_names)
+        if config.model.num_classes not in (None, num_classes):
+            raise SenetError(f"model.num_classes is {config.model.num_classes}, but the data has {num_classes} classes")
+        self.run_folder, self.accelerator, self.data = run, accelerator, data
+        self.team = Team(accelerator.num_processes)
+        compute, regularization = config.compute, config.regularization
+        self.format = torch.channels_last if compute.channels_last else torch.contiguous_format
+        seed_everything(config.seed)
+        model = build(replace(config.model, num_classes=num_classes)).train()
+        self.config = config if config.weights is None else replace(config, model=model.config)
+        model.preprocessing = config.data.preprocessing
+        model.class_names = data.class_names
+        set_fused(model, is_on(compute.fused))
+        self.model = model.to(accelerator.device).to(memory_format=self.format)
+        self.ema = build_ema(self.model, regularization.ema_decay) if regularization.ema_decay else None
+        self.optimizer = build_optimizer(config.optimizer, self.model)
+        self.schedule = Schedule(config.schedule, self.optimizer, config.optimizer.lr, config.epochs)
+        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=compute.precision == "fp16")
+        self.wrapped = accelerator.prepare_model(self.model)
+        self.forward = torch.compile(self.wrapped) if compute.compile else self.wrapped
+        self.mixup = build_mixup(regularization, num_classes) if regularization.pairs_images else None
+        self.position = Position()
+        self.caught: list[int] = []
+        slow = slow_bf16("compute.precision bf16", accelerator.device, "auto chooses what is fast")
+        self.notes = [slow if compute.precision == "bf16" else "", data.train.order.summary(), *notes]
+
+    def run_epochs(self, progress: Progress | None = None) -> None:
+        """Train and evaluate every epoch that is left.
+
+        Args:
+            progress: shows how far the run is, besides the lines that it logs.
+        """
+        config, position, num_batches = self.config, self.position, len(self.data.train)
+        main = self.accelerator.is_main_process
+        done = position.epoch * num_batches + position.batch
+        with (
+            lines_shown(),
+            Reporter(self.run_folder.path, config.epochs, num_batches, done, progress, quiet=not main) as reporter,
+            caught_signals() as self.caught,
+        ):
+            for note in filter(None, self.notes):
+                reporter.say(note)
+            try:
+                if config.weights is not None and done == 0:
+                    self.evaluate_start(reporter)
+                while position.epoch < config.epochs:
+                    self.train_epoch(reporter)
+                    self.end_epoch(reporter, self.evaluate_epoch())
+                    if self.team.agree(bool(self.caught)) and position.epoch < config.epochs:
+                        self.interrupt()
+            except SenetError as error:
+                self.team.fail(error)
+                raise
+
+    def evaluate_start(self, reporter: Reporter) -> None:
+        """Save and evaluate the weights that the run starts from, so that it needs them no more."""
+        if self.accelerator.is_main_process:
+            self.save({}, best=False)
+        result = self.evaluate()
+        row = {"epoch": 0, "step": 0, "loss": result.loss, "top1": result.top1, "top5": result.top5}
+        if self.accelerator.is_main_process:
+            self.run_folder.append_metrics(row)
+        reporter.start(row, f"{self.config.model.name} from {self.config.weights}", self.config.data.preprocessing)
+
+    def end_epoch(self, reporter: Reporter, row: dict[str, float]) -> None:
+        """Go on to the next epoch, and save."""
+        position = self.position
+        position.epoch, position.batch, position.loss_sum, position.seconds = position.epoch + 1, 0, 0.0, 0.0
+        is_best = row["top1"] > position.best_top1
+        position.best_top1 = max(row["top1"], position.best_top1)
+        if self.accelerator.is_main_process:
+            self.run_folder.append_metrics(row)
+            self.save(row, best=is_best)
+        reporter.end_epoch(row)
+
+    def train_epoch(self, reporter: Reporter) -> None:
+        """Train from the position to the end of its epoch."""
+        position, accumulate, every = self.position, self.config.compute.accumulate, self.config.checkpoint_every
+        num_batches = len(self.data.train)
+        self.set_train_mode()
+        self.optimizer.zero_grad(set_to_none=True)
+        # Reading a loss waits for the GPU, which then starves; on the CPU it costs nothing.
+        read_every = accumulate if self.accelerator.device.type == "cpu" else 20 * accumulate
+        losses: list[Tensor] = []
+        num_images, started, lr = 0, time.perf_counter(), 0.0
+        batches = self.data.train.batches(position.epoch, position.batch)
+        for first in range(position.batch, num_batches, accumulate):
+            try:
+                window = list(islice(batches, accumulate))
+                self.team.agree()
+            except SenetError as error:
+                self.read_losses(losses, first, lr)
+                self.check_weights(lr)
+                self.stop_for(error)
+            lr = self.schedule.set_lr(position.epoch + first / num_batches)
+            for batch, (images, labels) in enumerate(window, first):
+                seed_everything(self.config.seed, position.epoch, batch, self.accelerator.process_index, STEP_STREAM)
+                losses.append(self.backward(images, labels, len(window), update=batch + 1 == first + len(window)))
+                num_images += len(images)
+            position.step += 1
+            done = first + len(window)
+            if done % read_every and done < num_batches:
+                continue
+            previous, last_loss, count = position.batch, losses[-1], len(losses)
+            self.read_losses(losses, done, lr)
+            now = time.perf_counter()
+            rate = num_images * self.accelerator.num_processes / (now - started)
+            position.seconds += now - started
+            num_images, started = 0, now
+            reporter.advance(count, float(last_loss), rate)
+            stop = self.team.agree(bool(self.caught))
+            due = every is not None and done // every > previous // every
+            if done == num_batches or stop or due:
+                self.check_weights(lr)
+            if done < num_batches and (stop or due):
+                if self.accelerator.is_main_process:
+                    self.save({}, best=False)
+                if stop:
+                    self.interrupt()
+
+    def backward(self, images: Tensor, labels: Tensor, window: int, update: bool) -> Tensor:
+        """Add a batch's share of the gradient; with `update`, take the step. Returns the batch's loss."""
+        images = images.contiguous(memory_format=self.format)
+        targets, smoothing = labels, self.config.regularization.label_smoothing
+        if self.mixup is not None:
+            images, targets = self.mixup(images, labels)
+            smoothing = 0.0  # Mixup has smoothed the targets
+        with nullcontext() if update else self.accelerator.no_sync(self.wrapped):
+            logits = self.train_logits(images)
+            loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+            self.scaler.scale(loss / window).backward()
+        if update:
+            if self.config.optimizer.clip_norm is not None:
+                self.scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.ema is not None:
+                self.ema.update(self.model)
+        return loss.detach()
+
+    def train_logits(self, images: Tensor) -> Tensor:
+        """Call the network to train it; one image whose last map is one pixel leaves BatchNorm nothing to average."""
+        try:
+            return self.logits(self.forward, images)
+        except (ValueError, RuntimeError) as error:
+            if ONE_VALUE not in str(error):
+                raise
+            raise SenetError(
+                f"a batch of {len(images)} image whose feature maps shrink to one pixel gives BatchNorm nothing to "
+                "average; set batch_size to at least 2, or data.preprocessing.image_size to more pixels"
+            ) from error
+
+    def logits(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """Call a network in the configured precision; float32 logits."""
+        dtype = DTYPES[self.config.compute.precision]
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            logits = network(images)
+        return logits.float()
+
+    def read_losses(self, losses: list[Tensor], done: int, lr: float) -> None:
+        """Move the position to `done` batches, with their losses, or stop at the first that is not finite."""
+        values = torch.stack(losses).tolist() if losses else []
+        losses.clear()
+        for batch, loss in enumerate(values, done + 1 - len(values)):
+            if not math.isfinite(loss):
+                self.stop_at(f"loss is {loss}", batch, lr)
+            self.position.loss_sum += loss
+        self.position.batch = done
+
+    def check_weights(self, lr: float) -> None:
+        """Stop if the last step ruined the weights: their loss would tell in the next batch only, after a save."""
+        tensors = (tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point())
+        if not all(tensor.isfinite().all() for tensor in tensors):
+            self.stop_at("weights are not finite", self.position.batch, lr)
+
+    def stop_at(self, what: str, batch: int, lr: float) -> NoReturn:
+        """Stop, saying what went wrong and where."""
+        raise NotFiniteError(
+            f"the {what} at batch {batch} of epoch {self.position.epoch + 1} with learning rate {lr:.4g}; "
+            f"{self.run_folder.path} keeps the last good state: lower optimizer.lr, set optimizer.clip_norm or use fp32"
+        )
+
+    def set_train_mode(self) -> None:
+        """Set training mode; in the last `freeze_bn_epochs` epochs BatchNorm keeps its statistics."""
+        self.model.train()
+        if self.position.epoch >= self.config.epochs - self.config.regularization.freeze_bn_epochs:
+            for module in self.model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+
+    def evaluate_epoch(self) -> dict[str, float]:
+        """Evaluate what is kept, and return the epoch's line of metrics."""
+        position, data = self.position, self.data
+        result = self.evaluate()
+        self.schedule.end_epoch(result.loss)
+        loss_sum = torch.tensor(position.loss_sum, device=self.accelerator.device)
+        train_loss = float(self.sum_over_processes(loss_sum)) / len(data.train) / self.accelerator.num_processes
+        return {
+            "epoch": position.epoch + 1,
+            "step": position.step,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "train_loss": train_loss,
+            "loss": result.loss,
+            "top1": result.top1,
+            "top5": result.top5,
+            "images_per_s": data.train.order.num_used / max(position.seconds, 1e-9),
+            "time_s": position.seconds,
+        }
+
+    def evaluate(self) -> Evaluation:
+        """Evaluate what is kept: the running average of the weights if there is one."""
+        kept = self.ema.module if self.ema else self.model
+        if self.accelerator.num_processes > 1:  # each has seen other images: evaluate what the main process keeps
+            for buffer in kept.buffers():
+                broadcast(buffer)
+
+        def reduce(totals: Tensor) -> Tensor:
+            self.team.agree()
+            return self.sum_over_processes(totals)
+
+        try:
+            return score(kept, self.evaluation_batches(), forward=partial(self.logits, kept), reduce=reduce)
+        except SenetError as error:
+            self.stop_for(error)
+
+    def evaluation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the evaluation's batches; save at a signal, for a long evaluation may be killed before its end."""
+        saved = not self.accelerator.is_main_process
+        for images, labels in self.data.evaluation.batches(0):
+            if self.caught and not saved:
+                self.save({}, best=False)
+                saved = True
+            yield images.contiguous(memory_format=self.format), labels
+
+    def sum_over_processes(self, values: Tensor) -> Tensor:
+        """Sum a tensor over all processes."""
+        total: Tensor = self.accelerator.reduce(values, reduction="sum")
+        return total
+
+    def save(self, metrics: dict[str, float], *, best: bool) -> None:
+        """Write last/, and best/ if it is the best."""
+        state = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else None,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "position": vars(self.position),
+            "num_processes": self.accelerator.num_processes,
+        }
+        kept = self.ema.module if self.ema else self.model
+        self.run_folder.save(kept, state, metrics, best=best)
+
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from a training state, or from the beginning if the run was stopped before its first save."""
+        if state is None:
+            if self.accelerator.is_main_process:
+                self.run_folder.keep_metrics(-1)
+            return
+        if state["num_processes"] != self.accelerator.num_processes:
+            raise SenetError(
+                f"{self.run_folder.path} was run by {state['num_processes']} processes, not "
+                f"{self.accelerator.num_processes}; resume with as many"
+            )
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.position = Position(**state["position"])
+        if self.accelerator.is_main_process:
+            self.run_folder.keep_metrics(self.position.epoch if self.position.step else -1)
+
+    def stop_for(self, error: SenetError) -> NoReturn:
+        """Save and stop, because images cannot be read in this process or in another one.
+
+        The reason may be a signal to all processes, of which those that read images have died.
+        """
+        self.team.fail(error)
+        if self.accelerator.is_main_process:
+            self.save({}, best=False)
+        if self.team.agree(bool(self.caught)):
+            self.interrupt()
+        raise SenetError(f"{error} (the run {self.stand()})") from error
+
+    def interrupt(self) -> NoReturn:
+        """Stop for a signal that this process or another one caught, saying where the saved run stands."""
+        self.team.wait()
+        raise TrainingInterrupted(self.caught[0] if self.caught else signal.SIGTERM, self.stand())
+
+    def stand(self) -> str:
+        """Say where the run stopped and how it goes on."""
+        return (
+            f"stopped in epoch {self.position.epoch + 1} of {self.config.epochs}, after {self.position.batch} of "
+            f"{len(self.data.train)} batches; saved in {self.run_folder.path}: "
+            f"`senet train --resume {quote(str(self.run_folder.path))}` goes on"
+        )
