@@ -1,6 +1,6 @@
 """The public names, each imported from its module when it is first used."""
 
-from .analysis.knockout import ablate_blocks as ablate_blocks
+from .analysis.knockout import knock_out_blocks as knock_out_blocks
 from .analysis.pruning import prune_se as prune_se
 from .analysis.recording import Recording as Recording
 from .analysis.recording import record_excitations as record_excitations
@@ -9,7 +9,7 @@ from .costs import Cost as Cost
 from .costs import cost as cost
 from .data.config import DataConfig as DataConfig
 from .data.preprocessing import Preprocessing as Preprocessing
-from .data.preprocessing import transform as transform
+from .data.preprocessing import create_transform as create_transform
 from .errors import SenetError as SenetError
 from .evaluation.accuracy import Evaluation as Evaluation
 from .evaluation.accuracy import evaluate as evaluate
@@ -31,6 +31,7 @@ from .ops.gates import register_gate as register_gate
 from .optimization.fusion import fuse as fuse
 from .optimization.fusion import unfuse as unfuse
 from .optimization.inference import optimize_for_inference as optimize_for_inference
+from .paper.ablation import reproduce_ablations as reproduce_ablations
 from .recipes import register_recipe as register_recipe
 from .surgery.insertion import InsertionReport as InsertionReport
 from .surgery.insertion import SiteReport as SiteReport
