@@ -16,8 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 Item = TypeVar("Item")
-BARS: ContextVar[bool] = ContextVar("bars", default=False)
-"""Whether `tracked` draws bars."""
+BARS_SHOWN = ContextVar("BARS_SHOWN", default=False)
 UNBOUNDED = 100_000
 """Columns of what is no terminal: there a line is as long as it has to be, so that no name is cut."""
 
@@ -103,17 +102,17 @@ def bar(on: Console, *, transient: bool = False) -> Progress:
 
 @contextmanager
 def bars_shown() -> Iterator[None]:
-    """Let `tracked` draw its bars: the command line does, a program that uses the library does not."""
-    before = BARS.set(True)
+    """Let `tracked` draw bars: the command line does, the library by itself prints nothing."""
+    token = BARS_SHOWN.set(True)
     try:
         yield
     finally:
-        BARS.reset(before)
+        BARS_SHOWN.reset(token)
 
 
 def tracked(items: Iterable[Item], description: str, total: int | None) -> Iterator[Item]:
-    """Yield the items; inside `bars_shown`, with a bar on standard error that disappears at the end."""
-    if not BARS.get():
+    """Yield the items; inside `bars_shown` with a bar on standard error, which disappears at the end."""
+    if not BARS_SHOWN.get():
         yield from items
         return
     with bar(console(stderr=True), transient=True) as shown:
