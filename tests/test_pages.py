@@ -58,9 +58,8 @@ def commands(page):
     """Yield the words of every `$ senet` command of a page, continued lines joined."""
     for _, text, _ in code_blocks(page, "console"):
         for line in text.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.removeprefix("$ "), comments=True)
-            if line.startswith("$ ") and "senet" in words:
-                words = words[words.index("senet") + 1 :]
+            if match := re.match(r"\$ (?:\S.* -m )?senet (.*)", line):
+                words = shlex.split(match[1], comments=True)
                 yield words[2:] if words[0] == "--import" else words
 
 
