@@ -7,13 +7,24 @@ INSTALLED := $(VENV)/.installed
 # glibc keeps what is freed: times without page faults (benchmarks/report.py)
 KEEPING := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=68719476736
 
-.PHONY: demo test fuzz lint bench bench-gpu docs clean
+# Tests of a file run in one process, which makes what they share once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
+
+.PHONY: demo test test-slow test-all test-network fuzz lint bench bench-gpu docs clean
 
 demo: $(INSTALLED)  ## train a plain network and its SE twin on digits, side by side (about a minute)
 	$(BIN)/senet demo
 
-test: $(INSTALLED)  ## run the tests, a process per core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+test: $(INSTALLED)  ## run the quick tests, a process per core (under 5 minutes on two cores)
+	$(PYTEST)
+
+test-slow: $(INSTALLED)  ## run what `make test` leaves out: deep networks, compilers, several processes
+	$(PYTEST) -m "slow and not network"
+
+test-all: test test-slow  ## run every test that needs no network, each once
+
+test-network: $(INSTALLED)  ## run the tests that ask huggingface.co
+	$(PYTEST) -m network
 
 fuzz: $(INSTALLED)  ## try 1,000 images, weights, folders and command lines made at random
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz

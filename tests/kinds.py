@@ -1,5 +1,6 @@
 """One network of each kind, as small as can be: what several test files do with all of them."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +23,11 @@ WITH_SE = (
     *("cifar_se_shake_shake26_2x96d", "cifar_se_shake_even29_2x4x64d"),
 )
 UNITS_OF_A_STAGE = 2
+ONE_OF_EACH_FAMILY = (
+    *("resnet18", "se_resnet50", "se_vgg16_bn", "se_bn_inception", "se_inception_resnet_v2", "se_mobilenet_v1"),
+    *("se_shufflenet_v1_g3", "cifar_se_resnet20", "cifar_se_preact_resnet164", "cifar_se_wrn16_8"),
+    *("cifar_se_shake_shake26_2x96d", "cifar_se_shake_even29_2x4x64d"),
+)
 CLEARLY = 0.01
 """How much logits differ from one another, relative to the largest, where they are of different images."""
 
@@ -68,15 +74,18 @@ def shortened(model: Network) -> Network:
     return model
 
 
-def with_sane_outputs(name: str, *, short: bool = False) -> Network:
+def short_network(name: str, **options: object) -> Network:
+    """A network with the first two units of each stage; VGG's hidden layers, which hold most weights, are narrow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("senet.models.vgg.HIDDEN", 64)
+        return shortened(create_model(name, **options))
+
+
+def with_sane_outputs(name: str, *, short: bool = False, **options: object) -> Network:
     """A network in evaluation mode whose logits clearly depend on the image."""
     torch.manual_seed(0)
-
-    def build() -> Network:
-        model = create_model(name, num_classes=10)
-        return shortened(model) if short else model
-
-    model = on_cpu_with_random_weights(build)
+    create = short_network if short else create_model
+    model = on_cpu_with_random_weights(lambda: create(name, num_classes=10, **options))
     settle(model, images(8, side_of(name)))
     with torch.no_grad():
         first, second = model(images(2, side_of(name)))

@@ -58,6 +58,8 @@ assert senet.evaluate(two, folder / "images").num_images == 2
 assert len(predicted) == 2
 plain = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU())
 assert senet.insert_se(plain)
+senet.fuse(senet.create_model("resnet18"))
+senet.optimize_for_inference(senet.create_model("cifar_se_resnet20").eval())
 senet.TrainConfig, senet.DataConfig
 from senet.recipes import get_recipe
 get_recipe("digits")
@@ -83,6 +85,11 @@ NEEDING = {
         "senet.load_weights(senet.create_model('senet154'), open(sys.argv[1] + '/x.caffemodel', 'w').name)",
         "reading a .caffemodel needs protobuf",
         "caffe",
+    ),
+    "OpenVINO": (
+        "senet.optimize_for_inference(senet.create_model('cifar_resnet20').eval(), backend='openvino')",
+        "backend 'openvino' needs openvino",
+        "openvino",
     ),
 }
 

@@ -5,6 +5,8 @@ and classes may contain both. So no other module prints with rich.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 from unicodedata import category
 
@@ -14,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 Item = TypeVar("Item")
+BARS_SHOWN = ContextVar("BARS_SHOWN", default=False)
 UNBOUNDED = 100_000
 """Columns of what is no terminal: there a line is as long as it has to be, so that no name is cut."""
 
@@ -97,8 +100,21 @@ def bar(on: Console, *, transient: bool = False) -> Progress:
     )
 
 
+@contextmanager
+def bars_shown() -> Iterator[None]:
+    """Let `tracked` draw bars: the command line does, the library by itself prints nothing."""
+    token = BARS_SHOWN.set(True)
+    try:
+        yield
+    finally:
+        BARS_SHOWN.reset(token)
+
+
 def tracked(items: Iterable[Item], description: str, total: int | None) -> Iterator[Item]:
-    """Yield the items, with a bar on standard error that disappears at the end."""
+    """Yield the items; inside `bars_shown` with a bar on standard error, which disappears at the end."""
+    if not BARS_SHOWN.get():
+        yield from items
+        return
     with bar(console(stderr=True), transient=True) as shown:
         task = shown.add_task(printable(description), total=total, now="")
         yield from shown.track(items, total, task_id=task)

@@ -212,6 +212,7 @@ def senet(*argv: str) -> list[str]:
     return [sys.executable, "-m", "senet", *argv]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     """SIGTERM in the middle of a run: exit status 143, the command to go on with, and in the end the same weights."""
     options = ["--epochs", "3", "--batch-size", "64"]

@@ -15,12 +15,14 @@ from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 import senet
+from kinds import ONE_OF_EACH_FAMILY
 from networks import fresh_on_meta, on_cpu_with_random_weights, on_meta
 from senet.errors import SenetError
 from senet.factory import create_model
 from senet.models.base import Network
 from senet.models.catalog import list_models
 from senet.models.resnet import cifar_resnet
+from tiers import slow_except
 
 NAMES = ("cifar_se_resnet20", "se_mobilenet_v1", "se_shufflenet_v1_g3", "se_bn_inception")
 SIDE = 64
@@ -77,7 +79,7 @@ def test_features_pooling_and_classifier_make_the_logits(name):
         torch.testing.assert_close(seen, features.flatten(2).sum(2) / features[0, 0].numel())
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", slow_except(ONE_OF_EACH_FAMILY, list_models()))
 def test_the_classifier_is_the_last_linear_layer(name):
     model = on_meta(name, num_classes=13)
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
@@ -157,7 +159,7 @@ def test_other_formats_are_refused(output_fmt):
         on_meta("cifar_resnet20").forward_intermediates(torch.empty(1, 3, 32, 32), output_fmt=output_fmt)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", slow_except(ONE_OF_EACH_FAMILY, list_models()))
 def test_feature_info_says_what_the_maps_are(name):
     """Channels, and the stride: how much a map grows with the image, and but for the convolutions without padding of
     Inception-ResNet, its side."""
@@ -307,7 +309,7 @@ def step(model: Network, x: Tensor, forward: Callable[[Tensor], Tensor] | None =
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_except(NAMES[:2], NAMES))
 def test_checkpointing_changes_nothing_but_memory(name, momentum):
     """Neither outputs nor gradients, nor the statistics of BatchNorm: they move once a step."""
     model, x = small(name)
@@ -343,6 +345,7 @@ def test_checkpointing_computes_the_trunk_twice_in_training_only():
     assert len(calls) == 4
 
 
+@pytest.mark.slow
 def test_checkpointing_under_compile():
     model, x = small()
     expected, gradients = step(copy.deepcopy(model), x)
@@ -375,7 +378,7 @@ def test_timms_transform_is_ours(name, size):
         model.preprocessing = replace(model.preprocessing, interpolation="bicubic", std=(0.2, 0.25, 0.3))
     config = timm.data.resolve_data_config({}, model=model)
     theirs = timm.data.create_transform(**config, is_training=False)
-    ours = senet.transform(model)
+    ours = senet.create_transform(model)
     image = photograph(*size)
     expected = theirs(image)
     assert expected.shape == (3, *2 * (model.preprocessing.image_size,))
@@ -396,7 +399,7 @@ def test_default_cfg(in_channels):
     assert len(cfg["mean"]) == len(cfg["std"]) == in_channels
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", slow_except(ONE_OF_EACH_FAMILY, list_models()))
 def test_layer_decay_grows_along_the_network(name):
     """Every parameter is in one group of the optimizer; the earlier it is used, the smaller is its learning rate."""
     model = on_meta(name)

@@ -1,9 +1,15 @@
-"""What PyTorch does with every network: training, memory formats, autocast, copies, compilation, export, ONNX."""
+"""What PyTorch does with every network: training, memory formats, autocast, copies, compilation, export, ONNX.
+
+Depth changes none of it: the quick tests take one network of each kind with two units a stage, the slow ones every
+network as it is.
+"""
 
 import copy
 import io
 import shutil
 from collections.abc import Callable
+from itertools import product
+from types import NoneType
 
 import onnxruntime
 import pytest
@@ -11,25 +17,49 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kinds import CLEARLY, PLAIN, WITH_SE, images, settle, shortened, side_of, with_sane_outputs
+from kinds import CLEARLY, PLAIN, WITH_SE, images, settle, short_network, shortened, side_of, with_sane_outputs
 from networks import assert_relatively_close, fresh_on_meta, relative_difference
-from senet.models.base import Network
+from senet.factory import create_model
+from senet.models.base import Network, SEUnit
 from senet.models.catalog import list_models
+from senet.models.residual import PadShortcut
 from senet.models.resnet import cifar_resnet
 from senet.nn.block import SEOptions
+from tiers import slow_except
 
 FLOAT32 = 2e-5
+DEEP = [pytest.param(f"deep {name}", marks=pytest.mark.slow) for name in list_models()]
 
 
-@pytest.fixture(scope="module", params=list_models())
-def name(request: pytest.FixtureRequest) -> str:
+COMPILED = ("cifar_resnet20", "se_mobilenet_v1", "cifar_se_shake_shake26_2x96d")
+EXPORTED = ("cifar_se_resnet20",)
+
+
+@pytest.fixture(scope="module", params=[*slow_except(WITH_SE, (*PLAIN, *WITH_SE)), *DEEP])
+def case(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture(scope="module")
-def model(name: str) -> Network:
+def name(case: str) -> str:
+    return case.removeprefix("deep ")
+
+
+@pytest.fixture(scope="module")
+def create(case: str, name: str) -> Callable[..., Network]:
+    """Create the network on the meta device, with the number of units that the case asks for."""
+
+    def on_meta(**options: object) -> Network:
+        with torch.device("meta"):
+            return (create_model if case != name else short_network)(name, **options)
+
+    return on_meta
+
+
+@pytest.fixture(scope="module")
+def model(case: str, name: str) -> Network:
     """The tests leave it as it is."""
-    return with_sane_outputs(name)
+    return with_sane_outputs(name, short=case == name)
 
 
 @pytest.fixture
@@ -92,12 +122,12 @@ def test_copies_are_equal_and_independent(model, x):
 
 
 @torch.no_grad()
-def test_saved_state(name, model, x):
+def test_saved_state(create, model, x):
     """Through a file that torch.load reads without executing anything."""
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
-    again = fresh_on_meta(name, num_classes=10)
+    again = create(num_classes=10)
     again.load_state_dict(torch.load(file, weights_only=True), strict=True, assign=True)
     assert torch.equal(again.eval()(x), model(x))
     assert not [key for key, tensor in (*again.named_parameters(), *again.named_buffers()) if tensor.is_meta]
@@ -116,9 +146,9 @@ def test_other_sizes(name, model):
 
 @torch.no_grad()
 @pytest.mark.parametrize("in_channels", [1, 4])
-def test_other_channels(name, model, x, in_channels):
+def test_other_channels(create, model, x, in_channels):
     """One channel for three equal ones, a fourth one without weight: the same logits."""
-    other = fresh_on_meta(name, num_classes=10, in_channels=in_channels)
+    other = create(num_classes=10, in_channels=in_channels)
     state = model.state_dict()
     (first,) = [key for key, tensor in other.state_dict().items() if tensor.shape != state[key].shape]
     weight = state[first]
@@ -134,8 +164,8 @@ def test_other_channels(name, model, x, in_channels):
 
 @torch.no_grad()
 @pytest.mark.parametrize("num_classes", [0, 7])
-def test_other_classes(name, model, x, num_classes):
-    other = fresh_on_meta(name, num_classes=num_classes)
+def test_other_classes(create, model, x, num_classes):
+    other = create(num_classes=num_classes)
     classifier = [f"{model.classifier_name}.{leaf}" for leaf in ("weight", "bias")]
     state = model.state_dict()
     if num_classes:
@@ -146,6 +176,41 @@ def test_other_classes(name, model, x, num_classes):
     other.load_state_dict(state, assign=True)
     seen = model.forward_head(model.forward_features(x), pre_logits=True)
     assert_relatively_close(other.eval()(x), model(x)[:, :7] if num_classes else seen, FLOAT32)
+
+
+HAVE_PLACEMENTS = ("se_resnet18", "se_resnet50", "cifar_se_resnet20", "cifar_se_preact_resnet110")
+NOTHING_TO_DOUBLE = {"se_bn_inception": 2}
+"""Units that have no layers whose outputs alone reach SE: where a branch is a bare pooling."""
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("kind", "placement"), [*((kind, "standard") for kind in WITH_SE), *product(HAVE_PLACEMENTS, ("3x3", "identity"))]
+)
+def test_doubling_before_se(kind, placement):
+    """Twice the layers that a unit names is exactly twice what its SE block sees."""
+    model = with_sane_outputs(
+        kind, short=True, **({} if placement == "standard" else {"se": SEOptions(placement=placement)})
+    )
+    x = images(1, side_of(kind))
+    units = [unit for unit in model.modules() if isinstance(unit, SEUnit) and unit.se is not None]
+    nothing = 0
+    for unit in units:
+        seen: list[Tensor] = []
+        handle = unit.se.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(inputs[0]))
+        weights = [p for layer in unit.affine_before_se() for p in layer.parameters()]
+        for factor in (1, 2):
+            for weight in weights:
+                weight *= factor
+            model(x)
+        for weight in weights:
+            weight /= 2
+        handle.remove()
+        assert seen[0].abs().max() > 0
+        assert torch.equal(seen[1], 2 * seen[0] if weights else seen[0])
+        nothing += not weights
+    bare = [unit for unit in units if isinstance(getattr(unit, "downsample", None), PadShortcut | NoneType)]
+    assert nothing == (len(bare) if placement == "identity" else NOTHING_TO_DOUBLE.get(kind, 0))
 
 
 # ---- compilers -------------------------------------------------------------------------------------------------------
@@ -169,7 +234,7 @@ def test_every_kind_is_compiled():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", [*PLAIN, *WITH_SE])
+@pytest.mark.parametrize("kind", slow_except(COMPILED, [*PLAIN, *WITH_SE]))
 def test_compile_without_graph_breaks(kind):
     model = with_sane_outputs(kind, short=True)
     x = images(2, side_of(kind))
@@ -178,7 +243,7 @@ def test_compile_without_graph_breaks(kind):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", WITH_SE)
+@pytest.mark.parametrize("kind", slow_except(EXPORTED, WITH_SE))
 def test_export_and_onnx_runtime_with_dynamic_batch_and_size(kind):
     """All that a plain network computes is in its twin with SE."""
     model = with_sane_outputs(kind, short=True)

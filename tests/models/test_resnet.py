@@ -1,71 +1,43 @@
 """The residual networks: the authors' details, initialization, and what PyTorch does with them."""
 
-import copy
 import math
+from functools import partial
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from networks import assert_relatively_close, fresh_on_meta, num_parameters, on_meta, randomize
+from networks import fresh_on_meta, num_parameters, on_meta
 from senet.errors import SenetError
 from senet.factory import create_model
 from senet.models.catalog import list_models, model_card
 from senet.models.residual import (
-    BasicUnit,
-    BottleneckUnit,
     PadShortcut,
-    PreActivationBasicUnit,
-    PreActivationBottleneckUnit,
     ResidualUnit,
 )
-from senet.models.resnet import ResNet, cifar_resnet, imagenet_resnet, wide_resnet
+from senet.models.resnet import cifar_resnet, imagenet_resnet, wide_resnet
 from senet.nn.block import SEBlock, SEOptions
+from tiers import slow_except
 
 NO_BIAS = SEOptions(bias=False)
 BUILDERS = (imagenet_resnet, cifar_resnet, wide_resnet)
 RESNETS = [name for name in list_models() if getattr(model_card(name).build, "func", None) in BUILDERS]
 
-# For each kind of unit a network of one unit a stage, the ImageNet ones cut after two stages, and its images' side.
+# For each kind of unit with a last norm a network of one unit a stage, the ImageNet ones cut after two stages.
 SMALL = {
-    "basic": (lambda **kw: cifar_resnet(8, **kw), 32, BasicUnit),
-    "imagenet basic": (lambda **kw: imagenet_resnet((1, 1), bottleneck=False, **kw), 64, BasicUnit),
-    "bottleneck": (lambda **kw: imagenet_resnet((1, 1), **kw), 64, BottleneckUnit),
-    "senet": (
-        lambda **kw: imagenet_resnet(
-            (1, 1),
-            groups=64,
-            width_per_group=4,
-            entry_divisor=2,
-            projection_kernel=3,
-            deep=True,
-            stride_on="3x3",
-            **kw,
-        ),
-        64,
-        BottleneckUnit,
-    ),
-    "pre-activation basic": (lambda **kw: cifar_resnet(8, pre_activation=True, **kw), 32, PreActivationBasicUnit),
-    "wide": (lambda **kw: wide_resnet(10, 2, **kw), 32, PreActivationBasicUnit),
-    "basic with projection": (lambda **kw: cifar_resnet(8, shortcut="projection", **kw), 32, BasicUnit),
-    "pre-activation bottleneck": (
-        lambda **kw: cifar_resnet(11, pre_activation=True, bottleneck=True, **kw),
-        32,
-        PreActivationBottleneckUnit,
+    "basic": partial(cifar_resnet, 8),
+    "bottleneck": partial(imagenet_resnet, (1, 1)),
+    "senet": partial(
+        imagenet_resnet,
+        (1, 1),
+        groups=64,
+        width_per_group=4,
+        entry_divisor=2,
+        projection_kernel=3,
+        deep=True,
+        stride_on="3x3",
     ),
 }
-KINDS = tuple(SMALL)
-UNIT_KINDS = ("basic", "bottleneck", "pre-activation basic", "pre-activation bottleneck")
-
-
-def small(kind: str, **options: object) -> tuple[ResNet, Tensor]:
-    """A small network with sane BatchNorm statistics in evaluation mode, and images for it."""
-    torch.manual_seed(0)
-    build, side, unit = SMALL[kind]
-    model = build(**{"num_classes": 10, "se": SEOptions(), **options})
-    assert all(isinstance(m, unit) for m in model.modules() if isinstance(m, ResidualUnit))
-    randomize(model)
-    return model.eval(), torch.randn(2, options.get("in_channels", 3), side, side)
 
 
 # ---- structure -------------------------------------------------------------------------------------------------------
@@ -250,12 +222,12 @@ def branch_of(unit, x):
     return u if norm is None else norm(u)
 
 
-@pytest.mark.parametrize(("kind", "options"), [("basic", {}), ("bottleneck", {}), ("senet", {})])
+@pytest.mark.parametrize("kind", SMALL)
 @pytest.mark.parametrize("placement", ["standard", "pre", "3x3"])
-def test_zero_init_last(kind, options, placement):
+def test_zero_init_last(kind, placement):
     torch.manual_seed(0)
-    model = SMALL[kind][0](num_classes=10, se=SEOptions(placement=placement), zero_init_last=True, **options)
-    plain = SMALL[kind][0](num_classes=10, se=SEOptions(placement=placement), **options)
+    model = SMALL[kind](num_classes=10, se=SEOptions(placement=placement), zero_init_last=True)
+    plain = SMALL[kind](num_classes=10, se=SEOptions(placement=placement))
     units = [m for m in model.modules() if isinstance(m, ResidualUnit)]
     assert len(units) == sum(name.startswith("layer") for name in model.trunk)
     for unit, other in zip(units, (m for m in plain.modules() if isinstance(m, ResidualUnit)), strict=True):
@@ -306,7 +278,7 @@ def test_he_initialization():
 # ---- behavior -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.parametrize("name", slow_except(("resnet18", "se_resnet50", "cifar_se_resnet20"), RESNETS))
 def test_forward(name):
     torch.manual_seed(0)
     model = create_model(name, num_classes=7)
@@ -314,139 +286,6 @@ def test_forward(name):
     assert y.shape == (2, 7)
     assert y.isfinite().all()
     assert (y[0] - y[1]).abs().max() > 0
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_parameter_gets_a_finite_gradient(kind):
-    model, x = small(kind)
-    loss = nn.functional.cross_entropy(model.train()(x), torch.tensor([1, 7]))
-    loss.backward()
-    for key, parameter in model.named_parameters():
-        assert parameter.grad is not None, key
-        assert parameter.grad.isfinite().all(), key
-        if ".se." not in key:  # where the hidden layer has one unit, its ReLU may be shut
-            assert torch.count_nonzero(parameter.grad) > 0, key
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("placement", ["standard", "3x3", "identity"])
-def test_doubling_in_front_of_se(kind, placement):
-    model, x = small(kind, se=SEOptions(placement=placement))
-    doubled = 0
-    for unit in (m for m in model.modules() if isinstance(m, ResidualUnit)):
-        seen = []
-        handle = unit.se.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(inputs[0]))
-        model(x)
-        weights = [p for layer in unit.affine_before_se() for p in layer.parameters()]
-        for weight in weights:
-            weight *= 2
-        model(x)
-        for weight in weights:
-            weight /= 2
-        handle.remove()
-        assert seen[0].abs().max() > 0
-        assert torch.equal(seen[1], 2 * seen[0] if weights else seen[0])
-        doubled += bool(weights)
-    shortcuts = [m.downsample for m in model.modules() if isinstance(m, ResidualUnit)]
-    with_weights = [m for m in shortcuts if m is not None and not isinstance(m, PadShortcut)]
-    assert doubled == len(with_weights if placement == "identity" else shortcuts)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_deepcopy(kind):
-    model, x = small(kind)
-    twin = copy.deepcopy(model)
-    expected = model(x)
-    assert torch.equal(twin(x), expected)
-    nn.init.zeros_(model.conv1[0].weight if kind == "senet" else model.conv1.weight)
-    assert torch.equal(twin(x), expected)
-    assert not torch.equal(model(x), expected)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("in_channels", [1, 4])
-def test_other_channels(kind, in_channels):
-    model, x = small(kind, in_channels=in_channels)
-    assert x.shape[1] == in_channels
-    assert model(x).shape == (2, 10)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_classifier(kind):
-    model, x = small(kind)
-    features = model.forward_features(x).mean((2, 3))
-    bare, _ = small(kind, num_classes=0)
-    missing, unexpected = bare.load_state_dict(model.state_dict(), strict=False)
-    assert not missing
-    assert unexpected == ["fc.weight", "fc.bias"]
-    assert bare(x).shape == (2, bare.num_features)
-    assert torch.equal(bare(x), features)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_autocast(kind):
-    model, x = small(kind)
-    with torch.no_grad():
-        expected = model(x)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            y = model(x)
-    assert y.dtype == torch.bfloat16
-    assert_relatively_close(y, expected, 0.05)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_channels_last(kind):
-    model, x = small(kind)
-    expected = model(x)
-    model = model.to(memory_format=torch.channels_last)
-    x = x.to(memory_format=torch.channels_last)
-    first_stage = model.layer1(model.maxpool(model.conv1(x)))
-    assert first_stage.is_contiguous(memory_format=torch.channels_last)
-    assert_relatively_close(model(x), expected, 1e-5)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_sizes_that_are_odd_and_not_square(kind):
-    model, _ = small(kind)
-    y = model(torch.randn(1, 3, 51, 38))
-    assert y.shape == (1, 10)
-    assert y.isfinite().all()
-
-
-@pytest.mark.parametrize("kind", UNIT_KINDS)
-def test_compile_without_graph_breaks(kind):
-    model, x = small(kind)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        assert_relatively_close(compiled(x), model(x), 1e-5)
-
-
-@pytest.mark.parametrize("kind", UNIT_KINDS)
-def test_export_with_dynamic_batch_and_size(kind):
-    model, x = small(kind)
-    dynamic = torch.export.Dim.DYNAMIC
-    program = torch.export.export(model, (x,), dynamic_shapes={"x": {0: dynamic, 2: dynamic, 3: dynamic}}).module()
-    side = x.shape[-1]
-    for shape in ((2, 3, side, side), (1, 3, side + 5, 2 * side), (3, 3, 2 * side - 1, side + 1)):
-        images = torch.randn(shape)
-        assert_relatively_close(program(images), model(images), 1e-5)
-
-
-def test_onnx_runtime():
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    model, x = small("imagenet basic")
-    dynamic = torch.export.Dim.DYNAMIC
-    program = torch.onnx.export(
-        model, (x,), dynamo=True, dynamic_shapes={"x": {0: dynamic, 2: dynamic, 3: dynamic}}, verbose=False
-    )
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
-    side = x.shape[-1]
-    for shape in ((2, 3, side, side), (3, 3, side + 5, side + 32)):
-        images = torch.randn(shape)
-        (y,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-        assert_relatively_close(torch.from_numpy(y), model(images), 1e-5)
 
 
 # ---- arguments -------------------------------------------------------------------------------------------------------

@@ -340,27 +340,9 @@ def test_only_the_pre_activated_network_ends_in_a_relu_of_its_own():
     assert on_meta(NAMES[1]).trunk == ("conv1", "bn1", "act1", "layer1", "layer2", "layer3")
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("kind", SMALL)
-def test_doubling_in_front_of_se(kind):
-    model = small(kind).eval()
-    units = units_of(model)
-    assert len(units) == 3
-    for unit in units:
-        seen = []
-        unit.se.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(inputs[0]))
-        x = torch.randn(2, next(iter(unit.branch1)).in_channels, 7, 6)
-        unit(x)
-        for layer in unit.affine_before_se():
-            layer.weight *= 2
-            layer.bias *= 2
-        unit(x)
-        assert seen[0].abs().max() > 0
-        assert torch.equal(seen[1], 2 * seen[0])
-
-
 @pytest.mark.parametrize(("kind", "backward"), [("resnet", "keep"), ("resnext", "even"), ("resnet", "shake")])
-def test_training_under_checkpointing_compile_and_autocast(kind, backward):
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_training_under_checkpointing_compile_and_autocast(kind, backward, compiled):
     """The same seed gives the same gradients, but where the compiler may choose when beta is drawn."""
     model = small(kind, shake_backward=backward).train()
     x = torch.randn(4, 3, 16, 16)
@@ -377,11 +359,12 @@ def test_training_under_checkpointing_compile_and_autocast(kind, backward):
     model.set_grad_checkpointing()
     torch.testing.assert_close(gradients(model), expected)
     model.set_grad_checkpointing(False)
-    compiled = gradients(torch.compile(model, fullgraph=True, backend="aot_eager"))
-    if backward == "shake":
-        assert compiled.isfinite().all()
-    else:
-        torch.testing.assert_close(compiled, expected)
+    if compiled:
+        actual = gradients(torch.compile(model, fullgraph=True, backend="aot_eager"))
+        if backward == "shake":
+            assert actual.isfinite().all()
+        else:
+            torch.testing.assert_close(actual, expected)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert gradients(model).isfinite().all()
 

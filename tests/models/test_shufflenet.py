@@ -166,22 +166,6 @@ def test_unit_against_its_formula(stride, entry_groups, se):
     torch.testing.assert_close(unit(x), expected.clamp(min=0), rtol=1e-11, atol=1e-11)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("stride", [1, 2])
-def test_doubling_in_front_of_se(stride):
-    unit = unit_in_float64(stride).float()
-    seen = []
-    unit.se.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    x = torch.randn(2, unit.conv1.in_channels, 7, 6)
-    unit(x)
-    for layer in unit.affine_before_se():
-        layer.weight *= 2
-        layer.bias *= 2
-    unit(x)
-    assert seen[0].abs().max() > 0
-    assert torch.equal(seen[1], 2 * seen[0])
-
-
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [

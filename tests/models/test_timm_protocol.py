@@ -9,11 +9,12 @@ from timm.layers import apply_test_time_pool
 from torch import Tensor, fx, nn
 
 import senet.integrations.timm  # noqa: F401  # registers the networks
-from kinds import WITH_SE, images, side_of
+from kinds import ONE_OF_EACH_FAMILY, WITH_SE, images, side_of
 from networks import fresh_on_meta, on_meta
 from senet.errors import SenetError
 from senet.models.base import Network
 from senet.models.catalog import list_models
+from tiers import slow_except
 
 PYRAMIDS = (
     "cifar_se_resnet20",
@@ -37,7 +38,7 @@ def empty(model: Network, side: int | None = None) -> Tensor:
 # ---- descriptions ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", slow_except(ONE_OF_EACH_FAMILY, list_models()))
 def test_the_description_is_what_the_network_does(name):
     model = fresh_on_meta(name, num_classes=13, in_channels=5)
     described = model.default_cfg
@@ -60,7 +61,7 @@ def test_the_description_is_what_the_network_does(name):
     assert model.forward_head(features) is features
 
 
-@pytest.mark.parametrize("name", [*WITH_SE, "cifar_preact_resnet110"])
+@pytest.mark.parametrize("name", slow_except(ONE_OF_EACH_FAMILY[2:8], [*WITH_SE, "cifar_preact_resnet110"]))
 @pytest.mark.parametrize("side", [75, 98, 225])
 def test_the_last_map_has_the_side_that_is_said(name, side):
     model = on_meta(name)
@@ -107,7 +108,7 @@ def pyramid_and_whole(name: str, **options: object) -> tuple[nn.Module, Network]
 
 @torch.no_grad()
 @pytest.mark.parametrize("wrapper", [None, "getter", "fx", "hook", "list", "dict"])
-@pytest.mark.parametrize("name", PYRAMIDS)
+@pytest.mark.parametrize("name", slow_except(PYRAMIDS[:2], PYRAMIDS))
 def test_every_wrapper_of_timm_gives_our_maps(name, wrapper):
     pyramid, whole = pyramid_and_whole(name, features_only=True, feature_cls=wrapper)
     x = images(1, side_of(name))
@@ -150,7 +151,9 @@ def test_pyramids_that_do_not_exist(options, said):
 # ---- graphs ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", slow_except(("se_resnet50", "se_mobilenet_v1", "cifar_se_shake_even29_2x4x64d"), FAMILIES)
+)
 def test_one_network_of_each_family_is_traced_at_its_full_depth(name):
     """The graph calls every layer that holds parameters, once."""
     model = fresh_on_meta(name, num_classes=7)

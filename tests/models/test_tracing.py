@@ -14,30 +14,31 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from kinds import PLAIN, WITH_SE, images, shortened, side_of
+from kinds import ONE_OF_EACH_FAMILY, PLAIN, WITH_SE, images, short_network, side_of
 from networks import assert_relatively_close, on_cpu_with_random_weights, on_meta
 from senet.errors import SenetError
-from senet.factory import create_model
 from senet.models.base import Network
 from senet.models.catalog import list_models
 from senet.models.resnet import cifar_resnet, imagenet_resnet
 from senet.models.shake import shake_resnet
 from senet.nn.block import SEOptions
 from senet.nn.fused import Chain, set_fused
+from tiers import slow_except
 
 PLACEMENTS = ("standard", "pre", "post", "identity", "3x3")
 ROUNDINGS = 1e-12
 
 
+QUICK = ("cifar_se_resnet20", "se_vgg16_bn", "se_mobilenet_v1", "se_shufflenet_v1_g3", "cifar_se_shake_shake26_2x96d")
+
+
 def build(name: str) -> Network:
-    """A short network with random weights; VGG's hidden layers, which hold most of all parameters, are narrow."""
+    """A short network with random weights."""
     torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("senet.models.vgg.HIDDEN", 64)
-        return on_cpu_with_random_weights(lambda: shortened(create_model(name, num_classes=10)))
+    return on_cpu_with_random_weights(lambda: short_network(name, num_classes=10))
 
 
-@pytest.fixture(scope="module", params=WITH_SE)
+@pytest.fixture(scope="module", params=slow_except(QUICK, WITH_SE))
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -139,7 +140,7 @@ def test_torchscript_computes_the_same(model, x):
         assert torch.equal(form(x), model(x))
 
 
-@pytest.mark.parametrize("name", ["cifar_se_resnet20", "se_vgg16_bn", "cifar_se_shake_shake26_2x96d"], scope="module")
+@pytest.mark.parametrize("name", slow_except(QUICK[:1], [QUICK[0], QUICK[1], QUICK[-1]]), scope="module")
 def test_torchscript_trains_as_we_do(model, x):
     """In either mode, whichever the network was in when it was compiled."""
     ours, x = copy.deepcopy(model).double().train(), x.double()
@@ -195,7 +196,7 @@ def children_in_order(model: nn.Module, x: Tensor) -> Iterator[tuple[str, list[s
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [*PLAIN, *WITH_SE], scope="module")
+@pytest.mark.parametrize("name", slow_except(QUICK, [*PLAIN, *WITH_SE]), scope="module")
 def test_modules_are_registered_in_the_order_in_which_they_run(model, x):
     for path, registered, ran in children_in_order(model, x):
         assert registered == ran, path
@@ -232,7 +233,7 @@ def backbone_of(model: Network) -> tuple[nn.Module, dict[str, int]]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [*PLAIN, *WITH_SE], scope="module")
+@pytest.mark.parametrize("name", slow_except(QUICK, [*PLAIN, *WITH_SE]), scope="module")
 def test_the_backbones_of_torchvision_have_our_maps(model, x):
     """In training too, where what they compute does not depend on BatchNorm's running statistics."""
     twin = copy.deepcopy(model)
@@ -250,7 +251,7 @@ def test_the_backbones_of_torchvision_have_our_maps(model, x):
                 assert torch.equal(feature, maps[int(number)])
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", slow_except(ONE_OF_EACH_FAMILY, list_models()))
 def test_dropout_and_classifier_come_last(name):
     model = on_meta(name)
     children = [child for child, _ in model.named_children()]

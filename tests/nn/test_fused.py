@@ -2,9 +2,7 @@
 
 import copy
 import io
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from itertools import product
 
@@ -15,6 +13,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from drivers import ENVIRONMENT, command
 from networks import assert_relatively_close, randomize
 from senet.factory import create_model
 from senet.models.base import Network
@@ -440,8 +439,8 @@ def test_graphs_of_somebody_elses_network_with_fused_layers(build, calls):
     assert calls
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("se", [True, False])
+@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("se", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_compile_without_graph_breaks(training, se, calls):
     torch._dynamo.reset()
     model = small_network() if se else cifar_resnet(8, shortcut="projection").double()
@@ -455,33 +454,13 @@ def test_compile_without_graph_breaks(training, se, calls):
     torch._dynamo.reset()
 
 
-DRIVER = """
-import sys
-import torch
-import torch.distributed as dist
-import torch.nn.functional as F
-from torch import nn
-
-torch.set_num_threads(1)
-folder, rank = sys.argv[1], int(sys.argv[2])
-dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-model, x, labels = torch.load(f"{folder}/model.pt", weights_only=False)
-model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-F.cross_entropy(model(x.chunk(2)[rank]), labels.chunk(2)[rank]).backward()
-for p in model.parameters():  # as DDP does, which refuses synchronized BatchNorm on the CPU
-    dist.all_reduce(p.grad)
-    p.grad /= 2
-torch.save(({name: p.grad for name, p in model.named_parameters()}, dict(model.named_buffers())), f"{folder}/{rank}.pt")
-dist.destroy_process_group()
-"""
-
-
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     """With synchronized BatchNorm, against plain BatchNorm in one process, unfused."""
     model, x = small_network(), images()
     torch.save((model, x, LABELS), tmp_path / "model.pt")
-    command, environment = [sys.executable, "-c", DRIVER, str(tmp_path)], {**os.environ, "OMP_NUM_THREADS": "1"}
-    processes = [subprocess.Popen([*command, str(rank)], env=environment) for rank in range(2)]
+    commands = [command("step_of_two_processes.py", tmp_path, rank) for rank in range(2)]
+    processes = [subprocess.Popen(words, env=ENVIRONMENT) for words in commands]
     try:
         assert [process.wait(120) for process in processes] == [0, 0]
     finally:

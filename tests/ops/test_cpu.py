@@ -1,14 +1,13 @@
 """The compiled passes against plain PyTorch, and the compiler: none, a folder that cannot be written, two at once."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from drivers import ENVIRONMENT, command
 from senet.ops import Excitation, Norm, residual_tail
 from senet.ops import cpu as cpu_passes
 from senet.ops.cpu import CompiledPasses, CompilerError
@@ -157,33 +156,12 @@ def test_threads_agree(dtype, layout):
 
 # ---- the compiler, each time in a process of its own -----------------------------------------------------------------
 
-DRIVER = """
-import sys, warnings
-import torch
-from senet.ops import Norm, residual_tail
-from senet.ops.dispatch import has_fused_passes, passes_for
-
-dtype = getattr(torch, sys.argv[1])
-u = torch.randn(2, 6, 4, 5).to(dtype).to(memory_format=torch.channels_last).requires_grad_()
-with warnings.catch_warnings(record=True) as told:
-    warnings.simplefilter("always")
-    y = residual_tail(u, Norm(torch.ones(6), torch.zeros(6)), shortcut=u).y
-    y.sum().backward()
-    residual_tail(u.detach())
-    fused = has_fused_passes("cpu", dtype)
-exact = u.detach().double()
-exact = (torch.nn.functional.batch_norm(exact, None, None, training=True) + exact).relu()
-torch.testing.assert_close(y.double(), exact, rtol=1e-2, atol=1e-2)
-torch.testing.assert_close(u.grad.isfinite().all(), torch.tensor(True))
-print(type(passes_for("cpu", dtype)).__name__, fused, *[str(w.message) for w in told], sep="|")
-"""
-
 
 def start(dtype: torch.dtype, **environment: object) -> subprocess.Popen:
     told = {name: str(value) for name, value in environment.items()}
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", DRIVER, str(dtype).removeprefix("torch.")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **told},
+        command("compiled_passes.py", str(dtype).removeprefix("torch.")),
+        env={**ENVIRONMENT, **told, "PYTHONWARNINGS": "ignore"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -213,6 +191,7 @@ def test_without_a_compiler_plain_pytorch_serves_and_one_warning_says_so(tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written(tmp_path: Path):
     (tmp_path / "file").touch()
     process = start(torch.float64, SENET_CACHE=tmp_path / "file" / "cache", TMPDIR=tmp_path)
@@ -229,12 +208,14 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_compile_at_once(shared_cache: Path):
     (compiled,) = shared_cache.iterdir()
     assert compiled.name.startswith("passes_bf16_")
     assert compiled.suffix == ".so"
 
 
+@pytest.mark.slow
 def test_a_damaged_file_in_the_cache(shared_cache: Path, tmp_path: Path):
     """What a loss of power may leave."""
     for compiled in shared_cache.iterdir():

@@ -1,19 +1,25 @@
 """The Triton passes against plain PyTorch in float64: on a GPU, or on the CPU in Triton's interpreter."""
 
-import os
+import copy
 import subprocess
-import sys
+from collections import Counter
 from itertools import product
 
 import pytest
 import torch
 
-from senet.ops import Excitation, Norm, operator, residual_tail
+from drivers import ENVIRONMENT, command
+from senet.models.resnet import cifar_resnet
+from senet.nn import fused
+from senet.nn.block import SEOptions
+from senet.nn.fused import set_fused
+from senet.ops import Excitation, Norm, dispatch, operator, residual_tail
 from senet.ops.passes import Affine, Branches, PlainPasses, Slope
 
 triton = pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCES = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.float64: 1e-12}
+KERNELS = ("moments", "apply", "sums", "gradients")
 SHAPES = ((1, 1, 1, 1), (2, 37, 5, 7), (3, 130, 1, 1), (2, 3, 9, 60))
 
 
@@ -166,36 +172,41 @@ def test_the_whole_operator(passes, monkeypatch, layout, dtype, with_norm):
         assert (found.double() - wanted).abs().max().item() < tolerance * max(largest, 1)
 
 
-COMPILE = """
-import re
-from triton import compile
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from senet.ops import cuda
-
-NUMBERS = ("C", "M", "stride_n", "stride_m", "per_image", "slope_per_image")
-MAPS = ("u", "w", "y", "dy", "g", "du")
-for name in ("moments_kernel", "apply_kernel", "sums_kernel", "gradients_kernel"):
-    kernel = getattr(cuda, name)
-    constants = {"BM": 32, "BC": 128, "stride_c": 1, "kind": 2, "relu": True, "second": True}
-    constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
-    signature = {a: "i32" if a in NUMBERS else "*bf16" if a in MAPS else "*fp32" for a in kernel.arg_names}
-    signature |= dict.fromkeys(constants, "constexpr")
-    places = {a: (kernel.arg_names.index(a),) for a in kernel.arg_names}
-    aligned = {places[a]: [["tt.divisibility", 16]] for a in kernel.arg_names if a not in constants}
-    source = ASTSource(kernel, signature, {places[a]: v for a, v in constants.items()}, aligned)
-    ptx = compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
-    print(name, *sorted(set(re.findall(r"(?:ld|st)[.]global[.]v4[.]\\S+", ptx))))
-"""
-
-
 def test_kernels_compile_for_a_gpu_and_move_16_bytes_at_a_time():
     """Compilation needs no GPU, only a process in which Triton does not interpret."""
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=False)
+    environment = {key: value for key, value in ENVIRONMENT.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run(command("compile_kernels.py"), env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert found.keys() == {"moments_kernel", "apply_kernel", "sums_kernel", "gradients_kernel"}
     for name, instructions in found.items():
         assert "ld.global.v4.b32" in instructions
         assert name == "moments_kernel" or "st.global.v4.b32" in instructions
+
+
+def test_a_whole_network_runs_on_the_kernels(passes, monkeypatch):
+    """Chosen by the dispatcher for every BatchNorm of a training step: the stem, and two of each of the three units."""
+    calls = Counter()
+
+    class Counting(type(passes)):
+        def __getattribute__(self, name):
+            if name in KERNELS:
+                calls[name] += 1
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL", 0)
+    for module in (dispatch, operator):
+        monkeypatch.setattr(module, "passes_for", lambda *_: Counting())
+    torch.manual_seed(0)
+    model = cifar_resnet(8, se=SEOptions(reduction=4)).to(DEVICE)
+    twin, x = copy.deepcopy(model), torch.randn(2, 3, 8, 8, device=DEVICE)
+    set_fused(model, True)
+    set_fused(twin, False)
+    outputs = []
+    for each in (model, twin):
+        y = each(x)
+        y.square().sum().backward()
+        outputs.append([y.detach(), *(p.grad for p in each.parameters()), *each.buffers()])
+    assert calls == dict.fromkeys(KERNELS, 1 + 2 * 3)
+    for found, wanted in zip(*outputs, strict=True):
+        assert (found - wanted).abs().max().item() <= 1e-4 * max(wanted.abs().max().item(), 1e-2)

@@ -1,48 +1,16 @@
 """The residual tail in two processes, whose batches count as one, against the plain formula on the whole batch."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from drivers import run_in_two_processes
+
 SIZES = (3, 2)  # images of each process
 C, K = 8, 3
 EPS = 1e-3
-
-DRIVER = """
-import os, sys
-from pathlib import Path
-
-import torch
-import torch.distributed as dist
-from senet.ops import Excitation, Norm, residual_tail
-
-torch.set_num_threads(1)
-dist.init_process_group("gloo")
-folder, rank, group = Path(sys.argv[1]), dist.get_rank(), dist.group.WORLD.group_name
-sizes = (3, 2)
-for name, x in torch.load(folder / "inputs.pt").items():
-    layout = torch.channels_last if x.pop("last") else torch.contiguous_format
-    for key in ("u", "shortcut", "dy"):
-        x[key] = x[key].split(sizes)[rank].contiguous(memory_format=layout)
-    leaves = {key: value.requires_grad_() for key, value in x.items() if key != "dy"}
-    norm = Norm(x["weight"], x["bias"], eps=1e-3, group=group)
-    s_norm = Norm(x["s_weight"], x["s_bias"], eps=1e-3, group=group) if "s_weight" in x else None
-    excitation = Excitation(x["fc1"], x["fc2"], x["bias1"], x["bias2"], "tanh") if "fc1" in x else None
-    found = residual_tail(x["u"], norm, excitation, x["shortcut"], s_norm)
-    gradients = dict(zip(leaves, torch.autograd.grad(found.y, list(leaves.values()), x["dy"]), strict=True))
-    for key, gradient in gradients.items():
-        if key not in ("u", "shortcut"):
-            dist.all_reduce(gradient)  # DDP divides by the number of processes, as the loss is a mean there
-    told = {"y": found.y.detach(), "gradients": gradients, "statistics": list(found.statistics)}
-    told["s_statistics"] = found.shortcut_statistics and list(found.shortcut_statistics)
-    torch.save(told, folder / f"{name}_{rank}.pt")
-dist.destroy_process_group()
-"""
 
 
 def formula(x: dict[str, Tensor]) -> Tensor:
@@ -98,22 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     torch.manual_seed(0)
     torch.save({name: random_inputs(*case) for name, case in CASES.items()}, folder / "inputs.pt")
-    (folder / "driver.py").write_text(DRIVER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    log = folder / "log.txt"
-    with log.open("w") as file:
-        started = subprocess.Popen(
-            [*command, str(folder / "driver.py"), str(folder)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=file,
-            stderr=file,
-        )
-    try:
-        code = started.wait(120)
-    except subprocess.TimeoutExpired:  # one process waits for the other
-        started.terminate()  # torchrun ends its processes
-        code = started.wait(60)
-    assert code == 0, log.read_text()
+    run_in_two_processes("tail_of_two_processes.py", folder)
     return folder
 
 

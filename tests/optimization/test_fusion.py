@@ -24,6 +24,7 @@ from senet.models.resnet import cifar_resnet, imagenet_resnet
 from senet.nn import fused
 from senet.nn.block import SEOptions
 from senet.optimization.fusion import fuse, unfuse
+from tiers import slow_except
 
 EXACT = 1e-9
 NOISE = 1e-13
@@ -185,7 +186,10 @@ def test_every_kind_is_covered():
     assert not sorted({kind(name) for name in list_models()} - covered)
 
 
-@pytest.mark.parametrize("name", SENET)
+QUICK = ("resnet18", "se_resnet50", "se_bn_inception", "cifar_se_shake_shake26_2x96d")
+
+
+@pytest.mark.parametrize("name", slow_except(QUICK, SENET))
 def test_senets_networks(name, calls):
     assert_fusing_changes_nothing(of_senet(name), images(side_of(name)))
     assert len(calls) >= (6 if "_se_" in f"_{name}" else 2)

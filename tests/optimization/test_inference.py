@@ -17,10 +17,12 @@ from torch.nn import functional as F
 import senet
 from networks import assert_relatively_close, randomize
 from senet import SEOptions, insert_se
+from senet.models.resnet import cifar_resnet
 from senet.nn import precision as precision_module
 from senet.nn.block import SEBlock
 from senet.optimization.inference import InferenceModel
 from senet.optimization.rewriting import EarlyGate, rewrite
+from tiers import slow_except
 
 FLOAT32 = 1e-5
 BFLOAT16 = 0.05
@@ -29,10 +31,13 @@ BFLOAT16 = 0.05
 def network(name):
     """A network with sane statistics in evaluation mode, and three images for it."""
     torch.manual_seed(0)
-    create = timm.create_model if name.startswith("timm_") else senet.create_model
-    model = create(name.removeprefix("timm_"), num_classes=10)
+    if name == "tiny":
+        model = cifar_resnet(8, se=SEOptions(reduction=4))
+    else:
+        create = timm.create_model if name.startswith("timm_") else senet.create_model
+        model = create(name.removeprefix("timm_"), num_classes=10)
     randomize(model)
-    side = 32 if "cifar" in name else 64
+    side = 32 if name == "tiny" or "cifar" in name else 64
     return model.eval(), torch.randn(3, 3, side, side)
 
 
@@ -63,9 +68,13 @@ NETWORKS = (
     ("timm_legacy_seresnext26_32x4d", 8, 0),
     ("timm_legacy_senet154", 50, 0),
 )
+QUICK = (
+    *("se_resnet18", "se_resnet50", "resnet50", "cifar_se_resnet20", "cifar_se_preact_resnet164", "se_mobilenet_v1"),
+    *("se_bn_inception", "timm_seresnext26t_32x4d", "timm_legacy_seresnet18"),
+)
 
 
-@pytest.mark.parametrize(("name", "early", "norms"), NETWORKS, ids=[name for name, *_ in NETWORKS])
+@pytest.mark.parametrize(("name", "early", "norms"), slow_except(QUICK, NETWORKS), ids=[name for name, *_ in NETWORKS])
 def test_the_rewritten_network_has_the_same_outputs(name, early, norms):
     model, x = network(name)
     before = copy.deepcopy(model.state_dict())
@@ -144,7 +153,7 @@ def test_folding_keeps_small_variances():
     assert_relatively_close(logits(rewrite(model), x.float()), expected.float(), FLOAT32)
 
 
-@pytest.mark.parametrize("name", ["se_resnet50", "timm_seresnet50", "cifar_se_resnet20"])
+@pytest.mark.parametrize("name", slow_except(["tiny"], ["tiny", "se_resnet50", "timm_seresnet50", "cifar_se_resnet20"]))
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", FLOAT32), ("bf16", BFLOAT16)])
 def test_openvino(name, precision, tolerance):
     model, x = network(name)
@@ -167,16 +176,24 @@ subprocess.run([sys.executable, "-c", ""])
 """
 
 
+@pytest.mark.slow
 def test_signals_after_openvino_do_no_harm():
     """In a process that has used several models and let them go, as one that loads data with workers gets them."""
     done = subprocess.run([sys.executable, "-c", SIGNALED], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", FLOAT32), ("bf16", BFLOAT16)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("fp32", FLOAT32), pytest.param("bf16", BFLOAT16, marks=pytest.mark.slow)]
+)
 def test_inductor(precision, tolerance):
     torch._dynamo.reset()
-    model, x = network("cifar_se_resnet20")
+    torch.manual_seed(0)
+    x = torch.randn(3, 3, 8, 8)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), SEBlock(8, 2), nn.Flatten(), nn.Linear(512, 5)
+    )
+    randomize(model.eval())
     optimized = senet.optimize_for_inference(model, precision=precision, micro_batch=2)
     assert_relatively_close(optimized(x), logits(model, x), tolerance)  # a part of two images, one of one
     assert_relatively_close(optimized(x), logits(model, x), tolerance)  # what is compiled, again
@@ -191,6 +208,7 @@ def test_micro_batches_are_put_together_in_order():
         assert_relatively_close(parts, whole, FLOAT32)
 
 
+@pytest.mark.slow
 def test_exports_see_the_rewritten_graph():
     model, x = network("se_resnet50")
     expected = logits(model, x)

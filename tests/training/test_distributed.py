@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -156,6 +157,7 @@ def assert_one_sentence(done, *said):
     assert "exitcode  : 2" in done.stderr or "exitcode: 2" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_image_that_one_process_cannot_read_ends_both_with_one_sentence(tmp_path):
     """First one to evaluate on, which is the second process's; then one to train on; then none, and the run goes on."""
     images, run = tmp_path / "images", tmp_path / "run"
@@ -177,6 +179,7 @@ def test_an_image_that_one_process_cannot_read_ends_both_with_one_sentence(tmp_p
     assert done.stdout.count("The run is in") == 1
 
 
+@pytest.mark.slow
 def test_a_mistake_that_all_processes_notice_is_told_once(tmp_path):
     done, _ = torchrun("train", "digits", "--output", tmp_path / "run", "--epochs", 0)
     assert_one_sentence(done, "epochs is 0")

@@ -258,6 +258,7 @@ def forks(test):
     return alone
 
 
+@pytest.mark.slow
 @forks
 def test_a_run_killed_again_and_again_goes_on(tmp_path, uninterrupted):
     config, run = replace(EVERYTHING, checkpoint_every=1), tmp_path / "run"
@@ -274,6 +275,7 @@ def test_a_run_killed_again_and_again_goes_on(tmp_path, uninterrupted):
     assert rates[-1] < rates[0]  # the plateau, and with it the state of the schedule, has played its part
 
 
+@pytest.mark.slow
 @forks
 def test_a_kill_between_any_two_files_of_a_save_loses_nothing(tmp_path, monkeypatch):
     """The first epoch's model stays the best, so that nothing later repairs a best/ that a kill left behind."""

@@ -121,7 +121,11 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fi
 
 @pytest.mark.parametrize(
     ("signals", "status"),
-    [([signal.SIGTERM], 143), ([signal.SIGTERM, signal.SIGTERM], 143), ([signal.SIGINT], 130)],
+    [
+        ([signal.SIGTERM], 143),
+        pytest.param([signal.SIGTERM, signal.SIGTERM], 143, marks=pytest.mark.slow),
+        pytest.param([signal.SIGINT], 130, marks=pytest.mark.slow),
+    ],
     ids=["SIGTERM", "SIGTERM twice, as of `timeout`", "Ctrl-C"],
 )
 def test_a_signal_to_all_processes_saves_the_run(images, tmp_path, whole, signals, status):
@@ -140,6 +144,7 @@ def test_a_signal_to_all_processes_saves_the_run(images, tmp_path, whole, signal
     assert_goes_on(run, whole)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_leaves_a_saved_run(images, tmp_path, whole):
     run = tmp_path / "run"
     process = start(images, run)
@@ -153,7 +158,7 @@ def test_a_worker_that_is_killed_leaves_a_saved_run(images, tmp_path, whole):
     assert_goes_on(run, whole)
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("split", ["train", pytest.param("val", marks=pytest.mark.slow)])
 def test_an_image_that_cannot_be_read_leaves_a_saved_run(images, tmp_path, whole, split):
     run, copy = tmp_path / "run", tmp_path / "images"
     shutil.copytree(images, copy)

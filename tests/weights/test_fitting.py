@@ -1,6 +1,7 @@
 """Weights that do not fit as they are: adapted exactly, or when asked, or refused; never in silence, never by half."""
 
 import re
+from itertools import product
 
 import pytest
 import timm
@@ -17,6 +18,7 @@ from senet.nn.block import SEBlock, SEOptions
 from senet.weights.folder import save_pretrained
 from senet.weights.loading import load_weights
 from senet.weights.matching import se_options
+from tiers import slow_except
 
 # Every SE network whose plain twin is small enough to run here; the deep ones differ in the number of units alone.
 DEEP = ("101", "152", "110", "164", "56", "44", "32x4d", "resnet34")
@@ -25,6 +27,7 @@ TWINS = [
     for name in list_models("*se_*")
     if not name.endswith(DEEP) or name == "se_resnext50_32x4d"
 ]
+QUICK = ("cifar_se_resnet20", "se_resnet18", "se_mobilenet_v1", "se_shufflenet_v1_g3", "cifar_se_wrn16_8")
 SIDES = {"shake": 8, "wrn": 8, "cifar": 32, "inception_resnet": 107}
 
 
@@ -71,7 +74,7 @@ def outputs(model, channels=3):
 # ---- plain weights in a network with SE ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("plain", "with_se"), TWINS, ids=[name for _, name in TWINS])
+@pytest.mark.parametrize(("plain", "with_se"), slow_except(QUICK, TWINS), ids=[name for _, name in TWINS])
 def test_a_plain_networks_weights_keep_its_outputs_bit_for_bit(plain, with_se, tmp_path):
     theirs = random_network(plain)
     ours = random_network(with_se, seed=2)
@@ -88,19 +91,25 @@ def test_a_plain_networks_weights_keep_its_outputs_bit_for_bit(plain, with_se, t
             assert torch.equal(ours.to(dtype)(x), theirs.to(dtype)(x))
 
 
-@pytest.mark.parametrize("placement", ["standard", "pre", "post", "identity", "3x3"])
-@pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid", "relu"])
-@pytest.mark.parametrize(
-    ("plain", "with_se"),
-    [
-        ("cifar_resnet20", "cifar_se_resnet20"),
-        ("resnet18", "se_resnet18"),
-        ("resnet50", "se_resnet50"),
-        ("cifar_preact_resnet110", "cifar_se_preact_resnet110"),
-    ],
+PLACEMENTS = ("standard", "pre", "post", "identity", "3x3")
+STARTS = [
+    *product(PLACEMENTS, ("sigmoid", "hard_sigmoid", "relu"), ("cifar_se_resnet20",)),
+    *product(("standard", "3x3"), ("sigmoid",), ("se_resnet18", "cifar_se_preact_resnet110")),
+    ("3x3", "sigmoid", "se_resnet50"),
+]
+ALL_STARTS = product(
+    PLACEMENTS,
+    ("sigmoid", "hard_sigmoid", "relu"),
+    ("cifar_se_resnet20", "se_resnet18", "se_resnet50", "cifar_se_preact_resnet110"),
 )
-def test_at_every_place_and_with_every_gate_that_can(placement, gate, plain, with_se, tmp_path):
-    theirs = random_network(plain)
+
+
+@pytest.mark.parametrize(
+    ("placement", "gate", "with_se"),
+    [*STARTS, *(pytest.param(*case, marks=pytest.mark.slow) for case in ALL_STARTS if case not in STARTS)],
+)
+def test_at_every_place_and_with_every_gate_that_can(placement, gate, with_se, tmp_path):
+    theirs = random_network(with_se.replace("se_", "", 1))
     for bias in (True, False) if gate != "relu" else (True,):
         ours = create_model(with_se, se=SEOptions(placement=placement, gate=gate, bias=bias)).eval()
         load_weights(ours, file_of(theirs, tmp_path))

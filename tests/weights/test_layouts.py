@@ -18,6 +18,7 @@ from senet.weights.folder import packaged_weights
 from senet.weights.layouts import LAYOUTS, find_layout, recognize
 from senet.weights.loading import load_weights
 from senet.weights.reading import read
+from tiers import slow_except
 
 AS_IN_TORCHVISION = {"stride_on": "3x3", "stem_pool": "pad"}
 
@@ -63,6 +64,12 @@ PEERS = {
     "torchvision vgg16_bn": ("vgg16_bn", "torchvision", torchvision.models.vgg16_bn, 64),
 }
 
+# Each layout, stride and family once; the others are deeper.
+QUICK = (
+    *("timm resnet50", "timm seresnet18", "timm legacy_seresnet18", "timm legacy_senet154", "timm vgg16_bn"),
+    *("timm mobilenetv1_100", "torchvision resnet18"),
+)
+
 
 @pytest.fixture
 def saved(tmp_path):
@@ -81,7 +88,7 @@ def assert_same_logits(ours: nn.Module, theirs: nn.Module, side: int) -> None:
     assert_relatively_close(ours.eval()(x), theirs.eval()(x), 1e-5)
 
 
-@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("peer", slow_except(QUICK, PEERS))
 def test_the_weights_of_a_peer_give_its_logits(peer, saved):
     torch.manual_seed(0)
     name, layout, build, side = PEERS[peer]
@@ -154,7 +161,10 @@ def test_renamed_keys(layout, rename, wrapped, saved):
 
 @pytest.mark.parametrize(
     ("name", "options", "side"),
-    [("se_resnet50", AS_IN_TORCHVISION, 75), ("cifar_se_resnet20", {"shortcut": "projection"}, 32)],
+    slow_except(
+        ["cifar_se_resnet20"],
+        [("se_resnet50", AS_IN_TORCHVISION, 75), ("cifar_se_resnet20", {"shortcut": "projection"}, 32)],
+    ),
 )
 def test_moskomules_keys_and_linear_layers_without_biases(name, options, side, saved):
     """senet.pytorch, senet/se_resnet.py and se_module.py."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import senet
 from senet.cli.processes import first_speaks, first_to_fail, is_first
 from senet.errors import SenetError, nearest
-from senet.terminal import console, printable, say
+from senet.terminal import bars_shown, console, printable, say
 
 if TYPE_CHECKING:
     from senet.cli.parsing import Command
@@ -128,7 +128,7 @@ def run(argv: Sequence[str]) -> None:
         sys.path.insert(0, "")  # as `python -m` does
         plugins.load(asked.modules)
     kind = COMMANDS[asked.command].load()
-    with options_as_typed(kind):
+    with options_as_typed(kind), bars_shown():
         kind.read(asked.arguments, f"senet {asked.command}").run()
 
 

@@ -56,8 +56,8 @@ def print_paper(command: ModelsCommand) -> None:
     from senet.cli.tables import comparison_table
     from senet.paper.costs import LEGEND, compare_costs, printed_costs
 
-    compared = tracked(compare_costs(), "Counting", len(printed_costs()))
-    rows = [row for row in compared if fnmatchcase(row.printed.network, command.pattern)]
+    number = sum(fnmatchcase(row.network, command.pattern) for row in printed_costs())
+    rows = list(tracked(compare_costs(command.pattern), "Counting", number))
     if not rows:
         raise SenetError(f"the paper gives no costs of networks that match {command.pattern!r}; leave the pattern out")
     if command.json:

@@ -123,7 +123,8 @@ class SEOptions:
         excitation: the kind of block: "se", the paper's, or one that `register_excitation` has added.
         reduction: r of every block: the hidden layer has C // r units.
         squeeze: how a channel becomes a number: its mean, its maximum, or "none": every position has its own gate.
-        gate: the function that closes the excitation, see `senet.ops.gates`.
+        gate: the function that closes the excitation: "sigmoid", "tanh", "relu" or "hard_sigmoid"; twice a sigmoid,
+            "sigmoid_x2" or "hard_sigmoid_x2"; or one that `register_gate` has added.
         bias: whether the two layers have biases.
         placement: "standard" (end of the residual branch), "pre" (start of the branch), "post" (after the sum and its
             ReLU), "identity" (on the shortcut) or "3x3" (after the branch's 3x3 convolution and its BatchNorm).

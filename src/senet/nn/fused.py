@@ -1,4 +1,10 @@
-"""PyTorch layers that run as one fused operator: BatchNorm and the SE block, sum and ReLU after it."""
+"""PyTorch layers that run as one fused operator: BatchNorm and the SE block, sum and ReLU after it.
+
+It is off unless asked for. On the CPU the first call compiles for some seconds. On a GPU its kernels are faster than
+the single layers', but each call spends 3 ms in Python, whatever the size of the map, and `torch.compile` can fuse
+nothing with it: a training step of se_resnet50 (batch 256, bf16, channels-last; one H100, 2026-11-26) took 88 ms fused
+and 92 ms layer by layer, but 87 ms against 54 ms under `torch.compile`; small maps lose in both.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import cast
@@ -26,8 +32,8 @@ class Fusible(nn.Module):
     torch.fx and TorchScript see the single layers.
 
     Attributes:
-        fused: True, False, or None for fused on CUDA alone. On the CPU the first fused call takes some seconds, to
-            compile the operator.
+        fused: True, False, or None, which is False on every device. On the CPU the first fused call takes some seconds,
+            to compile the operator.
     """
 
     fused: bool | None = None
@@ -58,7 +64,7 @@ class Fusible(nn.Module):
             shortcut_norm: BatchNorm of the shortcut.
             relu: close with a ReLU.
         """
-        if not is_traced(u) and (u.is_cuda if self.fused is None else self.fused):
+        if self.fused and not is_traced(u):
             y = fused_tail(u, norm, se, shortcut, shortcut_norm, relu)
             if y is not None:
                 return y

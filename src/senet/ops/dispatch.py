@@ -33,4 +33,4 @@ def passes_for(device_type: str, dtype: torch.dtype) -> Passes:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_fused_passes(device_type: str, dtype: torch.dtype) -> bool:
     """Whether the passes for feature maps of `dtype` on a device are more than plain PyTorch."""
-    return not isinstance(passes_for(device_type, dtype), PlainPasses)
+    return type(passes_for(device_type, dtype)) is not PlainPasses

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
@@ -100,9 +101,13 @@ def count(name: str, se: SEOptions | None) -> tuple[Cost, int]:
     return cost(model), sum(buffer.numel() for buffer in model.buffers() if buffer.dim())
 
 
-def compare_costs() -> Iterator[CostComparison]:
-    """Count every network that the paper gives figures of."""
-    for row in printed_costs():
+def compare_costs(pattern: str = "*") -> Iterator[CostComparison]:
+    """Count the networks that the paper gives figures of.
+
+    Args:
+        pattern: as the shell's, of their names.
+    """
+    for row in (row for row in printed_costs() if fnmatchcase(row.network, pattern)):
         counted, moving_statistics = count(row.network, row.se)
         yield CostComparison(
             printed=row,

@@ -132,7 +132,7 @@ class Trainer:
         self.position = Position()
         self.caught: list[int] = []
         slow = slow_bf16("compute.precision bf16", accelerator.device, "auto chooses what is fast")
-        self.notes = [slow if compute.precision == "bf16" else "", data.train.order.said(), *notes]
+        self.notes = [slow if compute.precision == "bf16" else "", data.train.order.summary(), *notes]
 
     def run_epochs(self, progress: Progress | None = None) -> None:
         """Train and evaluate every epoch that is left.
