@@ -55,7 +55,7 @@ def test_lines_tables_and_bars_hold_a_name_as_it_is(name, capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr", screen)
     monkeypatch.setenv("COLUMNS", "200")
     assert list(tracked([1, 2], f"Reading {name}", 2)) == [1, 2]
-    assert screen.getvalue() == ""  # the library draws nothing by itself
+    assert screen.getvalue() == ""  # a program that uses the library shows what it wants itself
     with bars_shown():
         assert list(tracked([1, 2], f"Reading {name}", 2)) == [1, 2]
     assert f"Reading {name}" in screen.getvalue()

@@ -69,6 +69,10 @@ def create_model(
     >>> create_model("cifar_se_resnet20", num_classes=100).num_classes
     100
     """
+    if is_hub_id(name) and not is_external(name):
+        raise SenetError(
+            f"{name} is no name of a network; open a folder or a model on the hub by senet.from_pretrained"
+        )
     check_se(name, se)
     asked = Asked(name=name, num_classes=num_classes, in_channels=in_channels, se=se, options=options)
     if pretrained:

@@ -9,7 +9,7 @@ import torchvision
 from PIL import Image
 
 import senet
-from networks import randomize
+from networks import randomize, relative_difference
 from senet.cli import main
 from senet.errors import SenetError
 from senet.factory import create_model, from_pretrained, load_model, names_a_network
@@ -199,6 +199,38 @@ def test_weights_with_inserted_blocks_keep_them(tmp_path):
         load_weights(other, tmp_path / "model")
     with pytest.raises(SenetError, match="for images of 3 channels; leave in_channels out"):
         create_model("timm/resnet18", in_channels=1, weights=tmp_path / "model")
+
+
+@torch.no_grad()
+def test_weights_of_torchvision_in_this_librarys_class(libraries, published):
+    theirs = torchvision.models.resnet18()
+    theirs.load_state_dict(published)
+    x = torch.randn(2, 3, 64, 64)
+    for weights in (TORCHVISION, "torchvision/resnet18"):
+        model = create_model("resnet18", weights=weights)
+        assert type(model).__module__ == "senet.models.resnet"
+        assert relative_difference(model.eval()(x), theirs.eval()(x)) < 1e-5
+        assert (model.preprocessing.image_size, model.preprocessing.resize) == (224, 256)
+    assert torch.equal(create_model("torchvision/resnet18", weights=TORCHVISION).fc.weight, published["fc.weight"])
+    for weights, said in (
+        ("torchvision/resnet18.none", "torchvision has no weights 'none' of resnet18; it has IMAGENET1K_V1"),
+        ("torchvision/resnet5000", "torchvision has no network 'resnet5000'"),
+        ("torchvision/resnet34", "holds resnet34, not resnet18: create resnet34"),
+    ):
+        with pytest.raises(SenetError, match=re.escape(said)):
+            create_model("resnet18", weights=weights)
+
+
+def test_an_id_of_the_hub_is_no_name_of_a_network():
+    with pytest.raises(SenetError, match=r"open a folder or a model on the hub by senet\.from_pretrained"):
+        create_model("me/flowers")
+
+
+@pytest.mark.parametrize("name", ["timm/resnet18", "torchvision/resnet18"])
+def test_pretrained_is_the_librarys_default(name, libraries, published):
+    model = create_model(name, pretrained=True)
+    assert model.training
+    assert torch.equal(model.conv1.weight, published["conv1.weight"])
 
 
 # ---- files and words -------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def test_networks_of_other_libraries_by_name(name):
     assert (model.num_classes, model.config.name, model.class_names) == (7, name, None)
     assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
     assert model.preprocessing.image_size in (224, 288)
-    assert senet.transform(model)
+    assert senet.create_transform(model)
 
 
 @pytest.mark.parametrize("name", [*FOREIGN, "cifar_resnet20", "cifar_se_resnet20"])

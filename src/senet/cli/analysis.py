@@ -10,7 +10,7 @@ import torch
 import tyro
 from torch import nn
 
-from senet.analysis.measures import statistics, statistics_table
+from senet.analysis.measures import block_statistics, statistics_table
 from senet.analysis.pruning import prune_se
 from senet.analysis.recording import Recording, record_excitations
 from senet.analysis.report import explain
@@ -54,7 +54,7 @@ class RecordCommand(OnData):
             return
         found.save(self.output)
         if self.json:
-            print(json.dumps([asdict(row) for row in statistics(found)]))
+            print(json.dumps([asdict(row) for row in block_statistics(found)]))
         else:
             console().print(statistics_table(found))
             say(f"{self.output} holds the gates of {found.num_images:,} images")
@@ -90,7 +90,7 @@ class ExplainCommand(OnData):
             self.output,
             recording=recorded(model, self) if self.recording is None else Recording.load(self.recording),
             knockout=self.knockout,
-            examples=self.examples,
+            num_examples=self.examples,
             run=self.model,
             batch_size=self.batch_size,
         )
