@@ -128,7 +128,7 @@ def run(argv: Sequence[str]) -> None:
         sys.path.insert(0, "")  # as `python -m` does
         plugins.load(asked.modules)
     kind = COMMANDS[asked.command].load()
-    with options_as_typed(kind), bars_shown():
+    with options_as_typed(kind):
         kind.read(asked.arguments, f"senet {asked.command}").run()
 
 
