@@ -1,8 +1,8 @@
 """What recording the gates costs, beside the forward pass alone.
 
 Networks: SE-ResNet-50 (senet's and timm's, 16 images of 224 pixels) and the CIFAR network of the package (64 images).
-In turn: the forward pass, and the same with `senet.analysis.recording.Recorder`, which keeps count, mean, variance and
-histograms of all gates of 1000 (CIFAR: 10) classes.
+In turn: the forward pass, and the same with `senet.analysis.recording.GateRecorder`, which keeps count, mean, variance
+and histograms of all gates of 1000 (CIFAR: 10) classes.
 
 Command: python benchmarks/recording.py
 Cost: two minutes on two CPU cores.
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import senet
 from report import RESULTS, Device, milliseconds, time_in_turn, write_results
 from senet.analysis.gates import find_blocks
-from senet.analysis.recording import Recorder
+from senet.analysis.recording import GateRecorder
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int, int]] = {
     "senet se_resnet50": (lambda: senet.create_model("se_resnet50"), 16, 224, 1000),
@@ -52,7 +52,7 @@ def main(arguments: Arguments) -> None:
         model = create().eval().to(arguments.device)
         images = torch.randn(batch, 3, side, side, device=arguments.device)
         labels = torch.arange(batch, device=arguments.device) % num_classes
-        recorder = Recorder(model, find_blocks(model, images), num_classes)
+        recorder = GateRecorder(model, find_blocks(model, images), num_classes)
         runs[name] = partial(model, images)
         runs[f"{name}, recorded"] = partial(recorder.run, images, labels)
     times = milliseconds(time_in_turn(runs, arguments.rounds, device=arguments.device))

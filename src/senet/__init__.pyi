@@ -1,6 +1,6 @@
 """The public names, each imported from its module when it is first used."""
 
-from .analysis.knockout import ablate_blocks as ablate_blocks
+from .analysis.knockout import knock_out_blocks as knock_out_blocks
 from .analysis.pruning import prune_se as prune_se
 from .analysis.recording import Recording as Recording
 from .analysis.recording import record_excitations as record_excitations
@@ -9,7 +9,7 @@ from .costs import Cost as Cost
 from .costs import cost as cost
 from .data.config import DataConfig as DataConfig
 from .data.preprocessing import Preprocessing as Preprocessing
-from .data.preprocessing import transform as transform
+from .data.preprocessing import create_transform as create_transform
 from .errors import SenetError as SenetError
 from .evaluation.accuracy import Evaluation as Evaluation
 from .evaluation.accuracy import evaluate as evaluate

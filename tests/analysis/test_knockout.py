@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import senet
-from senet import Recording, SenetError, ablate_blocks, record_excitations
+from senet import Recording, SenetError, knock_out_blocks, record_excitations
 
 
 def images(number: int = 4, side: int = 32) -> Tensor:
@@ -23,15 +23,20 @@ class WithoutGate(nn.Module):
         return x * self.gate
 
 
-@pytest.mark.parametrize("by", ["one", "mean"])
-def test_ablation_is_evaluation_of_the_network_without_the_gate(digits_run, by):
+@pytest.mark.parametrize("replacement", ["one", "mean"])
+def test_a_knockout_is_evaluation_of_the_network_without_the_gate(digits_run, replacement):
     recording = record_excitations(digits_run)
-    study = ablate_blocks(digits_run, by=by, recording=recording if by == "mean" else None, blocks=["SE_4_3", "SE_3_1"])
+    study = knock_out_blocks(
+        digits_run,
+        replacement=replacement,
+        recording=recording if replacement == "mean" else None,
+        blocks=["SE_4_3", "SE_3_1"],
+    )
     assert study.whole == senet.evaluate(digits_run)
     assert [row.block for row in study.blocks] == ["SE_4_3", "SE_3_1"]
     for row in study.blocks:
         model = senet.from_pretrained(digits_run)
-        gate = recording[row.block].overall_mean.float().view(-1, 1, 1) if by == "mean" else torch.tensor(1.0)
+        gate = recording[row.block].overall_mean.float().view(-1, 1, 1) if replacement == "mean" else torch.tensor(1.0)
         model.set_submodule(row.module, WithoutGate(gate))
         expected = senet.evaluate(model, "digits")
         assert row.evaluation.top1 == expected.top1
@@ -40,21 +45,21 @@ def test_ablation_is_evaluation_of_the_network_without_the_gate(digits_run, by):
         assert row.loss_change == pytest.approx(expected.loss - study.whole.loss, abs=1e-6)
 
 
-def test_ablation_leaves_the_model_as_it_was():
+def test_knockouts_leave_the_model_as_it_was():
     model = senet.from_pretrained("cifar_se_resnet20")
     data = [(images(4, 32), torch.arange(4))]
-    study = ablate_blocks(model, data, by="one")
+    study = knock_out_blocks(model, data, replacement="one")
     assert len(study.blocks) == 9
     assert not any(m._forward_hooks for m in model.modules())
 
 
-def test_ablation_by_mean_wants_the_recording_of_the_same_network():
+def test_mean_gates_want_a_recording_of_the_same_network():
     model = senet.from_pretrained("cifar_se_resnet20")
     data = [(images(4, 32), torch.arange(4))]
-    with pytest.raises(SenetError, match="by is 'mean' without a recording"):
-        ablate_blocks(model, data)
-    with pytest.raises(SenetError, match="by is 'zero'; expected one of one, mean"):
-        ablate_blocks(model, data, by="zero")
+    with pytest.raises(SenetError, match="replacement is 'mean' without a recording"):
+        knock_out_blocks(model, data)
+    with pytest.raises(SenetError, match="replacement is 'zero'; expected one of one, mean"):
+        knock_out_blocks(model, data, replacement="zero")
     other: Recording = record_excitations(senet.create_model("cifar_se_wrn16_8"), [images(1, 32)])
     with pytest.raises(SenetError, match="the recording has 128 channels at SE_2_1, the model 16"):
-        ablate_blocks(model, data, recording=other)
+        knock_out_blocks(model, data, recording=other)

@@ -11,7 +11,7 @@ import torch
 from senet import SenetError
 from senet.analysis.figures import class_figure, spread_figure
 from senet.analysis.gates import GateBlock
-from senet.analysis.measures import sampled_channels, statistics
+from senet.analysis.measures import block_statistics, sampled_channels
 from senet.analysis.recording import BlockRecord, Recording, Tally
 
 
@@ -34,7 +34,7 @@ GATES = 0.5 + 0.1 * GENERATOR.normal(size=(200, 12)) + 0.1 * GENERATOR.normal(si
 
 
 def test_formulas():
-    (found,) = statistics(recorded(GATES, LABELS, 5, high=2.0))  # class 4 has no image
+    (found,) = block_statistics(recorded(GATES, LABELS, 5, high=2.0))  # class 4 has no image
     means = np.stack([GATES[k == LABELS].mean(0) for k in range(4)])
     counts = np.bincount(LABELS, minlength=4)
     between = (counts[:, None] * (means - GATES.mean(0)) ** 2).sum()
@@ -51,13 +51,13 @@ def test_formulas():
 
 def test_ends_of_the_scales():
     alone = np.eye(4)[LABELS]
-    (found,) = statistics(recorded(alone, LABELS, 4))
+    (found,) = block_statistics(recorded(alone, LABELS, 4))
     assert found.specificity == pytest.approx(1)
     assert (found.low, found.high) == (0.75, 0.25)
     shared = np.broadcast_to(np.linspace(0.2, 0.8, 12), (200, 12)) * (1 + 0.2 * LABELS[:, None]) / 2
-    assert statistics(recorded(shared, LABELS, 4))[0].agreement == pytest.approx(1)
+    assert block_statistics(recorded(shared, LABELS, 4))[0].agreement == pytest.approx(1)
     by_chance = GENERATOR.random((200, 500))
-    (found,) = statistics(recorded(by_chance, LABELS, 4))
+    (found,) = block_statistics(recorded(by_chance, LABELS, 4))
     assert found.specificity == pytest.approx(3 / 199, rel=0.1)
     assert found.agreement == pytest.approx(0, abs=0.1)
 
@@ -73,7 +73,7 @@ def test_ends_of_the_scales():
     ],
 )
 def test_verdicts(gates, verdict):
-    assert statistics(recorded(gates, LABELS, 4))[0].verdict == verdict
+    assert block_statistics(recorded(gates, LABELS, 4))[0].verdict == verdict
 
 
 @pytest.mark.parametrize("apart", [0.005, 0.01, 0.02, 0.03, 0.05, 0.2])
@@ -86,12 +86,12 @@ def test_a_block_is_class_specific_where_the_lines_of_figure_6_part(apart):
     lines = np.array([trace.y for trace in figure.data[1:]])
     width_of_a_line = 3 / 200  # pixels of the line of all images, and of the picture's height
     seen = (lines.max(0) - lines.min(0)).mean() > 3 * width_of_a_line
-    (found,) = statistics(recording)
+    (found,) = block_statistics(recording)
     assert (found.verdict == "class-specific") == (seen and found.specificity >= 0.25)
 
 
 def test_without_labels():
-    (found,) = statistics(recorded(GATES, np.zeros(200, int), 1, named=False))
+    (found,) = block_statistics(recorded(GATES, np.zeros(200, int), 1, named=False))
     assert (found.specificity, found.effect, found.agreement, found.verdict) == (None,) * 4
     assert found.spread == pytest.approx(np.sqrt(GATES.var(0).mean()), rel=1e-9)
 

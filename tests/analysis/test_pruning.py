@@ -61,7 +61,7 @@ def test_pruning_a_constant_gate_changes_nothing(name):
     x = images().double()
     before, number = model(x), sum(p.numel() for p in model.parameters())
     recording = record_excitations(model, [x])
-    report = prune_se(model, recording, example=x)  # every gate is constant, or at least those of a sigmoid
+    report = prune_se(model, recording, example_inputs=x)  # every gate is constant, or at least those of a sigmoid
     after = model(x)
     assert len(report.blocks) == len(find_blocks(MODELS[name](), images(1)))
     torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9 * before.abs().max().item())
@@ -95,7 +95,7 @@ def test_inserted_blocks_are_pruned_too(tmp_path):
     senet.insert_se(model)
     x = images()
     recording = record_excitations(model, [x])
-    report = prune_se(model, recording, ["SE_2_1", "layer4.1.bn2.se"], example=x)
+    report = prune_se(model, recording, ["SE_2_1", "layer4.1.bn2.se"], example_inputs=x)
     assert report.folded_into == ("layer1.0.bn2", "layer4.1.bn2")
     assert torch.equal(model(x), plain(x))  # they started at one
     assert len(surgery_of(model).inserted) == 6
@@ -124,7 +124,7 @@ def test_what_cannot_take_up_a_gate_says_so_and_stays():
     recording = record_excitations(model, [images(4, 32)])
     keys, weights = list(model.state_dict()), copy.deepcopy(model.state_dict())
     with pytest.raises(
-        SenetError, match=r"SE_2_2 \(layer1.1.se\) cannot be removed: no convolution or BatchNorm in front"
+        SenetError, match=r"SE_2_2 \(layer1.1.se\) cannot be removed: no convolution or BatchNorm before"
     ):
         prune_se(model, recording, ["SE_2_2", "SE_3_1"])
     assert list(model.state_dict()) == keys
@@ -144,7 +144,7 @@ def test_gates_that_move_are_not_pruned_by_themselves():
     recording = record_excitations(model, [images(8, 32)])
     last = recording.blocks[-1]
     moving = replace(recording, blocks=(replace(last, variance=last.variance + 0.1),))
-    with pytest.raises(SenetError, match="no gate is constant: the steadiest, SE_4_3, moves by"):
+    with pytest.raises(SenetError, match="no gate is constant: the one that varies least, SE_4_3, has a spread of"):
         prune_se(model, moving)
     with pytest.raises(SenetError, match="there is no block 'SE_9_9'"):
         prune_se(model, recording, ["SE_9_9"])

@@ -87,7 +87,7 @@ def test_sums_are_those_of_all_gates_at_once(options):
         np.testing.assert_allclose(record.overall_variance, g.var(0), rtol=1e-6, atol=1e-15)
 
 
-def test_the_variance_of_a_gate_that_hardly_moves_is_not_lost():
+def test_the_variance_of_a_nearly_constant_gate_is_kept():
     model = Net(gate="hard_sigmoid")
     with torch.no_grad():
         model.double()

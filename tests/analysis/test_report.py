@@ -32,7 +32,7 @@ def test_the_page_is_one_small_file(page):
     assert page.stat().st_size < 8e6
     own = text[: text.index("<script>")] + text[text.rindex("<script>") :]
     assert not re.findall(r"(?:src|href)=\"(?!data:)", own)  # nothing from elsewhere
-    assert "What each gate is worth" in own or "What each gate is worth" in text
+    assert "What each gate contributes" in own or "What each gate contributes" in text
 
 
 def test_the_page_holds_the_recording(page, digits_run):
@@ -126,7 +126,7 @@ def drawn(browser, figure: str = "by-class") -> list:
     return browser.execute_script(script, figure)
 
 
-def test_names_are_escaped_in_the_pictures(digits_run, tmp_path, browser):
+def test_names_are_escaped_in_the_figures(digits_run, tmp_path, browser):
     """Plotly takes tags in any text for markup."""
     name = "<b>R&amp;D</b>"
     recording = record_excitations(digits_run)
@@ -237,7 +237,7 @@ def test_the_commands(digits_run, tmp_path, capsys):
     arguments = ["--recording", str(gates), "--no-knockout", "--examples", "2", "--output", str(page)]
     assert main(["explain", str(digits_run), *arguments]) == 0
     assert len(embedded(page)["examples"]) == 2
-    assert "What each gate is worth" not in page.read_text()
+    assert "What each gate contributes" not in page.read_text()
     pruned = tmp_path / "pruned"
     assert (
         main(

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from senet.data.channels import shown, to_channels
-from senet.data.preprocessing import Preprocessing, transform
+from senet.data.channels import to_channels, to_rgb
+from senet.data.preprocessing import Preprocessing, create_transform
 from senet.errors import SenetError
 
 GRAYS = np.array([[0, 128, 255], [1, 77, 254]], dtype=np.uint8)
@@ -119,12 +119,12 @@ def test_the_transform_of_a_model_takes_arrays_and_tensors():
     model.preprocessing = Preprocessing(image_size=4, resize=4, mean=(0.5,) * 5, std=(0.5,) * 5)
     stack = np.random.default_rng(3).integers(0, 256, (4, 4, 5), dtype=np.uint8)
     expected = torch.from_numpy(stack / 255 * 2 - 1).permute(2, 0, 1).float()
-    torch.testing.assert_close(torch.Tensor(transform(model)(stack)), expected, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(torch.Tensor(create_transform(model)(stack)), expected, atol=1e-6, rtol=1e-6)
     tensor = torch.from_numpy(stack).permute(2, 0, 1)
-    torch.testing.assert_close(torch.Tensor(transform(model)(tensor)), expected, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(torch.Tensor(create_transform(model)(tensor)), expected, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("picture", "channels"), [(COLORS, 4), (COLORS[..., :2], 2), (Image.new("I;16", (9, 7)), 1)])
 def test_every_picture_can_be_shown(picture, channels):
-    image = shown(picture, channels)
+    image = to_rgb(picture, channels)
     assert (image.mode, image.size) == ("RGB", (9, 7))

@@ -74,15 +74,15 @@ def test_every_process_has_as_many_images_of_every_batch_and_few_are_left_out(nu
 
 
 @pytest.mark.parametrize(
-    ("num_images", "batch_size", "said"),
+    ("num_images", "batch_size", "text"),
     [
         (214, 128, "214 images make batches of 107, not 128: 2 an epoch"),
         (50_000, 128, "each epoch leaves out 80 of 50,000 images, others every time"),
         (256, 128, ""),
     ],
 )
-def test_what_differs_from_the_batch_size_is_said(num_images, batch_size, said):
-    assert order(num_images, batch_size, shuffle=True).said() == said
+def test_the_summary_says_how_an_epoch_differs(num_images, batch_size, text):
+    assert order(num_images, batch_size, shuffle=True).summary() == text
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from senet.data.preprocessing import CIFAR, IMAGENET, Preprocessing, transform
+from senet.data.preprocessing import CIFAR, IMAGENET, Preprocessing, create_transform
 from senet.errors import SenetError
 from senet.factory import create_model
 
@@ -119,10 +119,10 @@ def test_bad_arguments(change, message):
 
 def test_transform_of_a_model():
     model = create_model("cifar_resnet20", in_channels=1)
-    assert transform(model)(Image.new("RGB", (40, 50))).shape == (1, 32, 32)
+    assert create_transform(model)(Image.new("RGB", (40, 50))).shape == (1, 32, 32)
     any_module = nn.Identity()
     any_module.preprocessing = Preprocessing(image_size=5, resize=6, mean=(0.0,) * 3, std=(1.0,) * 3)
-    assert transform(any_module)(Image.new("L", (40, 50), 255)).tolist() == torch.ones(3, 5, 5).tolist()
+    assert create_transform(any_module)(Image.new("L", (40, 50), 255)).tolist() == torch.ones(3, 5, 5).tolist()
 
 
 @pytest.mark.parametrize("preprocessing", [None, {"image_size": 32}])
@@ -130,6 +130,6 @@ def test_transform_of_a_model_that_says_nothing(preprocessing):
     model = nn.Identity()
     model.preprocessing = preprocessing
     with pytest.raises(SenetError, match=r"Identity has no preprocessing; set model\.preprocessing"):
-        transform(model)
+        create_transform(model)
     with pytest.raises(SenetError, match="Linear has no preprocessing"):
-        transform(nn.Linear(1, 1))
+        create_transform(nn.Linear(1, 1))

@@ -80,7 +80,7 @@ def test_smaller_copies_in_a_tiff_are_no_channels(tmp_path):
 def test_pages_in_color_are_refused(tmp_path):
     image = Image.fromarray(NOISE)
     image.save(tmp_path / "document.tif", save_all=True, append_images=[image])
-    with pytest.raises(SenetError, match=r"document\.tif has 2 pages of mode RGB, of which one must be chosen"):
+    with pytest.raises(SenetError, match=r"document\.tif has 2 pages of mode RGB; save the one to use"):
         read(tmp_path / "document.tif")
 
 

@@ -210,14 +210,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_hand(model: nn.Module, root: Path, crop: int, scales: tuple[int, ...], ten: bool) -> tuple[list[float], float]:
-    """Return the probability of the right class of each image, and the mean loss, from `senet.transform` alone."""
+    """Return the probability of the right class of each image and the mean loss, by `senet.create_transform` alone."""
     own, right = model.preprocessing, []
     for label, (name, (file, _)) in enumerate(PHOTOS.items()):
         image, views = ImageOps.exif_transpose(Image.open(root / name / file)), []
         for scale in scales:
             model.preprocessing = replace(own, image_size=crop, resize=scale)
             if not ten:
-                views.append(senet.transform(model)(image))
+                views.append(senet.create_transform(model)(image))
                 continue
             normalize = model.preprocessing.normalize()
             resized = v2.Resize(scale, v2.InterpolationMode(own.interpolation))(image.convert("RGB"))
@@ -283,7 +283,7 @@ def test_networks_of_other_channels_are_evaluated_and_predict_alike(tmp_path: Pa
     values = {"mean": (0.5,) * channels, "std": (0.25,) * channels}
     model = Linear(Preprocessing(image_size=8, resize=8, **values), 8, num_classes=4)
     with torch.no_grad():
-        logits = model(torch.stack([senet.transform(model)(stack) for stack in stacks]))
+        logits = model(torch.stack([senet.create_transform(model)(stack) for stack in stacks]))
     result = senet.evaluate(model, DataConfig(dataset=str(tmp_path), num_workers=0))
     assert result.loss == pytest.approx(nn.functional.cross_entropy(logits, torch.arange(4)).item(), rel=1e-5)
     predicted = senet.predict(model, sorted(tmp_path.glob("*/*")), top=1)
@@ -297,7 +297,7 @@ def test_all_that_look_at_images_see_the_same(photos: Path, tmp_path: Path) -> N
     model = senet.create_model("cifar_se_resnet20", num_classes=4).eval()
     model.preprocessing, model.class_names = preprocessing, tuple(PHOTOS)
     files = [photos / name / file for name, (file, _) in PHOTOS.items()]
-    expected = [senet.transform(model)(ImageOps.exif_transpose(Image.open(file))) for file in files]
+    expected = [senet.create_transform(model)(ImageOps.exif_transpose(Image.open(file))) for file in files]
     seen: list[Tensor] = []
     data = DataConfig(dataset=str(photos), num_workers=0, preprocessing=preprocessing)
 

@@ -22,7 +22,7 @@ def test_probabilities_are_the_softmax_of_the_logits_likeliest_first(digits_run:
     model = senet.from_pretrained(digits_run)
     image, _ = open_split(digits().data, "eval")[0]
     with torch.no_grad():
-        expected = model(senet.transform(model)(image)[None]).softmax(1)[0]
+        expected = model(senet.create_transform(model)(image)[None]).softmax(1)[0]
     (predicted,) = senet.predict(model, [image], top=10)
     values = [p.probability for p in predicted]
     assert values == sorted(values, reverse=True)

@@ -378,7 +378,7 @@ def test_timms_transform_is_ours(name, size):
         model.preprocessing = replace(model.preprocessing, interpolation="bicubic", std=(0.2, 0.25, 0.3))
     config = timm.data.resolve_data_config({}, model=model)
     theirs = timm.data.create_transform(**config, is_training=False)
-    ours = senet.transform(model)
+    ours = senet.create_transform(model)
     image = photograph(*size)
     expected = theirs(image)
     assert expected.shape == (3, *2 * (model.preprocessing.image_size,))

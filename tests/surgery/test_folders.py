@@ -34,7 +34,7 @@ def test_networks_of_other_libraries_by_name(name):
     assert (model.num_classes, model.config.name, model.class_names) == (7, name, None)
     assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
     assert model.preprocessing.image_size in (224, 288)
-    assert senet.transform(model)
+    assert senet.create_transform(model)
 
 
 @pytest.mark.parametrize("name", [*FOREIGN, "cifar_resnet20", "cifar_se_resnet20"])
@@ -111,7 +111,16 @@ def test_the_folder_is_not_overwritten(tmp_path: Path, capsys):
 
 
 def test_json(tmp_path: Path, capsys):
-    arguments = ["insert", "timm/resnet18", str(tmp_path / "out"), "--no-pretrained", "--stages", "5", "--json"]
+    arguments = [
+        "insert",
+        "timm/resnet18",
+        "--output",
+        str(tmp_path / "out"),
+        "--no-pretrained",
+        "--stages",
+        "5",
+        "--json",
+    ]
     assert main(arguments) == 0
     report = json.loads(capsys.readouterr().out)
     assert [site["module"] for site in report["sites"]] == ["layer4.0.bn2", "layer4.1.bn2"]

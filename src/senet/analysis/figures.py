@@ -24,7 +24,7 @@ LAYOUT: Mapping[str, Any] = MappingProxyType(
         "margin": {"l": 50, "r": 10, "t": 50, "b": 40},
     }
 )
-"""What all figures share."""
+"""The layout that all figures share."""
 
 
 def class_index(recording: Recording, name: str) -> int:
@@ -41,29 +41,29 @@ def class_index(recording: Recording, name: str) -> int:
 
 
 def default_classes(recording: Recording, number: int = 4) -> tuple[str, ...]:
-    """Return some classes at equal distances in the list of those that have images."""
+    """Return some classes, evenly spaced in the list of those that have images."""
     seen = [name for name, n in zip(recording.class_names, recording.blocks[0].count.tolist(), strict=False) if n]
     step = max(1, len(seen) // number)
     return tuple(seen[::step][:number])
 
 
-def shown(name: str) -> str:
-    """Return a name as plotly has to be given it: plotly reads tags and entities in any text."""
+def escaped(name: str) -> str:
+    """Escape a name for plotly, which interprets tags and entities in any text."""
     return escape(name, quote=False)
 
 
 def line(x: Tensor, y: Tensor, name: str, color: str, width: float = 1.5) -> go.Scatter:
-    """Return a line of gates over channels."""
+    """Return a line that shows gates over channels."""
     hover = "channel %{x}: %{y:.3f}"
     style = {"color": color, "width": width}
-    return go.Scatter(x=x.tolist(), y=y.tolist(), name=shown(name), mode="lines", line=style, hovertemplate=hover)
+    return go.Scatter(x=x.tolist(), y=y.tolist(), name=escaped(name), mode="lines", line=style, hovertemplate=hover)
 
 
-def laid_out(figure: go.Figure, recording: Recording, block: str, title: str) -> go.Figure:
+def with_axes(figure: go.Figure, recording: Recording, block: str, title: str) -> go.Figure:
     """Give a figure its title and axes."""
     at = recording[block].block
     figure.update_layout(
-        title=f"{at.name}: {shown(title)}",
+        title=f"{at.name}: {escaped(title)}",
         xaxis_title=f"channel (of {at.channels})",
         yaxis_title="gate",
         yaxis_range=[at.low, at.high],
@@ -75,13 +75,13 @@ def laid_out(figure: go.Figure, recording: Recording, block: str, title: str) ->
 def class_figure(
     recording: Recording, block: str, classes: Sequence[str] | None = None, *, channels: int = 50
 ) -> go.Figure:
-    """Draw the mean gates of some classes beside those of all images.
+    """Draw the mean gates of some classes, and those of all images, over the channels.
 
     Args:
         recording: of `senet.record_excitations`.
-        block: the paper's name, such as "SE_4_6", or the module's.
-        classes: names; None for four at equal distances.
-        channels: how many are drawn, at equal distances.
+        block: the block's name, such as "SE_4_6", or its module's.
+        classes: names; None for four, evenly spaced.
+        channels: number of channels to draw, evenly spaced.
 
     Raises:
         SenetError: no such block or class.
@@ -95,7 +95,7 @@ def class_figure(
     for i, name in enumerate(names):
         mean = record.mean[class_index(recording, name)]
         figure.add_trace(line(chosen, mean[chosen], name, COLORS[i % len(COLORS)]))
-    return laid_out(figure, recording, block, "mean gate by class")
+    return with_axes(figure, recording, block, "mean gate by class")
 
 
 def spread_figure(recording: Recording, block: str, class_name: str | None = None, *, channels: int = 50) -> go.Figure:
@@ -128,4 +128,4 @@ def spread_figure(recording: Recording, block: str, class_name: str | None = Non
         edge.update(showlegend=False, hoverinfo="skip", hovertemplate=None)
     name = class_name or "all images"
     figure = go.Figure([upper, lower, line(chosen, mean, f"{name}: mean, with one standard deviation", color, 2)])
-    return laid_out(figure, recording, block, f"gates within {name}")
+    return with_axes(figure, recording, block, f"gates within {name}")

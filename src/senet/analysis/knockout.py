@@ -1,4 +1,4 @@
-"""What each gate is worth: blocks switched off one by one."""
+"""How much each gate contributes: accuracy with the gate of one block at a time replaced by a constant."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,19 +14,20 @@ from senet.errors import SenetError, check_choice
 from senet.evaluation.accuracy import Evaluation, evaluate
 from senet.evaluation.batches import DataSource, model_and_data
 
-By = Literal["one", "mean"]
+Replacement = Literal["one", "mean"]
+"""What replaces a gate: 1, or each channel's mean gate in a recording."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockAblation:
-    """A network without the gate of one block.
+class BlockKnockout:
+    """The accuracy of a network with the gate of one block replaced.
 
     Args:
-        block: the paper's name.
-        module: the module's.
-        evaluation: of the network with this block's gate replaced.
-        top1_change: in percent points, against the whole network.
-        loss_change: in nats, against the whole network.
+        block: the block's name in the paper's style, such as SE_4_6.
+        module: the name of its module.
+        evaluation: of the network with this gate replaced.
+        top1_change: against the whole network, in percentage points.
+        loss_change: against the whole network, in nats.
     """
 
     block: str
@@ -37,64 +38,70 @@ class BlockAblation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblationStudy:
-    """A network without each of its gates in turn.
+class KnockoutStudy:
+    """The accuracy of a network with each of its gates replaced in turn.
 
     Args:
-        by: what took a gate's place, "one" or "mean".
+        replacement: what replaced a gate.
         whole: the evaluation of the whole network.
         blocks: in the order of computation.
     """
 
-    by: By
+    replacement: Replacement
     whole: Evaluation
-    blocks: tuple[BlockAblation, ...]
+    blocks: tuple[BlockKnockout, ...]
 
 
-def ablate_blocks(
+def knock_out_blocks(
     run_or_model: nn.Module | str | Path,
     data: DataSource | None = None,
     *,
-    by: By = "mean",
+    replacement: Replacement = "mean",
     recording: Recording | None = None,
     blocks: Sequence[str] | None = None,
     batch_size: int = 64,
     device: torch.device | str | None = None,
-) -> AblationStudy:
+) -> KnockoutStudy:
     """Replace the gate of one block at a time by a constant and measure accuracy and loss.
+
+    Cost: an evaluation of the whole data set for each block, and one more.
 
     Args:
         run_or_model: see `senet.record_excitations`.
-        data: see `senet.evaluate`; batches must be ones that can be gone through again.
-        by: "one", or each channel's "mean" in a recording.
+        data: see `senet.evaluate`; batches must be a list or a loader, not an iterator, for each evaluation
+            goes through them.
+        replacement: what replaces a gate: "one", or "mean", each channel's mean gate in the recording.
         recording: of the network; needed for "mean".
-        blocks: names of some; None for all.
+        blocks: names, the paper's or the modules'; None for all.
         batch_size: images at once.
         device: see `senet.evaluate`.
 
     Raises:
         SenetError: no recording for "mean", an unknown block, or data that do not fit.
     """
-    check_choice("by", by, get_args(By))
-    if by == "mean" and recording is None:
-        raise SenetError("by is 'mean' without a recording; pass that of senet.record_excitations, or by='one'")
+    check_choice("replacement", replacement, get_args(Replacement))
+    if replacement == "mean" and recording is None:
+        raise SenetError(
+            "replacement is 'mean' without a recording; pass that of senet.record_excitations, or replacement='one'"
+        )
     model, data = model_and_data(run_or_model, data)
     chosen = choose_blocks(find_blocks(model), blocks)
-    gates = {block.name: 1.0 if by == "one" else mean_gates(cast(Recording, recording), block) for block in chosen}
+    gates = {
+        block.name: 1.0 if replacement == "one" else mean_gates(cast(Recording, recording), block) for block in chosen
+    }
 
     whole = evaluate(model, data, batch_size=batch_size, device=device)
     rows = []
     for block in chosen:
         with replaced(model, block, gates[block.name]):
             result = evaluate(model, data, batch_size=batch_size, device=device)
-        change = (result.top1 - whole.top1, result.loss - whole.loss)
         rows.append(
-            BlockAblation(
+            BlockKnockout(
                 block=block.name,
                 module=block.module,
                 evaluation=result,
-                top1_change=change[0],
-                loss_change=change[1],
+                top1_change=result.top1 - whole.top1,
+                loss_change=result.loss - whole.loss,
             )
         )
-    return AblationStudy(by=by, whole=whole, blocks=tuple(rows))
+    return KnockoutStudy(replacement=replacement, whole=whole, blocks=tuple(rows))

@@ -1,4 +1,4 @@
-"""Numbers that say what the gates of a block do: specific to classes or not, saturated or not."""
+"""Numbers that describe the gates of a block: how much they vary, whether by class, whether they are saturated."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,23 +11,23 @@ from senet.terminal import Table
 
 Verdict = Literal["class-specific", "class-agnostic", "saturated", "constant"]
 SATURATED = 0.9
-"""Share of gates in the outer tenths of the range, from which a block is called saturated."""
+"""Share of gates in the outer tenths of the range from which a block is called saturated."""
 SPECIFIC = 0.25
-"""Share of the variance that is between classes, from which a block can be called class-specific."""
+"""Share of the variance between classes from which a block can be called class-specific."""
 VISIBLE = 0.025
-"""Effect from which a block can be called class-specific: classes one standard deviation to either side then lie a
-twentieth of the range apart, three times the width of a line in the paper's Figure 6, so that an eye sees them part."""
+"""Effect from which a block can be called class-specific: classes one standard deviation to either side are then a
+twentieth of the range apart, three times the width of a line in the paper's Figure 6, and visibly separate."""
 CONSTANT = 0.01
-"""Standard deviation over images, in parts of the gate's range, below which a block is called constant."""
+"""Spread below which a block is called constant."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockStatistics:
-    """What the gates of a block do.
+    """The numbers that describe the gates of a block.
 
     Args:
-        block: the paper's name.
-        module: the module's.
+        block: the block's name in the paper's style, such as SE_4_6.
+        module: the name of its module.
         mean: see `mean_gate`.
         spread: see `spread`.
         specificity: see `specificity`; None without labels, or with one class.
@@ -37,8 +37,8 @@ class BlockStatistics:
         high: see `share_high`.
         verdict: "constant" if the spread is below 0.01; else "saturated" if 0.9 of the gates are in the outer tenths;
             else "class-specific" if the specificity is at least 0.25 and the effect at least 0.025 (much of the
-            movement is between classes, and far enough to be seen); else "class-agnostic". None for what only labels
-            could decide.
+            variation is between classes, and large enough to be seen); else "class-agnostic". None where
+            only labels could decide.
     """
 
     block: str
@@ -54,7 +54,7 @@ class BlockStatistics:
 
 
 def spread(record: BlockRecord) -> float:
-    """Return how far a channel's gate moves from image to image, in parts of the gate's range.
+    """Return how much a channel's gate varies from image to image, as a fraction of the gate's range.
 
     sqrt(mean_c Var_i g_ic) / (high - low), for images i and channels c.
     """
@@ -75,11 +75,11 @@ def specificity(record: BlockRecord) -> float | None:
 
 
 def effect(record: BlockRecord) -> float | None:
-    """Return how far the classes move a gate, in parts of the gate's range; None for fewer than two classes.
+    """Return how much a gate varies from class to class, as a fraction of its range; None for fewer than two classes.
 
     sqrt(mean_c sum_k n_k (m_kc - m_c)^2 / n) / (high - low), with the letters of `specificity` and n images: the
-    standard deviation of the classes' means, which is what an eye sees in the paper's Figure 6. It is the spread times
-    the square root of the specificity, so a large share of next to no movement is a small effect.
+    standard deviation of the classes' means, which is what is visible in the paper's Figure 6. It is the spread times
+    the square root of the specificity, so a large share of almost no variation is a small effect.
     """
     between = between_classes(record)
     return None if between is None else float(between.mean().sqrt()) / (record.block.high - record.block.low)
@@ -94,17 +94,17 @@ def between_classes(record: BlockRecord) -> Tensor | None:
 
 
 def agreement(record: BlockRecord) -> float | None:
-    """Return how alike the classes raise and lower channels; None for fewer than two classes.
+    """Return how similar the classes' patterns over the channels are; None for fewer than two classes.
 
-    The mean over all pairs of classes k, l of the correlation (Pearson) of (m_k1 ... m_kC) and (m_l1 ... m_lC): 1 where
-    all classes have one pattern up to scale and shift.
+    The mean over all pairs of classes k, l of the correlation (Pearson) of (m_k1 ... m_kC) and (m_l1 ... m_lC): 1 if
+    all classes have the same pattern up to scale and shift.
     """
     means = record.mean[record.count > 0]
     if len(means) < 2 or means.shape[1] < 2:
         return None
     centered = means - means.mean(1, keepdim=True)
     norms = centered.norm(dim=1)
-    if (norms == 0).any():  # a class whose channels are all alike has no pattern
+    if (norms == 0).any():  # a class whose channels are all equal has no pattern
         return None
     unit = centered / norms[:, None]
     k = len(unit)
@@ -132,9 +132,9 @@ def mean_gate(record: BlockRecord) -> float:
     return float(record.overall_mean.mean())
 
 
-def statistics(recording: Recording) -> tuple[BlockStatistics, ...]:
+def block_statistics(recording: Recording) -> tuple[BlockStatistics, ...]:
     """Return the numbers of every block, in the order of computation."""
-    found = []
+    rows = []
     for record in recording.blocks:
         low, high = share_low(record), share_high(record)
         moves, share, moved_by_classes = spread(record), specificity(record), effect(record)
@@ -145,7 +145,7 @@ def statistics(recording: Recording) -> tuple[BlockStatistics, ...]:
             verdict = "saturated"
         elif share is not None and moved_by_classes is not None and share >= SPECIFIC and moved_by_classes >= VISIBLE:
             verdict = "class-specific"
-        found.append(
+        rows.append(
             BlockStatistics(
                 block=record.block.name,
                 module=record.block.module,
@@ -159,7 +159,7 @@ def statistics(recording: Recording) -> tuple[BlockStatistics, ...]:
                 verdict=verdict,
             )
         )
-    return tuple(found)
+    return tuple(rows)
 
 
 def statistics_table(recording: Recording) -> Table:
@@ -169,7 +169,7 @@ def statistics_table(recording: Recording) -> Table:
         table.add_column(heading)
     for heading in ("mean gate", "spread", "specificity", "effect", "agreement", "at the low end", "at the high end"):
         table.add_column(heading, justify="right")
-    for of in statistics(recording):
+    for of in block_statistics(recording):
         values = (of.mean, of.spread, of.specificity, of.effect, of.agreement, of.low, of.high)
         shown = ["no labels" if value is None else f"{value:.3f}" for value in values]
         table.add_row(of.block, of.module, of.verdict or "no labels", *shown)

@@ -1,4 +1,4 @@
-"""SE blocks removed for good, their mean gates folded into the layers around them."""
+"""Removing SE blocks for good: the mean gate of each is multiplied into the layer before or after it."""
 
 import copy
 import time
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from senet.analysis.gates import GateBlock, choose_blocks, find_blocks
 from senet.analysis.measures import CONSTANT, spread
 from senet.analysis.recording import Recording, mean_gates
 from senet.costs import cost
-from senet.errors import SenetError
+from senet.errors import SenetError, check_choice
 from senet.evaluation.accuracy import Evaluation, evaluate
 from senet.evaluation.batches import DataSource
 from senet.nn.attached import attached_blocks, detach
@@ -33,7 +33,7 @@ HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", "max_pool2d", "dropout",
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A network before or after blocks were removed.
+    """The cost and accuracy of a network before or after pruning.
 
     Args:
         parameters: of the network.
@@ -50,13 +50,13 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class PruningReport:
-    """What `prune_se` did.
+    """What `prune_se` removed, and what that changed; printing it shows a table.
 
     Args:
-        blocks: the paper's names of the removed ones.
-        folded_into: the layer that took up the gate of each.
-        spreads: how far each gate moved from image to image, in parts of its range: what was lost.
-        before: the network with them.
+        blocks: the names of the removed blocks, such as SE_4_6.
+        folded_into: for each block, the layer whose weights its mean gate was multiplied into.
+        spreads: for each block, how much its gate varied from image to image, as a fraction of its range: what is lost.
+        before: the network with the blocks.
         after: the network without them.
     """
 
@@ -81,7 +81,7 @@ class PruningReport:
         for row in rows:
             table.add_row(*row)
         removed = [
-            f"{name} is in {layer} now; its gate moved by {moved:.3f} of its range\n"
+            f"{name} is folded into {layer}; its gate varied by {moved:.3f} of its range\n"
             for name, layer, moved in zip(self.blocks, self.folded_into, self.spreads, strict=True)
         ]
         return "".join(removed) + text_of(table).rstrip()
@@ -90,51 +90,58 @@ class PruningReport:
 def prune_se(
     model: nn.Module,
     recording: Recording,
-    blocks: Sequence[str] | None = None,
+    blocks: Sequence[str] | Literal["constant"] = "constant",
     *,
     data: DataSource | None = None,
-    example: Tensor | None = None,
+    example_inputs: Tensor | None = None,
     batch_size: int = 64,
 ) -> PruningReport:
-    """Remove SE blocks, each one's mean gate multiplied into the layer in front of it or behind it.
+    """Remove SE blocks, and multiply the mean gate of each into the layer before or after it.
 
-    Exact for a gate that is constant: to rounding, or bit for bit where it is a power of two. The model changes in
-    place, by all of the blocks or none; it can be saved and read again.
+    The outputs stay equal to rounding if the gates are constant (bit for bit if they are powers of two); a gate that
+    varies is replaced by its mean, which costs accuracy: `senet.knock_out_blocks` measures how much. The model changes
+    in place, by all of the blocks or none; it can be saved and loaded.
 
     Args:
         model: any with SE blocks.
-        recording: of its gates.
-        blocks: names; None for those that are constant (`senet.analysis.measures`).
-        data: what the accuracy is measured on, see `senet.evaluate`; None measures none.
-        example: images for the structure and the latency; None for noise of the model's size.
+        recording: of its gates, from `senet.record_excitations`.
+        blocks: names, such as SE_4_6 or a module's; "constant" for those whose gate has a spread below 0.01, see
+            `senet.analysis.measures.spread`.
+        data: what to measure the accuracy on, see `senet.evaluate`; None to measure none.
+        example_inputs: images (N, C, H, W) to find the layers and the latency with; None for random images of the size
+            that the model states.
         batch_size: of the evaluation.
 
+    Returns:
+        The report: what was removed, and parameters, multiply-adds, latency and accuracy before and after.
+
     Raises:
-        SenetError: an unknown block, one without a layer that can take up its gate, or no block to remove.
+        SenetError: an unknown block, one without a layer to fold its gate into, or no block to remove.
     """
-    found = find_blocks(model, example)
-    if blocks is None:
+    found = find_blocks(model, example_inputs)
+    if isinstance(blocks, str):
+        check_choice("blocks", blocks, ("constant",))
         blocks = [r.block.name for r in recording.blocks if spread(r) < CONSTANT]
         if not blocks:
             least = min(recording.blocks, key=spread)
             raise SenetError(
-                f"no gate is constant: the steadiest, {least.block.name}, moves by {spread(least):.3f} of its range "
-                f"(constant is below {CONSTANT}); name the blocks to remove"
+                f"no gate is constant: the one that varies least, {least.block.name}, has a spread of "
+                f"{spread(least):.3f} (constant is below {CONSTANT}); name the blocks to remove"
             )
     chosen = choose_blocks(found, blocks)
     gates = {block: mean_gates(recording, block) for block in chosen}
-    layers = find_layers(model, gates, example)
+    layers = find_layers(model, gates, example_inputs)
 
     def accuracy() -> Evaluation | None:
         return None if data is None else evaluate(model, data, batch_size=batch_size)
 
-    evaluations = [accuracy()]  # now, for data that do not fit must leave the model as it is
+    evaluations = [accuracy()]  # before any change: data that do not fit must leave the model as it is
     whole = copy.deepcopy(model)
-    for block, (module, behind) in layers.items():
-        scale_layer(model.get_submodule(module), gates[block], behind)
+    for block, (module, is_after) in layers.items():
+        scale_layer(model.get_submodule(module), gates[block], is_after)
     remove_blocks(model, [block.module for block in chosen])
     evaluations.append(accuracy())
-    before, after = measured((whole, model), evaluations, example)
+    before, after = measured((whole, model), evaluations, example_inputs)
     return PruningReport(
         blocks=tuple(block.name for block in chosen),
         folded_into=tuple(layers[block][0] for block in chosen),
@@ -155,16 +162,18 @@ def remove_blocks(model: nn.Module, names: Sequence[str]) -> None:
 
 
 Layer = tuple[str, bool]
-"""A module's name, and whether it is behind the block: then its input is scaled, or else its output."""
+"""A module's name, and whether it comes after the block: then its input is scaled, else its output."""
 
 
-def find_layers(model: nn.Module, gates: Mapping[GateBlock, Tensor], example: Tensor | None) -> dict[GateBlock, Layer]:
-    """Return for each block the layer that can take up its gate.
+def find_layers(
+    model: nn.Module, gates: Mapping[GateBlock, Tensor], example_inputs: Tensor | None
+) -> dict[GateBlock, Layer]:
+    """Return for each block the layer to fold its gate into.
 
     Raises:
         SenetError: there is none.
     """
-    flow = run_on_example(model, example, lambda inputs: trace_dataflow(model, inputs))
+    flow = run_on_example(model, example_inputs, lambda inputs: trace_dataflow(model, inputs))
     calls = {call.name: call for call in flow.calls}
     times = Counter(call.name for call in flow.calls)
     layers: dict[GateBlock, Layer] = {}
@@ -173,26 +182,26 @@ def find_layers(model: nn.Module, gates: Mapping[GateBlock, Tensor], example: Te
         positive = bool((gate >= 0).all())
         name = None
         if call.input is not None and all(at_or_within(user.scope, block.module) for user in call.input.users):
-            name = layer_in_front(model, call.input, positive)
-        behind = name is None and call.output is not None
-        if behind and call.output is not None:
-            name = layer_behind(model, call.output, positive)
+            name = layer_before(model, call.input, positive)
+        is_after = name is None and call.output is not None
+        if is_after and call.output is not None:
+            name = layer_after(model, call.output, positive)
         if name is None or times[name] != 1:
             raise SenetError(
-                f"{block.name} ({block.module}) cannot be removed: no convolution or BatchNorm in front of it or "
-                "behind it can take up its gate"
+                f"{block.name} ({block.module}) cannot be removed: no convolution or BatchNorm before or after it can "
+                "take its gate into its weights"
             )
-        layers[block] = name, behind
+        layers[block] = name, is_after
     return layers
 
 
-def layer_in_front(model: nn.Module, value: Value, positive: bool) -> str | None:
-    """Return the layer that makes a value, or from which it comes through functions that keep a factor.
+def layer_before(model: nn.Module, value: Value, positive: bool) -> str | None:
+    """Return the layer whose output is a value, directly or through functions with f(a x) = a f(x).
 
     Args:
         model: the model.
-        value: read by an SE block alone.
-        positive: whether the factors are; or else only the layer itself will do.
+        value: the input of an SE block, which nothing else reads.
+        positive: whether all gates are at least 0; if not, such functions are not followed.
     """
     while value.operation not in ("conv2d", "batch_norm", "group_norm"):
         if not positive or value.operation not in HOMOGENEOUS or [len(v.users) for v in value.inputs] != [1]:
@@ -203,8 +212,8 @@ def layer_in_front(model: nn.Module, value: Value, positive: bool) -> str | None
     return value.scope if affine else None
 
 
-def layer_behind(model: nn.Module, value: Value, positive: bool) -> str | None:
-    """Return the convolution that alone reads a value, itself or through functions that keep a factor."""
+def layer_after(model: nn.Module, value: Value, positive: bool) -> str | None:
+    """Return the only convolution that reads a value, directly or through functions with f(a x) = a f(x)."""
     while len(value.users) == 1:
         (user,) = value.users
         if user.operation == "conv2d" and isinstance(model.get_submodule(user.scope), nn.Conv2d):
@@ -216,12 +225,12 @@ def layer_behind(model: nn.Module, value: Value, positive: bool) -> str | None:
 
 
 @torch.no_grad()
-def scale_layer(layer: nn.Module, gate: Tensor, behind: bool) -> None:
-    """Multiply the output channels of a layer by gates (C,), or the input channels of a convolution."""
-    parameters = [layer.weight] if behind or layer.bias is None else [layer.weight, layer.bias]
+def scale_layer(layer: nn.Module, gate: Tensor, is_after: bool) -> None:
+    """Multiply the output channels of a layer before the block by gates (C,), or the input channels of one after it."""
+    parameters = [layer.weight] if is_after or layer.bias is None else [layer.weight, layer.bias]
     for parameter in cast(list[nn.Parameter], parameters):
         factor = gate.to(parameter.device)
-        if behind:
+        if is_after:
             groups = cast(nn.Conv2d, layer).groups
             by_output = parameter.double().unflatten(0, (groups, -1))
             scaled = (by_output * factor.view(groups, 1, -1, 1, 1)).flatten(0, 1)
@@ -231,16 +240,16 @@ def scale_layer(layer: nn.Module, gate: Tensor, behind: bool) -> None:
 
 
 def measured(
-    models: Sequence[nn.Module], evaluations: Sequence[Evaluation | None], example: Tensor | None
+    models: Sequence[nn.Module], evaluations: Sequence[Evaluation | None], example_inputs: Tensor | None
 ) -> list[Measured]:
-    """Return what networks cost, timed in turn, beside how well they do."""
-    images = run_on_example(models[0], example, lambda images: images[:1])
+    """Return the cost of networks together with their accuracies."""
+    images = run_on_example(models[0], example_inputs, lambda images: images[:1])
     channels, height, width = images.shape[1:]
     times = latencies_ms(models, images)
-    found = []
+    measurements = []
     for model, latency_ms, evaluation in zip(models, times, evaluations, strict=True):
         counted = cost(model, (height, width), channels)
-        found.append(
+        measurements.append(
             Measured(
                 parameters=counted.parameters,
                 multiply_adds=counted.multiply_adds,
@@ -248,12 +257,12 @@ def measured(
                 evaluation=evaluation,
             )
         )
-    return found
+    return measurements
 
 
 @torch.no_grad()
 def latencies_ms(models: Sequence[nn.Module], images: Tensor, rounds: int = 15) -> list[float]:
-    """Return the median time of a forward pass of each model in evaluation mode, in ms; they take turns."""
+    """Return the median time of a forward pass of each model in evaluation mode, in ms, from interleaved runs."""
     times: list[list[float]] = [[] for _ in models]
     with ExitStack() as modes:
         for model in models:

@@ -1,7 +1,7 @@
-"""What the gates of a network do on a data set: streamed once, kept as sums for each block and class.
+"""The gates of a network on a data set, in one pass: mean, variance and histogram by block, class and channel.
 
-Memory does not depend on the number of images: a channel takes two float64 and `bins` int32 for each class. Sums are
-float64 and shifted by the gates of the first batch, so that the variance of a gate that hardly moves is not lost.
+Memory does not depend on the number of images: two float64 and `bins` int32 for each class and channel. The mean gates
+of the first batch are subtracted before summing, so that the variance of a nearly constant gate is not rounded away.
 """
 
 import json
@@ -31,15 +31,15 @@ KEY = "senet.recording"
 
 @dataclass(frozen=True, kw_only=True)
 class BlockRecord:
-    """The gates of one block: for K classes and C channels.
+    """The gates of one block, for K classes and C channels.
 
     Args:
-        block: where it is, and the ends of its gate.
-        count: images of each class, (K,), int64.
-        mean: of the gate, (K, C), float64; 0 where a class has no image.
-        variance: of the gate over the images of a class, divided by their number, (K, C), float64.
-        histogram: images whose gate falls into each of the equal parts of [low, high], (K, C, bins), int32; gates
-            outside are counted in the first and last.
+        block: where it is, and the range of its gate.
+        count: number of images of each class, (K,), int64.
+        mean: mean gate over the images of a class, (K, C), float64; 0 for a class without images.
+        variance: variance of the gate over the images of a class (divided by their number), (K, C), float64.
+        histogram: number of images with a gate in each of `bins` equal parts of [low, high], (K, C, bins), int32; gates
+            outside that range count in the first and last part.
     """
 
     block: GateBlock
@@ -55,7 +55,7 @@ class BlockRecord:
 
     @property
     def overall_variance(self) -> Tensor:
-        """Variance of the gate over all images, (C,): within the classes and between them."""
+        """Variance of the gate over all images, (C,): within and between classes."""
         between = (self.mean - self.overall_mean).square()
         return (self.count[:, None] * (self.variance + between)).sum(0) / self.count.sum()
 
@@ -67,7 +67,7 @@ class Recording:
     Args:
         blocks: in the order of computation.
         class_names: of the K classes; empty for images without labels, which count as one class.
-        provenance: where it comes from: model, weights, data, versions, date.
+        provenance: model, weights, data, versions and date.
     """
 
     blocks: tuple[BlockRecord, ...]
@@ -75,7 +75,7 @@ class Recording:
     provenance: Mapping[str, Any]
 
     def __getitem__(self, name: str) -> BlockRecord:
-        """Return a block by the paper's name or the module's.
+        """Return the record of a block, by the block's name (such as SE_4_6) or its module's.
 
         Raises:
             SenetError: there is none of that name.
@@ -85,23 +85,23 @@ class Recording:
 
     @property
     def num_images(self) -> int:
-        """Images that were seen."""
+        """Number of images."""
         return int(self.blocks[0].count.sum())
 
     def merged(self, other: "Recording") -> "Recording":
-        """Return the recording of both sets of images, as if they had been seen together.
+        """Return the recording of both sets of images together.
 
         Raises:
             SenetError: they are of different blocks or classes.
         """
-        ours, theirs = ([record.block for record in r.blocks] for r in (self, other))
-        if ours != theirs or self.class_names != other.class_names:
+        blocks, other_blocks = ([record.block for record in r.blocks] for r in (self, other))
+        if blocks != other_blocks or self.class_names != other.class_names:
             raise SenetError("the recordings are of different blocks or classes; merge those of one network")
-        blocks = tuple(merged_records(a, b) for a, b in zip(self.blocks, other.blocks, strict=True))
-        return replace(self, blocks=blocks)
+        merged = tuple(merged_records(a, b) for a, b in zip(self.blocks, other.blocks, strict=True))
+        return replace(self, blocks=merged)
 
     def save(self, path: str | Path) -> None:
-        """Write the recording to one file (.safetensors), old or new, never half.
+        """Write the recording to one .safetensors file, atomically.
 
         Raises:
             SenetError: it cannot be written.
@@ -158,10 +158,10 @@ def merged_records(a: BlockRecord, b: BlockRecord) -> BlockRecord:
 
 
 class Tally:
-    """The sums of one block's gates.
+    """Running sums of one block's gates.
 
     Args:
-        block: whose gates these are.
+        block: the block.
         num_classes: K.
         bins: of the histograms.
         device: of the gates.
@@ -184,16 +184,16 @@ class Tally:
             if dist.is_initialized():
                 dist.broadcast(self.shift, 0)
         low, high = self.block.low, self.block.high
-        places = ((gates - low) * (self.bins / (high - low))).nan_to_num().clamp(0, self.bins - 1).long()
+        bin_NC = ((gates - low) * (self.bins / (high - low))).nan_to_num().clamp(0, self.bins - 1).long()
         rows = labels[:, None] * self.block.channels + torch.arange(self.block.channels, device=labels.device)
-        flat = (rows * self.bins + places).flatten()
+        flat = (rows * self.bins + bin_NC).flatten()
         self.histogram.view(-1).index_add_(0, flat, torch.ones_like(flat, dtype=torch.int32))
         values -= self.shift
         self.sums.index_add_(0, labels, values)
         self.squares.index_add_(0, labels, values.square_())
 
     def record(self, count: Tensor) -> BlockRecord:
-        """Return what the sums say, of all processes.
+        """Return mean, variance and histogram, over all processes.
 
         Args:
             count: images of each class, (K,), of all processes.
@@ -215,13 +215,13 @@ class Tally:
         return BlockRecord(block=self.block, **{name: tensor.cpu() for name, tensor in tensors.items()})
 
 
-class Recorder:
-    """Keeps the gates of a model while it runs.
+class GateRecorder:
+    """Adds up the gates of a model while it runs.
 
     Args:
         model: any with SE blocks.
-        blocks: whose gates are kept.
-        num_classes: of the labels; 1 for none.
+        blocks: the blocks to record.
+        num_classes: of the labels; 1 without labels.
         bins: of the histograms.
     """
 
@@ -244,7 +244,7 @@ class Recorder:
         return outputs
 
     def records(self) -> tuple[BlockRecord, ...]:
-        """Return what was kept, of all processes."""
+        """Return the records, over all processes."""
         if dist.is_initialized():
             dist.all_reduce(self.count)
         return tuple(tally.record(self.count) for tally in self.tallies.values())
@@ -261,36 +261,44 @@ def record_excitations(
     precision: Precision = "fp32",
     device: torch.device | str | None = None,
 ) -> Recording:
-    """Keep what the gates of a network do on a data set, in one pass; its outputs stay what they are.
+    """Record the gates of a network on a data set, in one pass.
 
-    Under torch.distributed every process sees its part of the images, and returns the recording of all.
+    Under torch.distributed every process runs its share of the images and returns the recording of all.
+
+    Cost: about that of evaluating the data set once. The model is left as it was.
 
     Args:
-        run_or_model: a network with SE blocks (ours, inserted, timm's, torchvision's), a run or model folder, or the
-            name of a network with weights in the package.
-        data: as `senet.evaluate` takes it, or a folder of images without classes; or batches, either (images, labels)
-            or images alone, as the model takes them.
-        blocks: names of some, as `find_blocks` gives them; None for all.
-        bins: of the histograms, at least 1; of 10 or a multiple, so that a tenth of the range is whole.
+        run_or_model: a network with SE blocks (this library's, timm's or torchvision's, or inserted), a run or model
+            folder, or the name of a network with weights.
+        data: see `senet.evaluate`; or a folder of images without classes; or batches of (images, labels) or of images,
+            preprocessed. None for the data that the run was trained on.
+        blocks: names, such as SE_4_6 or a module's; None for all.
+        bins: of the histograms: a multiple of 10.
         batch_size: images at once.
-        precision: see `senet.evaluate`.
+        precision: "fp32", "bf16", "fp16" (on a GPU) or "auto" (bf16 where the hardware computes it).
         device: see `senet.evaluate`.
+
+    Returns:
+        The recording; `senet.analysis.measures.block_statistics` summarizes it.
 
     Raises:
         SenetError: a model without gates, an unknown block, or data that do not fit.
+        NotFiniteError: a gate is infinite or not a number.
+
+    Source: arXiv:1709.01507v4, section 7.2 and Figures 6 and 7.
     """
     if bins < 10 or bins % 10:
         raise SenetError(f"bins is {bins}; expected a multiple of 10")
     model, data = model_and_data(run_or_model, data)
     batches = open_batches(model, data, batch_size=batch_size, device=device, shared=True)
-    recorder: Recorder | None = None
+    recorder: GateRecorder | None = None
     with borrowed(model, batches.device), autocast(batches.device, precision):
         for images, labels in batches.tracked("Recording gates on"):
             if recorder is None:
                 chosen = choose_blocks(find_blocks(model, images[:1]), blocks)
-                recorder = Recorder(model, chosen, max(1, len(batches.class_names)), bins)
+                recorder = GateRecorder(model, chosen, max(1, len(batches.class_names)), bins)
             recorder.run(images, labels)
-    assert recorder is not None  # there is a batch
+    assert recorder is not None  # open_batches refuses data without a batch
     return Recording(
         blocks=recorder.records(),
         class_names=batches.class_names,
@@ -314,7 +322,7 @@ def mean_gates(recording: Recording, block: GateBlock) -> Tensor:
 
 
 def provenance(run_or_model: nn.Module | str | Path, model: nn.Module, batches: Batches) -> dict[str, Any]:
-    """Return where a recording comes from."""
+    """Return the model, weights, data, versions and date of a recording."""
     config: Any = getattr(model, "config", None)
     return {
         "model": getattr(config, "name", None) or type(model).__name__,

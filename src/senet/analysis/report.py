@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a network: its blocks, their gates, what they are worth, and examples."""
+"""One self-contained HTML page about a network: its SE blocks, their gates, what each contributes, and examples."""
 
 import base64
 import inspect
@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from senet.analysis.figures import COLORS, LAYOUT, class_figure, class_index, default_classes, spread_figure
 from senet.analysis.gates import GateBlock, gate_hooks
-from senet.analysis.knockout import AblationStudy, ablate_blocks
+from senet.analysis.knockout import KnockoutStudy, knock_out_blocks
 from senet.analysis.measures import (
     BlockStatistics,
     agreement,
+    block_statistics,
     effect,
     mean_gate,
     sampled_channels,
@@ -29,9 +30,8 @@ from senet.analysis.measures import (
     specificity,
     spread,
 )
-from senet.analysis.measures import statistics as block_statistics
 from senet.analysis.recording import BlockRecord, Recording, record_excitations
-from senet.data.channels import shown
+from senet.data.channels import to_rgb
 from senet.data.folders import listed
 from senet.data.reading import naming
 from senet.errors import SenetError, needed_for
@@ -47,24 +47,24 @@ with needed_for("senet.explain"):
 
 PAGE = Path(__file__).parent / "page"
 NUMBERS = 400_000
-"""In the page's curves, at most: of more classes than that leaves room for, some at equal distances are in it."""
+"""Numbers in the page's curves, at most: of more classes than fit, only every second, third, ... is in the page."""
 TOP = 5
-"""Channels named as most raised and most lowered."""
+"""Channels listed as most raised and as most lowered."""
 THUMBNAIL = 96
-"""Pixels of an example's longer side, at most."""
+"""Largest side of an example's image, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One image, what the network says of it, and what its gates do.
+    """One image with the network's prediction and its gates.
 
     Args:
-        image: small, for showing.
-        class_name: what it is.
-        prediction: what the network says it is.
-        probability: with which.
-        mistaken: whether that is another of the network's classes.
-        gates: of each block, by name, (C,).
+        image: a thumbnail.
+        class_name: its label.
+        prediction: the class that the network predicts.
+        probability: of the prediction, 0 to 1.
+        mistaken: whether label and prediction are different classes of the network.
+        gates: (C,) for each block, by its name.
     """
 
     image: Image.Image
@@ -76,7 +76,7 @@ class Example:
 
     @property
     def uri(self) -> str:
-        """The image as an address that holds it."""
+        """The image as a data URI."""
         file = io.BytesIO()
         kind = "png" if max(self.image.size) <= 32 else "webp"
         self.image.save(file, kind)
@@ -85,13 +85,13 @@ class Example:
 
 @torch.no_grad()
 def examples_of(model: nn.Module, batches: Batches, recording: Recording, classes: Sequence[str]) -> list[Example]:
-    """Return an image of each class, in the order of the classes.
+    """Return one image of each class, in the order of the classes.
 
     Args:
         model: the network.
         batches: of a labeled data set.
         recording: of the model.
-        classes: whose images are wanted.
+        classes: names.
     """
     images, preprocessing, same_classes = batches.images, batches.preprocessing, not batches.unscored
     assert images is not None
@@ -117,7 +117,7 @@ def examples_of(model: nn.Module, batches: Batches, recording: Recording, classe
                 gates[block.name] = values[0].double().cpu()
 
             with naming(images.name(i)):
-                pixels, small = to_tensor(image)[None], shown(image, preprocessing.in_channels)
+                pixels, small = to_tensor(image)[None], to_rgb(image, preprocessing.in_channels)
             with gate_hooks(model, blocks, on_gates):
                 probabilities = model(pixels.to(device, dtype_of(model))).float().softmax(1)[0]
             small.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -142,20 +142,23 @@ def explain(
     *,
     recording: Recording | None = None,
     knockout: bool = True,
-    examples: int = 10,
+    num_examples: int = 10,
     run: str | Path | None = None,
     batch_size: int = 64,
 ) -> Path:
-    """Write a page about what the gates of a network do; open it in a browser.
+    """Write an HTML page about the gates of a network; open it in a browser.
+
+    Cost: one pass over the data set to record, and one evaluation for each block (leave that out by `knockout=False`).
 
     Args:
         run_or_model: see `senet.record_excitations`.
-        data: see `senet.record_excitations`; batches must be ones that can be gone through again.
+        data: see `senet.record_excitations`; batches must be a list or a loader, not an
+            iterator: each evaluation goes through them.
         output: the page, one HTML file that needs no network.
-        recording: of the network's gates; None records now.
-        knockout: whether to measure what each gate is worth by switching it off, an evaluation for each.
-        examples: classes of which an image is shown.
-        run: a run folder whose training curves are shown; None for `run_or_model`, if it is one.
+        recording: of the network's gates; None to record them now.
+        knockout: whether to measure how much each gate contributes, at the cost of one evaluation for each block.
+        num_examples: number of classes of which an image is shown.
+        run: the run folder whose training curves are shown; None for `run_or_model`, if it is one.
         batch_size: images at once.
 
     Returns:
@@ -177,14 +180,14 @@ def explain(
         )
     study = None
     if knockout and not batches.unscored:
-        study = ablate_blocks(model, data, recording=recording, batch_size=batch_size)
+        study = knock_out_blocks(model, data, recording=recording, batch_size=batch_size)
     shown = []
     if recording.class_names and batches.images is not None:
-        shown = examples_of(model, batches, recording, default_classes(recording, examples))
+        shown = examples_of(model, batches, recording, default_classes(recording, num_examples))
     metrics = [] if folder is None else read_jsonl(Path(folder) / "metrics.jsonl")
     unscored = batches.unscored if knockout else ""
     return write_report(
-        output, recording, model=model, ablation=study, unscored=unscored, metrics=metrics, examples=shown
+        output, recording, model=model, knockout=study, unscored=unscored, metrics=metrics, examples=shown
     )
 
 
@@ -193,7 +196,7 @@ def write_report(
     recording: Recording,
     *,
     model: nn.Module | None = None,
-    ablation: AblationStudy | None = None,
+    knockout: KnockoutStudy | None = None,
     unscored: str = "",
     metrics: Sequence[Mapping[str, float]] = (),
     examples: Sequence[Example] = (),
@@ -204,8 +207,8 @@ def write_report(
         path: of the file, .html.
         recording: of the network's gates.
         model: the network, for its size.
-        ablation: what `ablate_blocks` found.
-        unscored: why there is none, to be said in its place.
+        knockout: from `knock_out_blocks`.
+        unscored: why there is none, shown in its place.
         metrics: the lines of a run's metrics.jsonl, for its curves.
         examples: images to show.
 
@@ -231,7 +234,7 @@ def write_report(
     environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("report.html").render(
         title=f"What the gates of {about.get('model', 'a network')} do",
-        facts=facts(recording, model, ablation),
+        facts=facts(recording, model, knockout),
         stages=stages(recording, numbers),
         classes=data["classes"],
         num_classes=len(recording.class_names),
@@ -239,7 +242,7 @@ def write_report(
         numbers=numbers,
         definitions={name: " ".join((inspect.getdoc(f) or "").split()) for name, f in DEFINITIONS.items()},
         verdict=" ".join((inspect.getdoc(BlockStatistics) or "").split("verdict: ")[1].split()),
-        ablation=ablation,
+        knockout=knockout,
         unscored=unscored,
         curves={name: figure.layout.title.text for name, figure in curves.items()},
         examples=examples,
@@ -264,7 +267,7 @@ DEFINITIONS = {
 }
 
 
-def facts(recording: Recording, model: nn.Module | None, ablation: AblationStudy | None) -> list[str]:
+def facts(recording: Recording, model: nn.Module | None, knockout: KnockoutStudy | None) -> list[str]:
     """Say what the page is about."""
     source = Path(recording.provenance.get("data", "a data set")).name  # the folders around it are in the footer
     said = [f"{recording.num_images:,} images of {source}"]
@@ -272,8 +275,8 @@ def facts(recording: Recording, model: nn.Module | None, ablation: AblationStudy
         said.append(f"{len(recording.class_names)} classes")
     if model is not None:
         said.append(f"{sum(p.numel() for p in model.parameters()):,} parameters")
-    if ablation is not None:
-        said.append(f"top-1 {ablation.whole.top1:.2f} %")
+    if knockout is not None:
+        said.append(f"top-1 {knockout.whole.top1:.2f} %")
     return said
 
 

@@ -10,7 +10,7 @@ import torch
 import tyro
 from torch import nn
 
-from senet.analysis.measures import statistics, statistics_table
+from senet.analysis.measures import block_statistics, statistics_table
 from senet.analysis.pruning import prune_se
 from senet.analysis.recording import Recording, record_excitations
 from senet.analysis.report import explain
@@ -23,7 +23,7 @@ from senet.terminal import console, say
 from senet.weights.folder import save_pretrained
 
 CONSTANT = "constant"
-"""What --blocks is for those whose gate is constant."""
+"""The value of --blocks that means all blocks whose gate is constant."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +48,13 @@ class RecordCommand(OnData):
     def run(self) -> None:
         """Record, print the statistics, and write the file."""
         check_writable(self.output)
-        is_speaker = joined()  # first, for it says which GPU is this process's
+        is_printing = joined()  # first, for it says which GPU is this process's
         found = recorded(self.load(), self, self.precision)
-        if not is_speaker:
+        if not is_printing:
             return
         found.save(self.output)
         if self.json:
-            print(json.dumps([asdict(row) for row in statistics(found)]))
+            print(json.dumps([asdict(row) for row in block_statistics(found)]))
         else:
             console().print(statistics_table(found))
             say(f"{self.output} holds the gates of {found.num_images:,} images")
@@ -90,7 +90,7 @@ class ExplainCommand(OnData):
             self.output,
             recording=recorded(model, self) if self.recording is None else Recording.load(self.recording),
             knockout=self.knockout,
-            examples=self.examples,
+            num_examples=self.examples,
             run=self.model,
             batch_size=self.batch_size,
         )
@@ -134,7 +134,7 @@ def recorded(model: nn.Module, command: OnData, precision: Precision = "fp32") -
 
 
 def joined() -> bool:
-    """Join the other processes that torchrun started, if it did; return whether this one speaks for all."""
+    """Join the other processes that torchrun started, if any; return whether this one prints for all."""
     if num_started() > 1:
         from accelerate import PartialState
 

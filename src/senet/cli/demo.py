@@ -17,7 +17,7 @@ from senet.analysis.report import explain
 from senet.cli.parsing import Command
 from senet.cli.progress import run_shown
 from senet.costs import cost
-from senet.data.channels import shown
+from senet.data.channels import to_rgb
 from senet.data.datasets import open_split
 from senet.errors import SenetError, needed_for
 from senet.factory import create_model, from_pretrained
@@ -100,7 +100,7 @@ def save_samples(folder: Path) -> None:
     images = open_split(digits().data, "eval")
     for i in range(NUM_SAMPLES):
         image, label = images[i]
-        shown(image, channels=1).convert("L").save(folder / f"sample{i}_of_a_{images.class_names[label]}.png")
+        to_rgb(image, channels=1).convert("L").save(folder / f"sample{i}_of_a_{images.class_names[label]}.png")
 
 
 def draw_curves(runs: Mapping[str, Path], page: Path) -> None:

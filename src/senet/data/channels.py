@@ -1,4 +1,4 @@
-"""From a picture of any kind to 8 bits in the channels that a network takes."""
+"""Converting pictures of any kind to 8 bits and the number of channels that a network takes."""
 
 import numpy as np
 import torch
@@ -12,11 +12,11 @@ Picture = Image.Image | Tensor | np.ndarray
 """A PIL image, a tensor (C, H, W), or an array (H, W), (H, W, C) or (C, H, W)."""
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 RANGE_IS_KNOWN = (None, "PNG", "PPM")
-"""Formats whose images of mode "I" hold 16 bits; a TIFF's hold 32, or a sign."""
+"""Formats whose images of mode "I" are unsigned 16-bit; in a TIFF they may be 32-bit or signed."""
 
 
 class UnfitPictureError(SenetError):
-    """A picture that a network cannot take; `problem` says why, without the picture's name."""
+    """The network cannot take a picture; `problem` says why, without the name of the picture."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"the image {problem}")
@@ -24,31 +24,31 @@ class UnfitPictureError(SenetError):
 
 
 class ToChannels(nn.Module):
-    """Bring a picture to a number of channels, see `to_channels`."""
+    """Converts a picture to a number of channels, see `to_channels`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
 
     def forward(self, picture: Picture) -> Image.Image | Tensor:
-        """Picture -> PIL image of mode L or RGB, or tensor (C, H, W)."""
+        """Return a PIL image of mode L or RGB, or a tensor (C, H, W)."""
         return to_channels(picture, self.channels)
 
     def extra_repr(self) -> str:
-        """Return what the module's text says of it."""
+        """Show the number of channels."""
         return str(self.channels)
 
 
 def to_channels(picture: Picture, channels: int) -> Image.Image | Tensor:
-    """Bring a picture to 8 bits and a number of channels.
+    """Convert a picture to 8 bits and a number of channels.
 
-    Gray and color become each other. Transparency is dropped, unless the network takes 2 channels (gray and alpha) or
-    4 (RGB and alpha), for which a picture must have it. Other numbers of channels must be the picture's own. 16 bits
-    are scaled by their range, 65535 to 255.
+    Gray and color are converted into each other. Transparency is dropped, unless the network takes 2 channels (gray and
+    alpha) or 4 (RGB and alpha): then the picture must have an alpha channel. Any other number of channels must be that
+    of the picture. 16-bit values are scaled by their range: 65535 becomes 255.
 
     Returns:
-        A PIL image for 1 or 3 channels, so that PIL resizes it; else a uint8 tensor (C, H, W), because PIL's resizing
-        multiplies by the fourth channel. A tensor stays a tensor.
+        A PIL image for 1 or 3 channels, so that PIL resizes it; else a uint8 tensor (C, H, W), because PIL's resize
+        multiplies colors by the fourth channel. A tensor stays a tensor.
 
     Raises:
         UnfitPictureError: the picture has other channels, or values whose range is not known.
@@ -58,11 +58,11 @@ def to_channels(picture: Picture, channels: int) -> Image.Image | Tensor:
     if isinstance(picture, Tensor):
         return tensor_to_channels(picture, channels)
     image = to_eight_bits(picture)
-    if image.mode == "RGBX" and channels == 4:  # a TIFF whose fourth channel is not said to be alpha
+    if image.mode == "RGBX" and channels == 4:  # a TIFF whose fourth channel is not declared as alpha
         return as_tensor(image)
     if channels not in MODES or (channels in (2, 4) and not image.has_transparency_data):
         raise other_channels(len(image.getbands()), channels, f" ({image.mode})")
-    if image.mode == "LAB":  # PIL has a way to RGB alone
+    if image.mode == "LAB":  # PIL converts LAB to RGB only
         image = image.convert("RGB")
     if image.mode != MODES[channels]:
         try:
@@ -73,7 +73,7 @@ def to_channels(picture: Picture, channels: int) -> Image.Image | Tensor:
 
 
 def other_channels(found: int, channels: int, mode: str = "") -> UnfitPictureError:
-    """Return the error for a picture with other channels than the network takes."""
+    """Return the error for a picture whose number of channels the network does not take."""
     has = f"{found} channel{'s' if found != 1 else ''}{mode}"
     remedies = {1: "as gray", 2: "as gray with an alpha channel", 3: "as RGB", 4: "as RGB with an alpha channel"}
     as_array = f"as a .npy array (H, W, {channels})"
@@ -100,7 +100,7 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def scaled(values: np.ndarray) -> np.ndarray:
-    """Scale values of 16 bits to 8: 65535 becomes 255, rounded to the nearest."""
+    """Scale 16-bit values to 8 bits: 65535 becomes 255, rounded to the nearest."""
     small: np.ndarray = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     return small
 
@@ -109,7 +109,7 @@ def array_to_eight_bits(array: np.ndarray) -> np.ndarray:
     """Return an array of uint8 for one of uint8 or uint16.
 
     Raises:
-        UnfitPictureError: it holds something else, or nothing.
+        UnfitPictureError: it has another dtype, or no values.
     """
     if array.size == 0:
         raise UnfitPictureError(f"has no pixels: its shape is {array.shape}")
@@ -121,7 +121,7 @@ def array_to_eight_bits(array: np.ndarray) -> np.ndarray:
 
 
 def from_array(array: np.ndarray, channels: int) -> Image.Image | Tensor:
-    """Find out where the channels of an array are: a PIL image for 1 or 3 of them, else a tensor (C, H, W)."""
+    """Convert an array, whichever axis its channels are on: to a PIL image for 1 or 3, else to a tensor (C, H, W)."""
     array = array_to_eight_bits(array)
     if array.ndim == 2:
         return Image.fromarray(array)
@@ -139,7 +139,7 @@ def from_array(array: np.ndarray, channels: int) -> Image.Image | Tensor:
 
 
 def tensor_to_channels(picture: Tensor, channels: int) -> Tensor:
-    """Bring a tensor (C, H, W) to a number of channels; gray and color become each other."""
+    """Convert a tensor (C, H, W) to a number of channels: gray to color, or color to gray."""
     found = picture.shape[-3] if picture.dim() >= 3 else 0
     if found == channels:
         return picture
@@ -152,15 +152,15 @@ def tensor_to_channels(picture: Tensor, channels: int) -> Tensor:
 
 
 def as_tensor(image: Image.Image) -> Tensor:
-    """Return a PIL image with several channels as uint8 (C, H, W)."""
+    """Convert a PIL image with several channels to a uint8 tensor (C, H, W)."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def shown(picture: Picture, channels: int) -> Image.Image:
-    """Return an RGB image to look at: of more than four channels the first three, of two the first."""
+def to_rgb(picture: Picture, channels: int) -> Image.Image:
+    """Return an RGB image for display: the first three of more than four channels, the first of two."""
     prepared = to_channels(picture, channels)
     if isinstance(prepared, Image.Image):
         return prepared.convert("RGB")
-    seen = prepared[:3] if len(prepared) >= 3 else prepared[:1]
-    image: Image.Image = v2.functional.to_pil_image(seen)
+    displayed = prepared[:3] if len(prepared) >= 3 else prepared[:1]
+    image: Image.Image = v2.functional.to_pil_image(displayed)
     return image.convert("RGB")

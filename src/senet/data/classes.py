@@ -1,4 +1,4 @@
-"""Which class of the data is which output of a network: by name, never silently by position."""
+"""Matching the classes of data with the outputs of a network: by name, never silently by position."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from senet.errors import SenetError, nearest, warn
 
 
 def match_classes(images: ImageSplit, names: tuple[str, ...] | None, num_classes: Callable[[], int]) -> ImageSplit:
-    """Return the images with the network's labels and class names; some of its classes are enough.
+    """Return the images with the network's labels and class names; the data may have only some of its classes.
 
-    In data without class names the numbers of the labels are those of the network's outputs.
+    In data without class names, label k means output k of the network.
 
     Args:
         images: with labels.
-        names: of the network's outputs, if it has them.
-        num_classes: counts the outputs of a network without names.
+        names: of the network's outputs; None if it has no class names.
+        num_classes: called to count the outputs of a network without class names.
 
     Raises:
-        SenetError: the data have classes that the network lacks, or nothing says which is which.
+        SenetError: the data have classes that the network lacks, or the match is not certain.
     """
     own, source = images.class_names, images.source
     if own == names:
@@ -46,7 +46,7 @@ def match_classes(images: ImageSplit, names: tuple[str, ...] | None, num_classes
 
 
 def by_name(images: ImageSplit, names: tuple[str, ...]) -> ImageSplit:
-    """Match the classes of the data with those of the network by name; numbers match by value, "07" with "7"."""
+    """Match the classes of the data with those of the network by name; numbers by value, so that "07" is "7"."""
     own, source = images.class_names, images.source
     if all(is_number(name) for name in own) and not any(is_number(name) for name in names):
         if [int(name) for name in own] != list(range(len(names))):
@@ -57,7 +57,7 @@ def by_name(images: ImageSplit, names: tuple[str, ...]) -> ImageSplit:
         warn(f"the folders of {source} are numbers, taken for the network's outputs: 0 is {names[0]!r}, and so on")
         return replace(images, class_names=names)
     numbers = all(is_number(name) for name in (*own, *names))
-    # macOS may store an accent as a character of its own, which NFC joins to its letter
+    # macOS may store an accent as a separate character; NFC joins it to its letter.
     key: Callable[[str], Any] = int if numbers else partial(normalize, "NFC")
     place_of = {key(name): place for place, name in enumerate(names)}
     lacking = [name for name in own if key(name) not in place_of]

@@ -30,7 +30,7 @@ from senet.errors import HubError, MissingFileError, SenetError, needed_for, war
 Split = Literal["train", "eval"]
 EVAL_SPLITS = ("validation", "val", "valid", "test")
 PROBED = 16
-"""Images that are read when a data set is opened, of as many classes."""
+"""Number of images that are read when a data set is opened, each of another class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +38,14 @@ class ImageSplit:
     """The training or evaluation images of a data set.
 
     Args:
-        source: what to call it in messages.
+        source: its name in messages.
         size: number of images.
         class_names: of the labels 0, 1, ...; empty for images without labels.
-        read_image: index -> (picture, label); may raise what decoders raise. It can be pickled, for workers that are
-            not forked.
-        files: index -> (file, label), to name an image in messages; None where an image is not a file.
-        names_of_folders: the class names are those of folders, which were numbered in their order; else the numbers of
-            the labels are the data set's own.
+        read_image: index -> (picture, label); may raise whatever decoders raise. It can be pickled, for workers that
+            are not forked.
+        files: index -> (file, label), to name an image in messages; None if the images are not files.
+        names_of_folders: True if the class names are those of folders and the labels their order; False if the labels
+            are the data set's own.
     """
 
     source: str
@@ -74,7 +74,7 @@ class ImageSplit:
         return read_named(self.name(index), read)
 
     def prepared(self, index: int, to_pixels: Callable[[Any], Tensor]) -> tuple[Tensor, int]:
-        """Return what a transform makes of an image, and the label.
+        """Return a transformed image and its label.
 
         Raises:
             SenetError: the image cannot be read, or the network cannot take it.
@@ -84,7 +84,7 @@ class ImageSplit:
             return to_pixels(picture), label
 
     def name(self, index: int) -> str:
-        """Return what to call an image in messages."""
+        """Return the name of an image for messages."""
         return self.files[index][0] if self.files else f"image {index} of {self.source}"
 
     def relabeled(self, labels: Sequence[int], class_names: tuple[str, ...]) -> "ImageSplit":
@@ -94,10 +94,10 @@ class ImageSplit:
         return replace(self, read_image=read_image, files=files, class_names=class_names)
 
     def probe(self, channels: int) -> None:
-        """Read an image of each of some classes.
+        """Read one image of each of some classes.
 
         Raises:
-            SenetError: it cannot be read, or a network that takes so many channels cannot take it.
+            SenetError: one cannot be read, or cannot be converted to this number of channels.
         """
         labels = [0] if self.files is None else [label for _, label in self.files]
         firsts = np.unique(labels, return_index=True)[1]
@@ -116,7 +116,7 @@ def read_relabeled(
 
 
 def open_split(config: DataConfig, split: Split) -> ImageSplit:
-    """Open one split of the configured data set, and read an image of each of some classes.
+    """Open one split of the configured data set, and read one image of each of some classes.
 
     Raises:
         SenetError: the data set is unknown, absent, not of the expected form, or its images have other channels than
@@ -140,7 +140,7 @@ def open_split(config: DataConfig, split: Split) -> ImageSplit:
 
 
 def opener_of(config: DataConfig) -> Callable[[DataConfig, Split], ImageSplit]:
-    """Return what opens a data set."""
+    """Return the function that opens a data set."""
     folder = Path(config.dataset)
     is_folder = config.dataset not in OPENERS and folder.is_dir()
     if is_folder and not any(folder.glob("[!.]*.parquet")) and not any(folder.glob("[!.]*/[!.]*.parquet")):
@@ -331,7 +331,7 @@ def read_row(images: Any, labels: np.ndarray, index: int) -> tuple[Picture, int]
 
     (image,) = images[index].values()
     if image is None:
-        raise ValueError("there is none in its row")
+        raise ValueError("its row has none")
     if image["bytes"] is not None or Path(image["path"]).exists():
         return read_picture(image["path"] if image["bytes"] is None else image["bytes"]), int(labels[index])
     return datasets.Image().decode_example(image), int(labels[index])  # a path inside an archive or on a server

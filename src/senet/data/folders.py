@@ -1,4 +1,4 @@
-"""Folders of images: a folder for each class, found, ordered and divided."""
+"""Folders of images, one for each class: listing them, their labels, and holding out a share for evaluation."""
 
 import hashlib
 import os
@@ -14,27 +14,27 @@ File = tuple[str, int]
 """A file and its label."""
 JUNK = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"})
 SHOWN = 5
-"""Names that a message lists at most."""
+"""Largest number of names that a message lists."""
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names for a message, the first few of them."""
+    """Return the first few names, for a message."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether an entry is the system's or a program's own: neither class nor image."""
+    """Return whether an entry belongs to the system or a program, so that it is neither class nor image."""
     return name.startswith(".") or name.lower() in JUNK
 
 
 def refuse(error: OSError) -> NoReturn:
-    """Name a folder that cannot be listed."""
+    """Raise the error for a folder that cannot be listed."""
     raise SenetError(f"{error.filename} cannot be listed ({error.strerror}); change its permissions") from error
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return what is in a folder, but for hidden entries, in the order of their names."""
+    """Return the entries of a folder without hidden ones, sorted by name."""
     try:
         return sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name))
     except OSError as error:
@@ -44,7 +44,7 @@ def visible(folder: Path) -> list[Path]:
 def visible_folders(folder: Path) -> list[Path]:
     """Return the folders in a folder in the order of their labels.
 
-    Numbers are in the order of their values, as timm has them; torchvision has "10" before "2".
+    Names that are all numbers are sorted by value, as in timm; torchvision sorts "10" before "2".
     """
     found = [entry for entry in visible(folder) if entry.is_dir()]
     numbers = all(is_number(entry.name) for entry in found)
@@ -52,16 +52,16 @@ def visible_folders(folder: Path) -> list[Path]:
 
 
 def is_number(name: str) -> bool:
-    """Tell whether a name is a whole number in plain digits."""
+    """Return whether a name is a non-negative integer in ASCII digits."""
     return name.isascii() and name.isdigit()
 
 
 class Skipped(Counter[str]):
-    """What was left out of a folder, counted by reason."""
+    """The files of a folder that were left out, counted by reason."""
 
     def take(self, name: str) -> bool:
-        """Return whether a file is an image by its name; count it otherwise."""
-        extension = os.path.splitext(name)[1].lower()  # noqa: PTH122  # much faster than a Path, for a million files
+        """Return whether a file is an image, by its name; count it if not."""
+        extension = os.path.splitext(name)[1].lower()  # noqa: PTH122  # for a million files much faster than Path
         remedy = missing_for(extension)
         if is_hidden(name):
             if remedy is not None:
@@ -77,13 +77,13 @@ class Skipped(Counter[str]):
         return ", ".join(f"{count} {reason}" for reason, count in sorted(self.items()))
 
     def tell(self, folder: Path) -> None:
-        """Warn of what was left out of a folder, if anything was."""
+        """Warn of the files that were left out of a folder, if any were."""
         if self:
             warn(f"{folder}: left out {sum(self.values())} files that are not read as images: {self}")
 
 
 def images_below(folder: Path, skipped: Skipped) -> Iterator[str]:
-    """Yield the image files in a folder and in the folders below it, in the order of their names."""
+    """Yield the image files in a folder and the folders below it, sorted by name."""
     for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(names):
@@ -92,7 +92,7 @@ def images_below(folder: Path, skipped: Skipped) -> Iterator[str]:
 
 
 def images_in(folder: Path) -> list[File]:
-    """Return the image files that lie in a folder itself, each with the label 0."""
+    """Return the image files directly in a folder, each with the label 0."""
     skipped = Skipped()
     found = [(str(path), 0) for path in sorted(folder.iterdir()) if path.is_file() and skipped.take(path.name)]
     if found:
@@ -101,7 +101,7 @@ def images_in(folder: Path) -> list[File]:
 
 
 def class_folders(folder: Path) -> list[Path]:
-    """Return the folders in a folder that hold images, themselves or below."""
+    """Return the folders in a folder that contain images at any depth."""
     return [entry for entry in visible_folders(folder) if next(images_below(entry, Skipped()), None)]
 
 
@@ -109,11 +109,11 @@ def read_classes(folder: Path, names: Sequence[str] | None = None) -> tuple[list
     """Return the images of a folder of class folders, and the names of the classes.
 
     Args:
-        folder: holds a folder for each class.
-        names: of the classes that there may be; None for those that are found, of which each must have images.
+        folder: has one folder for each class.
+        names: the allowed class names; None for the names of all folders, each of which must then have images.
 
     Raises:
-        SenetError: there are no classes, empty ones, or others than may be.
+        SenetError: there are no classes, or empty ones.
     """
     skipped = Skipped()
     by_class = {entry.name: list(images_below(entry, skipped)) for entry in visible_folders(folder)}
@@ -128,19 +128,19 @@ def read_classes(folder: Path, names: Sequence[str] | None = None) -> tuple[list
     if names is None and empty:
         raise SenetError(f"{folder} has no images of {listed(empty)}{why}; {expected}, so fill or remove those")
     skipped.tell(folder)
-    tell_of_groups(folder, by_class)
+    warn_of_groups(folder, by_class)
     names = tuple(by_class) if names is None else names
     numbers = {name: number for number, name in enumerate(names)}
     return [(file, numbers[name]) for name, files in by_class.items() for file in files], tuple(names)
 
 
 def path_below(folder: Path, file: str) -> str:
-    """Return the path of a file in a folder, with slashes; much faster than a Path's, for a million files."""
+    """Return the path of a file relative to a folder, with slashes; for a million files much faster than Path."""
     return file[len(str(folder)) + 1 :].replace(os.sep, "/")
 
 
-def tell_of_groups(folder: Path, by_class: dict[str, list[str]]) -> None:
-    """Warn of folders that hold folders of images alone: they may be groups of classes."""
+def warn_of_groups(folder: Path, by_class: dict[str, list[str]]) -> None:
+    """Warn of folders that contain only folders of images: they may be groups of classes."""
     groups = {}
     for name, files in by_class.items():
         below = [path_below(folder / name, file) for file in files]
@@ -150,16 +150,16 @@ def tell_of_groups(folder: Path, by_class: dict[str, list[str]]) -> None:
     if groups:
         name, inside = next(iter(groups.items()))
         warn(
-            f"{folder}: {listed(list(groups))} hold no images themselves but folders of images; {name} "
+            f"{folder}: {listed(list(groups))} contain no images but folders of images; {name} "
             f"({listed(inside)}) counts as one class. If those are the classes, move their folders up into {folder}"
         )
 
 
 def check_same_classes(folder: Path, train_folder: Path, names: Sequence[str]) -> None:
-    """Compare the classes to evaluate on with those to train on.
+    """Check the classes to evaluate on against those to train on, and warn of missing ones.
 
     Raises:
-        SenetError: some are not in the training images.
+        SenetError: a class is not in the training images.
     """
     found = {entry.name for entry in class_folders(folder)}
     others = sorted(found - set(names))
@@ -174,13 +174,13 @@ def check_same_classes(folder: Path, train_folder: Path, names: Sequence[str]) -
 
 
 def held_out(folder: Path, files: Sequence[File], fraction: float, *, take: bool) -> list[File]:
-    """Return the images of a folder that are held out for evaluation, or the others.
+    """Return the images of a folder that are held out for evaluation (`take`), or the others.
 
-    Of each class the share `fraction` is held out, at least one image: those whose paths below the folder have the
-    smallest SHA-256, so that it is the same ones on every machine and in every run.
+    Of each class the fraction `fraction` is held out, at least one image: those whose relative paths have the smallest
+    SHA-256, so that they are the same on every machine and in every run.
 
     Raises:
-        SenetError: a class has one image alone.
+        SenetError: a class has only one image.
     """
     by_label: dict[int, list[str]] = defaultdict(list)
     for file, label in files:
@@ -188,7 +188,9 @@ def held_out(folder: Path, files: Sequence[File], fraction: float, *, take: bool
     chosen = set()
     for members in by_label.values():
         if len(members) < 2:
-            raise SenetError(f"{members[0]} is alone in its class, which data.val_fraction cannot divide; add images")
+            raise SenetError(
+                f"{members[0]} is the only image of its class, which data.val_fraction cannot divide; add images"
+            )
         members.sort(key=lambda file: hashlib.sha256(os.fsencode(path_below(folder, file))).digest())
         chosen.update(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
     return [(file, label) for file, label in files if (file in chosen) == take]

@@ -1,4 +1,4 @@
-"""From a data configuration to the loaders of a run."""
+"""Building the loaders of a run from its data configuration."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from senet.errors import SenetError
 
 
 class Loader(Protocol):
-    """Batches of normalized images on the device, by epoch and from any batch on."""
+    """Yields batches of normalized images on the device, for any epoch, starting at any batch."""
 
     order: BatchOrder
 
@@ -100,7 +100,7 @@ def load_data(
 
     if len(train_images.class_names) < 2:
         raise SenetError(
-            f"{train_images.source} has one class alone ({', '.join(train_images.class_names)}, {len(train_images):,} "
+            f"{train_images.source} has only one class ({', '.join(train_images.class_names)}, {len(train_images):,} "
             "images); a classifier needs two or more: give each a folder of its own, or name the folder above"
         )
 

@@ -1,4 +1,4 @@
-"""Data that fits in memory: decoded once, augmented in batches on the device."""
+"""Data that fit in memory: decoded once, augmented in batches on the device."""
 
 import math
 import os
@@ -19,7 +19,7 @@ from senet.terminal import tracked
 
 
 def physical_memory() -> float:
-    """Return this machine's memory in bytes; infinity where the system does not tell."""
+    """Return this machine's memory in bytes; infinity if the system does not say."""
     try:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError):
@@ -86,7 +86,7 @@ def flip_and_crop(x_NCHW: Tensor, flip: bool, padding: int, generator: torch.Gen
 
 
 def cutout(x_NCHW: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Set a square to zero, the mean color, around a uniformly drawn center; it may reach over the border.
+    """Set a square around a uniformly drawn center to zero, the mean color; it may extend beyond the border.
 
     Source: DeVries and Taylor, arXiv:1708.04552.
     """
@@ -98,14 +98,14 @@ def cutout(x_NCHW: Tensor, side: int, generator: torch.Generator) -> Tensor:
         return (offset >= 0) & (offset < side)
 
     square = hit(height)[:, None, :, None] & hit(width)[:, None, None, :]
-    return x_NCHW * ~square  # masked_fill would return another memory format than it is given
+    return x_NCHW * ~square  # masked_fill would change the memory format
 
 
 class MemoryLoader:
-    """Batches of images that are held on the device.
+    """Yields batches of images that are kept on the device.
 
-    The randomness of a batch is a function of (seed, epoch, batch, rank): starting in the middle of an epoch gives what
-    an uninterrupted epoch gives.
+    The randomness of a batch is a function of (seed, epoch, batch, rank): an epoch resumed in the middle has the
+    same batches as an uninterrupted one.
 
     Args:
         images: (N, C, H, W), uint8.

@@ -1,4 +1,4 @@
-"""How a network wants its images: size, crop and normalization."""
+"""How images are prepared for a network: size, crop and normalization."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,11 +19,11 @@ class Preprocessing:
     """The evaluation transform of a network.
 
     Args:
-        image_size: side of the square that the network sees, in pixels.
+        image_size: side of the square input of the network, in pixels.
         resize: length the shorter side is scaled to before the center crop, in pixels; at least `image_size`.
-        mean: per channel, for values in [0, 1]; its length is the number of channels: 1 is gray, 2 gray and alpha, 3
-            RGB, 4 RGB and alpha (or four channels of an array), and more those of an array.
-        std: per channel, likewise.
+        mean: of each channel, for values in [0, 1]; its length is the number of channels: 1 for gray, 2 for gray and
+            alpha, 3 for RGB, 4 for RGB and alpha (or any four channels of an array), more for arrays.
+        std: of each channel, likewise.
         interpolation: of the resize, always antialiased.
     """
 
@@ -57,7 +57,7 @@ class Preprocessing:
         return replace(self, mean=(mean,) * in_channels, std=(std,) * in_channels)
 
     def color(self) -> list[nn.Module]:
-        """Return the transforms that bring a picture to the right number of channels, see `senet.data.channels`."""
+        """Return the transforms that convert a picture to the number of channels, see `senet.data.channels`."""
         return [ToChannels(self.in_channels)]
 
     def scale(self, length: int) -> nn.Module:
@@ -110,7 +110,7 @@ def preprocessing_from_timm(config: Mapping[str, Any]) -> Preprocessing:
 
 
 def timm_config(model: nn.Module) -> dict[str, Any]:
-    """Return what a network of timm's says of its images, within what `Preprocessing` knows."""
+    """Return the data configuration of one of timm's networks, reduced to what `Preprocessing` can express."""
     from timm.data import resolve_model_data_config
 
     config: dict[str, Any] = resolve_model_data_config(model)
@@ -126,14 +126,14 @@ def timm_config(model: nn.Module) -> dict[str, Any]:
 
 
 def preprocessing_of(model: nn.Module, default: Preprocessing | None = None) -> Preprocessing:
-    """Return how a network wants its images: as its `preprocessing` says, or else timm's `pretrained_cfg`.
+    """Return the preprocessing of a network: its attribute `preprocessing`, or that of timm's `pretrained_cfg`.
 
     Args:
         model: the network.
-        default: for one that does not say.
+        default: for a network that has neither.
 
     Raises:
-        SenetError: it does not say, and there is no default.
+        SenetError: it has neither, and there is no default.
     """
     own: Any = getattr(model, "preprocessing", None)
     if isinstance(own, Preprocessing):
@@ -145,13 +145,18 @@ def preprocessing_of(model: nn.Module, default: Preprocessing | None = None) -> 
     raise SenetError(f"{type(model).__name__} has no preprocessing; set model.preprocessing to a senet.Preprocessing")
 
 
-def transform(model: nn.Module) -> v2.Compose:
-    """Return the evaluation transform of a network: PIL image -> (C, H, W) float tensor.
+def create_transform(model: nn.Module) -> v2.Compose:
+    """Return the evaluation transform of a network: PIL image -> normalized float tensor (C, H, W).
 
     Args:
         model: from `create_model` or `from_pretrained`, one of timm's, or any module with a `preprocessing` attribute.
 
     Raises:
-        SenetError: the model does not say how it wants its images.
+        SenetError: the model has no preprocessing.
+
+    >>> from PIL import Image
+    >>> from senet import create_model
+    >>> create_transform(create_model("se_resnet50"))(Image.new("RGB", (640, 480))).shape
+    torch.Size([3, 224, 224])
     """
     return preprocessing_of(model).build()

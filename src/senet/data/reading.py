@@ -1,4 +1,4 @@
-"""The one way to read an image file: upright, with all its channels."""
+"""Reading image files: upright, with all their channels."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ NEEDS = {
     ".avif": "avif",
     **dict.fromkeys((".heic", ".heif", ".hif"), "heif"),
 }
-"""The extensions of image files, with what reads them where that is not always there."""
+"""The extensions of image files, each with the optional feature that reads it, or ""."""
 REMEDIES = {
     "jpg_2000": "install a Pillow that reads JPEG 2000",
     "webp": "install a Pillow that reads WebP",
@@ -42,22 +42,22 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image upright, by the orientation in its EXIF data (Exif 2.32, section 4.6.4)."""
+"""The transposition that turns an image upright, by the orientation in its EXIF data (Exif 2.32, section 4.6.4)."""
 TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SAMPLES_PER_PIXEL, SUBFILE_TYPE = 277, 254
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 @cache
 def can_read(needed: str) -> bool:
-    """Tell whether what an extension needs is there."""
+    """Return whether an optional feature of `NEEDS` is available."""
     if needed == "heif":
         return find_spec("pillow_heif") is not None
     return not needed or bool(features.check(needed))
 
 
 def missing_for(extension: str) -> str | None:
-    """Return what to do so that files with an extension are read: "" for nothing, None if they are no images."""
+    """Return how to make files with an extension readable; "" if they are, None if they are no images."""
     needed = NEEDS.get(extension.lower())
     return None if needed is None else "" if can_read(needed) else REMEDIES[needed]
 
@@ -65,12 +65,12 @@ def missing_for(extension: str) -> str | None:
 def read_picture(source: str | Path | bytes) -> Picture:
     """Read an image file or its content.
 
-    Of an animation the first frame is read. A TIFF with several pages of one channel each is an image with that many
-    channels; so is a .npy array. Thumbnails among the pages are left out.
+    Only the first frame of an animation is read. The pages of a TIFF become channels if each has one; thumbnails among
+    the pages are left out.
 
     Returns:
-        A PIL image, turned upright as its EXIF data says; a uint8 tensor (C, H, W) for a TIFF with other channels than
-        PIL knows; or the array of a .npy file.
+        A PIL image, turned upright as its EXIF data says; a uint8 tensor (C, H, W) for a TIFF whose channels PIL does
+        not support; or the array of a .npy file.
 
     Raises:
         UnfitPictureError: values whose range is not known, or pages that are not channels.
@@ -93,7 +93,7 @@ def read_picture(source: str | Path | bytes) -> Picture:
 
 
 def open_image(file: BinaryIO, header: bytes) -> Image.Image | None:
-    """Open an image with PIL; None for a TIFF that PIL does not know."""
+    """Open an image with PIL; None for a TIFF that PIL does not support."""
     try:
         return Image.open(file)
     except UnidentifiedImageError:
@@ -102,7 +102,7 @@ def open_image(file: BinaryIO, header: bytes) -> Image.Image | None:
         if header[4:8] != b"ftyp":
             raise
     if not can_read("heif"):
-        raise UnfitPictureError(f"is a HEIC image, which Pillow does not read alone; {REMEDIES['heif']}")
+        raise UnfitPictureError(f"is a HEIC image, which Pillow does not read by itself; {REMEDIES['heif']}")
     from pillow_heif import register_heif_opener
 
     register_heif_opener()
@@ -111,7 +111,7 @@ def open_image(file: BinaryIO, header: bytes) -> Image.Image | None:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF data says; data that are damaged say nothing."""
+    """Turn an image upright as its EXIF data says; damaged EXIF data are ignored."""
     try:
         how = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # what PIL raises on damaged EXIF data has no common parent
@@ -124,12 +124,12 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def samples(image: Image.Image) -> int:
-    """Return how many samples a pixel of a TIFF has; PIL drops those that it has no name for."""
+    """Return the number of samples per pixel of a TIFF; PIL drops those that it does not support."""
     return int(image.tag_v2.get(SAMPLES_PER_PIXEL, 1)) if hasattr(image, "tag_v2") else 1
 
 
 def pages_of(image: Image.Image) -> list[int]:
-    """Return the numbers of a TIFF's pages, without smaller copies."""
+    """Return the numbers of a TIFF's pages, without thumbnails."""
     found: list[int] = []
     size: tuple[int, int] | None = None
     for number in range(getattr(image, "n_frames", 1)):
@@ -149,16 +149,16 @@ def stacked(image: Image.Image, pages: list[int]) -> Tensor:
         image.seek(number)
         if len(image.getbands()) > 1 or image.mode == "P":
             raise UnfitPictureError(
-                f"has {len(pages)} pages of mode {image.mode}, of which one must be chosen; save that one alone"
+                f"has {len(pages)} pages of mode {image.mode}; save the one to use as a file of its own"
             )
         planes.append(np.array(to_eight_bits(image).convert("L")))
     return torch.from_numpy(np.stack(planes))
 
 
 def read_with_tifffile(file: BinaryIO) -> Tensor:
-    """Read a TIFF with other channels than PIL knows: uint8 (C, H, W)."""
+    """Read a TIFF whose channels PIL does not support, as uint8 (C, H, W)."""
     if find_spec("tifffile") is None:
-        raise UnfitPictureError(f"is a TIFF with channels that Pillow does not know; {REMEDIES['tiff']}, or save .npy")
+        raise UnfitPictureError(f"is a TIFF that Pillow does not support; {REMEDIES['tiff']}, or save .npy")
     import tifffile
 
     file.seek(0)
@@ -174,12 +174,12 @@ def read_with_tifffile(file: BinaryIO) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array_to_eight_bits(array)))
 
 
-def read_named(name: str, read: Callable[[], Found]) -> Found:
-    """Read an image, and make one sentence of whatever goes wrong.
+def read_named(name: str, read: Callable[[], Result]) -> Result:
+    """Call a function that reads an image, and turn whatever it raises into one sentence.
 
     Raises:
         MissingFileError: there is no such file.
-        SenetError: it is not an image that can be read; the message says what to do.
+        SenetError: names the image, the problem and the remedy.
     """
     try:
         with naming(name):
@@ -204,7 +204,7 @@ def read_named(name: str, read: Callable[[], Found]) -> Found:
 
 @contextmanager
 def memory_enough() -> Iterator[None]:
-    """Refuse a file whose header claims more than fits in memory, as a damaged one may."""
+    """Refuse a file whose header claims more values than fit in memory, as a damaged header may."""
     try:
         yield
     except MemoryError as error:
@@ -213,7 +213,7 @@ def memory_enough() -> Iterator[None]:
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Name the image that a network cannot take."""
+    """Put the name of the image into an `UnfitPictureError`."""
     try:
         yield
     except UnfitPictureError as error:

@@ -1,4 +1,4 @@
-"""Data that stays on disk: read and augmented an image at a time in worker processes, normalized on the device."""
+"""Data that stay on disk: read and augmented image by image in worker processes, normalized on the device."""
 
 import random
 import signal
@@ -24,7 +24,7 @@ ToPixels = Callable[[Picture], Tensor]
 
 
 class PixelShift(torch.nn.Module):
-    """Add one random integer in [-largest, largest] to all pixels of a uint8 image, and clip.
+    """Adds one random integer in [-largest, largest] to all pixels of a uint8 image, and clips.
 
     Source: the "pixel jitter" of the authors' release.
     """
@@ -69,9 +69,9 @@ def eval_transform(preprocessing: Preprocessing) -> ToPixels:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the generators of the processor's random numbers, and put back what they were.
+    """Seed the CPU's random generators for a while, and restore their states afterwards.
 
-    Without it, reading images in the main process would decide what dropout and mixup draw.
+    Otherwise reading images in the main process would change what dropout and mixup draw.
     """
     state = random.getstate()
     with torch.random.fork_rng(devices=[]):
@@ -86,7 +86,7 @@ def seeded(seed: int) -> Iterator[None]:
 class SeededImages(Dataset[tuple[Tensor, int]]):
     """Images whose augmentation is a function of (seed, epoch, index).
 
-    A key carries the epoch, so that worker processes that live through all epochs need no telling.
+    A key contains the epoch, so that worker processes, which live through all epochs, need not be told.
     """
 
     def __init__(self, split: ImageSplit, to_pixels: ToPixels, seed: int) -> None:
@@ -107,7 +107,7 @@ def collate(batch: list[tuple[Tensor, int]], shape: tuple[int, int, int]) -> tup
     """Stack uint8 pixels and labels.
 
     Args:
-        batch: empty where the last images of an epoch do not reach all processes.
+        batch: empty if the last images of an epoch are fewer than the processes.
         shape: (C, H, W) of an empty batch.
     """
     if not batch:
@@ -132,9 +132,9 @@ class Keys:
 
 
 def ignore_ctrl_c(worker: int) -> None:
-    """Leave it to the main process what Ctrl-C means: it saves, and ends its workers as it ends.
+    """Ignore Ctrl-C in a worker: the main process saves, and ends its workers when it ends.
 
-    SIGTERM must end a worker, for that is how its main process ends it.
+    SIGTERM must still end a worker: the main process ends it that way.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -143,8 +143,8 @@ def ignore_ctrl_c(worker: int) -> None:
 def own_sigchld() -> Iterator[None]:
     """Keep this process's handler of SIGCHLD.
 
-    A DataLoader sets one that raises an error when a worker dies, whatever the main process is doing, in the middle of
-    a step of the optimizer, too; without it the next batch that the worker owes raises the error.
+    A DataLoader installs one that raises an error as soon as a worker dies, even in the middle of an optimizer step.
+    Without it, the next batch that the worker should have delivered raises the error.
     """
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         yield
@@ -223,7 +223,7 @@ class StreamingLoader:
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             worker_init_fn=ignore_ctrl_c,
-            generator=torch.Generator(),  # or else each pass draws from the global one
+            generator=torch.Generator(),  # otherwise each pass draws from the global one
             pin_memory=device.type == "cuda",
         )
 
@@ -234,7 +234,7 @@ class StreamingLoader:
         """Yield (images (N, C, H, W) float32, labels (N,)) of `epoch` from batch `start` on.
 
         Raises:
-            SenetError: an image that cannot be read, or a worker that died.
+            SenetError: an image cannot be read, or a worker died.
         """
         self.keys.epoch, self.keys.start = epoch, start
         read: Iterable[tuple[Tensor, Tensor]] = self.loader if len(self.keys) else ()
@@ -246,7 +246,7 @@ class StreamingLoader:
             except SenetError as error:  # a worker's error carries the worker's traceback in its text
                 kind = type(error)
                 raise kind(last_line(error).removeprefix(f"{kind.__module__}.{kind.__name__}: ")) from error
-            except Exception as error:  # of any kind in a worker, or of what is between it and this process
+            except Exception as error:  # of any kind in a worker, or in the connection to it
                 if not (isinstance(error, OSError | EOFError) or "DataLoader worker" in str(error)):
                     raise
                 raise SenetError(

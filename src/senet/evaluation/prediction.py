@@ -1,4 +1,4 @@
-"""What is in a picture: classes with probabilities."""
+"""Classification of single images: classes with probabilities."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from senet.data.channels import Picture
-from senet.data.preprocessing import transform
+from senet.data.preprocessing import create_transform
 from senet.data.reading import naming, read_named, read_picture
 from senet.errors import SenetError, check_choice
 from senet.evaluation.batches import open_model
@@ -104,7 +104,7 @@ def predict_each(
         if value < 1:
             raise SenetError(f"{name} is {value}; expected at least 1")
     model = open_model(run_or_model)
-    return predicted(model, iter(images), transform(model), top, batch_size, on_error)
+    return predicted(model, iter(images), create_transform(model), top, batch_size, on_error)
 
 
 def predicted(
@@ -134,7 +134,7 @@ def predicted(
 
 
 def prepare(image: str | Path | Picture, number: int, to_tensor: v2.Compose) -> Tensor:
-    """Read an image, if it is a file, and make of it what the network takes: (C, H, W).
+    """Return an image, read first if it is a file, as the network takes it: (C, H, W).
 
     Raises:
         SenetError: it cannot be read, or the network cannot take it.

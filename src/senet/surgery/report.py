@@ -41,6 +41,11 @@ class Skipped:
     reason: str
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is 1."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class SiteReport:
     """The sites of SE blocks in a model; printing it shows a table.
@@ -56,7 +61,7 @@ class SiteReport:
 
     def summary(self) -> str:
         """Return the line below the table."""
-        return f"{len(self.sites)} sites, {len(self.skipped)} skipped"
+        return f"{counted(len(self.sites), 'site')}, {len(self.skipped)} skipped"
 
     def __str__(self) -> str:
         """Return the report as a table."""
@@ -92,6 +97,6 @@ class InsertionReport(SiteReport):
         """Return the line below the table."""
         share = 100 * self.num_parameters / max(1, self.model_parameters)
         return (
-            f"{len(self.sites)} SE blocks, {self.num_parameters:,} parameters ({share:+.2f} %), "
+            f"{counted(len(self.sites), 'SE block')}, {self.num_parameters:,} parameters ({share:+.2f} %), "
             f"{self.multiply_adds / 1e6:,.2f} million multiply-adds an image"
         )

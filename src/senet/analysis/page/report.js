@@ -1,6 +1,6 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-// Plotly reads tags and entities in any text, and a name may look like one.
+// Plotly interprets tags and entities in any text, and a class name may look like one.
 const shown = (name) => name.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const byId = (id) => document.getElementById(id);
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -35,7 +35,7 @@ function checkedClasses() {
   return [...document.querySelectorAll("input[name=class]:checked")].map((box) => Number(box.value));
 }
 
-// What a picture shows, for those who do not see it and those who want the numbers.
+// A figure as a table: for screen readers, and for exact numbers.
 function tabulate(id, channels, columns) {
   const table = document.createElement("table");
   const cell = (row, kind, text, scope) => {
