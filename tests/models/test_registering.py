@@ -1,5 +1,6 @@
 """Networks of other packages: registered, they do what this library's own do."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -71,6 +72,7 @@ def test_a_registered_network_starts_from_its_plain_twin(tiny, tmp_path):
 def test_a_registered_network_is_saved_and_read(tiny, tmp_path):
     model, x = random_network("tiny_with_gates", width=8), torch.randn(2, 3, 32, 32)
     save_pretrained(model, tmp_path / "folder")
+    assert json.loads((tmp_path / "folder" / "config.json").read_text())["requires"] == [__name__]
     read = senet.from_pretrained(tmp_path / "folder")
     with torch.no_grad():
         assert torch.equal(read(x), model(x))

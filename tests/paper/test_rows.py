@@ -113,7 +113,7 @@ def test_a_row_s_configuration_is_its_recipe_with_its_network_and_survives_json(
 @ROWS
 def test_the_command_line_understands_a_row_s_command(row: PaperRow, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
-    monkeypatch.setattr("senet.training.loop.train", lambda config, output, progress: runs.append((config, output)))
+    monkeypatch.setattr("senet.cli.training.train", lambda config, output, progress: runs.append((config, output)))
     before, senet, after = row.command().partition("senet ")
     assert senet
     assert main(shlex.split(after)) == 0

@@ -131,7 +131,7 @@ def cifar10_short() -> TrainConfig:
     hardware computes it. Parquet files of CIFAR-10 that do not name the classes need
     --data.class-names airplane automobile ... as well.
 
-    Command: senet train cifar10_short --output runs/se-resnet20 [--data.dataset FOLDER_OF_PARQUET_FILES]
+    Command: senet train cifar10_short --output runs/se-resnet20 [--data FOLDER_OF_PARQUET_FILES]
     Takes an hour or two on two CPU cores. Results: docs/results.md.
     Source: this library; the cycle is Smith and Topin's, arXiv:1708.07120.
     """
