@@ -81,9 +81,9 @@ def test_fine_tuning_with_other_classes_starts_a_new_classifier(tmp_path: Path):
     save_pretrained(model, tmp_path)
     again = create_model("timm/resnet18", num_classes=3, weights=tmp_path)
     assert again.num_classes == 3
-    own, theirs = again.state_dict(), model.state_dict()
-    assert {key for key in own if own[key].shape != theirs[key].shape} == {"fc.weight", "fc.bias"}
-    assert all(torch.equal(own[key], theirs[key]) for key in own if not key.startswith("fc."))
+    own, original = again.state_dict(), model.state_dict()
+    assert {key for key in own if own[key].shape != original[key].shape} == {"fc.weight", "fc.bias"}
+    assert all(torch.equal(own[key], original[key]) for key in own if not key.startswith("fc."))
 
 
 BAD = {
@@ -111,7 +111,16 @@ def test_the_folder_is_not_overwritten(tmp_path: Path, capsys):
 
 
 def test_json(tmp_path: Path, capsys):
-    arguments = ["insert", "timm/resnet18", str(tmp_path / "out"), "--no-pretrained", "--stages", "5", "--json"]
+    arguments = [
+        "insert",
+        "timm/resnet18",
+        "--output",
+        str(tmp_path / "out"),
+        "--no-pretrained",
+        "--stages",
+        "5",
+        "--json",
+    ]
     assert main(arguments) == 0
     report = json.loads(capsys.readouterr().out)
     assert [site["module"] for site in report["sites"]] == ["layer4.0.bn2", "layer4.1.bn2"]
