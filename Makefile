@@ -44,9 +44,12 @@ bench: $(INSTALLED)  ## run the benchmarks on the CPU, two hours; results go to 
 bench-gpu: $(INSTALLED)  ## check and time everything on a GPU
 	$(BIN)/python benchmarks/gpu.py
 
-docs: $(INSTALLED)  ## regenerate the tables in docs/ and build the API reference in site/
+# What the API reference describes: the public names, and the modules that the pages import from.
+API := senet senet.ops senet.recipes senet.analysis.figures senet.analysis.measures senet.errors senet.evaluation.prediction
+
+docs: $(INSTALLED)  ## regenerate the tables in docs/ and build the API reference in site/; a warning is an error
 	PYTHONPATH=docs $(BIN)/python -m pages
-	$(BIN)/pdoc --docformat google --output-directory site senet
+	$(BIN)/python -W error::UserWarning -W error::RuntimeWarning -m pdoc --docformat google --output-directory site $(API)
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -16,10 +17,12 @@ import senet
 from senet import SEOptions
 from senet.costs import cost
 from senet.errors import SenetError
+from senet.models.catalog import CARDS
 from senet.nn import fused
 from senet.nn.block import EXCITATIONS, register_excitation
 from senet.nn.fused import set_fused
 from senet.ops.gates import GATES
+from senet.recipes import RECIPES, get_recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
 SOURCES = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
@@ -29,14 +32,17 @@ NAME = "cifar_se_resnet20"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def my_blocks(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """The module of the page, imported from a folder as another package's is."""
+def my_blocks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """The module of the page, imported from a folder as another package's is; afterwards nobody knows its networks."""
+    kept = [(table, dict(table._entries)) for table in (CARDS, RECIPES)]
     folder = tmp_path_factory.mktemp("package")
     (folder / "my_blocks.py").write_text(MODULE)
     sys.path.insert(0, str(folder))
     import my_blocks
 
-    return my_blocks
+    yield my_blocks
+    for table, entries in kept:
+        table._entries = entries
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +65,14 @@ def test_the_page_runs(ran, my_blocks):
     first = ran["recording"].blocks[0]
     assert (first.block.low, first.block.high) == (0, 2)
     assert {type(b) for b in senet.nn.attached.attached_blocks(ran["network"]).values()} == {my_blocks.ECA}
+
+
+def test_the_network_and_the_recipe_of_the_page_are_known(my_blocks):
+    model = senet.create_model("my_se_resnet8", se=SEOptions(excitation="eca"))
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    assert senet.list_models("my_*") == ["my_resnet8", "my_se_resnet8"]
+    config = get_recipe("digits_eca")  # it raises for an unknown name
+    assert config.model.se.excitation == "eca"
 
 
 def test_recorded_gates_are_those_of_the_block(my_blocks):

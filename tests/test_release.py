@@ -12,6 +12,7 @@ import yaml
 import senet
 from senet import deprecated
 from senet.deprecated import current_name
+from senet.registry import Registry
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,12 +48,20 @@ def test_a_new_name_gives_no_warning():
         assert current_name("cost", {"count_costs": ("cost", "0.3")}) == "cost"
 
 
+def test_an_old_name_of_something_registered_gives_it_too(monkeypatch):
+    table = Registry("network", {"new_net": 1})
+    monkeypatch.setitem(deprecated.REGISTERED["network"], "old_net", ("new_net", "0.3"))
+    with pytest.warns(FutureWarning, match="old_net is now called new_net") as seen:
+        assert table["old_net"] == 1
+    assert seen[0].filename == __file__
+    assert list(table) == ["new_net"]
+
+
 def test_old_names_lead_to_names_that_exist_and_go_when_it_was_promised():
-    known = {"NAMES": senet.__all__, "NETWORKS": senet.list_models(), "RECIPES": None}
-    for table, names in known.items():
-        for old, (new, removed_in) in getattr(deprecated, table).items():
-            assert names is None or (new in names and old not in names)
-            assert numbers(removed_in) > numbers(senet.__version__), f"{old} was to go with {removed_in}"
+    for old, (new, removed_in) in deprecated.NAMES.items():
+        assert new in senet.__all__
+        assert old not in senet.__all__
+        assert numbers(removed_in) > numbers(senet.__version__), f"{old} was to go with {removed_in}"
 
 
 def test_the_citation_has_what_its_schema_requires_and_the_version_of_the_changelog():

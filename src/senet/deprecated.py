@@ -1,9 +1,10 @@
-"""Names that were changed: the old ones still work, with a warning, until the release that is written beside them.
+"""Names that have changed: for some releases the old name still gives the new object, with a warning.
 
 A public name that changes goes into one of the tables in the same commit, as `"old": ("new", "0.3")`: the new name, and
 the first release without the old one. CONTRIBUTING.md ("Changing a public name") has the policy.
 """
 
+import sys
 import warnings
 from collections.abc import Mapping
 
@@ -12,14 +13,12 @@ Renamed = Mapping[str, tuple[str, str]]
 
 NAMES: Renamed = {}
 """Attributes of `senet`: functions and classes."""
-NETWORKS: Renamed = {}
-"""Networks of `create_model`."""
-RECIPES: Renamed = {}
-"""Recipes of `senet train`."""
+REGISTERED: Mapping[str, Renamed] = {"network": {}, "recipe": {}, "gate": {}, "excitation": {}}
+"""What `senet.registry` holds, by kind. Model folders hold these names, so their entries stay for good."""
 
 
 def current_name(name: str, renamed: Renamed) -> str:
-    """Return what `name` is called now, with a FutureWarning if that is something else.
+    """Return what `name` is called now, with a FutureWarning at the caller's line if that is something else.
 
     Args:
         name: as the caller wrote it.
@@ -29,5 +28,13 @@ def current_name(name: str, renamed: Renamed) -> str:
         return name
     new, removed_in = renamed[name]
     message = f"{name} is now called {new}; the old name works until senet {removed_in}"
-    warnings.warn(message, FutureWarning, stacklevel=3)
+    warnings.warn(message, FutureWarning, stacklevel=frames_of_this_library() + 1)
     return new
+
+
+def frames_of_this_library() -> int:
+    """Count the calls within this library that led here, so that a warning can name the line of the caller."""
+    frame, number = sys._getframe(1), 0
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "senet":
+        frame, number = frame.f_back, number + 1
+    return number

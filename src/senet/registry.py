@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
+from senet.deprecated import REGISTERED, current_name
 from senet.errors import SenetError
 from senet.plugins import load_installed
 
@@ -27,7 +28,8 @@ class Registry(Mapping[str, T]):
         self._modules: dict[str, str] = {}
 
     def __getitem__(self, name: str) -> T:
-        """Return an entry; KeyError if there is none."""
+        """Return an entry, also by a name that it had once; KeyError if there is none."""
+        name = current_name(name, REGISTERED.get(self.kind, {}))
         if name not in self._entries:
             load_installed()
         return self._entries[name]

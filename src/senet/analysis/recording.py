@@ -275,7 +275,7 @@ def record_excitations(
         blocks: names, such as SE_4_6 or a module's; None for all.
         bins: of the histograms: a multiple of 10.
         batch_size: images at once.
-        precision: see `senet.evaluate`.
+        precision: "fp32", "bf16", "fp16" (on a GPU) or "auto" (bf16 where the hardware computes it).
         device: see `senet.evaluate`.
 
     Returns:

@@ -179,7 +179,7 @@ def read_named(name: str, read: Callable[[], Result]) -> Result:
 
     Raises:
         MissingFileError: there is no such file.
-        SenetError: it is not an image that can be read; the message says what to do.
+        SenetError: names the image, the problem and the remedy.
     """
     try:
         with naming(name):

@@ -47,21 +47,21 @@ def fit(checkpoint: Checkpoint, model: nn.Module, adapt: Collection[Adapt] = ())
     Raises:
         SenetError: they do not fit.
     """
-    source, expected, gate = checkpoint.source, dict(model.state_dict()), None
+    source, expected = checkpoint.source, dict(model.state_dict())
     state, notes = plain_state(checkpoint.state, expected, source)
-    factor = drop_factors(state)
+    factor, gate = drop_factors(state, model), None
     notes += keep_inserted(state, model)
     if isinstance(model, Network):
         check_blocks(model, checkpoint)
         check_trunk(state, model, source)
-    fit_last = fit_classifier if isinstance(model, Network) else fit_classifier_by_shape
-    classifier = fit_last(state, model, source, "classifier" in adapt)  # type: ignore[arg-type]
-    notes += classifier
-    if isinstance(model, Network):
-        notes += fit_input(state, model, source, "input" in adapt)
+        classifier = fit_classifier(state, model, source, "classifier" in adapt)
+        notes += classifier + fit_input(state, model, source, "input" in adapt)
         fitted, gate = fit_se(state, model, source)
         gate = gate or gate_of(checkpoint, model, factor)
         notes += fitted
+    else:
+        classifier = fit_classifier_by_shape(state, model, source, "classifier" in adapt)
+        notes += classifier
     check_fit(state, expected, source)
     notes += rounded(state, expected, source)
     return Fitted(state=state, notes=tuple(notes), new_classifier=bool(classifier), gate=gate)
