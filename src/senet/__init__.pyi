@@ -31,6 +31,7 @@ from .ops.gates import register_gate as register_gate
 from .optimization.fusion import fuse as fuse
 from .optimization.fusion import unfuse as unfuse
 from .optimization.inference import optimize_for_inference as optimize_for_inference
+from .paper.ablation import reproduce_ablations as reproduce_ablations
 from .recipes import register_recipe as register_recipe
 from .surgery.insertion import InsertionReport as InsertionReport
 from .surgery.insertion import SiteReport as SiteReport
