@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from torch import Tensor
 
 if not torch.cuda.is_available():  # Triton reads it once, when it is first imported
     os.environ["TRITON_INTERPRET"] = "1"
 
 import senet
+from senet.data import loading
+from senet.evaluation import batches
+from senet.nn import fused
 from senet.recipes import get_recipe
 
 
@@ -27,3 +31,33 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
         if not run.exists():
             senet.train(replace(get_recipe("digits"), epochs=3), run)
     return run
+
+
+@pytest.fixture
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut the digits to 96 images to train on and 60 to evaluate on."""
+    sizes = {"train": 96, "eval": 60}
+    for module in (loading, batches):
+        open_all = module.open_split
+        few = lambda data, split, open_all=open_all: replace(open_all(data, split), size=sizes[split])  # noqa: E731
+        monkeypatch.setattr(module, "open_split", few)
+
+
+@pytest.fixture
+def fuse_small_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run fused also what is too small to be worth it, as the maps of most tests are."""
+    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL", 0)
+
+
+@pytest.fixture
+def fused_calls(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The feature maps that the fused operator has been called with."""
+    seen: list[Tensor] = []
+    run = fused.residual_tail
+
+    def counting(u: Tensor, *rest: object) -> object:
+        seen.append(u)
+        return run(u, *rest)
+
+    monkeypatch.setattr(fused, "residual_tail", counting)
+    return seen

@@ -108,10 +108,13 @@ def test_what_a_file_needs_is_named_and_never_imported_for_it(folder):
 
 ACME = """
 from dataclasses import replace
+from functools import partial
 
 import torch
 import senet
+from senet.models.catalog import model_card
 from senet.models.config import ModelConfig
+from senet.models.resnet import cifar_resnet
 from senet.recipes import get_recipe
 
 
@@ -121,11 +124,14 @@ def soft(logits):
 
 senet.register_gate(senet.Gate(name="acme_soft", function=soft, low=0, high=0.5))
 
+twin = replace(model_card("cifar_se_resnet20"), name="acme_resnet8", build=partial(cifar_resnet, 8), twin=None)
+senet.register_model(replace(twin, options=(), weights=()))
+
 
 @senet.register_recipe
 def acme_digits():
     \"""Train a small network with a gate of another package.\"""
-    model = ModelConfig(name="cifar_se_resnet20", in_channels=1, se=senet.SEOptions(gate="acme_soft"))
+    model = ModelConfig(name="acme_resnet8", in_channels=1, se=senet.SEOptions(gate="acme_soft"))
     return replace(get_recipe("digits"), model=model, epochs=1)
 """
 
@@ -147,9 +153,12 @@ def test_what_a_package_registers_is_trained_saved_and_read_by_processes_of_thei
     assert done.returncode == 0, done.stderr
     assert json.loads((run / "last" / "config.json").read_text())["requires"] == ["acme_se"]
 
-    reading = "import senet, sys; print(senet.from_pretrained(sys.argv[1]).config.se.gate)"
+    reading = "import senet, sys; c = senet.from_pretrained(sys.argv[1]).config; print(c.name, c.se.gate)"
     done = fresh(packages, "-c", reading, run)
-    assert done.stdout == "acme_soft\n", done.stderr
+    assert done.stdout == "acme_resnet8 acme_soft\n", done.stderr
+    (packages / "acme_se-1.0.dist-info" / "entry_points.txt").unlink()
+    done = fresh(packages, "-m", "senet", "--import", "acme_se", "models", "acme*")
+    assert "acme_resnet8" in done.stdout, done.stderr
     done = fresh(None, "-c", reading, run)
     said = f"senet.errors.MissingExtraError: {run / 'best' / 'config.json'} needs the module acme_se, which is not inst"
     assert done.stderr.splitlines()[-1].startswith(said)

@@ -11,7 +11,7 @@ from PIL import Image
 import senet
 from senet.cli import main
 from senet.recipes.digits import digits
-from senet.terminal import Table, console, printable, say, text_of, tracked
+from senet.terminal import Table, bars_shown, console, printable, say, text_of, tracked
 
 PACKAGE = Path(senet.__file__).parent
 NAMES = (
@@ -55,6 +55,9 @@ def test_lines_tables_and_bars_hold_a_name_as_it_is(name, capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr", screen)
     monkeypatch.setenv("COLUMNS", "200")
     assert list(tracked([1, 2], f"Reading {name}", 2)) == [1, 2]
+    assert screen.getvalue() == ""  # a program that uses the library shows what it wants itself
+    with bars_shown():
+        assert list(tracked([1, 2], f"Reading {name}", 2)) == [1, 2]
     assert f"Reading {name}" in screen.getvalue()
 
 

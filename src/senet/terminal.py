@@ -1,4 +1,4 @@
-"""What is said on a terminal: lines, tables and bars in which nothing is markup, whatever a file or a class is called.
+"""Output on a terminal: lines, tables and bars in which no text is markup, whatever a file or a class is called.
 
 Rich reads "[red]" and ":smile:" in any text as instructions, and a terminal reads control characters so. Names of files
 and classes may contain both. So no other module prints with rich.
@@ -18,7 +18,7 @@ from rich.text import Text
 Item = TypeVar("Item")
 BARS_SHOWN = ContextVar("BARS_SHOWN", default=False)
 UNBOUNDED = 100_000
-"""Columns of what is no terminal: there a line is as long as it has to be, so that no name is cut."""
+"""Width where the output is not a terminal: lines are as long as they have to be, so that no name is cut."""
 
 
 def printable(text: str) -> str:
@@ -28,7 +28,7 @@ def printable(text: str) -> str:
 
 
 class PlainConsole(Console):
-    """A console that leaves it to the command line what happens when its reader goes away."""
+    """A console that raises BrokenPipeError when its reader is gone, for the command line to handle."""
 
     def on_broken_pipe(self) -> None:
         """Let the error pass, where rich would end the process with status 1."""

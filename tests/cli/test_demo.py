@@ -7,6 +7,7 @@ import senet
 from senet.cli.demo import demo, free_folder
 
 
+@pytest.mark.usefixtures("few_digits")
 def test_demo_leaves_runs_that_evaluate_and_predict_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "demo"
     plain, se = demo(folder, epochs=2)

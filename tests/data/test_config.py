@@ -50,7 +50,7 @@ def test_refused_augmentation(options):
 def test_augmentation_without_effect(options, in_memory):
     augmentation = Augmentation(**options)
     name = next(iter(options))
-    with pytest.raises(SenetError, match=rf"augmentation\.{name} has no effect .* data.in_memory to {not in_memory}"):
+    with pytest.raises(SenetError, match=rf"augmentation\.{name} has no effect .* data.in_memory={not in_memory}"):
         DataConfig(augmentation=augmentation, in_memory=in_memory)
     assert DataConfig(augmentation=augmentation, in_memory=not in_memory).augmentation == augmentation
 

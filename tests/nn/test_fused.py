@@ -43,23 +43,12 @@ class Unit(Fusible):
         return self.tail(u, self.norm, self.se, shortcut, shortcut_norm=shortcut_norm)
 
 
-@pytest.fixture(autouse=True)
-def _fuse_small_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL", 0)
+pytestmark = pytest.mark.usefixtures("fuse_small_maps")
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The feature maps that the operator has been called with."""
-    seen = []
-    run = fused.residual_tail
-
-    def counting(u: Tensor, *rest: object) -> object:
-        seen.append(u)
-        return run(u, *rest)
-
-    monkeypatch.setattr(fused, "residual_tail", counting)
-    return seen
+def calls(fused_calls: list[Tensor]) -> list[Tensor]:
+    return fused_calls
 
 
 def random_map(dtype: torch.dtype = torch.float64) -> Tensor:

@@ -37,8 +37,7 @@ def plain_layers(tail: ResidualTail, u: Tensor, shortcut: Tensor | None) -> Tens
     ("with_se", "with_shortcut_norm", "with_shortcut", "relu"),
     [case for case in product((True, False), repeat=4) if case[2] or not case[1]],
 )
-def test_outputs_gradients_and_statistics(with_se, with_shortcut_norm, with_shortcut, relu, training, monkeypatch):
-    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL", 0)
+def test_outputs_gradients_and_statistics(with_se, with_shortcut_norm, with_shortcut, relu, training, fuse_small_maps):
     tail = build(with_se, with_shortcut_norm, relu=relu, fused=True).train(training)
     twin = copy.deepcopy(tail)
     for seed in range(2):

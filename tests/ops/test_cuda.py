@@ -10,7 +10,6 @@ import torch
 
 from drivers import ENVIRONMENT, command
 from senet.models.resnet import cifar_resnet
-from senet.nn import fused
 from senet.nn.block import SEOptions
 from senet.nn.fused import set_fused
 from senet.ops import Excitation, Norm, dispatch, operator, residual_tail
@@ -184,7 +183,7 @@ def test_kernels_compile_for_a_gpu_and_move_16_bytes_at_a_time():
         assert name == "moments_kernel" or "st.global.v4.b32" in instructions
 
 
-def test_a_whole_network_runs_on_the_kernels(passes, monkeypatch):
+def test_a_whole_network_runs_on_the_kernels(passes, fuse_small_maps, monkeypatch):
     """Chosen by the dispatcher for every BatchNorm of a training step: the stem, and two of each of the three units."""
     calls = Counter()
 
@@ -194,7 +193,6 @@ def test_a_whole_network_runs_on_the_kernels(passes, monkeypatch):
                 calls[name] += 1
             return super().__getattribute__(name)
 
-    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL", 0)
     for module in (dispatch, operator):
         monkeypatch.setattr(module, "passes_for", lambda *_: Counting())
     torch.manual_seed(0)

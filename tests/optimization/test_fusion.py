@@ -21,7 +21,6 @@ from senet.factory import create_model
 from senet.models.base import Network
 from senet.models.catalog import list_models
 from senet.models.resnet import cifar_resnet, imagenet_resnet
-from senet.nn import fused
 from senet.nn.block import SEOptions
 from senet.optimization.fusion import fuse, unfuse
 from tiers import slow_except
@@ -154,23 +153,12 @@ def assert_fusing_changes_nothing(model: nn.Module, x: Tensor, tolerance: float 
         assert torch.equal(model(x), plain(x))
 
 
-@pytest.fixture(autouse=True)
-def _fuse_small_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL", 0)
+pytestmark = pytest.mark.usefixtures("fuse_small_maps")
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The feature maps that the operator has been called with."""
-    seen = []
-    run = fused.residual_tail
-
-    def counting(u: Tensor, *rest: object) -> object:
-        seen.append(u)
-        return run(u, *rest)
-
-    monkeypatch.setattr(fused, "residual_tail", counting)
-    return seen
+def calls(fused_calls: list[Tensor]) -> list[Tensor]:
+    return fused_calls
 
 
 # ---- senet ----------------------------------------------------------------------------------------------------

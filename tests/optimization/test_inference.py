@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import senet
+from drivers import command
 from networks import assert_relatively_close, randomize
 from senet import SEOptions, insert_se
 from senet.models.resnet import cifar_resnet
@@ -162,24 +163,10 @@ def test_openvino(name, precision, tolerance):
     assert optimized(x).dtype == torch.float32
 
 
-SIGNALED = """
-import gc, signal, subprocess, sys
-import torch, senet
-signal.signal(signal.SIGCHLD, lambda *_: None)
-for _ in range(2):
-    model = senet.optimize_for_inference(senet.create_model("cifar_se_resnet20").eval(), backend="openvino")
-    for batch in (1, 2):
-        model(torch.randn(batch, 3, 32, 32))
-    del model
-    gc.collect()
-subprocess.run([sys.executable, "-c", ""])
-"""
-
-
 @pytest.mark.slow
 def test_signals_after_openvino_do_no_harm():
     """In a process that has used several models and let them go, as one that loads data with workers gets them."""
-    done = subprocess.run([sys.executable, "-c", SIGNALED], capture_output=True, text=True, check=False)
+    done = subprocess.run(command("signals_after_openvino.py"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

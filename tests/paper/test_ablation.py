@@ -14,6 +14,7 @@ from senet.paper.ablation import TABLES, reproduce_ablations, variant
 from senet.paper.figures import ABLATIONS
 from senet.recipes import get_recipe
 
+pytestmark = pytest.mark.usefixtures("few_digits")
 SHORT = replace(get_recipe("digits"), epochs=1)
 
 

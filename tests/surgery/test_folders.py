@@ -111,7 +111,16 @@ def test_the_folder_is_not_overwritten(tmp_path: Path, capsys):
 
 
 def test_json(tmp_path: Path, capsys):
-    arguments = ["insert", "timm/resnet18", str(tmp_path / "out"), "--no-pretrained", "--stages", "5", "--json"]
+    arguments = [
+        "insert",
+        "timm/resnet18",
+        "--output",
+        str(tmp_path / "out"),
+        "--no-pretrained",
+        "--stages",
+        "5",
+        "--json",
+    ]
     assert main(arguments) == 0
     report = json.loads(capsys.readouterr().out)
     assert [site["module"] for site in report["sites"]] == ["layer4.0.bn2", "layer4.1.bn2"]

@@ -12,64 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from drivers import run_in_two_processes
 from senet.data.order import BatchOrder
 from senet.files import read_jsonl
 
 NUM_EVAL = 37  # two batches of 32 in all; of the last, one process gets 3 images and the other 2
-
-DRIVER = """
-import atexit, json, os, signal, sys
-from dataclasses import replace
-from pathlib import Path
-
-import torch
-from senet.data import loading
-from senet.recipes.digits import digits
-from senet.training import loop, trainer as trainer_module
-from senet.training.config import ComputeConfig, RegularizationConfig
-from senet.training.interrupt import TrainingInterrupted
-
-torch.set_num_threads(1)
-folder, num_eval, rank = Path(sys.argv[1]), int(sys.argv[2]), int(os.environ["RANK"])
-# What is registered first runs last.
-atexit.register(lambda: (folder / f"joined{rank}").write_text(str(torch.distributed.is_initialized())))
-open_split, score, backward = loading.open_split, trainer_module.score, loop.Trainer.backward
-loading.open_split = lambda data, split: replace(open_split(data, split), size=128 if split == "train" else num_eval)
-counts, trainers, signals = [], [], {}
-
-def counting_score(*args, **options):
-    if rank == 1 and signals.pop("evaluation", False):
-        os.kill(os.getpid(), signal.SIGTERM)
-    result = score(*args, **options)
-    counts.append(result.num_images)
-    return result
-
-def interrupted_backward(trainer, *args, **options):
-    trainers.append(trainer)
-    if rank == 1 and trainer.position.epoch == 1 and signals.pop("backward", False):
-        os.kill(os.getpid(), signal.SIGTERM)
-    return backward(trainer, *args, **options)
-
-trainer_module.score, loop.Trainer.backward = counting_score, interrupted_backward
-config = replace(
-    digits(), epochs=2, batch_size=16, compute=ComputeConfig(cpu=torch.cuda.is_available(), accumulate=2),
-    regularization=RegularizationConfig(ema_decay=0.5),
-)
-loop.train(config, folder / "whole")
-trainer = trainers[-1]
-torch.save([trainer.model.state_dict(), trainer.ema.module.state_dict()], folder / f"weights{rank}.pt")
-
-said = []
-for moment in ("evaluation", "backward"):
-    signals[moment] = True
-    try:
-        loop.resume(folder / "parts") if said else loop.train(config, folder / "parts")
-    except TrainingInterrupted as stopped:
-        said.append(str(stopped))
-    signals.clear()
-loop.resume(folder / "parts")
-(folder / f"told{rank}.json").write_text(json.dumps([counts, said]))
-"""
 
 
 def assert_same_tensors(actual, expected):
@@ -79,22 +26,7 @@ def assert_same_tensors(actual, expected):
 
 def test_two_processes_train_one_network_stop_together_and_go_on(tmp_path: Path):
     """One of them is sent a signal, first in an evaluation, then within an epoch."""
-    (tmp_path / "driver.py").write_text(DRIVER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    log = tmp_path / "log.txt"
-    with log.open("w") as file:
-        started = subprocess.Popen(
-            [*command, str(tmp_path / "driver.py"), str(tmp_path), str(NUM_EVAL)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=file,
-            stderr=file,
-        )
-    try:
-        code = started.wait(180)
-    except subprocess.TimeoutExpired:  # one process waits for the other
-        started.terminate()  # torchrun ends its processes
-        code = started.wait(60)
-    assert code == 0, log.read_text()
+    run_in_two_processes("training_of_two_processes.py", tmp_path, NUM_EVAL)
 
     for rank in range(2):
         assert (tmp_path / f"joined{rank}").read_text() == "False"

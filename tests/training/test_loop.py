@@ -130,7 +130,9 @@ def test_a_run_folder_holds_what_is_documented(tmp_path: Path):
     names = {str(path) for path in contents(run)}
     events = {name for name in names if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
-    models = {f"{kind}/{name}" for kind in ("best", "last") for name in ("config.json", "model.safetensors")}
+    models = {
+        f"{kind}/{name}" for kind in ("best", "last") for name in ("README.md", "config.json", "model.safetensors")
+    }
     assert names - events == models | {
         "config.json",
         "data.json",

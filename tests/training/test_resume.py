@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from drivers import command
 from senet.data import loading
 from senet.data.config import Augmentation
 from senet.data.memory import MemoryLoader
@@ -199,26 +200,10 @@ def test_a_second_ctrl_c_does_not_wait_for_the_first(tmp_path, monkeypatch, unin
     assert_same_run(resume(tmp_path / "run"), uninterrupted("simple"))
 
 
-DRIVER = """
-import sys
-from dataclasses import replace
-import torch
-import senet
-from senet.data import loading
-from senet.recipes.digits import digits
-from senet.training.config import ComputeConfig
-
-torch.set_num_threads(1)
-open_all, sizes = loading.open_split, {"train": 96, "eval": 60}
-loading.open_split = lambda data, split: replace(open_all(data, split), size=sizes[split])
-senet.train(replace(digits(), epochs=3, compute=ComputeConfig(cpu=True)), sys.argv[1])
-"""
-
-
 def test_a_killed_program_s_run_goes_on(tmp_path, uninterrupted):
     """The program is killed at a random moment after its first epoch."""
     run = tmp_path / "run"
-    program = subprocess.Popen([sys.executable, "-c", DRIVER, str(run)], stderr=subprocess.DEVNULL)
+    program = subprocess.Popen(command("digits_to_be_killed.py", run), stderr=subprocess.DEVNULL)
     started = time.monotonic()
     while not (run / "metrics.jsonl").exists() and time.monotonic() - started < 60:
         time.sleep(0.01)

@@ -163,7 +163,7 @@ def test_a_network_with_doubled_gates_is_saved_and_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (SEOptions(gate="tanh"), "a tanh gate cannot start at exactly 1"),
+        (SEOptions(gate="tanh"), "a tanh gate cannot start at 1"),
         (SEOptions(gate="tanh", bias=False), "a tanh gate cannot"),
         (SEOptions(gate="relu", bias=False), "a relu gate without biases cannot"),
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from senet.data.preprocessing import CIFAR, Preprocessing
@@ -405,9 +406,14 @@ def test_a_folder_of_the_first_format_is_read(kind, tmp_path: Path):
     assert next(iter(values["surgery"])) == kind
     values["format"] = "senet/1"
     values["model"] |= values.pop("surgery")
+    if kind == "inserted":  # a gate of twice the sigmoid was a sigmoid with a factor, a buffer
+        values["model"]["inserted_se"] |= {"gate": "sigmoid", "factor": 2.0}
+        factors = {f"{site.partition('=')[0]}.se.factor": torch.tensor(2.0) for site in surgery_of(model).inserted}
+        save_file({**load_file(tmp_path / "model.safetensors"), **factors}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(values))
     again = from_pretrained(tmp_path)
-    assert surgery_of(again) == surgery_of(model)
+    assert (again.config, surgery_of(again)) == (model.config, surgery_of(model))
+    save_pretrained(again, tmp_path / "again")
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(again(x), model(x))
 

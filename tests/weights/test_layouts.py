@@ -15,7 +15,7 @@ from senet.factory import create_model
 from senet.models.catalog import model_card
 from senet.nn.block import SEOptions
 from senet.weights.folder import packaged_weights
-from senet.weights.layouts import LAYOUTS, find_layout, recognize
+from senet.weights.layouts import LAYOUTS, Layout, find_layout, recognize
 from senet.weights.loading import load_weights
 from senet.weights.reading import read
 from tiers import slow_except
@@ -256,3 +256,11 @@ def test_unknown_layouts_are_refused(saved):
         find_layout("keras")
     with pytest.raises(SenetError, match="layout is 'keras'"):
         load_weights(create_model("resnet18"), saved(torchvision.models.resnet18().state_dict()), layout="keras")
+
+
+def test_keys_are_converted_once(saved, monkeypatch):
+    conversions = []
+    convert = Layout.convert
+    monkeypatch.setattr(Layout, "convert", lambda *given: conversions.append(given) or convert(*given))
+    create_model("se_resnet18", num_classes=3, weights=saved(timm.create_model("legacy_seresnet18").state_dict()))
+    assert len(conversions) == 1

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Entry(NamedTuple):
-    """Where a command is, so that only the one that runs is imported, and what it does in one line."""
+    """Where a command is defined, so that only the one that runs is imported, and its line in `senet --help`."""
 
     module: str
     name: str
@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
         "demo": Entry("senet.cli.demo", "DemoCommand", "Train a small plain network and its SE twin, side by side."),
         "train": Entry("senet.cli.training", "TrainCommand", "Train a network by a recipe, or go on with a run."),
         "evaluate": Entry("senet.cli.evaluation", "EvaluateCommand", "Measure the accuracy of a run or a network."),
-        "predict": Entry("senet.cli.prediction", "PredictCommand", "Say what is in pictures."),
+        "predict": Entry("senet.cli.prediction", "PredictCommand", "Classify images."),
         "models": Entry("senet.cli.models", "ModelsCommand", "List the networks, with their costs."),
         "convert": Entry("senet.cli.networks", "ConvertCommand", "Turn weights from anywhere into a model folder."),
         "insert": Entry("senet.cli.networks", "InsertCommand", "Put SE blocks into a network that has none."),
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def first_words() -> argparse.ArgumentParser:
-    """Return what reads the words up to the command."""
+    """Return the parser of what comes before the command's own arguments."""
     commands = "\n".join(f"  {name:<10} {command.summary}" for name, command in COMMANDS.items())
     reader = argparse.ArgumentParser(
         "senet",
@@ -134,7 +134,7 @@ def run(argv: Sequence[str]) -> None:
 
 @contextmanager
 def options_as_typed(kind: "type[Command]") -> Iterator[None]:
-    """Show the library's warnings, and let errors pass, with a command's options as they are typed."""
+    """Print the library's warnings, and reword warnings and errors to name a command's options as they are typed."""
     from senet.cli.parsing import as_typed
 
     class WarningLines(logging.Handler):

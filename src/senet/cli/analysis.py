@@ -23,7 +23,7 @@ from senet.terminal import console, say
 from senet.weights.folder import save_pretrained
 
 CONSTANT = "constant"
-"""What --blocks is for those whose gate is constant."""
+"""The value of --blocks that means all blocks whose gate is constant."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,9 @@ class RecordCommand(OnData):
     def run(self) -> None:
         """Record, print the statistics, and write the file."""
         check_writable(self.output)
-        is_speaker = joined()  # first, for it says which GPU is this process's
+        is_printing = joined()  # first, for it says which GPU is this process's
         found = recorded(self.load(), self, self.precision)
-        if not is_speaker:
+        if not is_printing:
             return
         found.save(self.output)
         if self.json:
@@ -134,7 +134,7 @@ def recorded(model: nn.Module, command: OnData, precision: Precision = "fp32") -
 
 
 def joined() -> bool:
-    """Join the other processes that torchrun started, if it did; return whether this one speaks for all."""
+    """Join the other processes that torchrun started, if any; return whether this one prints for all."""
     if num_started() > 1:
         from accelerate import PartialState
 

@@ -17,12 +17,12 @@ from senet.factory import names_a_network
 from senet.models.catalog import model_card
 
 DATA_OF_THE_RUN = "of-the-run"
-"""What --data is where nobody gives it."""
+"""The default of --data: the data that the run was trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnData(Command):
-    """A command that runs a network on data; those of a run are its own, unless others are named."""
+    """A command that runs a network on data: for a run those it was trained on, unless --data names others."""
 
     model: Annotated[Positional[str], tyro.conf.arg(metavar="RUN_OR_MODEL")]
     """the network"""
@@ -33,7 +33,7 @@ class OnData(Command):
 
     @classmethod
     def read(cls, argv: Sequence[str], prog: str) -> Self:
-        """Read the arguments, of which those that are left out are the run's.
+        """Read the arguments; data settings that are left out are those of the run.
 
         Raises:
             SenetError: the network's name is misspelt, or no data are named and it is not a run's.

@@ -92,7 +92,7 @@ class InsertCommand(Command):
     """the network"""
     output: OutputFolder
     """the model folder to write; it must not exist yet"""
-    se: Annotated[SEOptions, tyro.conf.arg(name="")] = field(default_factory=SEOptions)
+    options: Annotated[SEOptions, tyro.conf.arg(name="")] = field(default_factory=SEOptions)
     where: tuple[str, ...] | None = None
     """only modules whose names match one of these shell patterns; None for all"""
     existing: Existing = "skip"
@@ -109,7 +109,7 @@ class InsertCommand(Command):
         check_new(self.output)
         model = load_model(self.source, pretrained=self.pretrained)
         report = insert_se(
-            model, self.se, where=self.where, existing=self.existing, preserve_outputs=self.preserve_outputs
+            model, self.options, where=self.where, existing=self.existing, preserve_outputs=self.preserve_outputs
         )
         save_pretrained(model, self.output)
         quoted = shlex.quote(str(self.output))

@@ -101,7 +101,7 @@ def keyword_arguments(info: Any) -> tyro.constructors.PrimitiveConstructorSpec[M
 
 
 def keyword_argument(word: str) -> tuple[str, bool | int | float | str]:
-    """Return the key and the value of a word KEY=VALUE; what is no number and not True or False is a text.
+    """Return the key and the value of a word KEY=VALUE; the value is a number, True, False, or else text.
 
     Raises:
         SenetError: the word has no "=".
@@ -184,7 +184,7 @@ def options(kind: type, place: str = "", typed: str = "") -> Iterator[tuple[str,
 
 
 def by_every_name(kind: type) -> Mapping[str, Option]:
-    """Return the options of a command by their dotted names, and by the ends of these that mean one option only."""
+    """Return the options of a command by their dotted names, and by every end of such a name that is unambiguous."""
     found: dict[str, set[Option]] = {}
     known = dict(options(kind))
     for name, option in known.items():
@@ -199,7 +199,7 @@ def as_typed(sentence: str, kind: type) -> str:
     """Return a message of the library with the arguments that it names written as options of a command.
 
     "data.val_fraction is 2" becomes "--data.val-fraction is 2", and "json=False" becomes "--no-json". Names without a
-    dot or underscore could be plain words: they are options only with a value, or where a sentence begins.
+    dot or underscore could be plain English: they count as options only with "=value" or at the start of the sentence.
     """
     for name, option in sorted(by_every_name(kind).items(), key=lambda item: -len(item[0])):
         whole = rf"(?<![\w.\-/'\"`=]){re.escape(name)}"

@@ -22,7 +22,7 @@ AT_ONCE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class PredictCommand(Command):
-    """Say what is in pictures: the likeliest classes with their probabilities.
+    """Classify images: print the likeliest classes with their probabilities.
 
     Results are printed as they come. Images that cannot be read are listed at the end, on standard error, and the exit
     status is then 1.

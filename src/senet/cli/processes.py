@@ -1,4 +1,4 @@
-"""Which of the processes that torchrun started speaks: the first, and of failures whoever fails first."""
+"""Output of several processes that torchrun started: only the first one prints, and only the first failure is told."""
 
 import contextlib
 import logging
@@ -17,12 +17,12 @@ def num_started() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process is the only one, or the one that speaks for all."""
+    """Return whether this process is the only one, or the first of several, which prints for all."""
     return num_started() == 1 or os.environ.get("RANK", "0") == "0"
 
 
 def launcher() -> str:
-    """Return what to write before a command to start as many processes again; on several machines, the beginning."""
+    """Return the torchrun command that starts as many processes on this machine; empty for one process."""
     if num_started() == 1:
         return ""
     return f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', num_started())} -m "
@@ -47,7 +47,7 @@ def first_speaks() -> Iterator[None]:
 
 
 def first_to_fail() -> bool:
-    """Count this process's failure; return whether it is the first, and so the one to be told."""
+    """Count this process's failure; return whether it is the first one, which is reported."""
     if num_started() == 1:
         return True
     try:

@@ -4,8 +4,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.progress import Progress
-
 from senet.cli.processes import is_first
 from senet.terminal import bar, console, printable, say
 
@@ -14,7 +12,7 @@ class Bar:
     """A bar on standard error for as long as a run takes, see `senet.training.progress.Progress`."""
 
     def __init__(self) -> None:
-        self.bar: Progress = bar(console(stderr=True))
+        self.bar = bar(console(stderr=True))
         self.task = self.bar.add_task("", now="")
 
     def start(self, name: str, num_batches: int, done: int) -> None:

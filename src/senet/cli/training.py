@@ -38,7 +38,7 @@ Recipes:
 
 @dataclass(frozen=True, kw_only=True)
 class ByRecipe(Command):
-    """A command that trains: its first word names a recipe, whose values are those of the options left out."""
+    """A command that trains: its first argument names a recipe, which gives the defaults of all other options."""
 
     output: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """the folder of what is trained"""
@@ -195,7 +195,7 @@ class AblateCommand(ByRecipe):
 
 
 def asked_in(config: TrainConfig, argv: Sequence[str]) -> TrainConfig:
-    """Return the configuration with the options of a command line asked for, those that are the recipe's, too."""
+    """Return the configuration, marking options on the command line as asked for even if they equal the recipe's."""
     words = (word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--"))
     asked = {re.sub(r"\.no_(\w+)$", r".\1", word) for word in words}
     suggested = {

@@ -51,7 +51,7 @@ def run_data(source: str | Path) -> DataConfig | None:
 
 
 def number_of_classes(model: nn.Module, image: Tensor) -> int:
-    """Return how many classes a network has, by its word or by its output for an image (1, C, H, W)."""
+    """Return how many classes a network has, from its `num_classes` or its output for an image (1, C, H, W)."""
     return getattr(model, "num_classes", None) or int(run_on_example(model, image, model).shape[1])
 
 
@@ -63,7 +63,7 @@ class Batches:
         source: what to call them in messages.
         class_names: of their labels; empty where they have none.
         device: where they arrive.
-        number: of batches; None if nobody knows.
+        number: of batches; None if it is not known.
         unscored: why no accuracy can be measured on them; empty if it can.
         each: yields (images, labels); labels are 0 where there are none.
         images: one by one, where the source is a data set.
@@ -227,5 +227,5 @@ def labeled_for(model: nn.Module, images: ImageSplit, shape: tuple[int, ...]) ->
 
 
 def unlabeled(source: str) -> str:
-    """Say that data without labels give no accuracy."""
+    """Return the message for data without labels, on which no accuracy can be measured."""
     return f"{source} has no labels; accuracy needs a folder of images for each class"

@@ -1,4 +1,4 @@
-"""What is in a picture: classes with probabilities."""
+"""Classification of single images: classes with probabilities."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -134,7 +134,7 @@ def predicted(
 
 
 def prepare(image: str | Path | Picture, number: int, to_tensor: v2.Compose) -> Tensor:
-    """Read an image, if it is a file, and make of it what the network takes: (C, H, W).
+    """Return an image, read first if it is a file, as the network takes it: (C, H, W).
 
     Raises:
         SenetError: it cannot be read, or the network cannot take it.

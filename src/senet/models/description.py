@@ -10,6 +10,7 @@ from torch import nn
 
 from senet.configs import to_dict
 from senet.models.base import Network, SEUnit
+from senet.models.catalog import CARDS
 from senet.models.config import ModelConfig, config_to_dict, se_from_dict, se_to_dict
 from senet.nn.attached import attached_blocks, attached_sites, plain_class
 from senet.nn.block import EXCITATIONS, SEOptions
@@ -111,7 +112,7 @@ def block_class(model: nn.Module) -> str | None:
 
 def required_modules(config: ModelConfig, surgery: Surgery) -> list[str]:
     """Return the modules of other packages that registered what a network consists of; reading it needs them."""
-    modules = set()
+    modules = {CARDS.module_of(config.name)}
     for se in (config.se, surgery.inserted_se):
         modules |= {EXCITATIONS.module_of(se.excitation), GATES.module_of(se.gate)}
     return sorted(module for module in modules if module is not None)

@@ -141,7 +141,7 @@ class ExcitationBlock(nn.Module):
         layer = self.get_submodule(self.logits_layer)
         weight, bias = layer.get_parameter("weight"), getattr(layer, "bias", None)
         if value != 0 and bias is None:
-            raise SenetError(f"a {self.gate_name} gate without biases cannot start at exactly 1; choose another gate")
+            raise SenetError(f"a {self.gate_name} gate without biases cannot start at 1; choose another gate")
         weight.zero_()
         if bias is not None:
             bias.fill_(value)
@@ -154,7 +154,7 @@ class ExcitationBlock(nn.Module):
         """
         one_at = GATES[self.gate_name].one_at
         if one_at is None:
-            raise SenetError(f"a {self.gate_name} gate cannot start at exactly 1; choose another gate")
+            raise SenetError(f"a {self.gate_name} gate cannot start at 1; choose another gate")
         self.set_logits(one_at)
 
     def multiply_adds(self, side: Sequence[int]) -> int:

@@ -100,7 +100,10 @@ def insert_se(
     check_choice("existing", existing, get_args(Existing))
     check_choice("options.placement", options.placement, PLACEMENTS)
     if preserve_outputs:
-        options = options.starting_as_identity()
+        try:
+            options = options.starting_as_identity()
+        except SenetError as error:
+            raise SenetError(f"{error}, or preserve_outputs=False") from error
     check_model(model)
     check_has_values(model)
     flow, candidates = look(model, options, where, example_inputs)

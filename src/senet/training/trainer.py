@@ -27,10 +27,11 @@ from senet.models.base import Network
 from senet.models.config import ModelConfig
 from senet.nn.fused import set_fused
 from senet.nn.precision import DTYPES, slow_bf16
-from senet.training.config import RegularizationConfig, TrainConfig
+from senet.training.config import TrainConfig
 from senet.training.interrupt import TrainingInterrupted, caught_signals
 from senet.training.processes import Team
 from senet.training.progress import Progress, Reporter, lines_shown
+from senet.training.regularization import build_ema, build_mixup
 from senet.training.run import RunFolder
 from senet.training.schedule import Schedule, build_optimizer
 
@@ -63,28 +64,6 @@ def seed_everything(*parts: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  # timm's Mixup draws from the global state
     torch.manual_seed(seed)
-
-
-def build_ema(model: nn.Module, decay: float) -> Any:
-    """Return a running average of a network's weights.
-
-    Raises:
-        MissingExtraError: timm is not installed.
-    """
-    with needed_for("regularization.ema_decay"):
-        from timm.utils import ModelEmaV3
-    return ModelEmaV3(model, decay)
-
-
-def build_mixup(config: RegularizationConfig, num_classes: int) -> Any:
-    """Return what mixes the images of a batch in pairs, and their labels.
-
-    Raises:
-        MissingExtraError: timm is not installed.
-    """
-    with needed_for("regularization.mixup"):
-        from timm.data import Mixup
-    return Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=num_classes)
 
 
 class Trainer:

@@ -49,7 +49,7 @@ def fit(checkpoint: Checkpoint, model: nn.Module, adapt: Collection[Adapt] = ())
     """
     source, expected = checkpoint.source, dict(model.state_dict())
     state, notes = plain_state(checkpoint.state, expected, source)
-    factor, gate = drop_factors(state), None
+    factor, gate = drop_factors(state, model), None
     notes += keep_inserted(state, model)
     if isinstance(model, Network):
         check_blocks(model, checkpoint)

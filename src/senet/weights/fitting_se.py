@@ -43,13 +43,14 @@ def gate_of(checkpoint: Checkpoint, model: Network, factor: float) -> str:
     return config.se.gate if config is not None and has_se(checkpoint) else gate_times(model.config.se.gate, factor)
 
 
-def drop_factors(state: State) -> float:
+def drop_factors(state: State, model: nn.Module) -> float:
     """Take the constant factors of gates out of a state; return that of the network's own gates, 1 if there is none.
 
     Earlier versions kept a factor of 2 as a buffer of each block; now it is a gate of its own.
     """
-    factors = [state.pop(key).item() for key in list(state) if key.endswith(".se.factor")]
-    return factors[0] if factors else 1.0
+    own = {f"{name}.factor" for name in own_blocks(model)}
+    factors = {key: state.pop(key).item() for key in list(state) if key.endswith(".se.factor")}
+    return next((factor for key, factor in factors.items() if key in own), 1.0)
 
 
 def fit_se(state: State, model: Network, source: str) -> tuple[list[str], str | None]:
