@@ -12,6 +12,7 @@ dependencies = [
     "safetensors",
     "huggingface_hub",
     "lazy_loader",
+    "tyro",
 ]
 sys.path.insert(0, str(_Path(__file__).parent / "src"))
 

@@ -14,8 +14,6 @@ import pytest
 from fuzz.commands import options
 from senet.cli import COMMANDS
 
-pytestmark = pytest.mark.skip(reason="until the new names are all in main")
-
 ROOT = Path(__file__).parent.parent
 WITH_CODE = ["README.md", *(f"docs/{name}.md" for name in ("analysis", "guide", "timm", "weights"))]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -43,6 +41,7 @@ def test_python_of_a_page_runs(name, tmp_path):
     run(ROOT / name, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs(tmp_path):
     assert all(reason is None for _, _, reason in code_blocks(ROOT / "docs/tutorial.md", "python"))
     run(ROOT / "docs/tutorial.md", tmp_path)

@@ -35,7 +35,7 @@ def cost(model: nn.Module, input_size: int | tuple[int, int] | None = None, in_c
     """Count parameters, and the multiply-adds of one image.
 
     Convolutions, linear layers and matrix products count, each product with its addition as one (as in the paper);
-    normalization, pooling, activations and the scale do not. Nothing is computed: shapes alone are propagated, on the
+    normalization, pooling, activations and the scale do not. Nothing is computed: only shapes are propagated, on the
     meta device, and the model is left as it is.
 
     Args:

@@ -16,10 +16,11 @@ from senet.models.build import build, skeleton
 from senet.models.catalog import CARDS, Card, model_card
 from senet.models.config import ModelConfig
 from senet.models.external import build_external, is_external, tag_of
+from senet.models.hub_methods import HubFunctions, HubMethods
 from senet.nn.block import SEOptions
 from senet.weights.checkpoint import Checkpoint
 from senet.weights.fitting import fit
-from senet.weights.folder import packaged_folder, packaged_weights
+from senet.weights.folder import packaged_folder, packaged_weights, push_to_hub, save_pretrained
 from senet.weights.hub import FILES, Download, is_hub_id
 from senet.weights.layouts import TORCHVISION
 from senet.weights.loading import LoadReport, load, trunk_names
@@ -317,3 +318,6 @@ def fitting_networks(checkpoint: Checkpoint) -> list[str]:
 def shapes_within(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     """Return the shape of each tensor after its first dimension, without BatchNorm's counts."""
     return {key: tensor.shape[1:] for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
+
+
+HubMethods.hub = HubFunctions(save=save_pretrained, push=push_to_hub, read=from_pretrained)

@@ -171,7 +171,7 @@ def inserted(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_library_is_heard_and_left_as_it_was(name):
+def test_gates_of_every_library_are_recorded_and_the_model_is_left_as_it_was(name):
     create, number, first, last = MODELS[name]
     torch.manual_seed(0)
     model = create().eval()
@@ -214,10 +214,10 @@ def test_outputs_are_those_of_the_model_while_it_is_recorded():
 
 def test_what_a_callback_returns_has_no_effect():
     model, x = Net().eval(), images()
-    expected, heard = model(x), []
-    with gate_hooks(model, find_blocks(model, x), lambda block, gates: heard.append(block.name) or torch.zeros(1)):
+    expected, called = model(x), []
+    with gate_hooks(model, find_blocks(model, x), lambda block, gates: called.append(block.name) or torch.zeros(1)):
         assert torch.equal(model(x), expected)
-    assert len(heard) == 2
+    assert len(called) == 2
 
 
 # ---- files and bad input ---------------------------------------------------------------------------------------------

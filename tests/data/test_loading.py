@@ -48,8 +48,8 @@ def test_batches_of_both_splits(in_memory):
 
 def test_memory_and_disk_give_the_same_images():
     memory, disk = load(), load(replace(DIGITS, in_memory=False))
-    for ours, theirs in ((memory.train, disk.train), (memory.evaluation, disk.evaluation)):
-        for (x, y), (other_x, other_y) in zip(ours.batches(2), theirs.batches(2), strict=True):
+    for first, second in ((memory.train, disk.train), (memory.evaluation, disk.evaluation)):
+        for (x, y), (other_x, other_y) in zip(first.batches(2), second.batches(2), strict=True):
             assert torch.equal(y, other_y)
             torch.testing.assert_close(x, other_x, rtol=1e-5, atol=2e-6)
 

@@ -154,11 +154,11 @@ def test_augmentation_is_a_function_of_seed_epoch_batch_and_rank():
     assert torch.equal(first(), first())
     assert not torch.equal(first(), first(epoch=1))
     assert not torch.equal(first(), first(seed=1))
-    ours, theirs = (memory_loader(num_processes=2, rank=rank) for rank in (0, 1))
-    for loader in (ours, theirs):  # one image throughout, so that only the rank or the batch can make a difference
+    first, second = (memory_loader(num_processes=2, rank=rank) for rank in (0, 1))
+    for loader in (first, second):  # one image throughout, so that only the rank or the batch can make a difference
         loader.images[:] = loader.images[0].clone()
-    assert not torch.equal(next(iter(ours.batches(0)))[0], next(iter(theirs.batches(0)))[0])
-    first_batch, second_batch, *_ = (x for x, _ in ours.batches(0))
+    assert not torch.equal(next(iter(first.batches(0)))[0], next(iter(second.batches(0)))[0])
+    first_batch, second_batch, *_ = (x for x, _ in first.batches(0))
     assert not torch.equal(first_batch, second_batch)
 
 

@@ -13,8 +13,8 @@ def order(num_images, batch_size, shuffle, **options):
 def assert_same_batches(result, expected):
     result, expected = list(result), list(expected)
     assert len(result) == len(expected)
-    for ours, theirs in zip(result, expected, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for first, second in zip(result, expected, strict=True):
+        np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize(("num_images", "batch_size"), [(10, 3), (9, 3), (2, 3), (1, 1), (7, 7)])

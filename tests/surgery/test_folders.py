@@ -81,9 +81,9 @@ def test_fine_tuning_with_other_classes_starts_a_new_classifier(tmp_path: Path):
     save_pretrained(model, tmp_path)
     again = create_model("timm/resnet18", num_classes=3, weights=tmp_path)
     assert again.num_classes == 3
-    own, theirs = again.state_dict(), model.state_dict()
-    assert {key for key in own if own[key].shape != theirs[key].shape} == {"fc.weight", "fc.bias"}
-    assert all(torch.equal(own[key], theirs[key]) for key in own if not key.startswith("fc."))
+    own, original = again.state_dict(), model.state_dict()
+    assert {key for key in own if own[key].shape != original[key].shape} == {"fc.weight", "fc.bias"}
+    assert all(torch.equal(own[key], original[key]) for key in own if not key.startswith("fc."))
 
 
 BAD = {

@@ -279,13 +279,13 @@ def test_outputs_and_keys_stay(name):
     assert all(".se.fc" in key for key in added)
     assert sum(model.get_parameter(key).numel() for key in report.parameters) == report.num_parameters
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        mine, theirs = (copy.deepcopy(m).to(dtype) for m in (model, reference))
+        inserted_one, plain_one = (copy.deepcopy(m).to(dtype) for m in (model, reference))
         with torch.no_grad():
-            assert torch.equal(mine.eval()(x.to(dtype)), theirs.eval()(x.to(dtype))), dtype
+            assert torch.equal(inserted_one.eval()(x.to(dtype)), plain_one.eval()(x.to(dtype))), dtype
             torch.manual_seed(0)
-            trained = mine.train()(x.to(dtype))
+            trained = inserted_one.train()(x.to(dtype))
             torch.manual_seed(0)
-            assert torch.equal(trained, theirs.train()(x.to(dtype))), dtype
+            assert torch.equal(trained, plain_one.train()(x.to(dtype))), dtype
 
 
 @pytest.mark.parametrize(("gate", "bias"), GATES)
@@ -428,8 +428,8 @@ def test_distributed_data_parallel(inserted, tmp_path):
         F.cross_entropy(parallel(x), labels).backward()
     finally:
         dist.destroy_process_group()
-    for mine, theirs in zip(inserted.parameters(), single.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad)
+    for inserted_one, plain_one in zip(inserted.parameters(), single.parameters(), strict=True):
+        torch.testing.assert_close(inserted_one.grad, plain_one.grad)
 
 
 def test_compile_in_one_graph(inserted):
@@ -491,8 +491,8 @@ def test_the_fused_operator_serves_inserted_blocks(create, name, monkeypatch):
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)
     F.cross_entropy(found, labels).backward()
     F.cross_entropy(expected, labels).backward()
-    for (key, mine), theirs in zip(model.named_parameters(), reference.parameters(), strict=True):
-        assert (mine.grad - theirs.grad).abs().max() <= 1e-6 * theirs.grad.abs().max(), key
+    for (key, inserted_one), plain_one in zip(model.named_parameters(), reference.parameters(), strict=True):
+        assert (inserted_one.grad - plain_one.grad).abs().max() <= 1e-6 * plain_one.grad.abs().max(), key
 
 
 def test_inference_moves_the_squeeze_of_inserted_blocks():

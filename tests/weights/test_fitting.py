@@ -265,7 +265,7 @@ def test_another_number_of_classes_must_be_asked_for(tmp_path):
     x = torch.randn(1, 3, 32, 32)
     assert torch.equal(model.forward_features(x), theirs.forward_features(x))
 
-    created = create_model("cifar_se_resnet20", num_classes=7, weights=file)
+    created = create_model("cifar_se_resnet20", num_classes=7, weights=file).eval()
     assert created.num_classes == 7
     assert torch.equal(created.forward_features(x), theirs.forward_features(x))
 
@@ -408,7 +408,7 @@ def test_widths_rounded_as_in_timm_get_units_without_effect(tmp_path):
     ours = create_model("se_resnet18", weights=tmp_path / "weights.pth")
     assert ours.config.se.reduction == 8
     x = torch.randn(2, 3, 64, 64)
-    assert_relatively_close(ours(x), theirs.eval()(x), 1e-5)
+    assert_relatively_close(ours.eval()(x), theirs.eval()(x), 1e-5)
     model = create_model("se_resnet18", stem_pool="pad")
     assert_refused(model, tmp_path / "weights.pth", "create it with SEOptions(reduction=8)")
     load_weights(create_model("se_resnet18", stem_pool="pad", se=SEOptions(reduction=8)), tmp_path / "weights.pth")

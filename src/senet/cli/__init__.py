@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a name that the encoding lacks is printed with escapes
             stream.reconfigure(errors="backslashreplace")
     try:
-        with first_speaks():
+        with first_speaks(), bars_shown():
             run(sys.argv[1:] if argv is None else argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
@@ -128,7 +128,7 @@ def run(argv: Sequence[str]) -> None:
         sys.path.insert(0, "")  # as `python -m` does
         plugins.load(asked.modules)
     kind = COMMANDS[asked.command].load()
-    with options_as_typed(kind), bars_shown():
+    with options_as_typed(kind):
         kind.read(asked.arguments, f"senet {asked.command}").run()
 
 

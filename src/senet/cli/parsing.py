@@ -138,7 +138,7 @@ def values(parsed: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     for field in fields(parsed):
         value, name = getattr(parsed, field.name), f"{place}{field.name}"
         if is_dataclass(value):
-            yield from values(value, "" if name == "config" else f"{name}.")
+            yield from values(value, f"{name}.")
         else:
             yield name, value
 
@@ -178,7 +178,7 @@ def options(kind: type, place: str = "", typed: str = "") -> Iterator[tuple[str,
         whole = word if mark is not None and mark.prefix_name is False else ".".join(filter(None, (typed, word)))
         inner = hint.__origin__ if marks else hint
         if isinstance(inner, type) and get_origin(inner) is None and is_dataclass(inner):
-            yield from options(inner, f"{place}{name}." if word else place, whole)
+            yield from options(inner, f"{place}{name}.", whole)
         else:
             yield f"{place}{name}", Option(f"--{whole}", inner is bool)
 
@@ -186,13 +186,13 @@ def options(kind: type, place: str = "", typed: str = "") -> Iterator[tuple[str,
 def by_every_name(kind: type) -> Mapping[str, Option]:
     """Return the options of a command by their dotted names, and by every end of such a name that is unambiguous."""
     found: dict[str, set[Option]] = {}
-    known = dict(options(kind))
-    for name, option in known.items():
+    typed = {}
+    for name, option in options(kind):
         words = name.split(".")
         for i in range(len(words)):
             found.setdefault(".".join(words[i:]), set()).add(option)
-        found.setdefault(option.flag.removeprefix("--").replace("-", "_"), set()).add(option)
-    return {name: next(iter(known_as)) for name, known_as in found.items() if len(known_as) == 1} | known
+        typed[option.flag.removeprefix("--").replace("-", "_")] = option
+    return {name: next(iter(known_as)) for name, known_as in found.items() if len(known_as) == 1} | typed
 
 
 def as_typed(sentence: str, kind: type) -> str:

@@ -1,12 +1,26 @@
 """`save_pretrained`, `push_to_hub` and `from_pretrained` as methods of the networks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self
 
-from torch import nn
+from senet.errors import SenetError
 
-import senet
+
+@dataclass(frozen=True, kw_only=True)
+class HubFunctions:
+    """The functions that the methods call.
+
+    Args:
+        save: `senet.save_pretrained`.
+        push: `senet.push_to_hub`.
+        read: `senet.from_pretrained`.
+    """
+
+    save: Callable[..., None]
+    push: Callable[..., str]
+    read: Callable[..., Any]
 
 
 class HubMethods:
@@ -16,9 +30,11 @@ class HubMethods:
     arguments of every constructor, which for a network are its layers and not its name, writes these as config.json,
     and reads no others, so that neither timm's models nor folders of this library could be opened.
 
-    The functions are called through the package, whose public names are imported when they are used: the architectures
-    themselves read and write no files.
+    The architectures read and write no files: `senet.factory`, which knows the functions that do, provides them here
+    when it is imported.
     """
+
+    hub: ClassVar[HubFunctions]
 
     def save_pretrained(
         self,
@@ -46,9 +62,8 @@ class HubMethods:
         """
         if not push_to_hub and (repo_id is not None or push_to_hub_kwargs):
             argument = "repo_id" if repo_id is not None else min(push_to_hub_kwargs)
-            raise senet.SenetError(f"{argument} has no effect without push_to_hub=True")
-        model = cast(nn.Module, self)
-        senet.save_pretrained(model, save_directory, metrics)
+            raise SenetError(f"{argument} has no effect without push_to_hub=True")
+        self.hub.save(self, save_directory, metrics)
         if not push_to_hub:
             return None
         return self.push_to_hub(repo_id or Path(save_directory).resolve().name, metrics=metrics, **push_to_hub_kwargs)
@@ -65,8 +80,8 @@ class HubMethods:
         create_pr: bool = False,
     ) -> str:
         """Upload this network to the Hugging Face hub and return its address there, see `senet.push_to_hub`."""
-        return senet.push_to_hub(
-            cast(nn.Module, self),
+        return self.hub.push(
+            self,
             repo_id,
             metrics=metrics,
             commit_message=commit_message,
@@ -92,7 +107,7 @@ class HubMethods:
         Raises:
             SenetError: as there; or the network is of another class than this one.
         """
-        model = senet.from_pretrained(
+        model = cls.hub.read(
             pretrained_model_name_or_path,
             revision=revision,
             token=token,
@@ -101,7 +116,7 @@ class HubMethods:
             force_download=force_download,
         )
         if not isinstance(model, cls):
-            raise senet.SenetError(
+            raise SenetError(
                 f"{pretrained_model_name_or_path} is a {type(model).__name__}, not a {cls.__name__}; "
                 "open it by senet.from_pretrained"
             )

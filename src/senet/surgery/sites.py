@@ -140,7 +140,7 @@ class Places:
         return sites, skipped[::-1]
 
     def depthwise(self, conv: Value) -> bool:
-        """Whether a convolution works on each channel alone."""
+        """Return whether a convolution is depthwise: each output channel depends on one input channel."""
         groups = conv.arguments.get("groups", conv.arguments.get("6", 1))
         return isinstance(groups, int) and groups > 1 and groups == conv.inputs[0].shape[1]
 
