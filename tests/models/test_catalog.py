@@ -155,7 +155,7 @@ def test_se_on_a_plain_network_names_the_twin(name, twin, se):
 @pytest.mark.parametrize(
     ("name", "option", "known"),
     [
-        ("se_resnet50", "drop_rate", ("stride_on", "stem_pool", "dropout", "zero_init_last")),
+        ("se_resnet50", "drop_path", ("stride_on", "stem_pool", "dropout", "zero_init_last")),
         ("resnet18", "stride_on", ("stem_pool", "dropout", "zero_init_last")),
         ("cifar_resnet20", "stem_pool", ("dropout", "zero_init_last")),
         ("cifar_preact_resnet164", "zero_init_last", ("stride_on", "dropout")),
@@ -228,7 +228,7 @@ def test_configuration_with_what_is_missing_at_its_default():
 
 
 def test_configuration_with_an_unknown_field():
-    with pytest.raises(TypeError, match="depth"):
+    with pytest.raises(SenetError, match=r"model\.depth is unknown"):
         config_from_dict({"name": "resnet18", "depth": 3})
 
 
