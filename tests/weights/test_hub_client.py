@@ -107,6 +107,8 @@ def assert_same_weights(actual: nn.Module, expected: nn.Module) -> None:
         ("me/net.pth", False),
         ("runs/net.safetensors", False),
         ("~/net", False),
+        ("./net", False),
+        ("../net", False),
         ("me/net@", False),
         ("https://huggingface.co/me/net", False),
     ],
