@@ -39,7 +39,7 @@ def imported(source):
 
 
 def part_of(name):
-    """Return the folder, or the module of the package, that a file belongs to; the package itself is for users' code."""
+    """Return the folder or module of the package that a file belongs to; the package itself is for users' code."""
     return name.split(".")[1] if "." in name else "cli"
 
 
