@@ -1,7 +1,7 @@
 """Squeeze-and-Excitation networks in PyTorch: the block, the networks of the paper, training, evaluation.
 
-The public names are those of `__init__.pyi`; each is imported from its module when it is first used, so that
-`import senet` costs no more than what is used of it.
+The public names are those of `__init__.pyi`. Each is imported from its module on first use, so that `import senet`
+itself is fast.
 """
 
 import lazy_loader

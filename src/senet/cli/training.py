@@ -155,7 +155,7 @@ class ResumeCommand(Command):
 
 @contextmanager
 def going_on_later(run: Path) -> Iterator[None]:
-    """End a run that a signal stops with the command that goes on with it."""
+    """If a signal stops the run, print the command that resumes it and exit."""
     try:
         yield
     except TrainingInterrupted as interrupted:
@@ -206,7 +206,7 @@ class AblateCommand(ByRecipe):
 
 
 def asked_in(config: TrainConfig, argv: Sequence[str]) -> TrainConfig:
-    """Return the configuration, marking options on the command line as asked for even if they equal the recipe's."""
+    """Return the configuration with the command line's options marked as chosen, even if they equal the recipe's."""
     words = (word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--"))
     asked = {re.sub(r"\.no_(\w+)$", r".\1", word) for word in words}
     suggested = {

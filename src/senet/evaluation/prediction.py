@@ -31,7 +31,7 @@ class ClassProbability:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a network says of one image.
+    """What a network predicts for one image.
 
     Args:
         image: what was given.
@@ -63,8 +63,8 @@ def predict(
     """Classify images.
 
     Args:
-        run_or_model: a network with `preprocessing`, a run or model folder, or the name of a network with weights in
-            the package.
+        run_or_model: a network with `preprocessing`, or what `senet.from_pretrained` opens: a run or model folder, a
+            name, a hub id.
         images: files; PIL images of any size, which are not turned by their EXIF data as files are; or arrays (H, W),
             (H, W, C) or (C, H, W) of uint8 or uint16.
         top: how many classes to return for each; at least 1.

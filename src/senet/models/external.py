@@ -13,7 +13,7 @@ LIBRARIES = ("timm", "torchvision")
 
 
 def is_external(name: str) -> bool:
-    """Whether a name is of another library's network; what follows the library is not looked at."""
+    """Whether a name is that of another library's network; only the library's part of the name is checked."""
     return name.partition("/")[0] in LIBRARIES and name.count("/") == 1
 
 
@@ -31,7 +31,7 @@ def build_external(config: ModelConfig, *, pretrained: bool | None = None) -> nn
             None for random ones unless the name has a tag.
 
     Raises:
-        SenetError: no such network or option, or weights that cannot be had.
+        SenetError: no such network or option, or weights that cannot be loaded.
     """
     library, _, name = config.name.partition("/")
     if library == "timm":
@@ -93,7 +93,7 @@ def classes_of(model: nn.Module, asked: int | None) -> int:
 
 
 def tags_of(library: str, architecture: str, tag: str) -> str:
-    """Return what is said of a library's weights for a network, where a name asks for others; else nothing."""
+    """Return the end of a message that lists a network's tags, if a name has another one; else an empty text."""
     if library == "timm":
         import timm
 
@@ -107,7 +107,7 @@ def tags_of(library: str, architecture: str, tag: str) -> str:
 
 
 def preprocessing_from_torchvision(architecture: str, tag: str = "") -> Preprocessing:
-    """Return how a network of torchvision's wants its images, with certain weights or by default."""
+    """Return the preprocessing of one of torchvision's networks, for the weights of a tag or the default ones."""
     from torchvision.models import get_model_weights
 
     preset = get_model_weights(architecture)[tag or "DEFAULT"].transforms()

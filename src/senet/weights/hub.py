@@ -38,7 +38,8 @@ class Download:
 
     Args:
         revision: a branch, tag or commit; None for that of the id, or the newest.
-        token: a token; True for the one of `hf auth login`, False for none; None for the one if there is one.
+        token: a token; True for the one of `hf auth login`, False for none; None for the one
+            of `hf auth login` if there is one.
         cache_dir: the folder of the cache; None for the client's.
         local_files_only: take what is in the cache and ask no server.
         force_download: fetch what is in the cache as well.

@@ -49,7 +49,7 @@ def read(
 
     Raises:
         SenetError: it is absent, cannot be reached, truncated, or holds no weights; there is no such layout, or the
-            weights say themselves what they are.
+            weights state their layout themselves.
     """
     path, word = Path(source), str(source)
     if path.is_file() or not (path.is_dir() or is_hub_id(word)):
@@ -188,7 +188,7 @@ def converted(
     """Return a checkpoint with the tensors under this library's keys, from the layout that is asked for or recognized.
 
     Raises:
-        SenetError: there is no such layout, or the weights say themselves what they are.
+        SenetError: there is no such layout, or the weights state their layout themselves.
     """
     layout = recognized if asked is None else find_layout(asked)
     if layout is not recognized and ("config" in described or recognized is CAFFE):
@@ -201,7 +201,7 @@ def converted(
 
 
 def read_description(path: Path, text: str | None = None) -> dict[str, Any]:
-    """Return what `Checkpoint` takes of a config.json, or of the same text within a file of weights.
+    """Return fields of `Checkpoint` from a config.json, or from the same text within a file of weights.
 
     Args:
         path: of the file.
@@ -227,7 +227,7 @@ def read_description(path: Path, text: str | None = None) -> dict[str, Any]:
 
 
 def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `Checkpoint` takes of the values of a config.json."""
+    """Return fields of `Checkpoint` from the values of a config.json."""
     if "model" not in values and "architecture" in values:
         return parse_timm(values)
     if values.get("format", FORMATS[-1]) not in FORMATS:
@@ -245,7 +245,7 @@ def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_timm(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `Checkpoint` takes of a config.json that timm wrote."""
+    """Return fields of `Checkpoint` from a config.json that timm wrote."""
     name, preprocessing = values["architecture"], preprocessing_from_timm(values.get("pretrained_cfg", values))
     if name in CARDS and name not in NAMES_IN_TIMM:
         return {"config": config_of_timm(values), "name": name, "preprocessing": preprocessing}
