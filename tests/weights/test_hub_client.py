@@ -109,6 +109,7 @@ def assert_same_weights(actual: nn.Module, expected: nn.Module) -> None:
         ("~/net", False),
         ("./net", False),
         ("../net", False),
+        ("me/.net", False),
         ("me/net@", False),
         ("https://huggingface.co/me/net", False),
     ],

@@ -21,12 +21,12 @@ from senet.nn.block import SEOptions
 def build(config: ModelConfig, surgery: Surgery | None = None) -> Network:
     """Build the network of a configuration, with random weights and in training mode.
 
-    One of another library has that library's class, with the attributes that this library's networks have. A name with
-    a tag, such as "timm/resnet50.a1_in1k", brings these weights.
+    A network of another library is of that library's class, with the attributes that this library's networks have. A
+    name with a tag, such as "timm/resnet50.a1_in1k", loads those weights.
 
     Args:
         config: what to build.
-        surgery: the SE blocks to insert and to remove then; None for none.
+        surgery: the SE blocks to insert and to remove afterwards; None for none.
 
     Raises:
         SenetError: as `create_model`.
@@ -42,19 +42,19 @@ def build(config: ModelConfig, surgery: Surgery | None = None) -> Network:
 
 
 def surgery_of(model: Network) -> Surgery:
-    """Return what was inserted into a network from `create_model` and removed from it, whatever library it is of."""
+    """Return the SE blocks inserted into and removed from a network of `create_model`, of any library."""
     return derive_surgery(model, skeleton(model.config) if is_external(model.config.name) else None)
 
 
 NAMES_HERE = {"in_chans": "in_channels", "drop_rate": "dropout", "checkpoint_path": "weights"}
-"""What timm calls arguments of `create_model`, and their names in this library."""
+"""timm's names of arguments of `create_model` -> this library's names."""
 
 TIMM_ONLY = ("features_only", "out_indices", "feature_cls")
 """Arguments that `timm.create_model` handles itself, also for the networks of this library."""
 
 
 class WithoutInitialization(TorchFunctionMode):
-    """Leaves out what `torch.nn.init` does: on the meta device, it takes most of the time and changes nothing."""
+    """Skips the functions of `torch.nn.init`: on the meta device they take most of the time and change nothing."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -66,7 +66,7 @@ class WithoutInitialization(TorchFunctionMode):
 
 
 def skeleton(config: ModelConfig, surgery: Surgery | None = None) -> Network:
-    """Build the network of a configuration without values, to look at its parts and the shapes of its tensors.
+    """Build the network of a configuration on the meta device: its modules and shapes, without values.
 
     Raises:
         SenetError: as `create_model`.
