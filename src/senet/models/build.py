@@ -47,7 +47,7 @@ def surgery_of(model: Network) -> Surgery:
 
 
 NAMES_HERE = {"in_chans": "in_channels", "drop_rate": "dropout", "checkpoint_path": "weights"}
-"""timm's names of arguments of `create_model` -> this library's names."""
+"""timm's names of arguments of `create_model` -> this library's names, which are torchvision's."""
 
 TIMM_ONLY = ("features_only", "out_indices", "feature_cls")
 """Arguments that `timm.create_model` handles itself, also for the networks of this library."""
