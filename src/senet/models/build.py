@@ -83,7 +83,7 @@ def build_own(config: ModelConfig) -> Network:
     for option in config.options:
         if option not in card.options:
             known = NAMES_HERE.get(option)
-            remedy = f"it is called {known} here" if known else f"its options are {', '.join(card.options)}"
+            remedy = f"it is called {known} here" if known else f"its options are {', '.join(card.options) or 'none'}"
             raise SenetError(f"{config.name} has no option {option!r}; {remedy}")
     model = card.build(
         num_classes=num_classes,
@@ -91,6 +91,8 @@ def build_own(config: ModelConfig) -> Network:
         se=config.se if card.has_se else None,
         **config.options,
     )
+    if not isinstance(model, Network):
+        raise SenetError(f"the card of {config.name} builds a {type(model).__name__}, which is no Network")
     model.config = replace(config, num_classes=num_classes)
     model.preprocessing = card.preprocessing.with_channels(config.in_channels)
     model.class_names = None
