@@ -46,7 +46,7 @@ from report import (
     write_results,
 )
 
-PLAIN, SE, OURS = "timm resnet50", "timm seresnet50", "senet se_resnet50"
+PLAIN, SE, SENET = "timm resnet50", "timm seresnet50", "senet se_resnet50"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Arguments:
         precisions: fp32, and bf16 for autocast.
         rounds: of all contestants in turn.
         contestants: only these networks; none means all.
-        processes: in which everything is done anew, and their rounds put together: where a process happens to have its
+        processes: that repeat the whole measurement; their rounds are pooled. Where a process happens to have its
             memory makes its convolutions faster or slower by some percent.
         parts: also how much of a step is convolutions, by PyTorch's profiler.
         compiled: also the contestants with torch.compile.
@@ -83,7 +83,7 @@ class Arguments:
     memory_of: str | None = None
 
 
-def ours(name: str, fused: bool) -> nn.Module:
+def build_senet(name: str, fused: bool) -> nn.Module:
     """Our network with the layers of timm's of the same depth."""
     model = senet.create_model(name, stride_on="3x3", stem_pool="pad")
     return senet.fuse(model) if fused else senet.unfuse(model)
@@ -98,13 +98,13 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     PLAIN: partial(timm.create_model, "resnet50"),
     "torchvision resnet50": torchvision.models.resnet50,
     SE: partial(timm.create_model, "seresnet50"),
-    "senet se_resnet50, unfused": partial(ours, "se_resnet50", fused=False),
-    OURS: partial(ours, "se_resnet50", fused=True),
+    "senet se_resnet50, unfused": partial(build_senet, "se_resnet50", fused=False),
+    SENET: partial(build_senet, "se_resnet50", fused=True),
     "timm seresnet50, optimized": partial(optimized, "seresnet50"),
     "timm resnet50, optimized": partial(optimized, "resnet50"),
-    "senet resnet50": partial(ours, "resnet50", fused=True),
+    "senet resnet50": partial(build_senet, "resnet50", fused=True),
 }
-COMPILED = (PLAIN, SE, OURS)
+COMPILED = (PLAIN, SE, SENET)
 
 
 class Step:
@@ -173,7 +173,7 @@ def pool(arguments: Arguments) -> None:
 
 
 def grow(arguments: Arguments) -> list[dict[str, Any]]:
-    """Time the plain network, timm's SE network and ours at other batches, resolutions and depths."""
+    """Time the plain network, timm's SE network and this library's at other batches, resolutions and depths."""
     batch, side = arguments.batch_size, arguments.image_size
     settings = [(50, batch // 4, side), (50, batch, side), (50, batch * 2, side)]
     settings += [(50, batch, side * 5 // 7), (50, batch, side * 9 // 7), (101, batch, side), (152, batch, side)]
@@ -182,7 +182,7 @@ def grow(arguments: Arguments) -> list[dict[str, Any]]:
         networks: dict[str, Callable[[], nn.Module]] = {
             "plain": partial(timm.create_model, f"resnet{depth}"),
             "SE": partial(timm.create_model, f"seresnet{depth}"),
-            "senet": partial(ours, f"se_resnet{depth}", fused=True),
+            "senet": partial(build_senet, f"se_resnet{depth}", fused=True),
         }
         precision = arguments.precisions[0]
         contestants = {name: Step(new(), precision, arguments.device, images, pixels) for name, new in networks.items()}
@@ -226,7 +226,7 @@ def main(arguments: Arguments) -> None:
         for precision in arguments.precisions:
             memory[precision] = {
                 name: in_own_process(__file__, *options, "--precisions", precision, "--memory-of", name)
-                for name in (PLAIN, SE, OURS, "senet se_resnet50, unfused")
+                for name in (PLAIN, SE, SENET, "senet se_resnet50, unfused")
             }
             print(precision, memory[precision], flush=True)
     cost = senet.cost(timm.create_model("resnet50"), side).multiply_adds

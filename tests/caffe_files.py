@@ -165,7 +165,7 @@ RELEASE: dict[str, Callable[..., Net]] = {
     "senet154": partial(resnet, (3, 8, 36, 3), **SENET),
     "se_bn_inception": bn_inception,
 }
-"""The seven networks by the names that ours have."""
+"""The seven networks by the names that this library gives them."""
 
 
 def empty_blobs(net: Net) -> Blobs:
@@ -276,7 +276,7 @@ def double_blob_proto(blob: Tensor) -> bytes:
 
 
 def legacy_blob_proto(blob: Tensor) -> bytes:
-    """A BlobProto from before blobs had shapes: four sizes, with ones in front."""
+    """A BlobProto from before blobs had shapes: four sizes, padded with leading ones."""
     sizes = (1,) * (4 - blob.dim()) + tuple(blob.shape)
     return b"".join(number(tag, size) for tag, size in enumerate(sizes, 1)) + payload(5, packed(blob, "f"))
 

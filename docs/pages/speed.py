@@ -342,7 +342,7 @@ def kept_section(operator: Result, training: Result) -> str:
 
 
 def kept_row(title: str, times: Mapping[str, Sequence[float]], names: Sequence[str], least: float) -> list[str]:
-    """Return the times of the plain network, SE and ours, two ratios, and the bound."""
+    """Return the times of the plain network, timm's SE and this library's, two ratios, and the bound."""
     compared = [spread(ratios(times, names[2], base)) for base in names[:2]]
     return [title, *(median(times, name) for name in names), *compared, number(least)]
 

@@ -19,7 +19,7 @@ from senet.errors import SenetError, nearest
 Config = TypeVar("Config")
 
 Switch = Literal["auto", "on", "off"]
-"""What an option is that can be left to the library."""
+"""The value of an option that can be left to the library ("auto")."""
 
 
 def is_on(switch: Switch) -> bool | None:
@@ -89,7 +89,7 @@ def from_dict(kind: type[Config], values: Any, *, name: str = "") -> Config:
 
 
 def typed(kind: Any, value: Any, name: str) -> Any:
-    """Return one plain value as the type that a configuration has for it.
+    """Convert one plain value to the type of a configuration's field.
 
     Args:
         kind: a dataclass, a plain type, `Path`, or a tuple, mapping, `Literal` or union of them.
@@ -120,7 +120,7 @@ def typed(kind: Any, value: Any, name: str) -> Any:
 
 
 def chosen(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
-    """Return a value as the first of several types that it is of."""
+    """Convert a value to the first type of a union that accepts it."""
     for kind in kinds:
         if isinstance(kind, type) and type(value) is kind:  # True is an integer, too
             return value
@@ -141,7 +141,7 @@ def fits(kind: type, value: Any) -> bool:
 
 
 def in_words(kind: Any) -> str:
-    """Return a type as a message has it."""
+    """Return a type in words, for a message."""
     origin, items = get_origin(kind), get_args(kind)
     if origin is Literal:
         return f"one of {', '.join(map(repr, items))}"

@@ -22,7 +22,7 @@ class MissingFileError(SenetError, FileNotFoundError):
 
 
 class HubError(SenetError, ConnectionError):
-    """A server cannot be reached, or refuses: the Hugging Face hub, or a data set's or a library's own."""
+    """A server cannot be reached or refuses the request: the Hugging Face hub, or that of a data set or a library."""
 
 
 class NotFiniteError(SenetError, FloatingPointError):
@@ -48,7 +48,7 @@ EXTRAS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "tifffile": ("tifffile", "tiff"),
     }
 )
-"""The packages that only a part of the library needs: import name -> its name, and the extra that brings it."""
+"""The packages that only a part of the library needs: import name -> (package, extra that installs it)."""
 
 
 @contextmanager
@@ -100,6 +100,6 @@ def check_ranges(config: object, section: str, ranges: dict[str, tuple[float, fl
 
 @cache  # a data set is opened many times in one run
 def warn(message: str) -> None:
-    """Log a warning of the library's, once in a process; of several processes the first one speaks."""
+    """Log a warning, each text once per process; under torchrun in the first process only."""
     if os.environ.get("RANK", "0") == "0":
         logging.getLogger("senet").warning(message)

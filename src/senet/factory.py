@@ -48,21 +48,21 @@ def create_model(
     trained or loaded).
 
     Args:
-        name: see `list_models`; or "timm/NAME" or "torchvision/NAME" for the network of one of these libraries, and
-            with a tag of weights, such as "timm/resnet50.a1_in1k", with these.
-        num_classes: None for the number of the weights, or else of the network's own data set; 0 leaves the classifier
-            out. Another number than that of the weights starts a new classifier.
-        in_channels: channels of the images; None for the number of the weights, or else 3. Another number than that of
-            the weights converts the first convolution, as in timm.
+        name: see `list_models`; or "timm/NAME" or "torchvision/NAME" for a network of these libraries. A tag in the
+            name, such as "timm/resnet50.a1_in1k", loads those weights.
+        num_classes: None takes the number of the weights or, without weights, of the network's own data set; 0 leaves
+            the classifier out. If the number is not that of the weights, the classifier starts at random.
+        in_channels: channels of the images; None takes the number of the weights or, without weights, 3. If the number
+            is not that of the weights, the first convolution is converted, as in timm.
         pretrained: load the first of the weights that the network's card names (`model_card(name).weights`); for
             "timm/NAME" or "torchvision/NAME" that library's default.
-        se: SE options, for networks with SE; None for those of the weights, or else the paper's.
+        se: SE options, for networks with SE; None takes those of the weights or, without weights, the paper's.
         weights: a tag of the weights in the package, such as "cifar10"; or a file, a model folder, a hub id or
             "torchvision/NAME.TAG", as `load_weights` takes them. None initializes at random.
-        layout: of the weights, see `load_weights`; None for what the keys say.
+        layout: of the weights, see `load_weights`; None recognizes it from the keys.
         key: which of several networks in a file of weights, see `load_weights`.
         **options: further arguments that the card lists, such as `stride_on`, `stem_pool`, `dropout`, `zero_init_last`;
-            `depth` for CIFAR ResNets of other depths. Those that are left out are those of the weights.
+            `depth` for CIFAR ResNets of other depths. What is left out is as in the weights.
 
     Raises:
         SenetError: an unknown name or option, options without effect, or weights that do not fit.
@@ -116,7 +116,7 @@ def check_se(name: str, se: SEOptions | None) -> None:
 
 
 def log(report: LoadReport, checkpoint: Checkpoint, name: str) -> None:
-    """Log what was changed in weights to make them fit, and what was taken for granted about them."""
+    """Log what was changed in weights to make them fit, and what was assumed about them."""
     for adaptation in report.adaptations:
         logger.warning("%s: %s", report.source, adaptation)
     if checkpoint.stated is None and not is_external(name):
@@ -125,7 +125,7 @@ def log(report: LoadReport, checkpoint: Checkpoint, name: str) -> None:
 
 
 def assumptions(checkpoint: Checkpoint, card: Card) -> list[str]:
-    """Return what is taken for granted of weights whose keys could be those of this library's own networks too."""
+    """Return what is assumed about weights whose keys do not tell this library's networks from another's."""
     computed = checkpoint.layout.options(card)
     if checkpoint.layout is TORCHVISION and computed:
         stated = ", ".join(f"{option}={value!r}" for option, value in computed.items())
@@ -182,7 +182,8 @@ def read_weights(
     if not is_source(weights):
         raise SenetError(
             f"weights is {str(weights)!r}; expected a tag of the package (for {name}: {', '.join(tags) or 'none'}), "
-            "a model folder, a file or a hub id (owner/name)"
+            "a model folder, a file or a hub id (owner/name); `senet models --weights` lists the public ones, "
+            "and pretrained=True takes the first"
         )
     if not is_external(name):
         return read(weights, layout=layout, key=key, download=download)
@@ -260,7 +261,7 @@ def from_pretrained(
         return assemble(read_weights(word, public_weights(word), download=download), Asked(name=word)).eval()
     if not is_source(source):
         if "/" not in word:
-            model_card(word)  # a misspelt name
+            model_card(word)  # raises for a misspelled name
         find_model_folder(source)  # says what is wrong
     checkpoint = read(source, download=download)
     if checkpoint.name is None:
@@ -269,7 +270,7 @@ def from_pretrained(
 
 
 def load_model(source: str | Path, *, pretrained: bool = True) -> Network:
-    """Return the network that every command means by a name, a run, a model folder, a file or a hub id.
+    """Open the network that the commands mean by a name, a run, a model folder, a file or a hub id.
 
     Args:
         source: what `from_pretrained` takes.
@@ -284,12 +285,12 @@ def load_model(source: str | Path, *, pretrained: bool = True) -> Network:
     if pretrained:
         return from_pretrained(source)
     if Path(source).exists() or not is_external(str(source)):
-        raise SenetError(f"pretrained is False, which has no effect on {source}; it is for timm/NAME, torchvision/NAME")
+        raise SenetError(f"pretrained=False has no effect on {source}; it is for timm/NAME, torchvision/NAME")
     return cast(Network, build_external(ModelConfig(name=str(source)), pretrained=False)).eval()
 
 
 def unnamed(checkpoint: Checkpoint) -> str:
-    """Return what is said of weights that do not say what network they are of, or one that this library lacks."""
+    """Return the error message for weights that do not name their network, or name one that this library lacks."""
     if checkpoint.architecture is not None:
         return f"{checkpoint.source} holds {checkpoint.architecture}, which is not one of this library's networks"
     names = fitting_networks(checkpoint)

@@ -1,4 +1,4 @@
-"""Files that are either old or new, never half."""
+"""Writing files atomically: each is old or new, never half."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from senet.errors import SenetError
 
 @contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to; it takes the place of `path` when the block ends without an error."""
+    """Yield a temporary path in the same folder; it replaces `path` when the block ends without an error."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield beside
@@ -24,7 +24,7 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Make an output's folder before the work for it is done.
+    """Create an output's folder, and check that the output can be written, before the work for it starts.
 
     Raises:
         SenetError: the output cannot be written.
@@ -41,7 +41,7 @@ def check_writable(path: Path) -> None:
 
 
 def write_output(path: Path, content: bytes) -> None:
-    """Write a file that the user asked for, old or new; its folder is made.
+    """Write a file that the user asked for, atomically; create its folder.
 
     Raises:
         SenetError: it cannot be written.
@@ -55,7 +55,7 @@ def write_output(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file, old or new."""
+    """Write a JSON file atomically."""
     with written_beside(path) as beside:
         beside.write_text(json.dumps(value, indent=2) + "\n")
 

@@ -32,7 +32,9 @@ def test_the_page_is_one_small_file(page):
     assert page.stat().st_size < 8e6
     own = text[: text.index("<script>")] + text[text.rindex("<script>") :]
     assert not re.findall(r"(?:src|href)=\"(?!data:)", own)  # nothing from elsewhere
-    assert "What each gate contributes" in own or "What each gate contributes" in text
+    assert "What each gate contributes" in own
+    spoken = {"aria-hidden", "aria-label", "aria-labelledby", "aria-live", "aria-pressed"}
+    assert set(re.findall(r" (aria-\w+)=", own)) <= spoken  # browsers ignore attributes that do not exist
 
 
 def test_the_page_holds_the_recording(page, digits_run):

@@ -26,7 +26,7 @@ def test_demo_leaves_runs_that_evaluate_and_predict_use(tmp_path: Path, capsys: 
     assert len(senet.predict(folder / "se", samples)) == len(samples) == 5
     page = (folder / "curves.html").read_text()
     assert all(text in page for text in (plain.name, se.name, "Training loss"))
-    assert "What each gate is worth" in (folder / "report.html").read_text()
+    assert "What each gate contributes" in (folder / "report.html").read_text()
     printed = capsys.readouterr().out
     for number in (f"{plain.parameters:,}", f"{se.parameters:,}", f"{se.multiply_adds:,}", f"{se.step_time_ms:.1f}"):
         assert number in printed

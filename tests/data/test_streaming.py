@@ -200,7 +200,7 @@ def slopes(pixels, reach):
     return along_x.tolist(), along_y.tolist()
 
 
-def test_crop_honours_scale_and_ratio():
+def test_crop_honors_scale_and_ratio():
     preprocessing = Preprocessing(image_size=33, resize=33, mean=CIFAR.mean, std=CIFAR.std)
     transform = train_transform(preprocessing, Augmentation(crop_scale=(0.2, 0.5), crop_ratio=(0.8, 1.6)))
     torch.manual_seed(0)

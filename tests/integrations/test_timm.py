@@ -50,7 +50,7 @@ def test_importing_this_library_changes_nothing_in_timm() -> None:
     assert NAME not in run(code)
 
 
-def test_every_network_of_ours_is_in_the_registry_and_none_of_timms_is_replaced() -> None:
+def test_every_network_of_senet_is_in_the_registry_and_none_of_timms_is_replaced() -> None:
     alone = set(run("import timm; print(*timm.list_models())").split())
     now = set(timm.list_models())
     assert now - alone == set(senet.list_models()) - alone
@@ -316,7 +316,7 @@ def test_training_with_the_tools_of_timm(pictures: Path, tmp_path: Path) -> None
 
 @torch.no_grad()
 @pytest.mark.parametrize("stem_pool", ["ceil", "pad"])
-def test_what_timm_saves_of_ours_is_read_as_ours(tmp_path, stem_pool):
+def test_what_timm_saves_of_this_librarys_networks_is_read_as_such(tmp_path, stem_pool):
     """Their keys could be timm's own seresnet18, which computes something else."""
     options = {"stem_pool": stem_pool, "se": {"reduction": 8, "gate": "hard_sigmoid", "stages": [3, 4]}}
     model = timm.create_model("se_resnet18", num_classes=7, in_chans=1, drop_rate=0.1, **options)

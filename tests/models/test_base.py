@@ -132,7 +132,7 @@ def test_as_many_levels_as_there_are():
 
 
 @torch.no_grad()
-def test_stopping_early_computes_nothing_behind_the_last_level():
+def test_stopping_early_computes_nothing_after_the_last_level():
     model, x = small()
     expected = outputs_by_hooks(model, x)
     calls = [count_calls(m) for m in (model.layer1, model.layer2, model.layer3, model.fc)]
@@ -372,7 +372,7 @@ def photograph(width: int, height: int) -> Image.Image:
     "name",
     ["se_resnet50", "se_inception_resnet_v2", "cifar_se_resnet20", "cifar_shake_even29_2x4x64d", "bicubic"],
 )
-def test_timms_transform_is_ours(name, size):
+def test_timms_transform_is_this_librarys(name, size):
     model = fresh_on_meta("resnet18" if name == "bicubic" else name)
     if name == "bicubic":
         model.preprocessing = replace(model.preprocessing, interpolation="bicubic", std=(0.2, 0.25, 0.3))

@@ -163,7 +163,7 @@ def test_unit_against_its_formula(activation, stride, se):
     torch.testing.assert_close(unit(x), u, rtol=1e-11, atol=1e-11)
 
 
-def test_nothing_can_be_doubled_in_front_of_relu6():
+def test_nothing_can_be_doubled_before_relu6():
     assert all(u.affine_before_se() == () for u in units_of(on_meta("se_mobilenet_v1", activation="relu6")))
     assert all(u.affine_before_se() == (u.bn2,) for u in units_of(on_meta("se_mobilenet_v1")))
 

@@ -118,7 +118,7 @@ def test_evaluation_is_the_mean(forward, backward):
     assert torch.equal(beta, alpha)
 
 
-def test_coefficients_are_drawn_anew_and_reproducible():
+def test_coefficients_are_drawn_every_time_and_reproducible():
     shake = Shake("shake", "shake")
     torch.manual_seed(7)
     first, second = coefficients(shake), coefficients(shake)

@@ -73,7 +73,7 @@ def test_parameters_are_table_3s_cut_off():
     assert num_parameters(on_meta("se_shufflenet_v1_g3")) == with_se
     # 1.866 M and 2.485 M: the paper's 1.8 and 2.4 are not rounded
     assert (math.floor(plain / 1e5), math.floor(with_se / 1e5)) == (18, 24)
-    # SE behind the concatenation would have too many
+    # SE after the concatenation would have too many
     assert math.floor((plain + sum(2 * c * c // 16 for _, c, _ in UNITS)) / 1e5) == 25
 
 
@@ -111,7 +111,7 @@ def test_maps_of_the_papers_table():
 
 @torch.no_grad()
 def test_shuffle_by_hand():
-    """With the convolutions in front of the last one transparent, its groups see every third channel."""
+    """With the convolutions before the last one transparent, its groups see every third channel."""
     unit = ShuffleUnit(36, 36, 1, 3, None).eval()
     assert unit.conv1.out_channels == 9
     nn.init.zeros_(unit.conv1.weight)

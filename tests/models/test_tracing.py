@@ -80,7 +80,7 @@ def test_a_trace_computes_the_same(model, x, training):
 
 @torch.no_grad()
 @pytest.mark.parametrize("training", [False, True])
-def test_the_extractor_of_torchvision_gives_the_maps_of_ours(model, x, training):
+def test_the_extractor_of_torchvision_gives_the_maps_of_the_pyramid(model, x, training):
     extractor = create_feature_extractor(copy.deepcopy(model), levels_of(model)).train(training)
     torch.manual_seed(2)
     expected = copy.deepcopy(model).train(training).forward_intermediates(x, intermediates_only=True)

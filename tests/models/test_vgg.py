@@ -1,4 +1,4 @@
-"""VGG-16: torchvision's network key for key, with SE behind every non-linearity."""
+"""VGG-16: torchvision's network key for key, with SE after every non-linearity."""
 
 import copy
 
@@ -72,7 +72,7 @@ def test_the_unit_by_its_formula():
     assert unit.affine_before_se() == (norm,)
 
 
-def test_the_norm_in_front_is_the_networks_own_after_copies_and_conversions():
+def test_the_norm_before_se_is_the_networks_own_after_copies_and_conversions():
     original = fresh_on_meta("se_vgg16_bn")
     for model in (copy.deepcopy(original), nn.SyncBatchNorm.convert_sync_batchnorm(original)):
         for i, unit in enumerate(model.features):
@@ -97,7 +97,7 @@ def test_the_head():
     assert model.classifier[6].weight.shape == (5, 4096)
 
 
-def test_dropout_is_behind_both_hidden_layers():
+def test_dropout_is_after_both_hidden_layers():
     model = fresh_on_meta("vgg16_bn", dropout=0.3)
     assert [m.p for m in model.classifier if isinstance(m, nn.Dropout)] == [0.3, 0.3]
     assert on_meta("vgg16_bn").dropout.p == 0.5

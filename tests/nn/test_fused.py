@@ -27,7 +27,7 @@ from senet.optimization.fusion import fuse
 C = 8
 EXACT = 1e-10
 NOISE = 1e-13
-"""Rounding errors of gradients that are zero, as of a convolution's bias in front of BatchNorm."""
+"""Rounding errors of gradients that are zero, as of a convolution's bias before BatchNorm."""
 LABELS = torch.tensor([1, 7, 0, 3])
 
 
@@ -67,7 +67,7 @@ def prepared(unit: nn.Module) -> nn.Module:
 
 
 def step(model: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
-    """Output, every gradient, and the buffers behind them."""
+    """Output, every gradient, and the buffers afterwards."""
     inputs = tuple(x.detach().requires_grad_(x.requires_grad) for x in inputs)
     model.zero_grad()
     y = model(*inputs)
@@ -357,7 +357,7 @@ def test_checkpointed_activations(name, calls):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_of_a_unit(dtype):
-    """As in a network: a convolution in front, parameters in float32."""
+    """As in a network: a convolution first, parameters in float32."""
     unit = nn.Sequential(nn.Conv2d(C, C, 1), prepared(Unit(nn.BatchNorm2d(C), SEBlock(C, 2)))).float()
     set_fused(unit, True)
     u = random_map(torch.float32)

@@ -102,7 +102,7 @@ def assert_same_run(actual: Path, expected: Path):
 
 
 def send_at(monkeypatch, epoch, batch, signum):
-    """Send a signal to this process when a training batch is asked for, or with "evaluation" behind the last."""
+    """Send a signal to this process when a training batch is asked for, or with "evaluation" after the last."""
     batches, scored = MemoryLoader.batches, loop.Trainer.evaluate_epoch
 
     def signaling(self, now_epoch, start=0):
@@ -175,6 +175,11 @@ def test_a_run_killed_in_an_evaluation_that_outlasts_a_signal_loses_nothing(tmp_
     position = state_of(tmp_path / "run")["position"]
     assert (position["epoch"], position["batch"]) == (1, 3)
     assert_same_run(resume(tmp_path / "run"), uninterrupted("simple"))
+
+
+def test_a_model_is_no_run(tmp_path, uninterrupted):
+    with pytest.raises(SenetError, match="holds a model, not a run; name the folder of the run"):
+        resume(uninterrupted("simple") / "best")
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path, uninterrupted):
@@ -263,7 +268,7 @@ def test_a_run_killed_again_and_again_goes_on(tmp_path, uninterrupted):
 @pytest.mark.slow
 @forks
 def test_a_kill_between_any_two_files_of_a_save_loses_nothing(tmp_path, monkeypatch):
-    """The first epoch's model stays the best, so that nothing later repairs a best/ that a kill left behind."""
+    """The first epoch's model stays the best, so that nothing later repairs a best/ that a killed run has left."""
     config = replace(SIMPLE, epochs=2, batch_size=96)
     evaluate_epoch, top1 = loop.Trainer.evaluate_epoch, {1: 50.0, 2: 40.0}
     monkeypatch.setattr(

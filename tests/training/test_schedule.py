@@ -53,7 +53,7 @@ def lr_after(schedule, losses):
         ([1.0, 1.0], 0.8),  # one bad epoch is within patience
         ([1.0, 1.0, 1.1], 0.4),
         ([1.0, 1.1, 0.9, 1.0], 0.8),  # a better epoch forgives the bad ones
-        ([1.0, 2.0, 2.0, 2.0], 0.4),  # the count begins anew after a fall
+        ([1.0, 2.0, 2.0, 2.0], 0.4),  # the count starts again after a fall
         ([1.0, 2.0, 2.0, 2.0, 2.0], 0.2),
         ([1.0, math.nan, math.nan], 0.4),
     ],

@@ -270,7 +270,7 @@ def test_another_number_of_classes_must_be_asked_for(tmp_path):
     assert torch.equal(created.forward_features(x), theirs.forward_features(x))
 
 
-def test_without_a_classifier_theirs_is_left_out(tmp_path):
+def test_without_a_classifier_that_of_the_weights_is_left_out(tmp_path):
     theirs = random_network("cifar_se_resnet20")
     model = random_network("cifar_se_resnet20", seed=2, num_classes=0)
     report = load_weights(model, file_of(theirs, tmp_path))
@@ -415,7 +415,7 @@ def test_widths_rounded_as_in_timm_get_units_without_effect(tmp_path):
 
 
 @torch.no_grad()
-def test_bare_weights_of_ours_load_with_the_options_that_the_caller_gives(tmp_path):
+def test_bare_weights_of_this_library_load_with_the_options_that_the_caller_gives(tmp_path):
     options = {"stem_pool": "ceil", "se": SEOptions(gate="hard_sigmoid", reduction=8)}
     theirs = random_network("se_resnet18", **options)
     torch.save(dict(theirs.state_dict()), tmp_path / "weights.pth")

@@ -234,7 +234,7 @@ def test_what_was_fetched_once_works_offline(hub: FakeHub, tmp_path: Path, how: 
     assert len(hub.requested) == asked
 
 
-def test_what_moved_on_is_fetched_anew_and_what_did_not_is_kept(hub: FakeHub, tmp_path: Path) -> None:
+def test_what_moved_on_is_fetched_again_and_what_did_not_is_kept(hub: FakeHub, tmp_path: Path) -> None:
     published(hub, tmp_path / "old")
     senet.from_pretrained("me/net")
     newer = published(hub, tmp_path / "new")
@@ -343,7 +343,7 @@ def test_another_network_of_timm_is_refused_by_its_name(
     assert_one_sentence(caught, repo, architecture, f"not {name}", remedy)
 
 
-def test_from_pretrained_refuses_a_network_that_is_not_ours(hub: FakeHub, tmp_path: Path) -> None:
+def test_from_pretrained_refuses_a_network_that_this_library_lacks(hub: FakeHub, tmp_path: Path) -> None:
     repo, _ = timm_published(hub, tmp_path / "theirs", "resnetaa50")
     with pytest.raises(SenetError) as caught:
         senet.from_pretrained(f"hf-hub:{repo}")

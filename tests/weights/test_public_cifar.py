@@ -154,7 +154,7 @@ STRANGERS = {
 
 @pytest.mark.parametrize("owner", STRANGERS)
 @pytest.mark.parametrize("name", ["cifar_se_resnet20", "se_resnet18"])
-def test_networks_that_are_not_ours_are_named(owner, name, tmp_path):
+def test_networks_that_this_library_lacks_are_named(owner, name, tmp_path):
     """Their SE networks have 64 to 512 channels at 32 pixels: models/senet.py in both."""
     file = tmp_path / "senet.pth"
     torch.save({key: torch.zeros(8, 8) for key in STRANGERS[owner]}, file)

@@ -132,9 +132,11 @@ def test_a_key_that_is_not_there_is_refused_with_those_that_are(model, save, sta
 def test_a_key_goes_wherever_weights_go(save, state, tmp_path, capsys):
     file = save({"model": {key: torch.zeros_like(x) for key, x in state.items()}, "ema": state})
     assert torch.equal(create_model(NAME, weights=file, key="ema").conv1.weight, state["conv1.weight"])
-    assert main(["convert", NAME, str(file), str(tmp_path / "out"), "--key", "ema", "--layout", "senet"]) == 0
+    assert (
+        main(["convert", NAME, str(file), "--output", str(tmp_path / "out"), "--key", "ema", "--layout", "senet"]) == 0
+    )
     assert torch.equal(senet.from_pretrained(tmp_path / "out").conv1.weight, state["conv1.weight"])
-    assert main(["convert", NAME, str(file), str(tmp_path / "other")]) == 2
+    assert main(["convert", NAME, str(file), "--output", str(tmp_path / "other")]) == 2
     assert "holds several networks: 'model', 'ema'" in capsys.readouterr().err
     with pytest.raises(SenetError, match="key='ema' has no effect"):
         create_model(NAME, weights=tmp_path / "out", key="ema")

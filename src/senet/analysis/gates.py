@@ -35,13 +35,13 @@ class GateBlock:
     """One SE block of a model.
 
     Args:
-        name: "SE_stage_index" as in the paper's Figure 6, such as SE_4_6: the sixth block of stage 4. Stages are those
-            of the module's name where it says "layerN", or else resolutions, from 2 on.
+        name: "SE_stage_index" as in the paper's Figure 6, such as SE_4_6: the sixth block of stage 4. The
+            stage is N + 1 where the module's name contains "layerN"; otherwise resolutions are numbered, from 2 on.
         module: its name in the model.
         channels: C of its feature map.
-        side: (H, W) of its feature map, or as many numbers as it has.
-        low: the least value of its gate.
-        high: the largest; where there is none, the end of histograms.
+        side: spatial size of its feature map: (H, W) in two dimensions.
+        low: the smallest value of its gate; `-UNBOUNDED` if there is none.
+        high: the largest; `UNBOUNDED` if there is none.
     """
 
     name: str
@@ -55,7 +55,7 @@ class GateBlock:
 def gate_module(block: nn.Module) -> nn.Module | None:
     """Return the submodule of an SE block to hook: its output is the gate, or for an `ExcitationBlock` the logits.
 
-    None for a module that is no SE block.
+    None for a module that is not an SE block.
     """
     if isinstance(block, ExcitationBlock):
         return block.get_submodule(block.logits_layer)
@@ -67,7 +67,7 @@ def gate_module(block: nn.Module) -> nn.Module | None:
 
 
 def gates_of(block: nn.Module, output: Tensor) -> Tensor:
-    """Return the gates (N, C) that an SE block applies; their mean over positions where it has one for each.
+    """Return the gates (N, C) that an SE block applies, averaged over positions if each position has a gate.
 
     Args:
         block: the SE block.
@@ -77,7 +77,7 @@ def gates_of(block: nn.Module, output: Tensor) -> Tensor:
 
 
 def gate_range(block: nn.Module) -> tuple[float, float]:
-    """Return the ends of a gate's values, `UNBOUNDED` where there are none."""
+    """Return the smallest and the largest value of a gate, limited to `UNBOUNDED`."""
     low, high = block.gate_range() if isinstance(block, ExcitationBlock) else (0.0, 1.0)
     return (-UNBOUNDED if low == -math.inf else low), (UNBOUNDED if high == math.inf else high)
 
@@ -124,17 +124,17 @@ def find_blocks(model: nn.Module, example_inputs: ExampleInputs | None = None) -
 def shapes_of_calls(
     model: nn.Module, modules: Mapping[str, nn.Module], example_inputs: ExampleInputs | None
 ) -> dict[str, list[tuple[int, ...]]]:
-    """Run a model once and return the shapes of what some of its modules took, in the order of their first calls."""
+    """Run a model once and return the input shapes of some of its modules, in the order of their first calls."""
     seen: dict[str, list[tuple[int, ...]]] = {}
 
-    def watch(name: str) -> Callable[..., None]:
+    def record_shape(name: str) -> Callable[..., None]:
         return lambda _, args, __: seen.setdefault(name, []).append(tuple(args[0].shape))
 
     def run(images: ExampleInputs) -> None:
         seen.clear()
         call_model(model, images)
 
-    handles = [module.register_forward_hook(watch(name)) for name, module in modules.items()]
+    handles = [module.register_forward_hook(record_shape(name)) for name, module in modules.items()]
     try:
         run_on_example(model, example_inputs, run)
     finally:
@@ -147,10 +147,12 @@ def choose_blocks(blocks: tuple[GateBlock, ...], names: Any) -> tuple[GateBlock,
     """Return the blocks of these names, the paper's or the modules'; None for all.
 
     Raises:
-        SenetError: there is no such block.
+        SenetError: there is no such block, or no name.
     """
     if names is None:
         return blocks
+    if not names:
+        raise SenetError("blocks is empty; name at least one")
     by_name = {name: block for block in blocks for name in (block.module, block.name)}
     for name in names:
         if name not in by_name:
@@ -162,7 +164,7 @@ def choose_blocks(blocks: tuple[GateBlock, ...], names: Any) -> tuple[GateBlock,
 def gate_hooks(
     model: nn.Module, blocks: tuple[GateBlock, ...], on_gates: Callable[[GateBlock, Tensor], None]
 ) -> Iterator[None]:
-    """Call `on_gates` with each block and its gates (N, C) whenever it runs; outputs stay what they are."""
+    """Call `on_gates` with each block and its gates (N, C) whenever the block runs; outputs do not change."""
 
     def hook_of(block: GateBlock, module: nn.Module) -> Callable[..., None]:
         def hook(_: nn.Module, __: object, output: Tensor) -> None:

@@ -26,8 +26,8 @@ class BlockKnockout:
         block: the block's name in the paper's style, such as SE_4_6.
         module: the name of its module.
         evaluation: of the network with this gate replaced.
-        top1_change: against the whole network, in percentage points.
-        loss_change: against the whole network, in nats.
+        top1_change: relative to the unchanged network, in percentage points.
+        loss_change: relative to the unchanged network, in nats.
     """
 
     block: str
@@ -43,7 +43,7 @@ class KnockoutStudy:
 
     Args:
         replacement: what replaced a gate.
-        whole: the evaluation of the whole network.
+        whole: the evaluation of the unchanged network.
         blocks: in the order of computation.
     """
 
@@ -64,7 +64,7 @@ def knock_out_blocks(
 ) -> KnockoutStudy:
     """Replace the gate of one block at a time by a constant and measure accuracy and loss.
 
-    Cost: an evaluation of the whole data set for each block, and one more.
+    Cost: one evaluation of the data set for each block, and one for the unchanged network.
 
     Args:
         run_or_model: see `senet.record_excitations`.

@@ -28,7 +28,7 @@ from senet.surgery.structure import at_or_within
 from senet.terminal import Table, text_of
 
 HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", "max_pool2d", "dropout", "dropout2d", "clone"})
-"""f(a x) = a f(x) for a >= 0, channel by channel."""
+"""Functions with f(a x) = a f(x) for a >= 0 in each channel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,8 @@ class PruningReport:
     Args:
         blocks: the names of the removed blocks, such as SE_4_6.
         folded_into: for each block, the layer whose weights its mean gate was multiplied into.
-        spreads: for each block, how much its gate varied from image to image, as a fraction of its range: what is lost.
+        spreads: for each block, how much its gate varied from image to image, as a fraction of its range. Pruning
+            loses this variation.
         before: the network with the blocks.
         after: the network without them.
     """
@@ -100,7 +101,7 @@ def prune_se(
 
     The outputs stay equal to rounding if the gates are constant (bit for bit if they are powers of two); a gate that
     varies is replaced by its mean, which costs accuracy: `senet.knock_out_blocks` measures how much. The model changes
-    in place, by all of the blocks or none; it can be saved and loaded.
+    in place: all of the blocks are removed or, after an error, none. It can be saved and loaded.
 
     Args:
         model: any with SE blocks.
@@ -201,7 +202,7 @@ def layer_before(model: nn.Module, value: Value, positive: bool) -> str | None:
     Args:
         model: the model.
         value: the input of an SE block, which nothing else reads.
-        positive: whether all gates are at least 0; if not, such functions are not followed.
+        positive: whether all gates are at least 0; if not, such functions are not passed through.
     """
     while value.operation not in ("conv2d", "batch_norm", "group_norm"):
         if not positive or value.operation not in HOMOGENEOUS or [len(v.users) for v in value.inputs] != [1]:

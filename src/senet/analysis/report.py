@@ -47,7 +47,7 @@ with needed_for("senet.explain"):
 
 PAGE = Path(__file__).parent / "page"
 NUMBERS = 400_000
-"""Numbers in the page's curves, at most: of more classes than fit, only every second, third, ... is in the page."""
+"""Largest number of values in the page's curves. With too many classes only every second, third, ... is in the page."""
 TOP = 5
 """Channels listed as most raised and as most lowered."""
 THUMBNAIL = 96
@@ -208,7 +208,7 @@ def write_report(
         recording: of the network's gates.
         model: the network, for its size.
         knockout: from `knock_out_blocks`.
-        unscored: why there is none, shown in its place.
+        unscored: why there is no knockout study; shown in its place.
         metrics: the lines of a run's metrics.jsonl, for its curves.
         examples: images to show.
 
@@ -268,7 +268,7 @@ DEFINITIONS = {
 
 
 def facts(recording: Recording, model: nn.Module | None, knockout: KnockoutStudy | None) -> list[str]:
-    """Say what the page is about."""
+    """Return the facts at the top of the page: data, classes, parameters, accuracy."""
     source = Path(recording.provenance.get("data", "a data set")).name  # the folders around it are in the footer
     said = [f"{recording.num_images:,} images of {source}"]
     if recording.class_names:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import senet
-from senet.cli.processes import first_speaks, first_to_fail, is_first
+from senet.cli.processes import first_to_fail, is_first, only_first_prints
 from senet.errors import SenetError, nearest
 from senet.terminal import bars_shown, console, printable, say
 
@@ -49,15 +49,15 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, 1 for a part left out, 2 for bad input, or 128 + a signal's number.
+    """Run a command and return the exit status: 0; 1 if inputs were skipped; 2 for bad input; 128 + a signal's number.
 
-    Of several processes that torchrun started, the first prints; when one fails, all end with the first one's sentence.
+    Under torchrun only the first process prints. When one fails, all exit, and only the first failure is reported.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the encoding lacks is printed with escapes
             stream.reconfigure(errors="backslashreplace")
     try:
-        with first_speaks(), bars_shown():
+        with only_first_prints(), bars_shown():
             run(sys.argv[1:] if argv is None else argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0

@@ -13,7 +13,6 @@ from torch import nn
 from senet.analysis.measures import block_statistics, statistics_table
 from senet.analysis.pruning import prune_se
 from senet.analysis.recording import Recording, record_excitations
-from senet.analysis.report import explain
 from senet.cli.data import OnData
 from senet.cli.parsing import check_new, print_report
 from senet.cli.processes import is_first, num_started
@@ -48,7 +47,7 @@ class RecordCommand(OnData):
     def run(self) -> None:
         """Record, print the statistics, and write the file."""
         check_writable(self.output)
-        is_printing = joined()  # first, for it says which GPU is this process's
+        is_printing = joined()  # first, because it selects this process's GPU
         found = recorded(self.load(), self, self.precision)
         if not is_printing:
             return
@@ -62,7 +61,7 @@ class RecordCommand(OnData):
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainCommand(OnData):
-    """Write a page about what the gates of a network do: figures, numbers, what each gate is worth, examples.
+    """Write a page about what the gates of a network do: figures, numbers, how much each gate contributes, examples.
 
     The page is one file that needs no network connection. RUN_OR_MODEL is as for `senet evaluate`.
 
@@ -76,12 +75,14 @@ class ExplainCommand(OnData):
     recording: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """a file of `senet record`; None records now"""
     knockout: bool = True
-    """measure what each gate is worth by switching it off: as many evaluations as there are blocks, and one"""
+    """measure how much each gate contributes by replacing it with its mean: one evaluation for each block, and one"""
     examples: int = 10
     """classes of which an image is shown"""
 
     def run(self) -> None:
         """Write the page."""
+        from senet.analysis.report import explain  # the other commands need no plotly
+
         check_writable(self.output)
         model = self.load()
         page = explain(
@@ -128,7 +129,7 @@ class PruneCommand(OnData):
 
 
 def recorded(model: nn.Module, command: OnData, precision: Precision = "fp32") -> Recording:
-    """Record a network's gates, and note what the network was opened from."""
+    """Record a network's gates; the recording names what the network was opened from."""
     found = record_excitations(model, command.data, batch_size=command.batch_size, precision=precision)
     return replace(found, provenance={**found.provenance, "weights": command.model})
 

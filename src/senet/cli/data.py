@@ -22,7 +22,7 @@ DATA_OF_THE_RUN = "of-the-run"
 
 @dataclass(frozen=True, kw_only=True)
 class OnData(Command):
-    """A command that runs a network on data: for a run those it was trained on, unless --data names others."""
+    """A command that runs a network on data; for a run these are by default the data that it was trained on."""
 
     model: Annotated[Positional[str], tyro.conf.arg(metavar="RUN_OR_MODEL")]
     """the network"""
@@ -36,11 +36,11 @@ class OnData(Command):
         """Read the arguments; data settings that are left out are those of the run.
 
         Raises:
-            SenetError: the network's name is misspelt, or no data are named and it is not a run's.
+            SenetError: the network's name is misspelled, or no data are named for a network that is not a run.
         """
         command = parse(cls, argv, prog)
         if not (Path(command.model).exists() or names_a_network(command.model)):
-            model_card(command.model)  # a misspelt name is told before its missing data
+            model_card(command.model)  # report a misspelled name before missing data
         trained_on = run_data(command.model)
         if trained_on is not None:
             command = parse(cls, argv, prog, default=replace(command, data=trained_on))

@@ -17,7 +17,7 @@ class EvaluateCommand(OnData):
     """Measure top-1 and top-5 accuracy, on one crop or averaged over many.
 
     RUN_OR_MODEL is a run folder, a model folder, a file of weights that says what network it is of, a hub id, the name
-    of a network with weights in the package, or "timm/NAME" or "torchvision/NAME" with that library's own weights. The
+    of a network with public weights, or "timm/NAME" or "torchvision/NAME" with that library's own weights. The
     data are those of the run, unless you name others.
 
     Examples:

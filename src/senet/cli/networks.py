@@ -47,7 +47,7 @@ class ConvertCommand(Command):
     in_channels: int | None = None
     """channels of the images; another number than the weights' converts the first convolution; None keeps it"""
     layout: str | None = None
-    """overrules the layout that the keys say, see `senet.load_weights`"""
+    """the layout, instead of the one recognized from the keys, see `senet.load_weights`"""
     key: str | None = None
     """which of several networks in a file, such as model_ema"""
     model_kwargs: Mapping[str, bool | int | float | str] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class ConvertCommand(Command):
 class InsertCommand(Command):
     """Put SE blocks into a network that has none, its outputs kept bit for bit, and write it as a model folder.
 
-    SOURCE is a run folder, a model folder, the name of a network with weights in the package, or "timm/NAME" or
+    SOURCE is a run folder, a model folder, the name of a network with public weights, or "timm/NAME" or
     "torchvision/NAME" with that library's own weights. Go on with
     `senet train RECIPE --weights FOLDER --output RUN`.
 
@@ -98,7 +98,7 @@ class InsertCommand(Command):
     existing: Existing = "skip"
     """branches with a gate of their own: skip them, or add a second gate"""
     preserve_outputs: bool = True
-    """start with a gate of exactly 1, or else at random"""
+    """start with gates of exactly 1; otherwise at random"""
     pretrained: bool = True
     """load timm's or torchvision's weights"""
     json: bool = False

@@ -55,11 +55,11 @@ def parse(
         kind: the dataclass.
         argv: the arguments.
         prog: what comes before them, for messages.
-        default: what arguments that are left out have; None for the dataclass's own defaults.
+        default: the values of arguments that are left out; None for the dataclass's own defaults.
         description: what `--help` says first; None for the dataclass's docstring.
 
     Raises:
-        SenetError: a value that a dataclass refuses, or an integer that no counter can hold.
+        SenetError: a value that a dataclass refuses, or an integer that does not fit 64 bits.
         SystemExit: `--help` was printed, or tyro refused the arguments and said why on standard error.
     """
     said = io.StringIO()
@@ -74,7 +74,7 @@ def parse(
                 description=inspect.getdoc(kind) if description is None else description,
             )
     except SystemExit as stop:
-        if refusal := refusal_behind(stop):
+        if refusal := underlying_error(stop):
             raise refusal from None
         print(said.getvalue(), end="", file=sys.stderr)
         raise
@@ -83,7 +83,7 @@ def parse(
 
 
 REGISTRY = tyro.constructors.ConstructorRegistry()
-"""What this command line reads otherwise than tyro."""
+"""The types that this command line reads in its own way."""
 
 
 @REGISTRY.primitive_rule
@@ -116,17 +116,17 @@ def keyword_argument(word: str) -> tuple[str, bool | int | float | str]:
     return key, value if isinstance(value, bool | int | float | str) else text
 
 
-def refusal_behind(error: BaseException) -> SenetError | None:
-    """Return the SenetError during whose handling an error was raised, None if there is none.
+def underlying_error(error: BaseException) -> SenetError | None:
+    """Return the SenetError that led to another exception; None if there is none.
 
-    tyro frames what a dataclass says of its values as it frames its own messages; one sentence is enough.
+    tyro draws a box around the message of an error that a dataclass raises; the message alone is enough.
     """
     context = error.__context__
-    return context if context is None or isinstance(context, SenetError) else refusal_behind(context)
+    return context if context is None or isinstance(context, SenetError) else underlying_error(context)
 
 
 def check_integers(parsed: Any) -> None:
-    """Raise a SenetError for an integer that no counter can hold, anywhere in a dataclass of arguments."""
+    """Raise a SenetError for an integer that does not fit 64 bits, anywhere in a dataclass of arguments."""
     for name, value in values(parsed):
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int) and abs(number) >= 2**63:
@@ -166,8 +166,8 @@ def options(kind: type, place: str = "", typed: str = "") -> Iterator[tuple[str,
 
     Args:
         kind: the dataclass.
-        place: dotted name of the field that holds it, with a last dot; empty for the command itself.
-        typed: the same as it is typed.
+        place: dotted name of the field that holds it, ending in a dot; empty for the command itself.
+        typed: the same as the user types it.
     """
     for name, hint in get_type_hints(kind, include_extras=True).items():
         marks = getattr(hint, "__metadata__", ())

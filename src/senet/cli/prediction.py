@@ -60,8 +60,8 @@ class PredictCommand(Command):
         if len(self.images) == 1 and errors:
             raise errors[0]
         if errors:
-            told = "".join(f"\n  {printable(str(error))}" for error in errors)
-            say(f"senet: {len(errors)} of {len(self.images)} images are left out:{told}", console(stderr=True))
+            reasons = "".join(f"\n  {printable(str(error))}" for error in errors)
+            say(f"senet: {len(errors)} of {len(self.images)} images are left out:{reasons}", console(stderr=True))
             raise SystemExit(1)
 
 
@@ -88,7 +88,7 @@ def print_rows(predictions: "Iterator[Prediction]", width: int) -> list[SenetErr
 
 
 def print_json(predictions: "Iterator[Prediction]") -> list[SenetError]:
-    """Print predictions as one JSON array as they come, and return the errors; stopped, it is an array still."""
+    """Print predictions as one JSON array as they come, and return the errors; if stopped, close the array."""
     errors, separator = [], ""
     print("[", end="")
     try:

@@ -1,4 +1,4 @@
-"""Output of several processes that torchrun started: only the first one prints, and only the first failure is told."""
+"""Output of several processes that torchrun started: the first one prints, and only the first failure is reported."""
 
 import contextlib
 import logging
@@ -29,8 +29,8 @@ def launcher() -> str:
 
 
 @contextlib.contextmanager
-def first_speaks() -> Iterator[None]:
-    """Let nothing but the first process print or warn."""
+def only_first_prints() -> Iterator[None]:
+    """Suppress output and warnings of all processes but the first."""
     if is_first():
         yield
         return

@@ -16,7 +16,7 @@ RANGE_IS_KNOWN = (None, "PNG", "PPM")
 
 
 class UnfitPictureError(SenetError):
-    """The network cannot take a picture; `problem` says why, without the name of the picture."""
+    """The network does not accept a picture; `problem` says why, without the name of the picture."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"the image {problem}")

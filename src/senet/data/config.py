@@ -10,8 +10,8 @@ from senet.data.preprocessing import CIFAR, Preprocessing
 from senet.errors import SenetError
 
 ASPECT_RATIO = (3 / 4, 4 / 3)
-OF_ITS_DATA = ("class_names", "val_fraction")
-"""Settings that are those of one data set, and wrong for another."""
+DATASET_SPECIFIC = ("class_names", "val_fraction")
+"""Settings that belong to one data set and are wrong for another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +106,8 @@ class DataConfig:
             raise SenetError(f"data.val_fraction is {self.val_fraction}; expected between 0 and 1, such as 0.2")
 
     def after(self, earlier: "DataConfig | None") -> "DataConfig":
-        """Return this without what it took over from the configuration of other data: class names, held-out share."""
+        """Return this without the class names and held-out share that it inherited from another data set's settings."""
         if earlier is None or self.dataset == earlier.dataset:
             return self
-        taken_over = {name: None for name in OF_ITS_DATA if getattr(self, name) == getattr(earlier, name)}
+        taken_over = {name: None for name in DATASET_SPECIFIC if getattr(self, name) == getattr(earlier, name)}
         return replace(self, **taken_over)  # type: ignore[arg-type]

@@ -152,7 +152,8 @@ def opener_of(config: DataConfig) -> Callable[[DataConfig, Split], ImageSplit]:
     if is_folder or config.dataset.startswith("hf:"):
         return open_huggingface
     known = ", ".join(OPENERS)
-    raise SenetError(f"data.dataset is {config.dataset!r}; expected {known}, an existing folder, or hf:OWNER/NAME")
+    kind = MissingFileError if "/" in config.dataset else SenetError  # a folder, or a name
+    raise kind(f"data.dataset is {config.dataset!r}; expected {known}, an existing folder, or hf:OWNER/NAME")
 
 
 def open_digits(config: DataConfig, split: Split) -> ImageSplit:
@@ -210,7 +211,7 @@ def open_torchvision(config: DataConfig, split: Split) -> ImageSplit:
 
 
 def kind_of(error: BaseException | None) -> type[SenetError]:
-    """Return the kind of the library's errors for what opening a data set met: an absent file, a server, or another."""
+    """Return the class of errors for a failure to open a data set: missing file, unreachable server, or another."""
     if isinstance(error, FileNotFoundError):
         return MissingFileError
     return HubError if isinstance(error, ConnectionError | URLError | TimeoutError) else SenetError
@@ -346,7 +347,7 @@ def read_labels(dataset: Any, column: str, source: str) -> np.ndarray:
 
 
 def check_labels(labels: np.ndarray, names: tuple[str, ...], source: str, every_class: bool) -> None:
-    """Raise a SenetError if a label is out of range or a class has no image, of which others are only warned."""
+    """Raise a SenetError for a label out of range or, with `every_class`, a class without images; else warn."""
     num_classes = len(names)
     if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
         raise SenetError(f"{source} has labels from {labels.min()} to {labels.max()}; expected 0 to {num_classes - 1}")

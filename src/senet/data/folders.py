@@ -76,8 +76,8 @@ class Skipped(Counter[str]):
     def __str__(self) -> str:
         return ", ".join(f"{count} {reason}" for reason, count in sorted(self.items()))
 
-    def tell(self, folder: Path) -> None:
-        """Warn of the files that were left out of a folder, if any were."""
+    def warn(self, folder: Path) -> None:
+        """Warn about the files of a folder that were left out, if any."""
         if self:
             warn(f"{folder}: left out {sum(self.values())} files that are not read as images: {self}")
 
@@ -96,7 +96,7 @@ def images_in(folder: Path) -> list[File]:
     skipped = Skipped()
     found = [(str(path), 0) for path in sorted(folder.iterdir()) if path.is_file() and skipped.take(path.name)]
     if found:
-        skipped.tell(folder)
+        skipped.warn(folder)
     return found
 
 
@@ -127,7 +127,7 @@ def read_classes(folder: Path, names: Sequence[str] | None = None) -> tuple[list
     empty = [name for name, files in by_class.items() if not files]
     if names is None and empty:
         raise SenetError(f"{folder} has no images of {listed(empty)}{why}; {expected}, so fill or remove those")
-    skipped.tell(folder)
+    skipped.warn(folder)
     warn_of_groups(folder, by_class)
     names = tuple(by_class) if names is None else names
     numbers = {name: number for number, name in enumerate(names)}

@@ -13,7 +13,7 @@ def seed_of(*parts: int) -> int:
 
 
 MIN_FULL_BATCHES = 20
-"""From this many full batches per epoch on, images that do not fill another batch are left out: under a twentieth."""
+"""With this many full batches per epoch or more, images that do not fill another are left out: less than 5 %."""
 
 
 @dataclass(frozen=True, kw_only=True)

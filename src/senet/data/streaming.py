@@ -86,7 +86,7 @@ def seeded(seed: int) -> Iterator[None]:
 class SeededImages(Dataset[tuple[Tensor, int]]):
     """Images whose augmentation is a function of (seed, epoch, index).
 
-    A key contains the epoch, so that worker processes, which live through all epochs, need not be told.
+    A key contains the epoch, because worker processes stay alive through all epochs and do not know the current one.
     """
 
     def __init__(self, split: ImageSplit, to_pixels: ToPixels, seed: int) -> None:
@@ -132,16 +132,16 @@ class Keys:
 
 
 def ignore_ctrl_c(worker: int) -> None:
-    """Ignore Ctrl-C in a worker: the main process saves, and ends its workers when it ends.
+    """Ignore Ctrl-C in a worker: the main process saves the run, and stops its workers when it exits.
 
-    SIGTERM must still end a worker: the main process ends it that way.
+    SIGTERM must still stop a worker: that is how the main process stops it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
 def own_sigchld() -> Iterator[None]:
-    """Keep this process's handler of SIGCHLD.
+    """Keep this process's own SIGCHLD handler.
 
     A DataLoader installs one that raises an error as soon as a worker dies, even in the middle of an optimizer step.
     Without it, the next batch that the worker should have delivered raises the error.

@@ -61,7 +61,7 @@ def score(
     Args:
         model: images to logits.
         batches: (images, labels); several crops as in `log_probabilities`.
-        forward: calls the model, for autocast or a compiled form of it; None calls it as it is.
+        forward: calls the model, for autocast or a compiled form of it; None calls the model itself.
         reduce: sums a tensor over processes; None for one process.
     """
     model.eval()
@@ -92,7 +92,7 @@ def evaluate(
     """Measure the accuracy of a network on the evaluation images of a data set.
 
     Args:
-        run_or_model: a network, a run or model folder, or the name of a network with weights in the package.
+        run_or_model: a network, or what `senet.from_pretrained` opens: a run or model folder, a name, a hub id.
         data: a `DataConfig` or its `dataset`, or batches (images, labels); None for what the run was trained on. The
             preprocessing of a `DataConfig` counts only for networks that do not bring their own (this library's and
             timm's do).

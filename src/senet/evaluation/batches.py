@@ -85,7 +85,7 @@ class Batches:
 
 
 def open_model(run_or_model: nn.Module | str | Path) -> nn.Module:
-    """Return a network as it is, or the one that a name or folder means, on a GPU if there is one.
+    """Return the network itself, or open the one that a name or folder means, on a GPU if there is one.
 
     Raises:
         SenetError: there is no such network.
@@ -94,7 +94,7 @@ def open_model(run_or_model: nn.Module | str | Path) -> nn.Module:
 
 
 def model_and_data(run_or_model: nn.Module | str | Path, data: DataSource | None) -> tuple[nn.Module, DataSource]:
-    """Return the network, and what to run it on; None for what a run was trained on.
+    """Return the network and the data to run it on; `data` None means the data that a run was trained on.
 
     Raises:
         SenetError: there is no such network, or nothing says what to run it on.
@@ -128,7 +128,7 @@ def open_batches(
         ten_crop: see `evaluate`.
         batch_size: see `evaluate`.
         device: see `evaluate`.
-        shared: each process under torch.distributed gets its part of a data set.
+        shared: divide a data set among the processes of torch.distributed.
 
     Raises:
         SenetError: a data set or option that does not fit.
@@ -227,5 +227,5 @@ def labeled_for(model: nn.Module, images: ImageSplit, shape: tuple[int, ...]) ->
 
 
 def unlabeled(source: str) -> str:
-    """Return the message for data without labels, on which no accuracy can be measured."""
+    """Return the message that accuracy cannot be measured on data without labels."""
     return f"{source} has no labels; accuracy needs a folder of images for each class"

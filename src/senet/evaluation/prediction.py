@@ -31,7 +31,7 @@ class ClassProbability:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a network says of one image.
+    """What a network predicts for one image.
 
     Args:
         image: what was given.
@@ -63,8 +63,8 @@ def predict(
     """Classify images.
 
     Args:
-        run_or_model: a network with `preprocessing`, a run or model folder, or the name of a network with weights in
-            the package.
+        run_or_model: a network with `preprocessing`, or what `senet.from_pretrained` opens: a run or model folder, a
+            name, a hub id.
         images: files; PIL images of any size, which are not turned by their EXIF data as files are; or arrays (H, W),
             (H, W, C) or (C, H, W) of uint8 or uint16.
         top: how many classes to return for each; at least 1.
@@ -100,6 +100,8 @@ def predict_each(
         SenetError: a model or, on request, an image that cannot be read.
     """
     check_choice("on_error", on_error, get_args(OnError))
+    if isinstance(images, str | Path):
+        raise SenetError(f"images is {str(images)!r}, one file; pass a list of files")
     for name, value in (("top", top), ("batch_size", batch_size)):
         if value < 1:
             raise SenetError(f"{name} is {value}; expected at least 1")

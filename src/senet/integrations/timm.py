@@ -20,7 +20,7 @@ with needed_for("senet.integrations.timm"):
     from timm.models import is_model, register_model
 
 default_cfgs: dict[str, dict[str, Any]] = {}
-"""What timm shall know of a network before it is built; `timm.models.register_model` looks for it under this name."""
+"""What timm knows about a network before building it; `timm.models.register_model` looks for this name."""
 
 
 def describe_card(card: Card) -> dict[str, Any]:

@@ -123,8 +123,8 @@ class Network(HubMethods, TimmProtocol):
     def run_trunk(self, x: Tensor, wanted: Collection[str] = ()) -> Iterator[tuple[str, Tensor]]:
         """Run the trunk; yield the name and the output of each module, those of `wanted` among them.
 
-        BatchNorm and a ReLU after it run as one, so that the former may have no output of its own. To torch.fx, whose
-        graph offers the output of each, they are two.
+        A BatchNorm and the ReLU after it run together and yield one output, unless that of the BatchNorm is wanted.
+        Under torch.fx, whose graph offers the output of every module, they run one by one.
         """
         paired = not self.grad_checkpointing and not is_traced(x)
         i = 0
@@ -154,7 +154,7 @@ class Network(HubMethods, TimmProtocol):
 
 
 def classifier_names() -> set[str]:
-    """Return what the classes of networks call their last layer."""
+    """Return the names that the classes of networks give their last layer."""
     kinds: list[type[Network]] = [Network]
     for kind in kinds:
         kinds += kind.__subclasses__()

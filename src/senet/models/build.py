@@ -21,12 +21,12 @@ from senet.nn.block import SEOptions
 def build(config: ModelConfig, surgery: Surgery | None = None) -> Network:
     """Build the network of a configuration, with random weights and in training mode.
 
-    One of another library has that library's class, with the attributes that this library's networks have. A name with
-    a tag, such as "timm/resnet50.a1_in1k", brings these weights.
+    A network of another library is of that library's class, with the attributes that this library's networks have. A
+    name with a tag, such as "timm/resnet50.a1_in1k", loads those weights.
 
     Args:
         config: what to build.
-        surgery: the SE blocks to insert and to remove then; None for none.
+        surgery: the SE blocks to insert and to remove afterwards; None for none.
 
     Raises:
         SenetError: as `create_model`.
@@ -42,16 +42,19 @@ def build(config: ModelConfig, surgery: Surgery | None = None) -> Network:
 
 
 def surgery_of(model: Network) -> Surgery:
-    """Return what was inserted into a network from `create_model` and removed from it, whatever library it is of."""
+    """Return the SE blocks inserted into and removed from a network of `create_model`, of any library."""
     return derive_surgery(model, skeleton(model.config) if is_external(model.config.name) else None)
 
 
-NAMES_HERE = {"in_chans": "in_channels", "drop_rate": "dropout"}
-"""What timm calls arguments of `create_model`, and their names in this library, which are torchvision's."""
+NAMES_HERE = {"in_chans": "in_channels", "drop_rate": "dropout", "checkpoint_path": "weights"}
+"""timm's names of arguments of `create_model` -> this library's names, which are torchvision's."""
+
+TIMM_ONLY = ("features_only", "out_indices", "feature_cls")
+"""Arguments that `timm.create_model` handles itself, also for the networks of this library."""
 
 
 class WithoutInitialization(TorchFunctionMode):
-    """Leaves out what `torch.nn.init` does: on the meta device, it takes most of the time and changes nothing."""
+    """Skips the functions of `torch.nn.init`: on the meta device they take most of the time and change nothing."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -63,7 +66,7 @@ class WithoutInitialization(TorchFunctionMode):
 
 
 def skeleton(config: ModelConfig, surgery: Surgery | None = None) -> Network:
-    """Build the network of a configuration without values, to look at its parts and the shapes of its tensors.
+    """Build the network of a configuration on the meta device: its modules and shapes, without values.
 
     Raises:
         SenetError: as `create_model`.
@@ -82,9 +85,7 @@ def build_own(config: ModelConfig) -> Network:
         raise SenetError(f"num_classes is {num_classes}; expected at least 0")
     for option in config.options:
         if option not in card.options:
-            known = NAMES_HERE.get(option)
-            remedy = f"it is called {known} here" if known else f"its options are {', '.join(card.options) or 'none'}"
-            raise SenetError(f"{config.name} has no option {option!r}; {remedy}")
+            raise SenetError(f"{config.name} has no option {option!r}; {option_remedy(option, card)}")
     model = card.build(
         num_classes=num_classes,
         in_channels=config.in_channels,
@@ -98,6 +99,15 @@ def build_own(config: ModelConfig) -> Network:
     model.class_names = None
     model.register_state_dict_post_hook(describe_state)  # type: ignore[no-untyped-call]
     return model
+
+
+def option_remedy(option: str, card: Card) -> str:
+    """Return what to pass in place of an option that a network does not have."""
+    if option in NAMES_HERE:
+        return f"it is called {NAMES_HERE[option]} here"
+    if option in TIMM_ONLY:
+        return "pass it to timm.create_model, after import senet.integrations.timm"
+    return f"its options are {', '.join(card.options) or 'none'}"
 
 
 def option_value(config: ModelConfig, option: str) -> Any:

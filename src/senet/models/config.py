@@ -34,7 +34,7 @@ class ModelConfig:
 
 
 SURGERY_OF_SENET_1 = ("inserted", "inserted_se", "removed")
-"""What the format "senet/1" has among a network's configuration; see `senet.models.description.Surgery`."""
+"""Entries that "senet/1" keeps in a network's configuration; see `senet.models.description.Surgery`."""
 
 
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def se_from_dict(values: Mapping[str, Any]) -> SEOptions:
     """Return the SE options of plain values, also of those of "senet/1" with a constant factor of the gate.
 
     Raises:
-        SenetError: an option that does not exist, a value of another type, or a factor without a gate of its own.
+        SenetError: an option that does not exist, a value of another type, or a factor for which there is no gate.
     """
     factor = values.get("factor", 1)
     values = {name: value for name, value in values.items() if name != "factor"}

@@ -1,4 +1,4 @@
-"""What a folder, a file or a state dict says of the network that it is of."""
+"""The description of a network that is saved with its weights, in a folder, a file or a state dict."""
 
 import json
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ from senet.nn.excitation import ExcitationBlock
 from senet.ops.gates import GATES
 
 FORMATS = ("senet/1", "senet/2")
-"""Of config.json; the last one is written. In "senet/1" the entries of "surgery" are among those of "model"."""
+"""Formats of config.json; the last is written. In "senet/1" the entries of "surgery" are part of "model"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Surgery:
-    """The SE blocks that a network has more or fewer than its configuration alone builds.
+    """The SE blocks that were added to, or removed from, the network that a configuration builds.
 
     Args:
         inserted: the blocks of `senet.insert_se`, "module=channels" each, with ">" before one on a module's input.
@@ -36,7 +36,7 @@ class Surgery:
     removed: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Whether any block was added or removed."""
         return bool(self.inserted or self.removed)
 
 
@@ -45,8 +45,8 @@ def derive_surgery(model: nn.Module, whole: nn.Module | None = None) -> Surgery:
 
     Args:
         model: the network.
-        whole: another library's network as its configuration alone builds it; None for one of this library's, whose
-            units show by themselves where a block was.
+        whole: for another library's network, what its configuration builds, to compare with; None for one of this
+            library's, whose units show where a block was.
     """
     options = (block.attached_options for block in attached_blocks(model).values())
     return Surgery(
@@ -57,13 +57,13 @@ def derive_surgery(model: nn.Module, whole: nn.Module | None = None) -> Surgery:
 
 
 def removed_blocks(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the SE blocks that the units of this library's networks have no more."""
+    """Return the names of the SE blocks that were removed from the units of one of this library's networks."""
     units = [(name, module) for name, module in model.named_modules() if isinstance(module, SEUnit)]
     return tuple(f"{name}.se" for name, unit in units if isinstance(unit.se, nn.Identity))
 
 
 def replaced_by_identities(model: nn.Module, whole: nn.Module) -> tuple[str, ...]:
-    """Return the names of identities that stand where another network has modules of several layers."""
+    """Return the names of the identities in `model` where `whole` has a module of several layers."""
     before = dict(whole.named_modules())
     return tuple(
         name
@@ -73,7 +73,7 @@ def replaced_by_identities(model: nn.Module, whole: nn.Module) -> tuple[str, ...
 
 
 def surgery_to_dict(surgery: Surgery) -> dict[str, Any]:
-    """Return a surgery as plain values, for JSON, without what did not happen."""
+    """Return a surgery as plain values, for JSON, without empty entries."""
     values = {"inserted": list(surgery.inserted), "removed": list(surgery.removed)}
     values = {name: value for name, value in values.items() if value}
     return values | ({"inserted_se": se_to_dict(surgery.inserted_se)} if surgery.inserted else {})
@@ -111,7 +111,7 @@ def block_class(model: nn.Module) -> str | None:
 
 
 def required_modules(config: ModelConfig, surgery: Surgery) -> list[str]:
-    """Return the modules of other packages that registered what a network consists of; reading it needs them."""
+    """Return the modules of other packages that registered parts of a network; they must be imported to read it."""
     modules = {CARDS.module_of(config.name)}
     for se in (config.se, surgery.inserted_se):
         modules |= {EXCITATIONS.module_of(se.excitation), GATES.module_of(se.gate)}
@@ -119,7 +119,7 @@ def required_modules(config: ModelConfig, surgery: Surgery) -> list[str]:
 
 
 def describe(model: Network, surgery: Surgery) -> dict[str, Any]:
-    """Return what config.json says of a network: architecture, surgery, preprocessing, classes."""
+    """Return the content of config.json for a network: architecture, surgery, preprocessing, classes."""
     block, requires = block_class(model), required_modules(model.config, surgery)
     return {
         "format": FORMATS[-1],
@@ -133,6 +133,6 @@ def describe(model: Network, surgery: Surgery) -> dict[str, Any]:
 
 
 def describe_state(model: nn.Module, state: Any, prefix: str, metadata: dict[str, Any]) -> None:
-    """Note in a state dict's metadata what network it is of: its keys alone could be torchvision's as well."""
+    """Add the network's description to a state dict's metadata: its keys alone could be torchvision's as well."""
     if isinstance(getattr(model, "config", None), ModelConfig):
         metadata["senet"] = json.dumps(describe(cast(Network, model), derive_surgery(model)))

@@ -1,5 +1,8 @@
 """Networks of timm and torchvision by name, such as "timm/resnet50", with the attributes of this library's."""
 
+import sys
+from contextlib import AbstractContextManager, redirect_stdout
+
 from torch import nn
 
 from senet.data.preprocessing import Preprocessing, preprocessing_of
@@ -10,7 +13,7 @@ LIBRARIES = ("timm", "torchvision")
 
 
 def is_external(name: str) -> bool:
-    """Whether a name is of another library's network; what follows the library is not looked at."""
+    """Whether a name is that of another library's network; only the library's part of the name is checked."""
     return name.partition("/")[0] in LIBRARIES and name.count("/") == 1
 
 
@@ -28,7 +31,7 @@ def build_external(config: ModelConfig, *, pretrained: bool | None = None) -> nn
             None for random ones unless the name has a tag.
 
     Raises:
-        SenetError: no such network or option, or weights that cannot be had.
+        SenetError: no such network or option, or weights that cannot be loaded.
     """
     library, _, name = config.name.partition("/")
     if library == "timm":
@@ -60,7 +63,8 @@ def build_external(config: ModelConfig, *, pretrained: bool | None = None) -> nn
             model = timm.create_model(name, pretrained=pretrained, in_chans=config.in_channels, **options)
         else:
             weights = (tag or "DEFAULT") if pretrained else None
-            model = torchvision.models.get_model(architecture, weights=weights, **options)
+            with output_kept_clean():
+                model = torchvision.models.get_model(architecture, weights=weights, **options)
     except Exception as error:  # whatever a library says of an unknown option or an unreachable server
         said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         kind = HubError if isinstance(error, OSError) else SenetError  # a server, or an option
@@ -78,13 +82,18 @@ def build_external(config: ModelConfig, *, pretrained: bool | None = None) -> nn
     return model
 
 
+def output_kept_clean() -> AbstractContextManager[object]:
+    """Return a context in which what torch.hub prints of a download goes to standard error, as its bar does."""
+    return redirect_stdout(sys.stderr)
+
+
 def classes_of(model: nn.Module, asked: int | None) -> int:
     """Return the number of classes of a network."""
     return int(getattr(model, "num_classes", 1000)) if asked is None else asked
 
 
 def tags_of(library: str, architecture: str, tag: str) -> str:
-    """Return what is said of a library's weights for a network, where a name asks for others; else nothing."""
+    """Return the end of a message that lists a network's tags, if a name has another one; else an empty text."""
     if library == "timm":
         import timm
 
@@ -98,7 +107,7 @@ def tags_of(library: str, architecture: str, tag: str) -> str:
 
 
 def preprocessing_from_torchvision(architecture: str, tag: str = "") -> Preprocessing:
-    """Return how a network of torchvision's wants its images, with certain weights or by default."""
+    """Return the preprocessing of one of torchvision's networks, for the weights of a tag or the default ones."""
     from torchvision.models import get_model_weights
 
     preset = get_model_weights(architecture)[tag or "DEFAULT"].transforms()

@@ -124,11 +124,11 @@ class ResidualUnit(SEUnit):
         raise NotImplementedError
 
     def branch(self, x: Tensor) -> tuple[Tensor, nn.Module | None]:
-        """Return the non-identity branch up to its last BatchNorm, and that; None if it has been applied."""
+        """Return the non-identity branch up to its last BatchNorm, and that BatchNorm; None if it has been applied."""
         raise NotImplementedError
 
     def shortcut(self, x: Tensor) -> tuple[Tensor, nn.Module | None]:
-        """Return the identity branch up to its last BatchNorm, and that; None if there is none."""
+        """Return the identity branch up to its last BatchNorm, and that BatchNorm; None if there is none."""
         if type(self.downsample) is Chain and self.se_at("identity") is None and not has_hooks((self.downsample,)):
             *layers, norm = self.downsample
             return self.chain(layers, x), norm

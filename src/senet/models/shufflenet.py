@@ -19,7 +19,7 @@ class ShuffleUnit(SEUnit):
     """A bottleneck of grouped 1x1, depthwise 3x3 and grouped 1x1 convolution, with SE at its end.
 
     With stride 1 the branch is added to the input. With stride 2 it is concatenated with the average-pooled input, so
-    it has only the channels that this lacks. There is no activation after the depthwise convolution.
+    it has only the channels that the input lacks. There is no activation after the depthwise convolution.
 
     Args:
         in_channels: of the input; with stride 1 the output's.

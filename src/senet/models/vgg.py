@@ -107,7 +107,7 @@ class VGG16(Network):
         return HIDDEN
 
     def pool(self, x: Tensor) -> Tensor:
-        """(N, 512, h, w) -> (N, 4096): average pooling to 7x7 and the hidden linear layers, but the last dropout."""
+        """(N, 512, h, w) -> (N, 4096): average pooling to 7x7, hidden linear layers without the last dropout."""
         x = F.adaptive_avg_pool2d(x, POOLED).flatten(1)
         for layer in self.classifier[:5]:
             x = layer(x)

@@ -76,7 +76,7 @@ class ScaledInput(Scaled):
 def scaled_class(kind: Any, plain: Any) -> Any:
     """Return the class that runs a block on the output or the input of a class of layers.
 
-    It says that it is of the same Python module: that is how torch.fx knows PyTorch's layers, which it does not enter.
+    Its `__module__` is the layer's: by that torch.fx recognizes PyTorch's layers, which it does not trace into.
     """
     return new_class(
         f"{plain.__name__}WithSE", (kind, plain), exec_body=lambda body: body.update(__module__=plain.__module__)
@@ -84,7 +84,7 @@ def scaled_class(kind: Any, plain: Any) -> Any:
 
 
 def rebuild(function: Any, bases: tuple[Any, Any], arguments: tuple[Any, ...]) -> Any:
-    """Build what `Scaled.__reduce_ex__` took apart."""
+    """Build the layer that `Scaled.__reduce_ex__` reduced."""
     return function(scaled_class(*bases), *arguments)
 
 
@@ -209,7 +209,7 @@ def keep_blocks(parent: nn.Module, name: str, child: nn.Module | None) -> None:
         m is not None and holds_blocks(m) for m in (child, parent._modules.get(name))
     ):
         guard(parent)
-        parent._modules[name] = child  # PyTorch goes on with the dictionary that was there
+        parent._modules[name] = child  # PyTorch sets the child in the old dictionary
 
 
 register_module_module_registration_hook(keep_blocks)
@@ -223,12 +223,12 @@ def build_attachable(channels: int, options: SEOptions, *, before: bool) -> Exci
 
     Args:
         channels: C of the feature map.
-        options: of the block; its placement and stages have no meaning here.
+        options: of the block; placement and stages are ignored.
         before: whether it scales the input of a module instead of its output.
     """
     block = options.block(channels)
     block.attached_at = "input" if before else "output"
-    block.attached_options = options  # what a folder says of it, see `senet.models.description.Surgery`
+    block.attached_options = options  # saved with the model, see `senet.models.description.Surgery`
     return block
 
 

@@ -30,8 +30,8 @@ class SEBlock(ExcitationBlock):
         channels: C, the channels of the input; at least 1.
         reduction: r, at least 1. The hidden width is exactly C // r, at least 1, never rounded to a multiple.
         squeeze: "avg" or "max" pools over H and W; "none" keeps every position (the paper's NoSqueeze).
-        gate: the non-linearity that closes the excitation: "sigmoid", "tanh", "relu", "hard_sigmoid", or twice one of
-            the sigmoids, "sigmoid_x2" or "hard_sigmoid_x2", which is 1 where that is one half; or one that
+        gate: the non-linearity that closes the excitation: "sigmoid", "tanh", "relu", "hard_sigmoid",
+            "sigmoid_x2" and "hard_sigmoid_x2" (twice a sigmoid, so exactly 1 for a logit of 0), or one that
             `senet.register_gate` has added.
         bias: whether the two layers have biases: the released networks do, the paper's ablations do not.
 
@@ -102,7 +102,7 @@ class SEBlock(ExcitationBlock):
     def fused_form(self) -> Excitation | None:
         """Return the two layers; None for another squeeze, layers of other classes, or a gate without a slope.
 
-        A subclass may compute something else, so that it says itself whether it can be fused.
+        None for subclasses too, which may compute something else; one that can be fused overrides this.
         """
         plain = type(self) is SEBlock and type(self.fc1) is nn.Conv2d and type(self.fc2) is nn.Conv2d
         if not plain or self.squeeze != "avg" or GATES[self.gate_name].slope is None:
@@ -123,8 +123,8 @@ class SEOptions:
         excitation: the kind of block: "se", the paper's, or one that `register_excitation` has added.
         reduction: r of every block: the hidden layer has C // r units.
         squeeze: how a channel becomes a number: its mean, its maximum, or "none": every position has its own gate.
-        gate: the function that closes the excitation: "sigmoid", "tanh", "relu" or "hard_sigmoid"; twice a sigmoid,
-            "sigmoid_x2" or "hard_sigmoid_x2"; or one that `register_gate` has added.
+        gate: the function that closes the excitation: "sigmoid", "tanh", "relu", "hard_sigmoid",
+            "sigmoid_x2" or "hard_sigmoid_x2" (twice a sigmoid), or one that `register_gate` has added.
         bias: whether the two layers have biases.
         placement: "standard" (end of the residual branch), "pre" (start of the branch), "post" (after the sum and its
             ReLU), "identity" (on the shortcut) or "3x3" (after the branch's 3x3 convolution and its BatchNorm).
@@ -211,7 +211,7 @@ EXCITATIONS: Registry[ExcitationKind] = Registry(
 
 
 def register_excitation(name: str, build: BuildBlock, *, options: Collection[str] = ()) -> None:
-    """Add a kind of block to those that `SEOptions.excitation`, the commands and files know by name.
+    """Register a kind of block under a name, for `SEOptions.excitation`, the commands and saved models.
 
     A model saved with it names the module that calls this function, which must be imported before it is read.
 

@@ -17,7 +17,7 @@ class ExcitationBlock(nn.Module):
 
     A subclass sets `channels`, builds its layers, computes the logits in `compute_logits`, names the layer that they
     come out of in `logits_layer`, and counts in `multiply_adds`. The rest has defaults. Fusion, recording, insertion,
-    and starting from the weights of a plain network know no more of a block than these methods.
+    and starting from the weights of a plain network use nothing of a block but these methods.
 
     Args:
         gate: the function from logits to gates, one of `senet.ops.gates.GATES`.
@@ -54,7 +54,7 @@ class ExcitationBlock(nn.Module):
         if name not in GATES:
             check_choice("gate", name, tuple(GATES))
         self.gate_name = name
-        self._gate = GATES[name].function  # here, for TorchScript finds a function only as an attribute
+        self._gate = GATES[name].function  # an attribute, because TorchScript finds no other function
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is copied and pickled: without the gate's function, which need not be picklable."""
@@ -117,7 +117,7 @@ class ExcitationBlock(nn.Module):
         if not is_traced(x) and (x.dim() != 4 or x.shape[1] != self.channels):
             raise SenetError(f"the input is {tuple(x.shape)}; expected (N, {self.channels}, H, W)")
 
-    # ---- what the library asks ---------------------------------------------------------------------------------------
+    # ---- what the library uses ---------------------------------------------------------------------------------------
 
     def logits_from(self, output: Tensor) -> Tensor:
         """Return the logits, as `compute_logits` does, from the output of the layer `logits_layer`."""

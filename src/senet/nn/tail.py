@@ -17,8 +17,8 @@ class ResidualTail(Fusible):
         se: an SE block, (N, C, H, W) -> (N, C, H, W); None for none.
         shortcut_norm: BatchNorm of the shortcut; None for none.
         relu: whether a ReLU follows the sum.
-        fused: True, False, or None for fused on CUDA alone; on the CPU the first fused call compiles for some seconds.
-            `senet.fuse` and `senet.unfuse` set it too.
+        fused: run the layers as one operator; None means False. On the CPU the first fused call compiles for some
+            seconds. `senet.fuse` and `senet.unfuse` set it too.
 
     Source: arXiv:1709.01507v4, Figure 3.
 
@@ -51,5 +51,5 @@ class ResidualTail(Fusible):
         return self.tail(u, self.norm, self.se, shortcut, shortcut_norm=shortcut_norm, relu=self.relu)
 
     def extra_repr(self) -> str:
-        """Show what the layers do not."""
+        """Show the settings that the layers do not show."""
         return f"relu={self.relu}, fused={self.fused}"

@@ -1,4 +1,4 @@
-"""Operators that make SE free: the residual tail, forward and backward in two passes each."""
+"""The residual tail with SE as one operator, forward and backward in two passes each."""
 
 from senet.ops.passes import Excitation
 from senet.ops.tail import Norm, Tail, residual_tail

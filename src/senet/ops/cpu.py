@@ -19,7 +19,7 @@ from senet.ops.passes import (
     Branches,
     Excitation,
     ExcitationGradients,
-    Excited,
+    ExcitationOutput,
     PlainPasses,
     Slope,
     accumulator,
@@ -102,7 +102,7 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     Raises:
         CompilerError: there is no working C++ compiler.
     """
-    # What the compiler says of itself and of the processor: its version, the processor's instructions.
+    # The predefined macros: the compiler's version and the processor's instructions.
     target = run_compiler("-march=native", "-dM", "-E", "-x", "c++", os.devnull)
     name = TYPES[dtype]
     key = hashlib.sha256("\n".join((SOURCE.read_text(), *FLAGS, target)).encode()).hexdigest()[:16]
@@ -167,9 +167,9 @@ class CompiledPasses:
 
     def statistics(self, m_NC: Tensor, q_NC: Tensor, positions: int) -> BatchStatistics:
         """See `Passes`."""
-        found = BatchStatistics(*(m_NC.new_empty(m_NC.shape[1]) for _ in range(3)))
-        self.library.senet_statistics(matrix(m_NC, positions), address(m_NC), address(q_NC), *map(address, found))
-        return found
+        result = BatchStatistics(*(m_NC.new_empty(m_NC.shape[1]) for _ in range(3)))
+        self.library.senet_statistics(matrix(m_NC, positions), address(m_NC), address(q_NC), *map(address, result))
+        return result
 
     def apply(self, branches: Branches) -> Tensor:
         """See `Passes`."""
@@ -192,7 +192,7 @@ class CompiledPasses:
         self.library.senet_sums(shape_of(u), kind, branches.relu, *maps, *outputs)
         return A_NC, B_NC, W_NC, g
 
-    def excite(self, m_NC: Tensor, affine: Affine, se: Excitation) -> Excited:
+    def excite(self, m_NC: Tensor, affine: Affine, se: Excitation) -> ExcitationOutput:
         """See `Passes`."""
         number = GATES[se.gate].number
         if number is None:
@@ -203,24 +203,24 @@ class CompiledPasses:
         outputs = map(address, (hidden_NK, gate_NC, scale_NC, shift_NC))
         kind = (hidden_NK.shape[1], number)
         self.library.senet_excite(matrix(m_NC), *kind, address(m_NC), vectors(affine), *inputs, *outputs)
-        return Excited(hidden_NK, gate_NC, Affine(affine.center_C, scale_NC, shift_NC))
+        return ExcitationOutput(hidden_NK, gate_NC, Affine(affine.center_C, scale_NC, shift_NC))
 
     def excite_gradients(
-        self, A_NC: Tensor, B_NC: Tensor, m_NC: Tensor, affine: Affine, se: Excitation, done: Excited
+        self, A_NC: Tensor, B_NC: Tensor, m_NC: Tensor, affine: Affine, se: Excitation, output: ExcitationOutput
     ) -> ExcitationGradients:
         """See `Passes`."""
         number = GATES[se.gate].number
         if number is None:
-            return PlainPasses().excite_gradients(A_NC, B_NC, m_NC, affine, se, done)
+            return PlainPasses().excite_gradients(A_NC, B_NC, m_NC, affine, se, output)
         hidden, channels = se.fc1.shape
         dbias1, *of_channels = (m_NC.new_empty(size) for size in (hidden, channels, channels, channels))
         dfc1, dfc2, dz_NC = (torch.empty_like(x) for x in (se.fc1, se.fc2, m_NC))
-        found = ExcitationGradients(dfc1, dfc2, dbias1, of_channels[0], dz_NC, *of_channels[1:])
-        inputs = map(address, (se.fc1, se.fc2, done.hidden_NK, done.gate_NC))
+        result = ExcitationGradients(dfc1, dfc2, dbias1, of_channels[0], dz_NC, *of_channels[1:])
+        inputs = map(address, (se.fc1, se.fc2, output.hidden_NK, output.gate_NC))
         kind = (hidden, number)
         sums = map(address, (A_NC, B_NC, m_NC))
-        self.library.senet_excite_gradients(matrix(m_NC), *kind, *sums, vectors(affine), *inputs, *map(address, found))
-        return found
+        self.library.senet_excite_gradients(matrix(m_NC), *kind, *sums, vectors(affine), *inputs, *map(address, result))
+        return result
 
     def gradients(
         self, g: Tensor, branches: Branches, slope: Slope, shortcut_slope: Slope | None

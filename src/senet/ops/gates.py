@@ -17,12 +17,12 @@ class Gate:
     """An elementwise function from logits to gates.
 
     Args:
-        name: by which options and files call it, such as "sigmoid".
+        name: in options and files, such as "sigmoid".
         function: logits -> gates, of the same shape and type. `torch.jit.script` needs one that it can compile, pickle
             none: a block is pickled with the name alone.
         slope: the derivative of `function`, computed from its value; None where the value does not determine it: blocks
             with this gate then never run fused.
-        low: the least value of a gate.
+        low: the smallest value of a gate.
         high: the largest.
         one_at: the logit at which the gate is exactly 1, so that a block can start as the identity; None if there is
             none, or only where the slope is zero.
@@ -129,12 +129,12 @@ GATE_OF_LAYER = {layer: gate.name for gate in OWN for layer in gate.layers}
 
 
 def register_gate(gate: Gate) -> None:
-    """Add a gate to the table, for every option, command and file that names gates.
+    """Register a gate under its name, for options, commands and saved models.
 
     A model saved with it names the module that calls this function, which must be imported before it is read.
 
     Args:
-        gate: its slope, range and logit of one are compared with its function.
+        gate: its slope, range and `one_at` are checked against its function.
 
     Raises:
         SenetError: the name is taken, the function has no derivative, or the record contradicts the function.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from senet.ops.dispatch import passes_for
-from senet.ops.passes import Affine, BatchStatistics, Branches, Excitation, Excited, Slope, accumulator, gated
+from senet.ops.passes import Affine, BatchStatistics, Branches, Excitation, ExcitationOutput, Slope, accumulator, gated
 from senet.ops.sync import mean_over_batch, merged_statistics
 
 Maybe = Tensor | None
@@ -33,14 +33,14 @@ class FrozenNorm(NamedTuple):
     eps: float
 
     def affine(self, u: Tensor) -> Affine:
-        """Return what it does to u."""
+        """Return the affine function that the norm applies to u."""
         dtype = accumulator(u.dtype)
         scale_C = torch.rsqrt(in_type(self.var_C, dtype) + self.eps) * in_type(self.weight_C, dtype)
         return Affine(in_type(self.mean_C, dtype).contiguous(), scale_C, in_type(self.bias_C, dtype).contiguous())
 
 
 def in_type(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return x in a type; x itself if it has it."""
+    """Return x converted to a type; x itself if it has that type."""
     return x if x.dtype == dtype else x.to(dtype)
 
 
@@ -200,19 +200,19 @@ def backward(
     if s_weight is not None and s_bias is not None and s_mean is not None and s_var is not None:
         s_norm = FrozenNorm(s_weight, s_bias, s_mean, s_var, s_eps)
     plain = affine = identity(u) if norm is None else norm.affine(u)
-    se = done = None
+    se = output = None
     if fc1 is not None and fc2 is not None and hidden_NK is not None and gate_NC is not None:
         se = excitation_in_type(dtype, fc1, fc2, None, None, gate)
-        done = Excited(hidden_NK, gate_NC, gated(plain, gate_NC))
-        affine = done.affine
+        output = ExcitationOutput(hidden_NK, gate_NC, gated(plain, gate_NC))
+        affine = output.affine
     if has_shortcut and shortcut is None:
         shortcut = dy  # without a norm only its presence matters
     branches = Branches(u, affine, relu, shortcut, None if s_norm is None else s_norm.affine(u))
 
     A_NC, B_NC, W_NC, g = passes.sums(dy, y, branches)
     dfc1 = dfc2 = dbias1 = dbias2 = dz_NC = None
-    if se is not None and done is not None and m_NC is not None:
-        result = passes.excite_gradients(A_NC, B_NC, m_NC, plain, se, done)
+    if se is not None and output is not None and m_NC is not None:
+        result = passes.excite_gradients(A_NC, B_NC, m_NC, plain, se, output)
         dfc1, dfc2, dbias1, dbias2, dz_NC, dscale_C, dbias = result
     else:
         dscale_C, dbias = B_NC.sum(0), A_NC.sum(0)
@@ -238,7 +238,7 @@ def slope_of(
 
     Args:
         norm: None for none.
-        affine: what it does.
+        affine: the function that it applies.
         dscale_C: gradient of the affine function's scale, which is weight * rsqrt(var + eps).
         dshift_C: gradient of its shift, which is the bias.
         count: of the values whose statistics were used; None if the statistics were given.
@@ -294,7 +294,7 @@ def backward_shapes(
 
 
 class TailFunction(torch.autograd.Function):
-    """Connects the two operators; gradients of gradients are not offered."""
+    """Connects the two operators; gradients of gradients are not supported."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Ten:

@@ -17,7 +17,7 @@ from senet.ops.gates import GATES
 
 
 class Affine(NamedTuple):
-    """`(x - center) * scale + shift`: scale and shift both of a channel, or both of an image and channel."""
+    """`(x - center) * scale + shift`: center is (C,); scale and shift are both (C,), or both (N, C)."""
 
     center_C: Tensor
     scale: Tensor
@@ -38,14 +38,14 @@ class Slope(NamedTuple):
 
 @dataclass(frozen=True)
 class Branches:
-    """What is summed and rectified: `relu(affine(u) + shortcut_affine(shortcut))`.
+    """The inputs of the sum and the ReLU: `relu(affine(u) + shortcut_affine(shortcut))`.
 
     Args:
         u: the residual branch before its last BatchNorm, (N, C, H, W).
         affine: what BatchNorm, and SE after it, do to `u`.
         relu: whether a ReLU closes.
         shortcut: as `u`; None for none.
-        shortcut_affine: what the shortcut's own BatchNorm does, of a channel; None for none.
+        shortcut_affine: what the shortcut's own BatchNorm does, with vectors (C,); None for none.
     """
 
     u: Tensor
@@ -73,13 +73,13 @@ class Excitation(NamedTuple):
     gate: str = "sigmoid"
 
 
-class Excited(NamedTuple):
+class ExcitationOutput(NamedTuple):
     """What an excitation computes.
 
     Args:
         hidden_NK: after its ReLU.
         gate_NC: the gate.
-        affine: the affine function that the gate was computed from, with the gate after it.
+        affine: BatchNorm followed by the gate, with scale and shift (N, C).
     """
 
     hidden_NK: Tensor
@@ -131,17 +131,17 @@ class Passes(Protocol):
                 the third sum is not.
         """
 
-    def excite(self, m_NC: Tensor, affine: Affine, se: Excitation) -> Excited:
+    def excite(self, m_NC: Tensor, affine: Affine, se: Excitation) -> ExcitationOutput:
         """Squeeze and excite.
 
         Args:
             m_NC: mean of u over positions.
-            affine: of a channel, what BatchNorm does to u.
+            affine: what BatchNorm does to u, with vectors (C,).
             se: in the type of the sums.
         """
 
     def excite_gradients(
-        self, A_NC: Tensor, B_NC: Tensor, m_NC: Tensor, affine: Affine, se: Excitation, done: Excited
+        self, A_NC: Tensor, B_NC: Tensor, m_NC: Tensor, affine: Affine, se: Excitation, output: ExcitationOutput
     ) -> ExcitationGradients:
         """Go back through `excite`.
 
@@ -151,7 +151,7 @@ class Passes(Protocol):
             m_NC: as in `excite`.
             affine: as in `excite`.
             se: as in `excite`.
-            done: what `excite` returned.
+            output: what `excite` returned.
         """
 
     def gradients(
@@ -183,7 +183,7 @@ def squeeze(m_NC: Tensor, affine: Affine) -> Tensor:
 
 
 def gated(affine: Affine, gate_NC: Tensor) -> Affine:
-    """Return an affine function of a channel with the gate after it."""
+    """Return an affine function with vectors (C,) followed by a gate."""
     return Affine(affine.center_C, gate_NC * affine.scale, gate_NC * affine.shift)
 
 
@@ -228,28 +228,28 @@ class PlainPasses:
         W_NC = None if affine is None else (g * centered(branches.shortcut, affine)).sum((2, 3))
         return A_NC, B_NC, W_NC, g.to(dy.dtype, copy=True)
 
-    def excite(self, m_NC: Tensor, affine: Affine, se: Excitation) -> Excited:
+    def excite(self, m_NC: Tensor, affine: Affine, se: Excitation) -> ExcitationOutput:
         """See `Passes`."""
         hidden_NK = F.linear(squeeze(m_NC, affine), se.fc1, se.bias1).relu_()
         gate_NC = GATES[se.gate].function(F.linear(hidden_NK, se.fc2, se.bias2))
-        return Excited(hidden_NK, gate_NC, gated(affine, gate_NC))
+        return ExcitationOutput(hidden_NK, gate_NC, gated(affine, gate_NC))
 
     def excite_gradients(
-        self, A_NC: Tensor, B_NC: Tensor, m_NC: Tensor, affine: Affine, se: Excitation, done: Excited
+        self, A_NC: Tensor, B_NC: Tensor, m_NC: Tensor, affine: Affine, se: Excitation, output: ExcitationOutput
     ) -> ExcitationGradients:
         """See `Passes`."""
-        slope_NC = GATES[se.gate].slope_from(done.gate_NC)
+        slope_NC = GATES[se.gate].slope_from(output.gate_NC)
         dlogit_NC = (affine.scale * B_NC + affine.shift * A_NC) * slope_NC
-        dhidden_NK = torch.where(done.hidden_NK > 0, dlogit_NC @ se.fc2, 0.0)
+        dhidden_NK = torch.where(output.hidden_NK > 0, dlogit_NC @ se.fc2, 0.0)
         dz_NC = dhidden_NK @ se.fc1
         return ExcitationGradients(
             dhidden_NK.T @ squeeze(m_NC, affine),
-            dlogit_NC.T @ done.hidden_NK,
+            dlogit_NC.T @ output.hidden_NK,
             dhidden_NK.sum(0),
             dlogit_NC.sum(0),
             dz_NC,
-            (done.gate_NC * B_NC + dz_NC * (m_NC - affine.center_C)).sum(0),
-            (done.gate_NC * A_NC + dz_NC).sum(0),
+            (output.gate_NC * B_NC + dz_NC * (m_NC - affine.center_C)).sum(0),
+            (output.gate_NC * A_NC + dz_NC).sum(0),
         )
 
     def gradients(

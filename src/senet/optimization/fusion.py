@@ -58,7 +58,7 @@ def fuse(model: nn.Module) -> nn.Module:
 
 
 def unfuse(model: nn.Module) -> nn.Module:
-    """Run every layer by itself, on CUDA too: the opposite of `fuse`.
+    """Run every layer by itself: the opposite of `fuse`.
 
     Args:
         model: changes in place, as in `fuse`.

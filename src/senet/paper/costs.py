@@ -118,14 +118,14 @@ def compare_costs(pattern: str = "*") -> Iterator[CostComparison]:
 
 
 HEADINGS = ("table", "row", "network", "parameters", "paper", "agree", "MMAdds", "paper", "difference", "cause")
-"""Of the comparison as a table."""
+"""The columns of the comparison."""
 LEGEND = (
     "Parameters: trainable, beside the paper's in millions (the release's in full). They agree to the digits printed: "
     "as they are (yes), counting BatchNorm's moving means and variances as well, or with the last digit truncated.\n"
     "MMAdds: millions of multiply-adds for one image, convolutions and linear layers; "
     f"a difference over {100 * TOLERANCE:.0f} % has its cause beside it."
 )
-"""What is said below it."""
+"""The note below the table."""
 
 
 def cells(row: CostComparison) -> tuple[str, ...]:

@@ -22,12 +22,12 @@ RECIPES = {
 }
 """The recipe of each table."""
 OWN_RECIPES = {"inception_resnet": "_inception_resnet", "wide_resnet": "_wrn", "shake": "_shake"}
-"""What is appended to it for families that have a recipe of their own."""
+"""The suffix of the recipe for families that have their own."""
 PROCESSES = {
     **dict.fromkeys(("cifar10", "cifar100", "cifar10_wrn", "cifar100_wrn"), 1),
     **dict.fromkeys(("cifar10_shake", "cifar100_shake"), 2),
 }
-"""Over how many processes a recipe spreads its batch, where that is not 8."""
+"""The number of processes that share a recipe's batch, where that is not 8."""
 
 
 @dataclass(frozen=True, kw_only=True)

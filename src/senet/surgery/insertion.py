@@ -61,8 +61,8 @@ def insert_se(
 
     A block becomes a new child `se` of an existing module, whose class is replaced by a subclass of its own: `forward`
     methods and all other keys of the state dict stay, and old checkpoints load with `strict=False`. The block starts
-    with a gate of exactly 1, from where training moves it; a "sigmoid" gate,
-    which is one half at first, becomes "sigmoid_x2".
+    with a gate of exactly 1, from where training moves it; a "sigmoid" gate, which starts at one half, becomes
+    "sigmoid_x2".
 
     If that module is replaced later, for example by a frozen BatchNorm, its replacement gets the block. A change that
     would lose a block raises an error.
@@ -97,6 +97,8 @@ def insert_se(
     8
     """
     options = SEOptions() if options is None else options
+    if not isinstance(options, SEOptions):
+        raise SenetError(f"options is {options!r}; expected senet.SEOptions(...)")
     check_choice("existing", existing, get_args(Existing))
     check_choice("options.placement", options.placement, PLACEMENTS)
     if preserve_outputs:
@@ -167,7 +169,7 @@ def observe(model: nn.Module, example_inputs: ExampleInputs | None) -> Dataflow:
 def look(
     model: nn.Module, options: SEOptions, where: ModuleFilter | None, example_inputs: ExampleInputs | None
 ) -> tuple[Dataflow | None, SiteReport]:
-    """Return the dataflow of a model and its sites; None and the modules that `where` names if it does not run.
+    """Return the dataflow and the sites of a model; if it does not run, None and sites at the modules in `where`.
 
     Raises:
         SenetError: the model does not run, and `where` is None or fits no module.

@@ -78,7 +78,7 @@ def run_on_example(model: nn.Module, example_inputs: Any, compute: Callable[[Any
         compute: takes the inputs, runs the model, and lets the model's exceptions through.
 
     Raises:
-        SenetError: `example_inputs` is none of the kinds above.
+        SenetError: `example_inputs` is of another kind.
         CannotRunError: the model accepts none of the inputs.
     """
     if example_inputs is not None and not isinstance(example_inputs, Tensor | tuple | list | Mapping):

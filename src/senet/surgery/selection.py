@@ -104,8 +104,8 @@ def named_sites(model: nn.Module, where: ModuleFilter, options: SEOptions) -> Si
     for option, value, default in (("stages", options.stages, None), ("placement", options.placement, "standard")):
         if value != default:
             raise SenetError(
-                f"options.{option} is {value!r}, but where is what for {name}, which does not run; pass example_inputs "
-                f"that it accepts, or leave {option} out"
+                f"options.{option} is {value!r}, but {name} does not run, so that where alone names the modules; pass "
+                f"example_inputs that it accepts, or leave {option} out"
             )
     sites = tuple(sites_by_name(model, where))
     if not sites:

@@ -132,15 +132,15 @@ class RegularizationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """How the arithmetic is done; but for `accumulate`, the choices change speed and rounding alone.
+    """How the arithmetic is done; except for `accumulate`, the choices change only speed and rounding.
 
     Args:
         precision: of the forward and backward passes; "auto" is bf16 where the hardware computes it, else fp32; "fp16"
             needs a GPU.
         channels_last: memory format of images and weights.
         compile: compile the network with torch.compile.
-        fused: run BatchNorm, SE, sum and ReLU as one operator (`senet.fuse`): "on", "off", or "auto" for on GPUs
-            alone. On the CPU it needs a C++ compiler, and some seconds to compile.
+        fused: run BatchNorm, SE, sum and ReLU as one operator (`senet.fuse`): "on" or "off"; "auto" is "off" on every
+            device. On the CPU it needs a C++ compiler, and some seconds to compile.
         accumulate: number of batches whose gradients are averaged into one step.
         cpu: stay on the CPU even if there is a GPU.
     """
@@ -195,9 +195,9 @@ class TrainConfig:
         seed: of everything random.
         checkpoint_every: batches between saves within an epoch; None saves after each epoch. Interrupting always saves.
         weights: what to start from: a tag of the package, a run or model folder, a file or a hub id. The network and
-            its preprocessing are then those of the weights, but for what you set differently from the recipe: that is
-            applied where the weights can be adapted (classes, channels, dropout, image size ...), and refused where it
-            contradicts them. A classifier for other classes starts at random. None starts everything at random.
+            its preprocessing are then those of the weights, except for what you set differently from the recipe: that
+            is applied where the weights can be adapted (classes, channels, dropout, image size ...), and refused where
+            it contradicts them. A classifier for other classes starts at random. None starts everything at random.
         weights_layout: how the file of weights names its tensors, see `load_weights`; None for what its keys say.
         weights_key: which of several networks in the file of weights, see `load_weights`.
         suggested: values of `model` and `data.preprocessing`, by dotted name, that nobody asked for: the recipe's, or
@@ -236,7 +236,7 @@ class TrainConfig:
             raise SenetError(f"checkpoint_every is {self.checkpoint_every}; expected at least 1")
         if self.batch_size % 2 and self.regularization.pairs_images:
             raise SenetError(f"batch_size is {self.batch_size}; mixup and CutMix pair images and need an even number")
-        if self.weights is None:  # else the weights have a say
+        if self.weights is None:  # otherwise the weights decide
             self.check_channels()
             for option in ("weights_layout", "weights_key"):
                 if getattr(self, option) is not None:
@@ -257,13 +257,13 @@ class TrainConfig:
 
     def asked(self) -> dict[str, Any]:
         """Return the values of `model` and `data.preprocessing` that somebody asked for, by dotted name."""
-        found, suggested = brought_by(self), dict(self.suggested)
+        found, suggested = network_settings(self), dict(self.suggested)
         if self.data.preprocessing == DEFAULT_PREPROCESSING:  # left out in a `DataConfig` of the caller's
             suggested |= {name: value for name, value in found.items() if name in suggested and "preprocessing" in name}
         return {name: value for name, value in found.items() if name not in suggested or suggested[name] != value}
 
 
-def brought_by(config: TrainConfig) -> dict[str, Any]:
+def network_settings(config: TrainConfig) -> dict[str, Any]:
     """Return the values of `model` and `data.preprocessing` by dotted name."""
     return dict(settings(config.model, "model")) | dict(settings(config.data.preprocessing, "data.preprocessing"))
 
@@ -276,6 +276,6 @@ def recipe(function: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
         config = function()
         if not isinstance(config, TrainConfig):
             raise SenetError(f"the recipe {function.__name__} returns a {type(config).__name__}, no TrainConfig")
-        return replace(config, suggested=brought_by(config))
+        return replace(config, suggested=network_settings(config))
 
     return suggesting

@@ -22,7 +22,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 @contextmanager
 def caught_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying of them.
+    """Collect SIGINT and SIGTERM in a list instead of letting them end the process.
 
     A second Ctrl-C acts as usual. A second SIGTERM does not: `timeout` sends two, and so do batch systems that signal
     every process besides torchrun, which passes its own on.

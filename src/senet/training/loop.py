@@ -129,7 +129,7 @@ def carry_out(run: RunFolder, config: TrainConfig, state: Mapping[str, Any] | No
     )
     run.check_same_data(data)
     if start is not None:
-        notes.append(start.said(data.class_names))
+        notes.append(start.classifier_note(data.class_names))
     trainer = Trainer(config, run, accelerator, data, make, notes)
     trainer.restore(state)
     if accelerator.is_main_process:

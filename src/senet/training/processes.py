@@ -14,7 +14,7 @@ with needed_for("senet.train"):
     from accelerate.state import AcceleratorState
 
 FAILED = 2
-"""What a process that has failed tells the others, in the place of 0 or 1 for a flag."""
+"""What a failed process sends to the others in place of a flag, which is 0 or 1."""
 
 
 def in_process_group() -> bool:
@@ -23,7 +23,7 @@ def in_process_group() -> bool:
 
 
 def leave_process_group() -> None:
-    """Part from the other processes; else threads that still listen to them may abort this one as it exits."""
+    """Leave the group; otherwise its background threads may abort this process when it exits."""
     if in_process_group():
         dist.destroy_process_group()
 
@@ -32,7 +32,7 @@ def build_accelerator(compute: ComputeConfig) -> Accelerator:
     """Find the devices and, under torchrun or `accelerate launch`, the other processes."""
     AcceleratorState._reset_state()  # a process may train several times, on different devices
     found = in_process_group()
-    cpu = compute.cpu or not torch.accelerator.is_available()  # Accelerate joins processes on the CPU only if told
+    cpu = compute.cpu or not torch.accelerator.is_available()  # Accelerate joins processes on the CPU only on request
     accelerator = Accelerator(cpu=cpu)
     if in_process_group() and not found:
         atexit.register(leave_process_group)
@@ -42,10 +42,10 @@ def build_accelerator(compute: ComputeConfig) -> Accelerator:
 
 
 class Team:
-    """What the processes of a run tell each other beside their gradients, through the processors' memory.
+    """Messages between the processes of a run besides their gradients, through Gloo on the CPU.
 
-    All processes call `agree` at the same places, so that a process that fails reaches the others there rather than
-    leave them to wait.
+    All processes call `agree` at the same places, so that a failed process stops the others there instead of
+    leaving them waiting.
 
     Args:
         size: number of processes.
@@ -71,7 +71,7 @@ class Team:
         return largest > 0
 
     def fail(self, error: SenetError) -> None:
-        """Tell the others that this process has failed, unless all know that one has."""
+        """Report this process's failure to the others, unless another failure has been reported."""
         if self.group is not None and not self.failed:
             self.failed = True
             self.exchange(FAILED)

@@ -1,4 +1,4 @@
-"""What a run says while it goes: lines by logging, TensorBoard always, and what the caller shows besides."""
+"""What a run reports while it trains: log lines, TensorBoard events, and the caller's progress display."""
 
 import logging
 import sys

@@ -1,7 +1,7 @@
 """The run folder: what a run writes, and what it needs to go on.
 
     config.json             the TrainConfig, and the modules of other packages that its network needs
-    data.json               what is cheap to know of the data: numbers of images, names of classes
+    data.json               numbers of images and names of classes, compared when a run is resumed
     environment.json        versions and machine
     metrics.jsonl           one line an epoch; epoch 0 is the weights that it starts from, if there are any
     events.out.tfevents.*   the same for TensorBoard
@@ -43,7 +43,7 @@ from senet.weights.reading import read_description
 STATE_FILE = "training_state.pt"
 DATA_FILE = "data.json"
 WITHOUT_EFFECT = ("data.dataset", "data.root", "data.num_workers", "checkpoint_every")
-"""Settings that change nothing in what a run ends with: where its data is, how it is read, how often it saves."""
+"""Settings that do not change the result of a run: where its data is, how it is read, how often it saves."""
 
 
 def changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
@@ -71,7 +71,7 @@ def read_config(values: Any) -> TrainConfig:
 
 
 def before_the_first_release(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a config.json as this version writes them."""
+    """Convert the values of a config.json from before the first release to the present form."""
     fused = {None: "auto", True: "on", False: "off"}
     return {
         **{name: value for name, value in values.items() if name != "regularisation"},
@@ -82,7 +82,7 @@ def before_the_first_release(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settled(config: TrainConfig, stored: TrainConfig) -> TrainConfig:
-    """Return a configuration with what a run of it settled when it started: its precision, the network of its weights.
+    """Return a configuration with what its run fixed when it started: the precision, the network of its weights.
 
     Args:
         config: as before the run.
@@ -96,7 +96,7 @@ def settled(config: TrainConfig, stored: TrainConfig) -> TrainConfig:
 
 
 def entries(folder: Path) -> Iterator[Path]:
-    """Yield what is in a folder, but not the parts of files that a kill left behind."""
+    """Yield what is in a folder, but not the unfinished files that a killed run has left."""
     return (entry for entry in folder.iterdir() if entry.suffix != ".part")
 
 
@@ -160,6 +160,8 @@ class RunFolder:
         path = self.path / CONFIG_FILE
         try:
             values = json.loads(path.read_text())
+            if "format" in values:
+                raise SenetError(f"{self.path} holds a model, not a run; name the folder of the run")
             if isinstance(values, Mapping):
                 check_imported(values.get("requires", ()), str(path))
             return read_config(values)
@@ -212,7 +214,7 @@ class RunFolder:
             keys: what it must hold.
 
         Raises:
-            SenetError: the file is truncated or foreign.
+            SenetError: the file is truncated, or not a training state.
         """
         if not self.state_file.exists():
             return None

@@ -41,7 +41,7 @@ with needed_for("senet.train"):
 
 STATE_KEYS = frozenset({"model", "ema", "optimizer", "schedule", "scaler", "position", "num_processes"})
 ONE_VALUE = "more than 1 value per channel"
-"""In what PyTorch says of it."""
+"""Part of PyTorch's message when BatchNorm gets one value per channel."""
 STEP_STREAM = 1
 """Keeps the random numbers of the steps apart from those of the data loaders, which share seed, epoch and batch."""
 
@@ -142,7 +142,7 @@ class Trainer:
                 raise
 
     def evaluate_start(self, reporter: Reporter) -> None:
-        """Save and evaluate the weights that the run starts from, so that it needs them no more."""
+        """Save and evaluate the weights that the run starts from, so that resuming does not need them."""
         if self.accelerator.is_main_process:
             self.save({}, best=False)
         result = self.evaluate()
@@ -265,7 +265,7 @@ class Trainer:
             self.stop_at("weights are not finite", self.position.batch, lr)
 
     def stop_at(self, what: str, batch: int, lr: float) -> NoReturn:
-        """Stop, saying what went wrong and where."""
+        """Stop with a message of what went wrong and where."""
         raise NotFiniteError(
             f"the {what} at batch {batch} of epoch {self.position.epoch + 1} with learning rate {lr:.4g}; "
             f"{self.run_folder.path} keeps the last good state: lower optimizer.lr, set optimizer.clip_norm or use fp32"
@@ -373,14 +373,14 @@ class Trainer:
             self.save({}, best=False)
         if self.team.agree(bool(self.caught)):
             self.interrupt()
-        raise SenetError(f"{error} (the run {self.stand()})") from error
+        raise SenetError(f"{error} (the run {self.status()})") from error
 
     def interrupt(self) -> NoReturn:
         """Stop for a signal that this process or another one caught, saying where the saved run stands."""
         self.team.wait()
-        raise TrainingInterrupted(self.caught[0] if self.caught else signal.SIGTERM, self.stand())
+        raise TrainingInterrupted(self.caught[0] if self.caught else signal.SIGTERM, self.status())
 
-    def stand(self) -> str:
+    def status(self) -> str:
         """Say where the run stopped and how it goes on."""
         return (
             f"stopped in epoch {self.position.epoch + 1} of {self.config.epochs}, after {self.position.batch} of "

@@ -34,7 +34,7 @@ class WarmStart:
     Args:
         checkpoint: the weights.
         model: what they are of; the recipe's where they do not tell.
-        preprocessing: how they want their images.
+        preprocessing: of their images.
     """
 
     checkpoint: Checkpoint
@@ -52,8 +52,8 @@ class WarmStart:
         )
         return assemble(self.checkpoint, asked)
 
-    def said(self, class_names: tuple[str, ...]) -> str:
-        """Say that the classifier is kept for as many other classes; empty if it is not."""
+    def classifier_note(self, class_names: tuple[str, ...]) -> str:
+        """Return a note that the classifier is kept for other classes of the same number; empty if it is not."""
         known = self.checkpoint.class_names or ()
         if len(known) != len(class_names) or known == class_names:
             return ""
@@ -78,7 +78,7 @@ def start_from_weights(config: TrainConfig) -> tuple[TrainConfig, WarmStart]:
     asked = config.asked()
     model = model_of(checkpoint, config.model, asked)
     stated = checkpoint.preprocessing
-    if stated is None:  # then the library that they are of tells, but for this one, where the recipe does
+    if stated is None:  # use their library's, or the recipe's for weights of this library
         of_library = checkpoint.layout.preprocessing(model_card(model.name))
         stated = config.data.preprocessing if checkpoint.layout is SENET else of_library
     start = WarmStart(checkpoint=checkpoint, model=model, preprocessing=stated.with_channels(model.in_channels))
@@ -87,7 +87,7 @@ def start_from_weights(config: TrainConfig) -> tuple[TrainConfig, WarmStart]:
 
 
 def model_of(checkpoint: Checkpoint, config: ModelConfig, asked: Mapping[str, Any]) -> ModelConfig:
-    """Return what the weights are of, with the caller's name where it is another that they fit.
+    """Return the configuration of the weights' network, under the caller's name if they fit that too.
 
     Args:
         checkpoint: the weights.
@@ -115,7 +115,7 @@ def model_of(checkpoint: Checkpoint, config: ModelConfig, asked: Mapping[str, An
 
 
 def is_exact(checkpoint: Checkpoint) -> bool:
-    """Whether the network is built exactly as the weights describe it, but for its classes."""
+    """Whether the network is built exactly as the weights describe it, except for its classes."""
     config = checkpoint.config
     return config is not None and (bool(checkpoint.surgery) or is_external(config.name))
 

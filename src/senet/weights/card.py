@@ -60,8 +60,8 @@ model = senet.from_pretrained("OWNER/NAME")  # this repository's id, or the fold
 print(senet.predict(model, ["photo.jpg"]))
 ```
 
-or on the command line: `senet predict photo.jpg --model OWNER/NAME`. `model.preprocessing` says how it wants its images
-and `model.class_names` what its outputs are of."""
+or on the command line: `senet predict photo.jpg --model OWNER/NAME`. `model.preprocessing` describes its images and
+`model.class_names` names its outputs."""
 
 
 def summary(model: Network, surgery: Surgery) -> str:

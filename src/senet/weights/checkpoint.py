@@ -24,7 +24,7 @@ class Checkpoint:
         architecture: the name that timm or torchvision has for the network, if the source says it.
         name: the name of the network in `create_model`; None if the source does not say it, or for one of another
             library that this library does not have.
-        preprocessing: how the network wants its images, if the source says it.
+        preprocessing: of the network, if the source says it.
         class_names: of the outputs, if the source says it.
         block: the class of the SE blocks that the weights were trained in, if it is not what `config` describes.
         notes: what was left out of the file, a phrase each.

@@ -69,24 +69,24 @@ def fit(checkpoint: Checkpoint, model: nn.Module, adapt: Collection[Adapt] = ())
 
 def check_blocks(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Raise a SenetError for weights that are known to be of SE blocks of another class than the model's."""
-    own, theirs, config = block_class(model), checkpoint.block, checkpoint.config
-    if config is not None and has_se(checkpoint) and own != theirs:
-        own, theirs = (name or usual_block(config).__name__ for name in (own, theirs))
+    own, stored, config = block_class(model), checkpoint.block, checkpoint.config
+    if config is not None and has_se(checkpoint) and own != stored:
+        own, stored = (name or usual_block(config).__name__ for name in (own, stored))
         raise SenetError(
-            f"{checkpoint.source} has weights of SE blocks of class {theirs}, the model has {own}; create the network "
-            f"with {theirs} and call load_weights"
+            f"{checkpoint.source} has weights of SE blocks of class {stored}, the model has {own}; create the network "
+            f"with {stored} and call load_weights"
         )
 
 
 def check_trunk(state: Mapping[str, Tensor], model: Network, source: str) -> None:
-    """Raise a SenetError for a state that lacks more than the classifier, before that is what is said of it."""
+    """Raise a SenetError for a state that lacks more than the classifier, before the classifier is checked."""
     if f"{model.classifier_name}.weight" not in state:
         optional = re.compile(rf"^{re.escape(model.classifier_name)}\.|\.se\.|\.num_batches_tracked$")
-        trunk, theirs = (
+        trunk, given = (
             {key: tensor for key, tensor in each.items() if not optional.search(key)}
             for each in (model.state_dict(), state)
         )
-        check_fit(theirs, trunk, source)
+        check_fit(given, trunk, source)
 
 
 def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
@@ -158,7 +158,7 @@ def plain_tensor(key: str, tensor: Tensor, expected: Tensor | None, source: str)
 
 
 def rounded(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> list[str]:
-    """Return what is said of tensors that the model's precision cannot hold exactly.
+    """Return notes about tensors that the model's precision cannot represent exactly.
 
     Raises:
         SenetError: a value is beyond the range of the model's precision.
@@ -211,16 +211,16 @@ def fit_classifier(state: State, model: Network, source: str, start_new: bool) -
     weight, bias = (f"{model.classifier_name}.{leaf}" for leaf in ("weight", "bias"))
     if weight in state and not state[weight].dim():
         return []  # refused by `check_fit`
-    theirs = len(state[weight]) if weight in state else 0
-    if theirs == model.num_classes:
+    classes = len(state[weight]) if weight in state else 0
+    if classes == model.num_classes:
         return []
     if model.num_classes == 0:
         state.pop(weight)
         state.pop(bias, None)
-        return [f"the classifier of {theirs} classes is left out"]
+        return [f"the classifier of {classes} classes is left out"]
     if not start_new:
-        said = f"has {theirs} classes" if theirs else "has no classifier"
-        raise other_classes(said, theirs, model.num_classes, source)
+        said = f"has {classes} classes" if classes else "has no classifier"
+        raise other_classes(said, classes, model.num_classes, source)
     own = model.state_dict()
     state[weight], state[bias] = own[weight], own[bias]
     return [f"the classifier of {model.num_classes} classes starts at random"]
@@ -241,17 +241,17 @@ def fit_classifier_by_shape(state: State, model: nn.Module, source: str, start_n
     return [f"the classifier of {number} classes starts at random"]
 
 
-def other_classes(said: str, theirs: int, own: int | None, source: str) -> SenetError:
+def other_classes(said: str, classes: int, own: int | None, source: str) -> SenetError:
     """Return the error about weights of another number of classes."""
     return SenetError(
-        f"{source} {said}, the model {own}; create the model with num_classes={theirs}, "
+        f"{source} {said}, the model {own}; create the model with num_classes={classes}, "
         f"or start a new classifier: create_model(num_classes={own}), load_weights(adapt=('classifier',))"
     )
 
 
-def is_classifier(own: Tensor, theirs: Tensor, number: int | None) -> bool:
+def is_classifier(own: Tensor, stored: Tensor, number: int | None) -> bool:
     """Whether two tensors differ in the number of classes alone, and the model's is `number`."""
-    if own.dim() == 0 or theirs.dim() == 0 or len(own) == len(theirs) or own.shape[1:] != theirs.shape[1:]:
+    if own.dim() == 0 or stored.dim() == 0 or len(own) == len(stored) or own.shape[1:] != stored.shape[1:]:
         return False
     return len(own) == number
 
@@ -277,15 +277,15 @@ def fit_input(state: State, model: Network, source: str, convert: bool) -> list[
     if key not in state or state[key].dim() != 4 or state[key].shape[1] == channels:
         return []
     weight = state[key]
-    theirs = weight.shape[1]
+    stored = weight.shape[1]
     if not convert:
         raise SenetError(
-            f"{source} is for images of {theirs} channels, the model for {channels}; "
-            f"convert it by load_weights(adapt=('input',)), or create the model with in_channels={theirs}"
+            f"{source} is for images of {stored} channels, the model for {channels}; "
+            f"convert it by load_weights(adapt=('input',)), or create the model with in_channels={stored}"
         )
     if channels == 1:
         state[key] = weight.sum(1, keepdim=True)
     else:
-        repeated = weight.repeat(1, -(-channels // theirs), 1, 1)[:, :channels]
-        state[key] = repeated * (theirs / channels)
-    return [f"the first convolution is converted from {theirs} to {channels} channels"]
+        repeated = weight.repeat(1, -(-channels // stored), 1, 1)[:, :channels]
+        state[key] = repeated * (stored / channels)
+    return [f"the first convolution is converted from {stored} to {channels} channels"]

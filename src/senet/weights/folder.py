@@ -28,11 +28,11 @@ PACKAGED = Path(__file__).parent.parent / "pretrained"
 
 
 PACKAGED_DEFAULT = "cifar_se_resnet20"
-"""The network of the package that answers where none is named."""
+"""The packaged network that is used where none is named."""
 
 
 def save_pretrained(model: nn.Module, folder: str | Path, metrics: Mapping[str, float] | None = None) -> None:
-    """Write a network as a model folder; an interruption leaves each file old or new, never half.
+    """Write a network as a model folder, each file atomically.
 
     The folder holds model.safetensors, config.json and, unless there is one that you wrote, a model card, README.md.
 

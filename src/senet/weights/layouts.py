@@ -31,7 +31,7 @@ class Layout:
         without: a pattern that no key of such a file matches.
         renames: patterns and replacements that turn its keys into this library's, applied in order.
         options: options of the card's network with which it computes what that library's network computes.
-        preprocessing: how its networks want their images, from a card with the number of classes of the weights.
+        preprocessing: of its networks, from a card with the number of classes of the weights.
         reshape: turns tensors into this library's shapes, after renaming.
         rearrange: turns a whole state into that of this library's network, after reshaping.
     """
@@ -80,12 +80,12 @@ def moskomule_options(card: Card) -> Mapping[str, Any]:
 
 
 def torchvision_preprocessing(card: Card) -> Preprocessing:
-    """Return how torchvision's and timm's weights of the network want their images."""
+    """Return the preprocessing of torchvision's and timm's weights of the network."""
     return card.torchvision_preprocessing or card.preprocessing
 
 
 def chenyaofo_preprocessing(card: Card) -> Preprocessing:
-    """Return how the networks of pytorch-cifar-models want their images: CIFAR-100's for 100 classes."""
+    """Return the preprocessing of pytorch-cifar-models: CIFAR-100's for 100 classes."""
     mean, std = CHENYAOFO.get(card.num_classes, CHENYAOFO[10])
     return replace(card.preprocessing, mean=mean, std=std)
 
@@ -242,7 +242,7 @@ def is_first_layer(key: str) -> bool:
 
 
 def stranger(keys: Collection[str]) -> str | None:
-    """Return what a network is that this library does not have, if it is a known one."""
+    """Return which network the keys are of, if it is a known one that this library does not have."""
     return next((what for mark, what in STRANGERS if any(mark.search(key) for key in keys)), None)
 
 

@@ -59,8 +59,8 @@ def load_weights(
         source: a file (.safetensors, .pt, .pth, .th, .pkl, .bin, .ckpt, .caffemodel), a model or run folder, or a hub
             id such as "timm/seresnet50.ra2_in1k". In a file, the state dict may lie in dictionaries, and its keys may
             share a prefix.
-        layout: overrules what the keys say: "senet", "torchvision", "timm_legacy", "timm_legacy_deep", "timm_vgg",
-            "mmpretrain", "moskomule", "akamaster", "chenyaofo" or "caffe".
+        layout: instead of the one recognized from the keys: "senet", "torchvision", "timm_legacy", "timm_legacy_deep",
+            "timm_vgg", "mmpretrain", "moskomule", "akamaster", "chenyaofo" or "caffe".
         key: which of several networks in a file, such as "model_ema" or "student".
         adapt: what may be replaced or converted: "classifier" keeps the model's own classifier where the classes
             differ in number; "input" fits the first convolution to another number of channels, as timm does.
@@ -114,7 +114,7 @@ def load(model: nn.Module, fitted: Fitted, checkpoint: Checkpoint) -> LoadReport
 
 
 def preprocessing_of(checkpoint: Checkpoint, card: Card) -> Preprocessing:
-    """Return how the weights want their images: as they say, or else as their library does for the card's network."""
+    """Return the preprocessing of the weights: the stated one, or else their library's for the card's network."""
     number = number_of_classes(checkpoint.state)
     card = card if number is None else replace(card, num_classes=number)
     return checkpoint.preprocessing or checkpoint.layout.preprocessing(card)
@@ -127,7 +127,7 @@ def trunk_names(model: nn.Module) -> list[str]:
 
 
 def set_gate(model: Network, gate: str) -> None:
-    """Set the gate of every block that was not inserted, and say so in the network's configuration."""
+    """Set the gate of every block that was not inserted, and record it in the network's configuration."""
     if gate != model.config.se.gate:
         for block in own_blocks(model).values():
             block.set_gate(gate)

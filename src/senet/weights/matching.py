@@ -1,4 +1,4 @@
-"""Which network weights are loaded into: what they say, what the caller asks for, and what contradicts that."""
+"""Which network weights are loaded into: what they state, what the caller asks for, and contradictions."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -82,7 +82,7 @@ def resolve(checkpoint: Checkpoint, asked: Asked) -> ModelConfig:
 
 
 def describe_weights(checkpoint: Checkpoint, name: str) -> ModelConfig:
-    """Return what weights say of themselves, as a configuration of the network `name`: their own or its SE twin.
+    """Return what weights state and show about their network, as a configuration of it or of its SE twin, `name`.
 
     Options that follow from the name of the network are left out.
     """
@@ -198,16 +198,16 @@ def check_options(config: ModelConfig, checkpoint: Checkpoint) -> None:
             check_external(config, stated, source)
         return
     card, layout = model_card(config.name), checkpoint.layout
-    for option, theirs in computed_options(checkpoint, card).items():
+    for option, needed in computed_options(checkpoint, card).items():
         own = option_value(config, option)
-        if option == "depth" and own != theirs:
-            remedy = network_of_depth(card, theirs) or f"it with depth={theirs}"
-            raise SenetError(f"{source} is of a network of depth {theirs}, the model of {own}; create {remedy}")
-        if own != theirs:
+        if option == "depth" and own != needed:
+            remedy = network_of_depth(card, needed) or f"it with depth={needed}"
+            raise SenetError(f"{source} is of a network of depth {needed}, the model of {own}; create {remedy}")
+        if own != needed:
             remedy = "; if they are of a network of this library, pass layout='senet'" if layout is TORCHVISION else ""
             raise SenetError(
-                f"{source} has weights for {option}={theirs!r} (layout {layout.name}), but the model has {own!r}; "
-                f"create it with {option}={theirs!r}{remedy}"
+                f"{source} has weights for {option}={needed!r} (layout {layout.name}), but the model has {own!r}; "
+                f"create it with {option}={needed!r}{remedy}"
             )
     if stated is not None and model_card(stated.name).has_se:
         check_se_options("se", config.se, stated.se, source, ADAPTABLE_SE)
@@ -234,8 +234,8 @@ def check_surgery(surgery: Surgery, checkpoint: Checkpoint) -> None:
     """Raise a SenetError if the weights have inserted or removed blocks that a network has not, or of another kind."""
     stated, source = checkpoint.surgery, checkpoint.source
     pairs = (("inserted", surgery.inserted, stated.inserted), ("removed", surgery.removed, stated.removed))
-    for what, own, theirs in pairs:
-        if set(own) != set(theirs) and (theirs or what == "removed"):
+    for what, own, stored in pairs:
+        if set(own) != set(stored) and (stored or what == "removed"):
             raise SenetError(
                 f"{source} has other {what} SE blocks than the model; "
                 f"open it with them: senet.from_pretrained({source!r})"
@@ -249,10 +249,10 @@ def doubles(a: str, b: str) -> bool:
     return b in (a, GATES[a].doubled) or a == GATES[b].doubled
 
 
-def check_se_options(name: str, own: SEOptions, theirs: SEOptions, source: str, adaptable: Collection[str]) -> None:
+def check_se_options(name: str, own: SEOptions, stated: SEOptions, source: str, adaptable: Collection[str]) -> None:
     """Raise a SenetError for the first SE option in which weights and model differ, unless it is adaptable."""
-    for option in (each.name for each in fields(theirs) if each.name not in adaptable):
-        stored = getattr(theirs, option)
+    for option in (each.name for each in fields(stated) if each.name not in adaptable):
+        stored = getattr(stated, option)
         if option == "gate" and adaptable and doubles(own.gate, stored):
             continue
         if getattr(own, option) != stored:

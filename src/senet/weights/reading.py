@@ -13,7 +13,7 @@ from senet.errors import HubError, MissingExtraError, MissingFileError, SenetErr
 from senet.models.catalog import CARDS, model_card
 from senet.models.config import ModelConfig, config_from_dict, se_from_dict
 from senet.models.description import FORMATS, surgery_from_dict
-from senet.models.external import preprocessing_from_torchvision
+from senet.models.external import output_kept_clean, preprocessing_from_torchvision
 from senet.nn.block import SEOptions
 from senet.plugins import MAIN, check_imported
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint
@@ -49,7 +49,7 @@ def read(
 
     Raises:
         SenetError: it is absent, cannot be reached, truncated, or holds no weights; there is no such layout, or the
-            weights say themselves what they are.
+            weights state their layout themselves.
     """
     path, word = Path(source), str(source)
     if path.is_file() or not (path.is_dir() or is_hub_id(word)):
@@ -139,7 +139,8 @@ def read_timm_file(source: str, layout: str | None, *, renamed: bool) -> Checkpo
         if cfg is None or not cfg.url or cfg.hf_hub_id:
             return None
         try:
-            file = Path(download_cached_file(cfg.url, check_hash=False, progress=False))
+            with output_kept_clean():
+                file = Path(download_cached_file(cfg.url, check_hash=False, progress=False))
         except OSError as error:
             raise HubError(f"{source} cannot be fetched from {cfg.url} ({error}); try again later") from error
         state, architecture = read_state(file).tensors, published.partition(".")[0]
@@ -165,7 +166,8 @@ def read_torchvision(source: str, layout: str | None, *, renamed: bool) -> Check
         raise SenetError(f"torchvision has no weights {tag!r} of {architecture}; it has {', '.join(known.__members__)}")
     weights = known[tag or "DEFAULT"]
     try:
-        state = dict(weights.get_state_dict(progress=False, check_hash=True))
+        with output_kept_clean():
+            state = dict(weights.get_state_dict(progress=False, check_hash=True))
     except OSError as error:
         raise HubError(f"{source} cannot be fetched ({error}); check the connection and try again later") from error
     return converted(
@@ -186,7 +188,7 @@ def converted(
     """Return a checkpoint with the tensors under this library's keys, from the layout that is asked for or recognized.
 
     Raises:
-        SenetError: there is no such layout, or the weights say themselves what they are.
+        SenetError: there is no such layout, or the weights state their layout themselves.
     """
     layout = recognized if asked is None else find_layout(asked)
     if layout is not recognized and ("config" in described or recognized is CAFFE):
@@ -206,7 +208,7 @@ def registered_by_program(values: Any) -> str:
 
 
 def read_description(path: Path, text: str | None = None) -> dict[str, Any]:
-    """Return what `Checkpoint` takes of a config.json, or of the same text within a file of weights.
+    """Return fields of `Checkpoint` from a config.json, or from the same text within a file of weights.
 
     Args:
         path: of the file.
@@ -233,7 +235,7 @@ def read_description(path: Path, text: str | None = None) -> dict[str, Any]:
 
 
 def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `Checkpoint` takes of the values of a config.json."""
+    """Return fields of `Checkpoint` from the values of a config.json."""
     if "model" not in values and "architecture" in values:
         return parse_timm(values)
     if values.get("format", FORMATS[-1]) not in FORMATS:
@@ -251,7 +253,7 @@ def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_timm(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `Checkpoint` takes of a config.json that timm wrote."""
+    """Return fields of `Checkpoint` from a config.json that timm wrote."""
     name, preprocessing = values["architecture"], preprocessing_from_timm(values.get("pretrained_cfg", values))
     if name in CARDS and name not in NAMES_IN_TIMM:
         return {"config": config_of_timm(values), "name": name, "preprocessing": preprocessing}

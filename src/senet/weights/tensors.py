@@ -24,7 +24,7 @@ from senet.weights.layouts import State, is_first_layer
 
 DESCRIPTION_KEY = "senet"
 """In the metadata of a safetensors file or a state dict: the JSON text that config.json has too."""
-LEAST_TENSORS = 50
+MIN_TENSORS = 50
 """Fewer are a part of a network: a decoder, a head, a unit. The smallest network here has 84."""
 WRAPPED = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.|$)")
 """What torch.compile, FSDP and activation checkpointing put into names, wherever they wrap a module."""
@@ -214,7 +214,7 @@ def find_roots(tensors: Mapping[str, Tensor], descriptions: Mapping[str, str], n
         parts = name.split(".")
         prefixes = [".".join([*parts[:i], ""]) for i in range(len(parts))]
         found += [prefix for prefix in prefixes if is_first_layer(name.removeprefix(prefix))][:1]
-    found = [root for root in found if sum(name.startswith(root) for name in tensors) >= LEAST_TENSORS]
+    found = [root for root in found if sum(name.startswith(root) for name in tensors) >= MIN_TENSORS]
     found = list(dict.fromkeys([*descriptions, *(with_head(root, tensors) for root in found)]))
     return [root for root in found if not any(is_inside(root, other) for other in found)]
 
