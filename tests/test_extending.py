@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,7 @@ import torch
 
 import senet
 from senet import SEOptions
+from senet.cli.training import summary
 from senet.costs import cost
 from senet.errors import SenetError
 from senet.models.catalog import CARDS
@@ -23,6 +25,8 @@ from senet.nn.block import EXCITATIONS, register_excitation
 from senet.nn.fused import set_fused
 from senet.ops.gates import GATES
 from senet.recipes import RECIPES, get_recipe
+from senet.training.run import RunFolder
+from senet.weights.reading import read_description
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
 SOURCES = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
@@ -192,3 +196,79 @@ def test_a_gate_without_a_slope_runs_unfused_and_is_copied_by_name(monkeypatch):
     del GATES._entries["sine"]
     with pytest.raises(SenetError, match=r"^gate is 'sine'; expected one of sigmoid"):
         copy.deepcopy(model)
+
+
+class WithoutWeights(senet.ExcitationBlock):
+    """Gates from the means of neighborhoods, one for each position: nothing in it is trained."""
+
+    logits_layer = "gather"
+
+    def __init__(self, channels: int, options: SEOptions) -> None:
+        super().__init__(options.gate)
+        self.channels = channels
+        self.gather = torch.nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+
+    def compute_logits(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gather(x)
+
+    def multiply_adds(self, side) -> int:
+        return 0
+
+
+def test_a_block_without_weights_is_saved_and_read_but_never_the_identity(monkeypatch, tmp_path):
+    monkeypatch.setattr(EXCITATIONS, "_entries", dict(EXCITATIONS._entries))
+    register_excitation("gather", WithoutWeights)
+    model = senet.create_model(NAME, num_classes=10, se=SEOptions(excitation="gather")).eval()
+    x = torch.randn(2, 3, 32, 32)
+    senet.save_pretrained(model, tmp_path / "gather")
+    assert torch.equal(senet.from_pretrained(tmp_path / "gather")(x), model(x))
+    found = senet.record_excitations(model, [x]).blocks[0]
+    assert (found.block.low, found.block.high) == (0, 1)
+    senet.save_pretrained(senet.create_model("cifar_resnet20"), tmp_path / "plain")
+    said = "a WithoutWeights, whose layer 'gather' has no weight, cannot start at 1; choose another excitation"
+    with pytest.raises(SenetError, match=f"is of a plain network, .* {said} in SEOptions$"):
+        senet.load_weights(model, tmp_path / "plain")
+    with pytest.raises(SenetError, match=said):
+        senet.insert_se(senet.create_model("timm/resnet18"), SEOptions(excitation="gather"))
+
+
+def test_a_run_names_the_module_that_it_needs(my_blocks, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start(get_recipe("digits_eca"))
+    assert run.read_config().model.se.excitation == "eca"
+    code = f"from senet.training.run import RunFolder; RunFolder({str(run.path)!r}).read_config()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    (sentence,) = [line for line in done.stderr.splitlines() if "Error: " in line]
+    assert "config.json needs the module my_blocks, which is not installed" in sentence
+
+
+def test_what_a_program_registered_itself_is_said_to_be_missing(ran, tmp_path):
+    path = tmp_path / "config.json"
+    described = json.loads((ran["folder"] / "eca" / "config.json").read_text())
+    described["requires"] = ["__main__"]
+    path.write_text(json.dumps(described))
+    read_description(path)  # known here, whoever registered it
+    described["model"]["se"]["excitation"] = "unknown"
+    path.write_text(json.dumps(described))
+    with pytest.raises(SenetError, match=r"excitation is 'unknown'.*; the program that saved it registered"):
+        read_description(path)
+
+
+def test_what_is_no_recipe_is_refused(monkeypatch):
+    monkeypatch.setattr(RECIPES, "_entries", dict(RECIPES._entries))
+
+    @senet.register_recipe
+    def nothing():
+        pass
+
+    with pytest.raises(SenetError, match=r"^the recipe nothing returns a NoneType, no TrainConfig$"):
+        get_recipe("nothing")
+    assert summary(nothing) == ""
+
+
+def test_a_card_that_builds_no_network_is_refused(my_blocks, monkeypatch):
+    monkeypatch.setattr(CARDS, "_entries", dict(CARDS._entries))
+    card = senet.model_card("my_resnet8")
+    senet.register_model(replace(card, name="linear", twin=None, build=lambda **_: torch.nn.Linear(1, 1)))
+    with pytest.raises(SenetError, match=r"^the card of linear builds a Linear, which is no Network$"):
+        senet.create_model("linear")

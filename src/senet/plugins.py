@@ -17,6 +17,8 @@ from importlib.util import find_spec
 
 from senet.errors import MissingExtraError, SenetError
 
+MAIN = "__main__"
+"""The module of what a program registers itself."""
 GROUP = "senet.plugins"
 """The group of entry points whose modules are imported."""
 
@@ -60,7 +62,9 @@ def import_plugin(module: str, source: str) -> None:
     except SenetError as error:
         raise SenetError(f"{source}: {error}") from error
     except ImportError as error:
-        raise MissingExtraError(f"{source}: {error}; install its package, or correct the name") from error
+        raise MissingExtraError(
+            f"{source}: {error}; install its package, add its folder to PYTHONPATH, or correct the name"
+        ) from error
     except Exception as error:  # whatever somebody's module does when it is imported
         raise SenetError(f"{source} cannot be imported: {type(error).__name__}: {error}".splitlines()[0]) from error
 
@@ -69,13 +73,14 @@ def check_imported(modules: Iterable[str], source: str) -> None:
     """Check that the modules which a saved model needs have been imported; none is imported because a file names it.
 
     Args:
-        modules: what the model's config.json says under "requires".
+        modules: what the model's config.json says under "requires". "__main__", the program that saved it, is not
+            checked: it may be this one, or have become a module since.
         source: the folder or file, for messages.
 
     Raises:
         MissingExtraError: one has not.
     """
-    missing = [module for module in modules if module not in sys.modules]
+    missing = [module for module in modules if module not in sys.modules and module != MAIN]
     if missing:
         load_installed()
     for module in missing:

@@ -1,5 +1,6 @@
 """Tables of named things that other packages may add to."""
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
@@ -48,13 +49,15 @@ class Registry(Mapping[str, T]):
         """Add an entry.
 
         Args:
-            name: not in the table yet.
+            name: not in the table yet; of letters, digits, "_" and "-".
             entry: what it names.
             module: whose import adds it, see `calling_module`.
 
         Raises:
-            SenetError: the name is taken.
+            SenetError: the name is taken, or has other characters.
         """
+        if not re.fullmatch(r"\w[\w-]*", name):
+            raise SenetError(f"the {self.kind} {name!r} has a name that is not of letters, digits, '_' and '-'")
         if name in self._entries:
             owner = self.module_of(name) or "senet"
             raise SenetError(f"the {self.kind} {name!r} is registered already, by {owner}; choose another name")

@@ -50,10 +50,18 @@ def test_a_gate_of_ones_own_joins_the_table():
         ({"number": 6}, "number=6, which is for gates in passes.cpp"),
         ({"function": lambda x: F.softsign(x).float()}, "a function that returns torch.float32"),
         ({"function": lambda x: F.softsign(x)[None]}, r"of shape \(1, 64\)"),
+        ({"function": torch.log}, "a function that is not finite for logits from -5 to 5"),
+        ({"function": torch.sign}, "a function without a derivative other than 0"),
+        ({"function": lambda x: (x > 0).to(x.dtype)}, "a function without a derivative other than 0"),
+        (
+            {"function": lambda x: 1 + x**3, "slope": None, "low": -130, "high": 130, "one_at": 0},
+            "its slope is 0 there",
+        ),
+        ({"name": "softsign 2"}, "has a name that is not of letters, digits, '_' and '-'"),
     ],
 )
 def test_records_that_contradict_their_function_are_refused(changed, said):
-    with pytest.raises(SenetError, match=f"^the gate 'softsign' .*{said}"):
+    with pytest.raises(SenetError, match=f"^the gate 'softsign.* {said}"):
         register_gate(replace(SOFTSIGN, **changed))
     assert "softsign" not in GATES
 

@@ -170,7 +170,7 @@ def test_a_network_with_doubled_gates_is_saved_and_read_back(tmp_path):
 )
 def test_gates_that_cannot_be_the_identity_are_refused(options, said, tmp_path):
     file = file_of(random_network("cifar_resnet20"), tmp_path)
-    assert_refused(random_network("cifar_se_resnet20", se=options), file, said, "SEOptions.gate")
+    assert_refused(random_network("cifar_se_resnet20", se=options), file, said, "gate in SEOptions")
 
 
 def test_weights_with_se_do_not_go_into_a_plain_network(tmp_path):

@@ -218,5 +218,5 @@ def asked_in(config: TrainConfig, argv: Sequence[str]) -> TrainConfig:
 
 
 def summary(described: object) -> str:
-    """Return the first line of a docstring."""
-    return (inspect.getdoc(described) or "").splitlines()[0]
+    """Return the first line of a docstring; nothing where there is none."""
+    return (inspect.getdoc(described) or "").partition("\n")[0]

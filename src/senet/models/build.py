@@ -92,6 +92,8 @@ def build_own(config: ModelConfig) -> Network:
         se=config.se if card.has_se else None,
         **config.options,
     )
+    if not isinstance(model, Network):
+        raise SenetError(f"the card of {config.name} builds a {type(model).__name__}, which is no Network")
     model.config = replace(config, num_classes=num_classes)
     model.preprocessing = card.preprocessing.with_channels(config.in_channels)
     model.class_names = None
@@ -105,7 +107,7 @@ def option_remedy(option: str, card: Card) -> str:
         return f"it is called {NAMES_HERE[option]} here"
     if option in TIMM_ONLY:
         return "pass it to timm.create_model, after import senet.integrations.timm"
-    return f"its options are {', '.join(card.options)}"
+    return f"its options are {', '.join(card.options) or 'none'}"
 
 
 def option_value(config: ModelConfig, option: str) -> Any:

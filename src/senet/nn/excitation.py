@@ -24,7 +24,8 @@ class ExcitationBlock(nn.Module):
 
     Attributes:
         channels: C, the channels of the feature map.
-        logits_layer: the name of the last layer. It has a `weight` and, if at all, a `bias`.
+        logits_layer: the name of the last layer. It has a `weight` and, if at all, a `bias`; without a `weight`, the
+            block cannot start as the identity.
         gate_name: the name of the gate; `set_gate` changes it.
         attached_at: whether `insert_se` has made a layer run the block on its "input" or its "output"; None for a block
             that is part of a network's own code.
@@ -136,10 +137,13 @@ class ExcitationBlock(nn.Module):
         """Make all logits exactly `value`, whatever the input: the weights of `logits_layer` become zero.
 
         Raises:
-            SenetError: the layer has no bias that could hold the value.
+            SenetError: the layer has no weight, or no bias that could hold the value.
         """
         layer = self.get_submodule(self.logits_layer)
-        weight, bias = layer.get_parameter("weight"), getattr(layer, "bias", None)
+        weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+        if not isinstance(weight, Tensor):
+            block = f"{type(self).__name__}, whose layer {self.logits_layer!r} has no weight,"
+            raise SenetError(f"the gates of a {block} cannot start at 1; choose another excitation")
         if value != 0 and bias is None:
             raise SenetError(f"a {self.gate_name} gate without biases cannot start at 1; choose another gate")
         weight.zero_()

@@ -137,7 +137,7 @@ def register_gate(gate: Gate) -> None:
         gate: its slope, range and `one_at` are checked against its function.
 
     Raises:
-        SenetError: the name is taken, or the record contradicts the function.
+        SenetError: the name is taken, the function has no derivative, or the record contradicts the function.
     """
     check_gate(gate)
     GATES.register(gate.name, gate, calling_module())
@@ -151,11 +151,15 @@ def check_gate(gate: Gate) -> None:
         raise SenetError(f"{said} has number={gate.number}, which is for gates in passes.cpp; leave it out")
     if gate.doubled is not None and gate.doubled not in GATES:
         raise SenetError(f"{said} has doubled={gate.doubled!r}, which is no gate; register that first")
-    logits = torch.linspace(-5.01, 5, 64, dtype=torch.float64, requires_grad=True)  # not 0, where there may be a corner
-    values = gate.function(logits)
+    logits = torch.linspace(-5.01, 5, 64, dtype=torch.float64)  # not 0, where there may be a corner
+    values = gate.function(logits.clone())  # a copy, which it may overwrite
     if values.shape != logits.shape or values.dtype != logits.dtype:
         raise SenetError(f"{said} has a function that returns {values.dtype} of shape {tuple(values.shape)}")
-    (slopes,) = torch.autograd.grad(values.sum(), logits)
+    if not values.isfinite().all():
+        raise SenetError(f"{said} has a function that is not finite for logits from -5 to 5")
+    slopes = slopes_of(gate, logits)
+    if not slopes.any():
+        raise SenetError(f"{said} has a function without a derivative other than 0, so that nothing could be learned")
     if values.min() < gate.low or values.max() > gate.high:
         ends = f"{values.min():.3g} to {values.max():.3g}"
         raise SenetError(f"{said} has low={gate.low} and high={gate.high}, but its function takes values from {ends}")
@@ -165,5 +169,17 @@ def check_gate(gate: Gate) -> None:
         ("one_at", gate.one_at, 1.0),
         ("doubled", None if gate.doubled is None else 0.0, 0.5),
     ):
-        if at is not None and gate.function(torch.tensor(float(at))).item() != expected:
+        if at is None:
+            continue
+        if gate.function(torch.tensor(float(at))).item() != expected:
             raise SenetError(f"{said} has {argument}, but is not exactly {expected:g} at a logit of {at:g}")
+        if not slopes_of(gate, torch.tensor(float(at))).item():
+            raise SenetError(f"{said} has {argument}, but its slope is 0 there, so that a block would never learn")
+
+
+def slopes_of(gate: Gate, logits: Tensor) -> Tensor:
+    """Return the derivative of a gate's function by autograd; zero where it has none."""
+    logits = logits.detach().requires_grad_()
+    with torch.enable_grad():
+        total = gate.function(logits.clone()).sum()
+    return torch.autograd.grad(total, logits)[0] if total.requires_grad else torch.zeros_like(logits)

@@ -274,6 +274,8 @@ def recipe(function: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
     @wraps(function)
     def suggesting() -> TrainConfig:
         config = function()
+        if not isinstance(config, TrainConfig):
+            raise SenetError(f"the recipe {function.__name__} returns a {type(config).__name__}, no TrainConfig")
         return replace(config, suggested=network_settings(config))
 
     return suggesting

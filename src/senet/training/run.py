@@ -1,6 +1,6 @@
 """The run folder: what a run writes, and what it needs to go on.
 
-    config.json             the TrainConfig
+    config.json             the TrainConfig, and the modules of other packages that its network needs
     data.json               numbers of images and names of classes, compared when a run is resumed
     environment.json        versions and machine
     metrics.jsonl           one line an epoch; epoch 0 is the weights that it starts from, if there are any
@@ -28,10 +28,11 @@ from torch import nn
 
 from senet.configs import to_dict
 from senet.data.loading import Loaders
-from senet.errors import MissingFileError, SenetError
+from senet.errors import MissingExtraError, MissingFileError, SenetError
 from senet.files import read_jsonl, write_json, written_beside
 from senet.models.config import config_from_dict
-from senet.models.description import Surgery
+from senet.models.description import Surgery, required_modules
+from senet.plugins import check_imported
 from senet.training.config import TrainConfig, settings
 from senet.training.warm_start import overlaid, with_asked
 from senet.weights.card import CARD_FILE
@@ -62,8 +63,10 @@ def read_config(values: Any) -> TrainConfig:
     Raises:
         SenetError: it is not one.
     """
-    if isinstance(values, Mapping) and "regularisation" in values:
-        values = before_the_first_release(values)
+    if isinstance(values, Mapping):
+        values = {name: value for name, value in values.items() if name != "requires"}
+        if "regularisation" in values:
+            values = before_the_first_release(values)
     return TrainConfig.from_dict(values)
 
 
@@ -142,7 +145,8 @@ class RunFolder:
             "threads": torch.get_num_threads(),
             "versions": versions("senet", "torch", "torchvision", "timm", "accelerate"),
         }
-        write_json(self.path / CONFIG_FILE, to_dict(config))
+        requires = required_modules(config.model, Surgery())
+        write_json(self.path / CONFIG_FILE, to_dict(config) | ({"requires": requires} if requires else {}))
         write_json(self.path / "environment.json", environment)
         if data is not None:
             write_json(self.path / DATA_FILE, described(data))
@@ -158,9 +162,13 @@ class RunFolder:
             values = json.loads(path.read_text())
             if "format" in values:
                 raise SenetError(f"{self.path} holds a model, not a run; name the folder of the run")
+            if isinstance(values, Mapping):
+                check_imported(values.get("requires", ()), str(path))
             return read_config(values)
         except (FileNotFoundError, NotADirectoryError):
             raise MissingFileError(f"{self.path} holds no run to resume; `senet train RECIPE` starts one") from None
+        except MissingExtraError:  # of a module that registers what the network consists of
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SenetError(f"{path} is not a run's configuration ({error})") from error
 

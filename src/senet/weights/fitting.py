@@ -56,7 +56,7 @@ def fit(checkpoint: Checkpoint, model: nn.Module, adapt: Collection[Adapt] = ())
         check_trunk(state, model, source)
         classifier = fit_classifier(state, model, source, "classifier" in adapt)
         notes += classifier + fit_input(state, model, source, "input" in adapt)
-        fitted, gate = fit_se(state, model, source)
+        fitted, gate = fit_se(state, model, checkpoint)
         gate = gate or gate_of(checkpoint, model, factor)
         notes += fitted
     else:

@@ -53,13 +53,13 @@ def drop_factors(state: State, model: nn.Module) -> float:
     return next((factor for key, factor in factors.items() if key in own), 1.0)
 
 
-def fit_se(state: State, model: Network, source: str) -> tuple[list[str], str | None]:
+def fit_se(state: State, model: Network, checkpoint: Checkpoint) -> tuple[list[str], str | None]:
     """Fit the SE layers to the model's blocks: zero biases where there were none, hidden units added that do nothing.
 
     Args:
         state: the model's keys; changed in place.
         model: the network.
-        source: for messages.
+        checkpoint: which these tensors are of.
 
     Returns:
         What was done, and the gate that the blocks must have, if the weights of a plain network decide it; else None.
@@ -67,7 +67,8 @@ def fit_se(state: State, model: Network, source: str) -> tuple[list[str], str | 
     Raises:
         SenetError: the SE blocks cannot be fitted; the sentence says which option would match.
     """
-    blocks, inserted = own_blocks(model), tuple(f"{site}." for site in attached_blocks(model))
+    source, blocks = checkpoint.source, own_blocks(model)
+    inserted = tuple(f"{site}." for site in attached_blocks(model))
     own_keys = [key for key in state if not key.startswith(inserted)] if inserted else list(state)
     stored = {key.rpartition(".fc1.")[0] for key in own_keys if key.endswith(".se.fc1.weight")}
     stored |= {name for name, block in blocks.items() if any(f"{name}.{key}" in state for key in block.state_dict())}
@@ -77,9 +78,10 @@ def fit_se(state: State, model: Network, source: str) -> tuple[list[str], str | 
             remedy = f"create {model_card(name).twin}" if model_card(name).twin else "create a network with SE"
             raise SenetError(f"{source} has SE blocks, {name} has none; {remedy}")
         return [], None
-    if not stored:
+    with_tensors = {name for name, block in blocks.items() if block.state_dict()}
+    if not stored and (with_tensors or checkpoint.config is None or not has_se(checkpoint)):
         return start_as_identity(state, model, source)
-    if stored != set(blocks):
+    if stored != with_tensors:
         differing = sorted(stored.symmetric_difference(blocks))
         whole_stages = {name.split(".")[0] for name in differing}.isdisjoint(
             n.split(".")[0] for n in stored & set(blocks)
@@ -193,7 +195,7 @@ def start_as_identity(state: State, model: Network, source: str) -> tuple[list[s
             twin.start_as_identity() if gate.doubled is None else twin.set_logits(0)
         except SenetError as error:
             raise SenetError(
-                f"{source} is of a plain network, so that SE must start as the identity, and {error} by SEOptions.gate"
+                f"{source} is of a plain network, so that SE must start as the identity, and {error} in SEOptions"
             ) from error
         state.update({f"{name}.{key}": tensor for key, tensor in twin.state_dict().items()})
     done = [f"{len(blocks)} SE blocks start as the identity"]

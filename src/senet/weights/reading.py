@@ -15,7 +15,7 @@ from senet.models.config import ModelConfig, config_from_dict, se_from_dict
 from senet.models.description import FORMATS, surgery_from_dict
 from senet.models.external import output_kept_clean, preprocessing_from_torchvision
 from senet.nn.block import SEOptions
-from senet.plugins import check_imported
+from senet.plugins import MAIN, check_imported
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint
 from senet.weights.hub import FILES, Download, fetch_model_folder, is_hub_id
 from senet.weights.layouts import CAFFE, SENET, Layout, State, find_layout, recognize
@@ -200,6 +200,13 @@ def converted(
 # ---- what config.json says -------------------------------------------------------------------------------------------
 
 
+def registered_by_program(values: Any) -> str:
+    """Return what explains an unknown name in a config.json: the program that saved it had registered it itself."""
+    if not isinstance(values, Mapping) or MAIN not in values.get("requires", ()):
+        return ""
+    return "; the program that saved it registered what it needs itself: import the file that does so first"
+
+
 def read_description(path: Path, text: str | None = None) -> dict[str, Any]:
     """Return fields of `Checkpoint` from a config.json, or from the same text within a file of weights.
 
@@ -210,6 +217,7 @@ def read_description(path: Path, text: str | None = None) -> dict[str, Any]:
     Raises:
         SenetError: it is neither what `save_pretrained` nor what timm writes.
     """
+    values = None
     try:
         values = json.loads(path.read_text() if text is None else text)
         check_imported(values.get("requires", ()), str(path))
@@ -222,7 +230,7 @@ def read_description(path: Path, text: str | None = None) -> dict[str, Any]:
                 f"{path} has a description that this version does not read ({error}); it may be of a newer one"
             ) from error
         if isinstance(error, SenetError):
-            raise SenetError(f"{path}: {error}") from error
+            raise SenetError(f"{path}: {error}{registered_by_program(values)}") from error
         raise SenetError(f"{path} is not a senet model configuration ({error})") from error
 
 
