@@ -19,6 +19,7 @@ from senet.models.base import Network
 from senet.models.build import surgery_of
 from senet.models.config import ModelConfig
 from senet.models.description import Surgery
+from senet.models.resnet import ResNet
 from senet.models.vgg import VGG16
 from senet.nn.block import SEBlock, SEOptions
 from senet.surgery.insertion import insert_se
@@ -463,3 +464,14 @@ def test_pretrained_is_refused_where_there_are_no_weights():
     model = create_model(NAME, pretrained=True)
     assert model.training
     assert torch.equal(model.fc.weight, from_pretrained(NAME).fc.weight)
+
+
+def test_a_class_of_ones_own_would_come_back_as_another(tmp_path: Path) -> None:
+    class Halved(ResNet):
+        def forward(self, x):
+            return super().forward(x) / 2
+
+    model = create_model("cifar_resnet20")
+    model.__class__ = Halved
+    with pytest.raises(SenetError, match=r"Halved cannot be saved: it would come back as ResNet; .* register_model"):
+        save_pretrained(model, tmp_path)

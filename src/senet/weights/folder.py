@@ -93,6 +93,11 @@ def check_readable(model: Network, surgery: Surgery) -> None:
     except (SenetError, TypeError) as error:
         raise SenetError(f"{refused}: an option of its config is no plain value ({error}); {remedy}") from error
     again = skeleton(config_from_dict(json.loads(texts[0])), surgery_from_dict(json.loads(texts[1])))
+    if isinstance(model, Network) and plain_class(model) is not plain_class(again):
+        raise SenetError(
+            f"{refused}: it would come back as {plain_class(again).__name__}; {remedy}, or register a card that builds "
+            f"{plain_class(model).__name__} by senet.register_model"
+        )
     own, read = parts(model), parts(again)
     differing = [name for name in {**own, **read} if own.get(name) != read.get(name)]
     if differing:
