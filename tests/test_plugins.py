@@ -145,6 +145,7 @@ def fresh(folder, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_what_a_package_registers_is_trained_saved_and_read_by_processes_of_their_own(tmp_path):
     packages, run = tmp_path / "packages", tmp_path / "run"
     packages.mkdir()

@@ -95,17 +95,17 @@ def test_an_image_that_one_process_cannot_read_ends_both_with_one_sentence(tmp_p
     images, run = tmp_path / "images", tmp_path / "run"
     images_of_two_classes(images)
     assert 1 in next(BatchOrder(num_images=4, batch_size=2, shuffle=False, num_processes=2, rank=1).batches(0))
-    resume: list[str] = []
+    command = on_disk(images, run)
     for split, epoch in (("val", 1), ("train", 2)):
         bad = images / split / "cat" / "1.png"
         whole = bad.read_bytes()
         bad.write_bytes(whole[:40])
-        done, seconds = torchrun(*on_disk(images, run), *resume)
+        done, seconds = torchrun(*command)
         assert_one_sentence(done, f"{bad} cannot be read", f"stopped in epoch {epoch} of 2", f"saved in {run}")
         assert seconds < 120  # not what processes wait for each other
         bad.write_bytes(whole)
-        resume = ["--resume"]
-    done, _ = torchrun(*on_disk(images, run), *resume)
+        command = ["train", "--resume", run]
+    done, _ = torchrun(*command)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("epoch 2/2") == 1
     assert done.stdout.count("The run is in") == 1

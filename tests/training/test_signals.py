@@ -153,7 +153,7 @@ def test_a_worker_that_is_killed_leaves_a_saved_run(images, tmp_path, whole):
     code, said, everything = finish(process)
     assert code == 2, everything
     assert "a process that reads images failed" in said
-    assert "lower data.num_workers" in said
+    assert "lower --data.num-workers" in said
     assert "saved in" in said
     assert_goes_on(run, whole)
 
