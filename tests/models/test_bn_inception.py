@@ -34,6 +34,7 @@ def test_se_of_every_module():
     }
 
 
+@pytest.mark.slow
 def test_strides_and_pooling():
     model = on_meta("bn_inception")
     strided = {name for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.stride[0] == 2}

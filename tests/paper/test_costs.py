@@ -21,21 +21,25 @@ def comparisons():
     return list(compare_costs())
 
 
+@pytest.mark.slow
 def test_every_figure_of_the_paper_is_there(comparisons):
     tables = [row.printed.source for row in comparisons]
     assert {table: tables.count(table) for table in dict.fromkeys(tables)} == ROWS
 
 
+@pytest.mark.slow
 def test_every_network_agrees_or_its_difference_is_explained(comparisons):
     assert {row.printed.experiment for row in comparisons if not row.agrees} == set(CAUSES)
 
 
+@pytest.mark.slow
 def test_what_agrees_does_so_within_half_a_percent(comparisons):
     differences = [abs(row.difference) for row in comparisons if row.difference is not None and not row.cause]
     assert len(differences) == 18
     assert max(differences) < 0.005
 
 
+@pytest.mark.slow
 def test_the_release_is_counted_to_the_unit(comparisons):
     release = [row for row in comparisons if row.printed in RELEASE]
     assert len(release) == 5
@@ -75,6 +79,7 @@ def test_one_percent(multiply_adds, agrees):
     assert row.difference == pytest.approx(multiply_adds / 1e8 - 1)
 
 
+@pytest.mark.slow
 def test_the_ablations_have_the_parameters_of_section_4(comparisons):
     """2/r sum N C^2 weights without biases, on those of ResNet-50."""
     counted = {row.printed.experiment: row.parameters for row in comparisons if row.printed.table >= 10}
