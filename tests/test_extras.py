@@ -58,6 +58,7 @@ assert senet.evaluate(two, folder / "images").num_images == 2
 assert len(predicted) == 2
 plain = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU())
 assert senet.insert_se(plain)
+senet.record_excitations(loaded, batches).save(folder / "gates.safetensors")
 senet.fuse(senet.create_model("resnet18"))
 senet.optimize_for_inference(senet.create_model("cifar_se_resnet20").eval())
 senet.TrainConfig, senet.DataConfig
@@ -100,8 +101,24 @@ def without_extras(code, folder):
     )
 
 
+COMMANDS = """
+folder = Path(sys.argv[1])
+images, model, gates = (str(folder / name) for name in ("images", "two", "gates.safetensors"))
+two = senet.create_model("cifar_se_resnet20", num_classes=2)
+two.class_names = ("cat", "dog")
+two.save_pretrained(model)
+from senet.cli import main
+assert main(["models", "cifar_se_resnet20"]) == 0
+assert main(["predict", f"{images}/cat/0.png", "--model", model]) == 0
+assert main(["evaluate", model, "--data", images]) == 0
+assert main(["record", model, "--data", images, "--output", gates]) == 0
+pruned = ["--recording", gates, "--blocks", "SE_2_1", "--output", str(folder / "pruned")]
+assert main(["prune", model, "--data", images, *pruned]) == 0
+"""
+
+
 def test_what_everybody_uses_works_without_extras(tmp_path):
-    done = without_extras(CORE, tmp_path)
+    done = without_extras(CORE + COMMANDS, tmp_path)
     assert done.returncode == 0, done.stderr
 
 

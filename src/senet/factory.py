@@ -284,7 +284,7 @@ def load_model(source: str | Path, *, pretrained: bool = True) -> Network:
     if pretrained:
         return from_pretrained(source)
     if Path(source).exists() or not is_external(str(source)):
-        raise SenetError(f"pretrained is False, which has no effect on {source}; it is for timm/NAME, torchvision/NAME")
+        raise SenetError(f"pretrained=False has no effect on {source}; it is for timm/NAME, torchvision/NAME")
     return cast(Network, build_external(ModelConfig(name=str(source)), pretrained=False)).eval()
 
 

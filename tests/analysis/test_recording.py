@@ -297,4 +297,6 @@ def test_blocks_are_chosen_by_either_name():
     blocks = find_blocks(Net(), images(1))
     assert choose_blocks(blocks, ["se2", "SE_2_1", "se1"]) == (blocks[1], blocks[0])
     assert choose_blocks(blocks, None) == blocks
+    with pytest.raises(SenetError, match="blocks is empty; name at least one"):
+        choose_blocks(blocks, ())
     assert gate_module(nn.Conv2d(1, 1, 1)) is None

@@ -58,6 +58,7 @@ def test_help_lists_commands_and_recipes(capsys: pytest.CaptureFixture[str]) -> 
         assert main([command, "--help"]) == 0
         printed = capsys.readouterr().out
         assert all(f"  {name}  " in printed for name in RECIPES)
+        assert ("senet train --resume RUN --help" in printed) == (command == "train")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path:
     new = ["--output", str(tmp_path / "new")]
     assert_refused(capsys, [], "the command is missing", "train")
     assert_refused(capsys, ["evalate"], "no command is called 'evalate'; the nearest are evaluate,")
-    assert_refused(capsys, ["train"], "the recipe is missing; `senet train --help` lists them")
+    assert_refused(capsys, ["train"], "the recipe is missing", "`senet train --help` lists them")
     assert_refused(capsys, ["train", *new], "the recipe is missing")
     assert_refused(capsys, ["train", "nope", *new], "no recipe is called 'nope'", "digits")
     assert_refused(capsys, ["train", "digits", *new, "--model.name", "cifar_se_resnet21"], "the nearest are")

@@ -81,6 +81,9 @@ def test_bad_images_are_named(digits_run: Path, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(SenetError, match="folder"):
         senet.predict(digits_run, [tmp_path])
+    for one in (tmp_path / "whole.png", str(tmp_path / "whole.png")):  # whose characters are no files
+        with pytest.raises(SenetError, match=r"images is '.*whole\.png', one file; pass a list of files"):
+            senet.predict(digits_run, one)
 
 
 def test_bad_models_are_named(tmp_path: Path) -> None:

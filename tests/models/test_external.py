@@ -118,7 +118,7 @@ def test_the_weights_of_a_tag_cannot_be_contradicted(libraries, tmp_path, capsys
     assert main(["insert", TIMM, "--output", str(tmp_path / "out"), "--no-pretrained"]) == 2
     assert "leave them out of the name to start at random" in capsys.readouterr().err
     assert main(["insert", "cifar_se_resnet20", "--output", str(tmp_path / "out"), "--no-pretrained"]) == 2
-    assert "pretrained is False, which has no effect on cifar_se_resnet20" in capsys.readouterr().err
+    assert "--no-pretrained has no effect on cifar_se_resnet20" in capsys.readouterr().err
     assert not libraries
 
 
@@ -199,6 +199,19 @@ def test_weights_with_inserted_blocks_keep_them(tmp_path):
         load_weights(other, tmp_path / "model")
     with pytest.raises(SenetError, match="for images of 3 channels; leave in_channels out"):
         create_model("timm/resnet18", in_channels=1, weights=tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "open_network", [lambda: create_model(TORCHVISION), lambda: create_model("resnet18", weights=TORCHVISION)]
+)
+def test_a_download_of_torchvision_prints_nothing_among_results(open_network, published, monkeypatch, capsys):
+    def downloading(*_, **__):
+        print("Downloading: ...")  # as torch.hub does
+        return dict(published)
+
+    monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", downloading)
+    open_network()
+    assert capsys.readouterr() == ("", "Downloading: ...\n")
 
 
 @torch.no_grad()

@@ -79,6 +79,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["digits", "--tables", "9", "--output", "x"], "table is 9; expected one of 10, 11, 12, 13, 14, 15, 16"),
+        (["digits", "--tables", "--output", "x"], "tables is empty; name at least one of 10, 11, 12, 13, 14, 15, 16"),
         (["digits", "--seeds", "0", "--output", "x"], "seeds is 0; expected at least 1"),
         (["numbers", "--output", "x"], "no recipe is called 'numbers'"),
         (

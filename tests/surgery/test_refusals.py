@@ -112,6 +112,7 @@ CASES = {
         {"options": SEOptions(reduction=1024)},
         r"options\.reduction is 1024, but the widest site of ResNet has 512 channels",
     ),
+    "options": (None, {"options": {"reduction": 8}}, r"options is \{'reduction': 8\}; expected senet\.SEOptions"),
     "tanh": (
         None,
         {"options": SEOptions(gate="tanh")},

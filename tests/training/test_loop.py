@@ -449,6 +449,7 @@ def test_settings_that_do_not_fit_the_data_are_refused_before_anything_is_writte
         (replace(RUN, model=replace(RUN.model, num_classes=7)), "model.num_classes is 7"),
         (replace(RUN, model=replace(RUN.model, name="cifar_se_resnet21")), "cifar_se_resnet21"),
         (replace(RUN, data=replace(RUN.data, dataset="digitz")), "data.dataset is 'digitz'"),
+        (replace(RUN, data=replace(RUN.data, dataset="no/such")), "data.dataset is 'no/such'"),
     ):
         with pytest.raises(SenetError, match=said):
             train(config, tmp_path / "run")

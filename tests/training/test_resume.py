@@ -177,6 +177,11 @@ def test_a_run_killed_in_an_evaluation_that_outlasts_a_signal_loses_nothing(tmp_
     assert_same_run(resume(tmp_path / "run"), uninterrupted("simple"))
 
 
+def test_a_model_is_no_run(tmp_path, uninterrupted):
+    with pytest.raises(SenetError, match="holds a model, not a run; name the folder of the run"):
+        resume(uninterrupted("simple") / "best")
+
+
 def test_a_finished_run_is_left_as_it_is(tmp_path, uninterrupted):
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     run = train(SIMPLE, tmp_path / "run")

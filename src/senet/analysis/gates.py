@@ -147,10 +147,12 @@ def choose_blocks(blocks: tuple[GateBlock, ...], names: Any) -> tuple[GateBlock,
     """Return the blocks of these names, the paper's or the modules'; None for all.
 
     Raises:
-        SenetError: there is no such block.
+        SenetError: there is no such block, or no name.
     """
     if names is None:
         return blocks
+    if not names:
+        raise SenetError("blocks is empty; name at least one")
     by_name = {name: block for block in blocks for name in (block.module, block.name)}
     for name in names:
         if name not in by_name:

@@ -13,7 +13,6 @@ from torch import nn
 from senet.analysis.measures import block_statistics, statistics_table
 from senet.analysis.pruning import prune_se
 from senet.analysis.recording import Recording, record_excitations
-from senet.analysis.report import explain
 from senet.cli.data import OnData
 from senet.cli.parsing import check_new, print_report
 from senet.cli.processes import is_first, num_started
@@ -82,6 +81,8 @@ class ExplainCommand(OnData):
 
     def run(self) -> None:
         """Write the page."""
+        from senet.analysis.report import explain  # the other commands need no plotly
+
         check_writable(self.output)
         model = self.load()
         page = explain(

@@ -32,7 +32,7 @@ usage: {usage}
 Recipes:
 {recipes}
 
-`{prog} RECIPE --help` lists every field of the configuration.
+`{prog} RECIPE --help` lists every field of the configuration{resumed}.
 """
 
 
@@ -55,10 +55,11 @@ class ByRecipe(Command):
         if argv and argv[0] in ("-h", "--help"):
             recipes = "\n".join(f"  {name:<26} {summary(RECIPES[name])}" for name in RECIPES)
             description, usage = inspect.getdoc(cls), "\n       ".join(cls.usages(prog))
-            print(RECIPE_TEXT.format(prog=prog, usage=usage, description=description, recipes=recipes), end="")
+            told = {"prog": prog, "usage": usage, "description": description, "recipes": recipes}
+            print(RECIPE_TEXT.format(**told, resumed=cls.help_on_resuming(prog)), end="")
             raise SystemExit(0)
         if not argv or argv[0].startswith("-"):
-            raise SenetError(f"the recipe is missing; `{prog} --help` lists them")
+            raise SenetError(f"the recipe is missing; it comes before all options, and `{prog} --help` lists them")
         name = argv[0]
         default = cls(output=tyro.MISSING, config=get_recipe(name))
         description = f"{inspect.getdoc(cls)}\n\nThe recipe: {inspect.getdoc(RECIPES[name])}"
@@ -69,6 +70,11 @@ class ByRecipe(Command):
     def usages(cls, prog: str) -> list[str]:
         """Return the forms of the command."""
         return [f"{prog} RECIPE --output FOLDER [...]"]
+
+    @classmethod
+    def help_on_resuming(cls, prog: str) -> str:
+        """Return where `--help` on going on is, as the end of a sentence; empty where a command does not go on."""
+        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +104,11 @@ class TrainCommand(ByRecipe):
     def usages(cls, prog: str) -> list[str]:
         """Return the forms of the command."""
         return [*super().usages(prog), f"{prog} --resume RUN [...]"]
+
+    @classmethod
+    def help_on_resuming(cls, prog: str) -> str:
+        """Return where `--help` on going on is, as the end of a sentence."""
+        return f",\n`{prog} --resume RUN --help` what can be changed of a run that goes on"
 
     def run(self) -> None:
         """Train, and say what can be done next."""

@@ -152,7 +152,8 @@ def opener_of(config: DataConfig) -> Callable[[DataConfig, Split], ImageSplit]:
     if is_folder or config.dataset.startswith("hf:"):
         return open_huggingface
     known = ", ".join(OPENERS)
-    raise SenetError(f"data.dataset is {config.dataset!r}; expected {known}, an existing folder, or hf:OWNER/NAME")
+    kind = MissingFileError if "/" in config.dataset else SenetError  # a folder, or a name
+    raise kind(f"data.dataset is {config.dataset!r}; expected {known}, an existing folder, or hf:OWNER/NAME")
 
 
 def open_digits(config: DataConfig, split: Split) -> ImageSplit:

@@ -100,6 +100,8 @@ def predict_each(
         SenetError: a model or, on request, an image that cannot be read.
     """
     check_choice("on_error", on_error, get_args(OnError))
+    if isinstance(images, str | Path):
+        raise SenetError(f"images is {str(images)!r}, one file; pass a list of files")
     for name, value in (("top", top), ("batch_size", batch_size)):
         if value < 1:
             raise SenetError(f"{name} is {value}; expected at least 1")

@@ -1,5 +1,8 @@
 """Networks of timm and torchvision by name, such as "timm/resnet50", with the attributes of this library's."""
 
+import sys
+from contextlib import AbstractContextManager, redirect_stdout
+
 from torch import nn
 
 from senet.data.preprocessing import Preprocessing, preprocessing_of
@@ -60,7 +63,8 @@ def build_external(config: ModelConfig, *, pretrained: bool | None = None) -> nn
             model = timm.create_model(name, pretrained=pretrained, in_chans=config.in_channels, **options)
         else:
             weights = (tag or "DEFAULT") if pretrained else None
-            model = torchvision.models.get_model(architecture, weights=weights, **options)
+            with output_kept_clean():
+                model = torchvision.models.get_model(architecture, weights=weights, **options)
     except Exception as error:  # whatever a library says of an unknown option or an unreachable server
         said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         kind = HubError if isinstance(error, OSError) else SenetError  # a server, or an option
@@ -76,6 +80,11 @@ def build_external(config: ModelConfig, *, pretrained: bool | None = None) -> nn
     for attribute, value in (carried | {"num_classes": described.num_classes}).items():
         setattr(model, attribute, value)
     return model
+
+
+def output_kept_clean() -> AbstractContextManager[object]:
+    """Return a context in which what torch.hub prints of a download goes to standard error, as its bar does."""
+    return redirect_stdout(sys.stderr)
 
 
 def classes_of(model: nn.Module, asked: int | None) -> int:

@@ -113,11 +113,13 @@ def reproduce_ablations(
         seeds: 0, 1, ... of each variant.
 
     Raises:
-        SenetError: no such table, a network without SE or without a variant's option, or runs with other settings in
-            the folder.
+        SenetError: no table or an unknown one, a network without SE or without a variant's option, or runs with other
+            settings in the folder.
         TrainingInterrupted: a signal came; the same call goes on.
     """
     folder = Path(output)
+    if not tables:
+        raise SenetError(f"tables is empty; name at least one of {', '.join(map(str, TABLES))}")
     for table in tables:
         if table not in TABLES:
             raise SenetError(f"table is {table}; expected one of {', '.join(map(str, TABLES))}")

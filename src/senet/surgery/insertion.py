@@ -97,6 +97,8 @@ def insert_se(
     8
     """
     options = SEOptions() if options is None else options
+    if not isinstance(options, SEOptions):
+        raise SenetError(f"options is {options!r}; expected senet.SEOptions(...)")
     check_choice("existing", existing, get_args(Existing))
     check_choice("options.placement", options.placement, PLACEMENTS)
     if preserve_outputs:

@@ -155,7 +155,10 @@ class RunFolder:
         """
         path = self.path / CONFIG_FILE
         try:
-            return read_config(json.loads(path.read_text()))
+            values = json.loads(path.read_text())
+            if "format" in values:
+                raise SenetError(f"{self.path} holds a model, not a run; name the folder of the run")
+            return read_config(values)
         except (FileNotFoundError, NotADirectoryError):
             raise MissingFileError(f"{self.path} holds no run to resume; `senet train RECIPE` starts one") from None
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -13,7 +13,7 @@ from senet.errors import HubError, MissingExtraError, MissingFileError, SenetErr
 from senet.models.catalog import CARDS, model_card
 from senet.models.config import ModelConfig, config_from_dict, se_from_dict
 from senet.models.description import FORMATS, surgery_from_dict
-from senet.models.external import preprocessing_from_torchvision
+from senet.models.external import output_kept_clean, preprocessing_from_torchvision
 from senet.nn.block import SEOptions
 from senet.plugins import check_imported
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint
@@ -139,7 +139,8 @@ def read_timm_file(source: str, layout: str | None, *, renamed: bool) -> Checkpo
         if cfg is None or not cfg.url or cfg.hf_hub_id:
             return None
         try:
-            file = Path(download_cached_file(cfg.url, check_hash=False, progress=False))
+            with output_kept_clean():
+                file = Path(download_cached_file(cfg.url, check_hash=False, progress=False))
         except OSError as error:
             raise HubError(f"{source} cannot be fetched from {cfg.url} ({error}); try again later") from error
         state, architecture = read_state(file).tensors, published.partition(".")[0]
@@ -165,7 +166,8 @@ def read_torchvision(source: str, layout: str | None, *, renamed: bool) -> Check
         raise SenetError(f"torchvision has no weights {tag!r} of {architecture}; it has {', '.join(known.__members__)}")
     weights = known[tag or "DEFAULT"]
     try:
-        state = dict(weights.get_state_dict(progress=False, check_hash=True))
+        with output_kept_clean():
+            state = dict(weights.get_state_dict(progress=False, check_hash=True))
     except OSError as error:
         raise HubError(f"{source} cannot be fetched ({error}); check the connection and try again later") from error
     return converted(
