@@ -182,7 +182,8 @@ def read_weights(
     if not is_source(weights):
         raise SenetError(
             f"weights is {str(weights)!r}; expected a tag of the package (for {name}: {', '.join(tags) or 'none'}), "
-            "a model folder, a file or a hub id (owner/name)"
+            "a model folder, a file or a hub id (owner/name); `senet models --weights` lists the public ones, "
+            "and pretrained=True takes the first"
         )
     if not is_external(name):
         return read(weights, layout=layout, key=key, download=download)

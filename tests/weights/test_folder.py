@@ -432,8 +432,23 @@ def test_options_of_the_hub_have_no_effect_elsewhere(saved: Path):
             from_pretrained(source, revision="main")
 
 
+def test_a_relative_path_to_nothing_is_a_missing_folder_not_a_hub_id():
+    with pytest.raises(FileNotFoundError, match="there is no folder absent"):
+        from_pretrained("./absent")
+
+
+def test_what_torchvision_calls_weights_is_refused_with_the_way_to_public_ones():
+    with pytest.raises(SenetError, match="`senet models --weights` lists the public ones, and pretrained=True"):
+        create_model(NAME, weights="DEFAULT")
+
+
+def test_what_only_timm_can_do_is_refused_with_the_way_to_timm():
+    with pytest.raises(SenetError, match=r"no option 'features_only'; pass it to timm\.create_model, after import"):
+        create_model(NAME, features_only=True)
+
+
 def test_the_names_of_timms_arguments_are_refused_with_those_of_this_library():
-    for theirs, own in (("in_chans", "in_channels"), ("drop_rate", "dropout")):
+    for theirs, own in (("in_chans", "in_channels"), ("drop_rate", "dropout"), ("checkpoint_path", "weights")):
         with pytest.raises(SenetError, match=f"has no option '{theirs}'; it is called {own} here"):
             create_model(NAME, **{theirs: 1})
 

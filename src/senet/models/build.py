@@ -46,8 +46,11 @@ def surgery_of(model: Network) -> Surgery:
     return derive_surgery(model, skeleton(model.config) if is_external(model.config.name) else None)
 
 
-NAMES_HERE = {"in_chans": "in_channels", "drop_rate": "dropout"}
+NAMES_HERE = {"in_chans": "in_channels", "drop_rate": "dropout", "checkpoint_path": "weights"}
 """timm's names of arguments of `create_model` -> this library's names, which are torchvision's."""
+
+TIMM_ONLY = ("features_only", "out_indices", "feature_cls")
+"""Arguments that `timm.create_model` handles itself, also for the networks of this library."""
 
 
 class WithoutInitialization(TorchFunctionMode):
@@ -82,9 +85,7 @@ def build_own(config: ModelConfig) -> Network:
         raise SenetError(f"num_classes is {num_classes}; expected at least 0")
     for option in config.options:
         if option not in card.options:
-            known = NAMES_HERE.get(option)
-            remedy = f"it is called {known} here" if known else f"its options are {', '.join(card.options)}"
-            raise SenetError(f"{config.name} has no option {option!r}; {remedy}")
+            raise SenetError(f"{config.name} has no option {option!r}; {option_remedy(option, card)}")
     model = card.build(
         num_classes=num_classes,
         in_channels=config.in_channels,
@@ -96,6 +97,15 @@ def build_own(config: ModelConfig) -> Network:
     model.class_names = None
     model.register_state_dict_post_hook(describe_state)  # type: ignore[no-untyped-call]
     return model
+
+
+def option_remedy(option: str, card: Card) -> str:
+    """Return what to pass in place of an option that a network does not have."""
+    if option in NAMES_HERE:
+        return f"it is called {NAMES_HERE[option]} here"
+    if option in TIMM_ONLY:
+        return "pass it to timm.create_model, after import senet.integrations.timm"
+    return f"its options are {', '.join(card.options)}"
 
 
 def option_value(config: ModelConfig, option: str) -> Any:

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 
 from senet.errors import HubError, MissingFileError, SenetError
 
-HUB_ID = re.compile(r"^(hf[-_]hub:)?(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?$")
+HUB_ID = re.compile(r"^(hf[-_]hub:)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?$")
 FILES = (".safetensors", ".pt", ".pth", ".th", ".pkl", ".bin", ".ckpt", ".tar", ".caffemodel")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -27,7 +27,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 def is_hub_id(source: str) -> bool:
     """Return whether `source` has the form of a hub id: "owner/name", "hf-hub:owner/name", "owner/name@revision".
 
-    What ends like a file of weights is a path.
+    What ends like a file of weights, or starts with a dot, is a path.
     """
     return HUB_ID.match(source) is not None and Path(source).suffix not in FILES
 
