@@ -1,6 +1,6 @@
 """Write docs/networks.md: the costs of every network, and their comparison with the paper's."""
 
-from senet.cli.tables import model_rows, scaled
+from senet.cli.tables import model_cells, model_rows
 from senet.paper.costs import HEADINGS, LEGEND, cells, compare_costs
 
 NETWORKS_HEAD = """\
@@ -35,14 +35,6 @@ def networks_page() -> str:
     """Return docs/networks.md."""
     lines = []
     for row in model_rows():
-        texts = (
-            row["name"],
-            str(row["input_size"]),
-            scaled(row["parameters"], 1, 0),
-            scaled(row["multiply_adds"], 1e6, 1),
-            scaled(row["paper_top1_error"], 1, 2),
-            scaled(row["paper_top5_error"], 1, 2),
-            row["source"],
-        )
+        texts = [text for heading, text in model_cells(row).items() if not heading.startswith("paper")]
         lines.append(f"| {' | '.join(texts)} |\n")
     return NETWORKS_HEAD + "".join(lines) + comparison()

@@ -7,7 +7,7 @@ Written by hand rather than with dacite or cattrs: each would have to be taught 
 mappings and dotted names of unknown keys, which is most of this file, and every model folder would depend on it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
@@ -62,6 +62,19 @@ def plain(value: Any, name: str) -> Any:
     if is_dataclass(value):
         return to_dict(value, name=name)
     raise SenetError(f"{name} is of class {type(value).__name__}, which cannot be written to a file; use a plain value")
+
+
+def settings(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield the values of a configuration, or of a part of one, with their dotted names."""
+    if is_dataclass(value):
+        for part in fields(value):
+            if part.compare:
+                yield from settings(getattr(value, part.name), dotted(name, part.name))
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from settings(item, dotted(name, key))
+    else:
+        yield name, value
 
 
 def from_dict(kind: type[Config], values: Any, *, name: str = "") -> Config:

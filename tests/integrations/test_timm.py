@@ -17,6 +17,7 @@ from torch import nn
 
 import senet
 import senet.integrations.timm
+from checks import assert_one_sentence, assert_same_weights
 from networks import randomize
 from senet.data.preprocessing import CIFAR
 from senet.errors import SenetError
@@ -28,18 +29,6 @@ NAME = "cifar_se_resnet20"
 def run(code: str) -> str:
     """What a fresh interpreter prints."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def assert_same_weights(actual: nn.Module, expected: nn.Module) -> None:
-    theirs = expected.state_dict()
-    assert actual.state_dict().keys() == theirs.keys()
-    assert all(torch.equal(tensor, theirs[key]) for key, tensor in actual.state_dict().items())
-
-
-def assert_one_sentence(error: pytest.ExceptionInfo[SenetError], *said: str) -> None:
-    for words in said:
-        assert words in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 # ---- the registry ----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from checks import assert_one_sentence
 from senet.data.preprocessing import CIFAR, Preprocessing
 from senet.errors import SenetError
 from senet.factory import create_model, from_pretrained, load_model
@@ -63,12 +64,6 @@ def packaged(tmp_path: Path, monkeypatch):
         model.class_names = tuple(f"{tag} {i}" for i in range(num_classes))
         save_pretrained(model, root / NAME / tag)
     return root
-
-
-def assert_one_sentence(error, *said):
-    for words in said:
-        assert str(words) in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_a_round_trip_gives_back_the_same_network(tmp_path: Path):

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import senet
 import senet.integrations.timm  # registers the networks
+from checks import assert_one_sentence, assert_same_weights
 from networks import assert_relatively_close, randomize
 from senet.cli import main
 from senet.data.preprocessing import Preprocessing
@@ -166,18 +167,6 @@ def published(hub: FakeHub, folder: Path, revision: str = "main") -> Network:
     senet.save_pretrained(model, folder)
     hub.add("me/net", folder, revision)
     return model
-
-
-def assert_same_weights(actual: torch.nn.Module, expected: torch.nn.Module) -> None:
-    theirs = expected.state_dict()
-    assert actual.state_dict().keys() == theirs.keys()
-    assert all(torch.equal(tensor, theirs[key]) for key, tensor in actual.state_dict().items())
-
-
-def assert_one_sentence(error: pytest.ExceptionInfo[SenetError], *said: str) -> None:
-    for words in said:
-        assert words in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 # ---- our own networks ------------------------------------------------------------------------------------------------

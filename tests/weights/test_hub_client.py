@@ -11,6 +11,7 @@ from huggingface_hub import errors
 from torch import nn
 
 import senet
+from checks import assert_same_weights
 from networks import assert_relatively_close, fresh_on_meta, randomize
 from senet.cli import main
 from senet.data.preprocessing import Preprocessing
@@ -85,12 +86,6 @@ def published(hub: StubHub, folder: Path, revision: str | None = None) -> Networ
     senet.save_pretrained(model, folder)
     hub.add("me/net", folder, revision)
     return model
-
-
-def assert_same_weights(actual: nn.Module, expected: nn.Module) -> None:
-    theirs = expected.state_dict()
-    assert actual.state_dict().keys() == theirs.keys()
-    assert all(torch.equal(tensor, theirs[key]) for key, tensor in actual.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
 import tyro
 
+from senet.configs import settings
 from senet.errors import SenetError
 from senet.files import check_writable
 from senet.terminal import say
@@ -127,20 +128,10 @@ def underlying_error(error: BaseException) -> SenetError | None:
 
 def check_integers(parsed: Any) -> None:
     """Raise a SenetError for an integer that does not fit 64 bits, anywhere in a dataclass of arguments."""
-    for name, value in values(parsed):
+    for name, value in settings(parsed, ""):
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int) and abs(number) >= 2**63:
                 raise SenetError(f"{name} is {number}; expected an integer of less than 19 digits")
-
-
-def values(parsed: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of a dataclass of arguments, with their dotted names."""
-    for field in fields(parsed):
-        value, name = getattr(parsed, field.name), f"{place}{field.name}"
-        if is_dataclass(value):
-            yield from values(value, f"{name}.")
-        else:
-            yield name, value
 
 
 # ---- options as they are typed ---------------------------------------------------------------------------------------

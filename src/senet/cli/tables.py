@@ -48,33 +48,28 @@ def scaled(value: float | None, unit: float, digits: int) -> str:
     return "" if value is None else f"{value / unit:,.{digits}f}"
 
 
+def model_cells(row: dict[str, Any]) -> dict[str, str]:
+    """Return the cells of a row of `model_rows`, by the headings of the table."""
+    return {
+        "network": row["name"],
+        "pixels": str(row["input_size"]),
+        "parameters": scaled(row["parameters"], 1, 0),
+        "paper, M": scaled(row["paper_parameters"], 1e6, 1),
+        "MMAdds": scaled(row["multiply_adds"], 1e6, 1),
+        "paper": scaled(row["paper_multiply_adds"], 1e6, 0),
+        "top-1 err.": scaled(row["paper_top1_error"], 1, 2),
+        "top-5 err.": scaled(row["paper_top5_error"], 1, 2),
+        "source": row["source"],
+    }
+
+
 def print_models(rows: list[dict[str, Any]]) -> None:
     """Print the rows as a table."""
-    table = Table()
-    for heading in (
-        "network",
-        "pixels",
-        "parameters",
-        "paper, M",
-        "MMAdds",
-        "paper",
-        "top-1 err.",
-        "top-5 err.",
-        "source",
-    ):
+    table, printed = Table(), [model_cells(row) for row in rows]
+    for heading in printed[0]:
         table.add_column(heading, justify="left" if heading in ("network", "source") else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row["name"],
-            str(row["input_size"]),
-            scaled(row["parameters"], 1, 0),
-            scaled(row["paper_parameters"], 1e6, 1),
-            scaled(row["multiply_adds"], 1e6, 1),
-            scaled(row["paper_multiply_adds"], 1e6, 0),
-            scaled(row["paper_top1_error"], 1, 2),
-            scaled(row["paper_top5_error"], 1, 2),
-            row["source"],
-        )
+    for texts in printed:
+        table.add_row(*texts.values())
     console().print(table)
     say(
         "MMAdds: millions of multiply-adds for one image. "

@@ -1,13 +1,13 @@
 """The configuration of a run."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Annotated, Any, Literal, get_args
 
 from tyro.conf import Fixed, Suppress
 
-from senet.configs import Switch, dotted, from_dict
+from senet.configs import Switch, from_dict, settings
 from senet.data.config import DataConfig
 from senet.errors import SenetError, check_choice, check_ranges
 from senet.models.config import ModelConfig
@@ -156,19 +156,6 @@ class ComputeConfig:
         check_choice("compute.precision", self.precision, get_args(Precision))
         check_choice("compute.fused", self.fused, get_args(Switch))
         check_ranges(self, "compute.", {"accumulate": (1, 1e6)})
-
-
-def settings(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield the values of a configuration, or of a part of one, with their dotted names."""
-    if is_dataclass(value):
-        for part in fields(value):
-            if part.compare:
-                yield from settings(getattr(value, part.name), dotted(name, part.name))
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from settings(item, dotted(name, key))
-    else:
-        yield name, value
 
 
 def class_defaults() -> dict[str, Any]:

@@ -26,14 +26,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from senet.configs import to_dict
+from senet.configs import settings, to_dict
 from senet.data.loading import Loaders
 from senet.errors import MissingExtraError, MissingFileError, SenetError
 from senet.files import read_jsonl, write_json, written_beside
 from senet.models.config import config_from_dict
 from senet.models.description import Surgery, required_modules
 from senet.plugins import check_imported
-from senet.training.config import TrainConfig, settings
+from senet.training.config import TrainConfig
 from senet.training.warm_start import overlaid, with_asked
 from senet.weights.card import CARD_FILE
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
+from senet.configs import settings
 from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
 from senet.factory import assemble, read_weights
@@ -11,7 +12,7 @@ from senet.models.base import Network
 from senet.models.catalog import CARDS, model_card
 from senet.models.config import ModelConfig
 from senet.models.external import is_external
-from senet.training.config import TrainConfig, settings
+from senet.training.config import TrainConfig
 from senet.weights.checkpoint import Checkpoint
 from senet.weights.layouts import SENET
 from senet.weights.matching import (
