@@ -41,7 +41,7 @@ bench: $(INSTALLED)  ## run the benchmarks on the CPU, two hours; results go to 
 	$(KEEPING) $(BIN)/python benchmarks/training_step.py --no-compiled --no-memory --no-growth --parts \
 		--rounds 5 --processes 3 --contestants "timm resnet50" "timm seresnet50" "senet se_resnet50"
 
-bench-gpu: $(INSTALLED)  ## check and time everything on a GPU
+bench-gpu: $(INSTALLED)  ## check and time everything on a GPU, 8 minutes on an H100; results go to benchmarks/results/gpu.json
 	$(BIN)/python benchmarks/gpu.py
 
 # What the API reference describes: the public names, and the modules that the pages import from.

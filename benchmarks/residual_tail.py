@@ -14,25 +14,21 @@ Results: benchmarks/results/residual_tail.json, or residual_tail_cuda.json.
 """
 
 import statistics
-import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, get_args
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 import tyro
+from senet.ops.operators import namespace_for
+from senet.ops.plain import Affine, Slope
 from torch import Tensor, nn
 
 from report import DTYPES, Device, Precision, bounds, milliseconds, results_file, time_in_turn, write_results
 from senet import SEBlock
 from senet.nn.fused import Fusible
-from senet.ops import operator
-from senet.ops.dispatch import passes_for
-from senet.ops.passes import Passes
 
 STAGES = ((256, 56), (512, 28), (1024, 14), (2048, 7))
 """Channels and side of the last feature map of a block in each stage."""
@@ -129,38 +125,40 @@ def saved_bytes(tail: Callable[[Tensor, Tensor], Tensor], u: Tensor, shortcut: T
     return sum(seen.values())
 
 
-class Watched:
-    """The passes, with the seconds that each took."""
-
-    def __init__(self, passes: Passes) -> None:
-        self.passes = passes
-        self.seconds: dict[str, list[float]] = defaultdict(list)
-
-    def __getattr__(self, name: str) -> Any:
-        def run(*args: Any, **options: Any) -> Any:
-            start = time.perf_counter()
-            done = getattr(self.passes, name)(*args, **options)
-            self.seconds[name].append(time.perf_counter() - start)
-            return done
-
-        return run
+def kernels(shape: tuple[int, int, int], precision: Precision, device: Device) -> dict[str, Callable[[], object]]:
+    """Return calls of the four operators at (batch, channels, side), as SE with a shortcut makes them, and a copy."""
+    batch, channels, side = shape
+    operators = getattr(torch.ops, namespace_for(device))
+    u, shortcut, dy, y = (
+        torch.randn(batch, channels, side, side, device=device)
+        .to(DTYPES[precision])
+        .to(memory_format=torch.channels_last)
+        for _ in range(4)
+    )
+    matrix, vector = torch.rand(batch, channels, device=device), torch.rand(channels, device=device)
+    affine, slope = Affine(vector, matrix, matrix), Slope(vector, matrix, vector, matrix)
+    return {
+        "moments": partial(operators.moments, u, True),
+        "apply": partial(operators.apply, u, affine, shortcut, (), True),
+        "sums": partial(operators.sums, dy, u, vector, y, (), None, None),
+        "gradients": partial(operators.gradients, dy, u, slope, (), None, ()),
+        "copy": partial(torch.Tensor.copy_, torch.empty_like(u), u),
+    }
 
 
 def parts(shape: tuple[int, int, int], precision: Precision, rounds: int) -> dict[str, float]:
-    """Return the milliseconds of the four passes, of the excitation's six matrix products, and of all, on the CPU."""
+    """Return the milliseconds of the four operators, the excitation's six matrix products, and of all, on the CPU."""
     batch, channels, _ = shape
     contestants, _ = steps(shape, precision, "cpu", compiled=False)
-    watched = Watched(passes_for("cpu", DTYPES[precision]))
-    with patch.object(operator, "passes_for", lambda *_: watched):
-        total = time_in_turn({"senet": contestants["senet"]}, rounds)["senet"]
     z, h = torch.randn(batch, channels), torch.randn(batch, max(1, channels // 16))
     fc = torch.randn(h.shape[1], channels)
 
     def excitation() -> None:
         F.linear(z, fc), F.linear(h, fc.T), z @ fc.T, h @ fc, h.T @ z, z.T @ h
 
-    seconds = {name: watched.seconds[name][1:] for name in ("moments", "apply", "sums", "gradients")}
-    seconds |= {"excitation": time_in_turn({"": excitation}, rounds)[""], "all": total}
+    runs = kernels(shape, precision, "cpu")
+    runs.pop("copy")
+    seconds = time_in_turn({**runs, "excitation": excitation, "all": contestants["senet"]}, rounds)
     return {name: float(f"{statistics.median(times) * 1e3:.4g}") for name, times in seconds.items()}
 
 
