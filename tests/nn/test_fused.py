@@ -162,6 +162,7 @@ def test_synchronized_norms_of_one_process(calls):
     unit = prepared(Unit(nn.BatchNorm2d(C), SEBlock(C, 2), nn.BatchNorm2d(C)))
     twin = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(unit))
     set_fused(twin, True)
+    set_fused(unit, False)
     inputs = random_map(), random_map()
     for training in (True, False):
         assert_same(step(twin.train(training), *inputs), step(unit.train(training), *inputs))

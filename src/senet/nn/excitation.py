@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from senet.errors import SenetError, check_choice
 from senet.nn.tracing import is_traced
 from senet.ops.gates import GATES
-from senet.ops.passes import Excitation
+from senet.ops.function import Excitation
 
 
 class ExcitationBlock(nn.Module):

@@ -33,14 +33,14 @@ class EarlyGate(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, excitation: Excitation) -> None:
         super().__init__()
-        merged = excitation.fc1.detach().double()
+        merged = excitation.fc1.detach().flatten(1).double()
         bias = torch.zeros(len(merged), dtype=torch.float64, device=merged.device)
         bias = bias if excitation.bias1 is None else excitation.bias1.detach().double()
         if conv.bias is not None:
             bias = bias + merged @ conv.bias.detach().double()
         merged = merged @ conv.weight.detach().double().flatten(1)
         self.fc1 = one_by_one(merged, bias, conv.weight.dtype)
-        fc2, bias2 = excitation.fc2.detach(), excitation.bias2
+        fc2, bias2 = excitation.fc2.detach().flatten(1), excitation.bias2
         self.fc2 = one_by_one(fc2, None if bias2 is None else bias2.detach(), conv.weight.dtype)
         self.gate = GATES[excitation.gate].function
 
