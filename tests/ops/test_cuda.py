@@ -1,14 +1,12 @@
 """The Triton passes against plain PyTorch in float64: on a GPU, or on the CPU in Triton's interpreter."""
 
 import copy
-import subprocess
 from collections import Counter
 from itertools import product
 
 import pytest
 import torch
 
-from drivers import ENVIRONMENT, command
 from senet.models.resnet import cifar_resnet
 from senet.nn.block import SEOptions
 from senet.nn.fused import set_fused
@@ -169,18 +167,6 @@ def test_the_whole_operator(passes, monkeypatch, layout, dtype, with_norm):
         largest = wanted.abs().max().item()
         tolerance = 2e-2 if dtype == torch.bfloat16 else 2e-5  # a bfloat16 y near 0 may lose its sign
         assert (found.double() - wanted).abs().max().item() < tolerance * max(largest, 1)
-
-
-def test_kernels_compile_for_a_gpu_and_move_16_bytes_at_a_time():
-    """Compilation needs no GPU, only a process in which Triton does not interpret."""
-    environment = {key: value for key, value in ENVIRONMENT.items() if key != "TRITON_INTERPRET"}
-    done = subprocess.run(command("compile_kernels.py"), env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
-    assert found.keys() == {"moments_kernel", "apply_kernel", "sums_kernel", "gradients_kernel"}
-    for name, instructions in found.items():
-        assert "ld.global.v4.b32" in instructions
-        assert name == "moments_kernel" or "st.global.v4.b32" in instructions
 
 
 def test_a_whole_network_runs_on_the_kernels(passes, fuse_small_maps, monkeypatch):
