@@ -22,6 +22,8 @@ import timm
 import torch
 import torch.nn.functional as F
 import tyro
+from senet.ops.dispatch import passes_for
+from senet.ops.passes import Affine, Branches, Slope
 from torch import Tensor
 
 import inference
@@ -30,8 +32,6 @@ import senet
 import training_step
 from report import DTYPES, RESULTS, Device, Precision, bounds, milliseconds, time_in_turn, write_results
 from senet.ops import Excitation, Norm
-from senet.ops.dispatch import passes_for
-from senet.ops.passes import Affine, Branches, Slope
 
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2, torch.float64: 1e-11}
 SHAPES = ((1, 1, 2, 1), (2, 37, 5, 7), (3, 130, 1, 1), (2, 3, 9, 60), (8, 256, 14, 14), (4, 2048, 7, 7))

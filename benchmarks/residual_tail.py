@@ -25,14 +25,14 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 import tyro
+from senet.ops.dispatch import passes_for
+from senet.ops.passes import Passes
 from torch import Tensor, nn
 
 from report import DTYPES, Device, Precision, bounds, milliseconds, results_file, time_in_turn, write_results
 from senet import SEBlock
 from senet.nn.fused import Fusible
 from senet.ops import operator
-from senet.ops.dispatch import passes_for
-from senet.ops.passes import Passes
 
 STAGES = ((256, 56), (512, 28), (1024, 14), (2048, 7))
 """Channels and side of the last feature map of a block in each stage."""

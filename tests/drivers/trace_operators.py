@@ -14,7 +14,7 @@ from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table
 from torch._subclasses import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 
-import senet.ops.triton_ops  # noqa: F401
+import senet.ops.cuda  # noqa: F401
 
 OPERATORS = torch.ops.senet_triton
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from senet.errors import SenetError, check_choice
 from senet.nn.excitation import ExcitationBlock
-from senet.ops.gates import GATES
 from senet.ops.function import Excitation
+from senet.ops.gates import GATES
 from senet.registry import Registry, calling_module
 
 Squeeze = Literal["avg", "max", "none"]
@@ -104,7 +104,9 @@ class SEBlock(ExcitationBlock):
 
         None for subclasses too, which may compute something else; one that can be fused overrides this.
         """
-        fc1, fc2 = self._modules["fc1"], self._modules["fc2"]  # not as attributes, which nn.Module looks up in Python
+        # The dictionaries, because nn.Module looks attributes up in Python.
+        fc1: Any = self._modules["fc1"]
+        fc2: Any = self._modules["fc2"]
         plain = type(self) is SEBlock and type(fc1) is nn.Conv2d and type(fc2) is nn.Conv2d
         if not plain or self.squeeze != "avg" or GATES[self.gate_name].slope is None:
             return None

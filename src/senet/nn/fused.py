@@ -28,6 +28,11 @@ MIN_FUSED_NUMEL_SE = 150_000
 """Those with SE that hold fewer values run as BatchNorm and `excited_sum`."""
 
 
+def is_recorded() -> bool:
+    """Return whether torch.jit.trace is recording, which keeps no autograd function."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
 class Fusible(nn.Module):
     """A module whose BatchNorm, SE, sum and ReLU may run fused.
 
@@ -79,8 +84,8 @@ class Fusible(nn.Module):
     def runs_fused(self, u: Tensor) -> bool:
         """Return whether layers that can run fused do so for the feature map u."""
         if self.fused is None:
-            return self.training and torch.is_grad_enabled() and type(u) is Tensor and not torch.jit.is_tracing()
-        return self.fused and not is_traced(u) and not torch.jit.is_tracing()
+            return self.training and torch.is_grad_enabled() and type(u) is Tensor and not is_recorded()
+        return self.fused and not is_traced(u) and not is_recorded()
 
     def chain(self, modules: Sequence[nn.Module], x: Tensor) -> Tensor:
         """Apply modules one after another, BatchNorm and the ReLU after it fused."""
@@ -144,14 +149,16 @@ def fused_tail(
         se = inserted
     elif type(se) is nn.Identity and not has_hooks((se,)):
         se = None
-    if se is None and is_small(u, se) and type(norm) is not nn.SyncBatchNorm:
+    synchronized = type(norm) is nn.SyncBatchNorm or type(shortcut_norm) is nn.SyncBatchNorm
+    small = is_small(u, se) and not synchronized  # PyTorch's own layer needs a GPU
+    if small and se is None:
         return None
     excitation = None if se is None else excitation_of(se)
     if se is not None and excitation is None:
         return None
     if shortcut is not None and (shortcut.dtype != u.dtype or shortcut.shape != u.shape):
         return None
-    if excitation is not None and is_small(u, se):
+    if small and excitation is not None:
         return small_tail(u, norm, excitation, shortcut, shortcut_norm, relu)
     return large_tail(u, norm, excitation, shortcut, shortcut_norm, relu)
 
@@ -185,10 +192,11 @@ def large_tail(
     shortcut_norm: nn.Module | None,
     relu: bool,
 ) -> Tensor | None:
-    """Compute the tail with the four operators and move the norms' running statistics; None where that is impossible."""
+    """Compute the tail with the four operators, and move the running statistics; None where that is impossible."""
     norms = [m for m in (norm, shortcut_norm) if m is not None]
-    fits = all(plain_class(m) in (nn.BatchNorm2d, nn.SyncBatchNorm) for m in norms) and norm is not shortcut_norm
-    if not fits or has_hooks(norms) or u.numel() == 0 or not has_kernels(u.device.type, u.dtype):
+    shared = norm is not None and norm is shortcut_norm
+    fits = all(plain_class(m) in (nn.BatchNorm2d, nn.SyncBatchNorm) for m in norms)
+    if shared or not fits or has_hooks(norms) or u.numel() == 0 or not has_kernels(u.device.type, u.dtype):
         return None
     norm_values = None if norm is None else norm_of(norm)
     shortcut_values = None if shortcut_norm is None else norm_of(shortcut_norm)

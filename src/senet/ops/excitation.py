@@ -4,13 +4,21 @@ What a small map costs is not the bytes that move but the operations that start.
 takes eight forward and twenty backward, in plain PyTorch, after the norm's own layer.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from senet.ops.function import Excitation, full_precision, refuse_second_order
+from senet.ops.function import (
+    Excitation,
+    backward_precision,
+    below_autograd,
+    full_precision,
+    layer_gradients,
+    refuse_second_order,
+)
 from senet.ops.gates import GATES
 from senet.ops.plain import accumulator, in_type
 
@@ -31,37 +39,31 @@ class ExcitationFunction(torch.autograd.Function):
         relu: bool,
     ) -> Tensor:
         """Return y; see `excited_sum`."""
-        ctx.shapes = (fc1.shape, fc2.shape)
-        with full_precision(v), torch._C._AutoDispatchBelowAutograd():
-            fc1, fc2 = fc1.flatten(1), fc2.flatten(1)
+        with below_autograd():
             z_NC = v.mean((2, 3), dtype=fc1.dtype)
-            hidden_NK = F.linear(z_NC, fc1, bias1).relu_()
-            gate_NC = GATES[gate].function(F.linear(hidden_NK, fc2, bias2))
+            hidden_NK = F.linear(z_NC, fc1.flatten(1), bias1).relu_()
+            gate_NC = GATES[gate].function(F.linear(hidden_NK, fc2.flatten(1), bias2))
             scale = in_type(gate_NC, v.dtype)[:, :, None, None]
             y = v * scale if shortcut is None else torch.addcmul(shortcut, v, scale)
             y = y.relu_() if relu else y
-        ctx.gate, ctx.has = gate, tuple(x is not None for x in (bias1, bias2, shortcut))
-        ctx.save_for_backward(v, fc1, fc2, z_NC, hidden_NK, gate_NC, scale, y if relu else None)
+        ctx.gate, ctx.has_shortcut = gate, shortcut is not None
+        ctx.save_for_backward(v, fc1, fc2, bias1, bias2, z_NC, hidden_NK, gate_NC, scale, y if relu else None)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the arguments."""
         refuse_second_order()
-        v, fc1, fc2, z_NC, hidden_NK, gate_NC, scale, y = ctx.saved_tensors
-        of_bias1, of_bias2, of_shortcut = ctx.has
+        v, *se, z_NC, hidden_NK, gate_NC, scale, y = ctx.saved_tensors
         dtype, positions = gate_NC.dtype, v.shape[2] * v.shape[3]
-        with full_precision(v), torch._C._AutoDispatchBelowAutograd():
+        with backward_precision(v), below_autograd():
             g = dy if y is None else torch.ops.aten.threshold_backward(dy, y, 0)
             dgate_NC = (in_type(g, dtype) * in_type(v, dtype)).sum((2, 3))
             dlogit_NC = dgate_NC.mul_(GATES[ctx.gate].slope_from(gate_NC))
-            dhidden_NK = torch.ops.aten.threshold_backward(dlogit_NC @ fc2, hidden_NK, 0)
-            dz_NC = (dhidden_NK @ fc1).mul_(1 / positions)
+            of_layers, dz_NC = layer_gradients(dlogit_NC, se, z_NC, hidden_NK)
+            dz_NC = dz_NC.mul_(1 / positions)
             dv = torch.addcmul(in_type(dz_NC, v.dtype)[:, :, None, None], g, scale)
-            dfc1, dfc2 = (dhidden_NK.T @ z_NC).view(ctx.shapes[0]), (dlogit_NC.T @ hidden_NK).view(ctx.shapes[1])
-            dbias1 = dhidden_NK.sum(0) if of_bias1 else None
-            dbias2 = dlogit_NC.sum(0) if of_bias2 else None
-        return dv, dfc1, dfc2, dbias1, dbias2, g if of_shortcut else None, None, None
+        return dv, *of_layers, g if ctx.has_shortcut else None, None, None
 
 
 def excited_sum(v: Tensor, excitation: Excitation, shortcut: Tensor | None, relu: bool) -> Tensor:
@@ -76,8 +78,9 @@ def excited_sum(v: Tensor, excitation: Excitation, shortcut: Tensor | None, relu
     Source: arXiv:1709.01507v4, equations 2-4.
     """
     dtype = accumulator(v.dtype)
-    layers = excitation[:4]
-    if layers[0].dtype != dtype:
-        layers = tuple(None if x is None else in_type(x, dtype) for x in layers)
-    result: Tensor = ExcitationFunction.apply(v, *layers, shortcut, excitation.gate, relu)
+    layers: Sequence[Tensor | None] = excitation[:4]
+    if excitation.fc1.dtype != dtype:
+        layers = [None if x is None else in_type(x, dtype) for x in layers]
+    with full_precision(v):
+        result: Tensor = ExcitationFunction.apply(v, *layers, shortcut, excitation.gate, relu)
     return result

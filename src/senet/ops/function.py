@@ -5,6 +5,7 @@ torch.compile traces through it, fuses what lies between the operators, and can 
 Names of shapes: N images, C channels, K hidden units of the excitation; see `tail.py` for the rest.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -76,124 +77,118 @@ class Options(NamedTuple):
     relu: bool
 
 
+class Excited(NamedTuple):
+    """The steps of an excitation, kept for the backward pass.
+
+    Args:
+        apart_NC: the images' means less the mean that the norm subtracts.
+        z_NC: the squeeze: the means after the norm.
+        hidden_NK: after its ReLU.
+        gate_NC: the gates.
+    """
+
+    apart_NC: Tensor
+    z_NC: Tensor
+    hidden_NK: Tensor
+    gate_NC: Tensor
+
+
 class TailFunction(torch.autograd.Function):
     """Computes the residual tail; gradients of gradients are not supported."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        options: Options,
-        u: Tensor,
-        weight_C: Tensor,
-        bias_C: Tensor,
-        mean_C: Tensor | None,
-        var_C: Tensor | None,
-        fc1: Tensor | None,
-        fc2: Tensor | None,
-        bias1: Tensor | None,
-        bias2: Tensor | None,
-        shortcut: Tensor | None,
-        s_weight_C: Tensor | None,
-        s_bias_C: Tensor | None,
-        s_mean_C: Tensor | None,
-        s_var_C: Tensor | None,
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, options: Options, u: Tensor, shortcut: Tensor | None, *tensors: Any) -> tuple[Tensor, ...]:
         """Return y, and the `BatchStatistics` of each norm whose statistics are not given.
 
         Maps are of one type and memory format, vectors and matrices contiguous and of the type of the sums.
+
+        Args:
+            ctx: of autograd.
+            options: what is not a tensor.
+            u: (N, C, H, W).
+            shortcut: like u.
+            tensors: weight, bias, mean and var of the norm; fc1, fc2, bias1 and bias2 of the excitation, or None;
+                weight, bias, mean and var of the shortcut's norm, or None. The mean and var of a batch are None.
         """
-        ctx.shapes = None if fc1 is None else (fc1.shape, fc2.shape)
-        with full_precision(u), below_autograd():
-            kernels = getattr(torch.ops, namespace_for(u.device.type))
-            of_batch, found, m_NC = mean_C is None, [], None
-            if of_batch or fc1 is not None:
+        norm, se, s_norm = list(tensors[:4]), tensors[4:8], list(tensors[8:])
+        of_batch, s_of_batch = norm[2] is None, s_norm[2] is None
+        kernels = getattr(torch.ops, namespace_for(u.device.type))
+        statistics: list[Tensor] = []
+        excited: Any = (None,) * 4
+        s_affine, s_r_C = None, None
+        with below_autograd():
+            m_NC: Any = None
+            if of_batch or se[0] is not None:
                 m_NC, q_NC = kernels.moments(u, of_batch)
             if of_batch:
-                found += batch_statistics(m_NC, q_NC, u, options.group)
-                mean_C, var_C = found[:2]
-            r_C = torch.rsqrt(var_C + options.eps)
-            affine = Affine(mean_C, r_C * weight_C, bias_C)
-            apart_NC = z_NC = hidden_NK = gate_NC = None
+                statistics += batch_statistics(m_NC, q_NC, u, options.group)
+                norm[2:] = statistics[:2]
+            affine, r_C = affine_of(norm, options.eps)
             function = affine
-            if fc1 is not None:
-                apart_NC = m_NC - mean_C
-                z_NC = torch.addcmul(bias_C, apart_NC, affine.scale)
-                fc1, fc2 = fc1.flatten(1), fc2.flatten(1)
-                hidden_NK = F.linear(z_NC, fc1, bias1).relu_()
-                gate_NC = GATES[options.gate].function(F.linear(hidden_NK, fc2, bias2))
-                function = Affine(mean_C, gate_NC * affine.scale, gate_NC * bias_C)
-
-            s_affine, s_r_C, s_of_batch = (), None, s_mean_C is None
-            if s_weight_C is not None:
+            if se[0] is not None:
+                excited = excite(m_NC, affine, se, options.gate)
+                function = Affine(affine.center_C, excited.gate_NC * affine.scale, excited.gate_NC * affine.shift)
+            if s_norm[0] is not None:
                 if s_of_batch:
-                    found += batch_statistics(*kernels.moments(shortcut, True), u, options.shortcut_group)
-                    s_mean_C, s_var_C = found[-3:-1]
-                s_r_C = torch.rsqrt(s_var_C + options.shortcut_eps)
-                s_affine = Affine(s_mean_C, s_r_C * s_weight_C, s_bias_C)
-            y = kernels.apply(u, function, shortcut, s_affine, options.relu)
+                    s_m_NC, s_q_NC = kernels.moments(shortcut, True)
+                    statistics += batch_statistics(s_m_NC, s_q_NC, u, options.shortcut_group)
+                    s_norm[2:] = statistics[-3:-1]
+                s_affine, s_r_C = affine_of(s_norm, options.shortcut_eps)
+            y: Tensor = kernels.apply(u, function, shortcut, s_affine or (), options.relu)
 
-        ctx.mark_non_differentiable(*found)
+        ctx.mark_non_differentiable(*statistics)
         ctx.set_materialize_grads(False)
-        ctx.options, ctx.of_batch, ctx.s_of_batch = options, of_batch, s_of_batch
-        ctx.has_shortcut, ctx.has_biases = shortcut is not None, (bias1 is not None, bias2 is not None)
-        ctx.save_for_backward(
-            *(u, y if options.relu and shortcut is not None else None, *affine, r_C),
-            *(fc1, fc2, apart_NC, z_NC, hidden_NK, gate_NC, *function[1:]),
-            *(shortcut, *s_affine[:2], s_r_C) if s_affine else (None,) * 4,
+        ctx.options, ctx.of_batch, ctx.s_of_batch, ctx.has_shortcut = (
+            options,
+            of_batch,
+            s_of_batch,
+            shortcut is not None,
         )
-        return y, *found
+        of_s_norm = (None,) * 3 if s_affine is None else (shortcut, s_affine.center_C, s_affine.scale)
+        y_if_signed = y if options.relu and shortcut is not None else None
+        ctx.save_for_backward(u, y_if_signed, *affine, r_C, *function[1:], *se, *excited, *of_s_norm, s_r_C)
+        return y, *statistics
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         """Return the gradients of the arguments; the statistics have none."""
         if dy is None:
-            return (None,) * 16
+            return (None,) * 15
         refuse_second_order()
         u, y, *saved = ctx.saved_tensors
-        mean_C, scale_C, bias_C, r_C, fc1, fc2, apart_NC, z_NC, hidden_NK, gate_NC, *of_function = saved[:12]
-        shortcut, s_mean_C, s_scale_C, s_r_C = saved[12:]
-        options, positions = ctx.options, u.shape[2] * u.shape[3]
-        count = len(u) * positions
+        affine, r_C, of_function, se, excited = Affine(*saved[:3]), saved[3], saved[4:6], saved[6:10], saved[10:14]
+        shortcut, s_center_C, s_scale_C, s_r_C = saved[14:]
+        options, count = ctx.options, len(u) * u.shape[2] * u.shape[3]
         kernels = getattr(torch.ops, namespace_for(u.device.type))
-        with full_precision(u), below_autograd():
+        with backward_precision(u), below_autograd():
             dy = dy.contiguous(memory_format=layout_of(u))
-            mask = Affine(mean_C, *of_function) if options.relu and y is None else ()
-            A_NC, B_NC, W_NC, g = kernels.sums(dy, u, mean_C, y, mask, shortcut, s_mean_C)
+            mask = Affine(affine.center_C, *of_function) if options.relu and y is None else ()
+            A_NC, B_NC, W_NC, g = kernels.sums(dy, u, affine.center_C, y, mask, shortcut, s_center_C)
             g = dy if y is None else g
-            of_se, dz_NC = (None,) * 4, None
-            if fc1 is None:
+            of_se: tuple[Tensor | None, ...] = (None,) * 4
+            dz_NC = None
+            if se[0] is None:
                 dscale_C, dbias_C = B_NC.sum(0), A_NC.sum(0)
             else:
-                slope_NC = GATES[options.gate].slope_from(gate_NC)
-                dlogit_NC = torch.addcmul(B_NC * scale_C, A_NC, bias_C).mul_(slope_NC)
-                dhidden_NK = torch.ops.aten.threshold_backward(dlogit_NC @ fc2, hidden_NK, 0)
-                dz_NC = dhidden_NK @ fc1
-                of_biases = (x.sum(0) if has else None for x, has in zip((dhidden_NK, dlogit_NC), ctx.has_biases, strict=True))
-                dfc1, dfc2 = dhidden_NK.T @ z_NC, dlogit_NC.T @ hidden_NK
-                of_se = (dfc1.view(ctx.shapes[0]), dfc2.view(ctx.shapes[1]), *of_biases)
-                dscale_C = torch.addcmul(gate_NC * B_NC, dz_NC, apart_NC).sum(0)
-                dbias_C = torch.addcmul(dz_NC, gate_NC, A_NC).sum(0)
-            dweight_C = dscale_C * r_C
-            slope = slope_of(
-                *(mean_C, of_function[0], scale_C, r_C, dweight_C, dbias_C),
-                *(count if ctx.of_batch else None, options.group),
-            )
-            if dz_NC is not None:
-                slope = slope._replace(R=torch.addcmul(slope.R, dz_NC, scale_C, value=1 / positions))
-            s_slope, ds_weight_C, ds_bias_C = (), None, None
-            if shortcut is not None:
-                ds_weight_C, ds_bias_C = W_NC.sum(0) * s_r_C, A_NC.sum(0)
-                s_slope = slope_of(
-                    *(s_mean_C, s_scale_C, s_scale_C, s_r_C, ds_weight_C, ds_bias_C),
-                    *(count if ctx.s_of_batch else None, options.shortcut_group),
+                of_se, dz_NC, dscale_C, dbias_C = excite_gradients(
+                    A_NC, B_NC, affine, se, Excited(*excited), options.gate
                 )
+            dweight_C = dscale_C * r_C
+            sums_C = (dweight_C, dbias_C) if ctx.of_batch else None
+            slope = slope_of(affine, of_function[0], r_C, sums_C, count, options.group)
+            if dz_NC is not None:
+                slope = slope._replace(R=torch.addcmul(slope.R, dz_NC, affine.scale, value=len(u) / count))
+            s_slope: tuple[Tensor, ...] = ()
+            of_s_norm: Any = (None, None)
+            if shortcut is not None:
+                of_s_norm = (W_NC.sum(0) * s_r_C, A_NC.sum(0))
+                s_affine = Affine(s_center_C, s_scale_C, s_scale_C)
+                s_sums_C = of_s_norm if ctx.s_of_batch else None
+                s_slope = slope_of(s_affine, s_scale_C, s_r_C, s_sums_C, count, options.shortcut_group)
             du, dshortcut = kernels.gradients(g, u, slope, mask, shortcut, s_slope)
-        if ctx.has_shortcut and shortcut is None:
-            dshortcut = g
-        return (
-            *(None, du, dweight_C, dbias_C, None, None, *of_se),
-            *(dshortcut if ctx.has_shortcut else None, ds_weight_C, ds_bias_C, None, None),
-        )
+        if shortcut is None:
+            dshortcut = g if ctx.has_shortcut else None
+        return None, du, dshortcut, dweight_C, dbias_C, None, None, *of_se, *of_s_norm, None, None
 
 
 def batch_statistics(m_NC: Tensor, q_NC: Tensor, u: Tensor, group: str | None) -> BatchStatistics:
@@ -207,36 +202,95 @@ def batch_statistics(m_NC: Tensor, q_NC: Tensor, u: Tensor, group: str | None) -
     return BatchStatistics(mean_C, var_C, var_C * (count / max(count - 1, 1)))
 
 
+def affine_of(norm: Sequence[Tensor], eps: float) -> tuple[Affine, Tensor]:
+    """Return the function that a norm of weight, bias, mean and var applies, and rsqrt(var + eps)."""
+    weight_C, bias_C, mean_C, var_C = norm
+    r_C = torch.rsqrt(var_C + eps)
+    return Affine(mean_C, r_C * weight_C, bias_C), r_C
+
+
+def excite(m_NC: Tensor, affine: Affine, se: Sequence[Any], gate: str) -> Excited:
+    """Squeeze and excite.
+
+    Args:
+        m_NC: means of u over positions.
+        affine: what the norm does to u.
+        se: fc1, fc2, bias1 and bias2.
+        gate: its name.
+    """
+    fc1, fc2, bias1, bias2 = se
+    apart_NC = m_NC - affine.center_C
+    z_NC = torch.addcmul(affine.shift, apart_NC, affine.scale)
+    hidden_NK = F.linear(z_NC, fc1.flatten(1), bias1).relu_()
+    return Excited(apart_NC, z_NC, hidden_NK, GATES[gate].function(F.linear(hidden_NK, fc2.flatten(1), bias2)))
+
+
+def excite_gradients(
+    A_NC: Tensor, B_NC: Tensor, affine: Affine, se: Sequence[Any], excited: Excited, gate: str
+) -> tuple[tuple[Tensor | None, ...], Tensor, Tensor, Tensor]:
+    """Go back through `excite` and the scale.
+
+    Args:
+        A_NC: the first sum of the operator `sums`.
+        B_NC: the second.
+        affine: as in `excite`.
+        se: fc1, fc2, bias1 and bias2.
+        excited: what `excite` returned.
+        gate: its name.
+
+    Returns:
+        The gradients of `se`, of the squeeze (N, C), and of the norm's scale and shift (C,).
+    """
+    apart_NC, z_NC, hidden_NK, gate_NC = excited
+    slope_NC = GATES[gate].slope_from(gate_NC)
+    dlogit_NC = torch.addcmul(B_NC * affine.scale, A_NC, affine.shift).mul_(slope_NC)
+    of_layers, dz_NC = layer_gradients(dlogit_NC, se, z_NC, hidden_NK)
+    dscale_C = torch.addcmul(gate_NC * B_NC, dz_NC, apart_NC).sum(0)
+    return of_layers, dz_NC, dscale_C, torch.addcmul(dz_NC, gate_NC, A_NC).sum(0)
+
+
+def layer_gradients(
+    dlogit_NC: Tensor, se: Sequence[Any], z_NC: Tensor, hidden_NK: Tensor
+) -> tuple[tuple[Tensor | None, ...], Tensor]:
+    """Go back through the two layers of an excitation.
+
+    Args:
+        dlogit_NC: gradient of the second layer's output.
+        se: fc1, fc2, bias1 and bias2.
+        z_NC: the squeeze.
+        hidden_NK: the first layer's output, after its ReLU.
+
+    Returns:
+        The gradients of `se`, and of the squeeze (N, C).
+    """
+    fc1, fc2, bias1, bias2 = se
+    dhidden_NK = torch.ops.aten.threshold_backward(product(dlogit_NC, fc2.flatten(1)), hidden_NK, 0)
+    dfc1, dfc2 = product(dhidden_NK.T, z_NC).view(fc1.shape), product(dlogit_NC.T, hidden_NK).view(fc2.shape)
+    dbias1 = None if bias1 is None else dhidden_NK.sum(0)
+    dbias2 = None if bias2 is None else dlogit_NC.sum(0)
+    return (dfc1, dfc2, dbias1, dbias2), product(dhidden_NK, fc1.flatten(1))
+
+
 def slope_of(
-    mean_C: Tensor,
-    p: Tensor,
-    scale_C: Tensor,
-    r_C: Tensor,
-    dweight_C: Tensor,
-    dbias_C: Tensor,
-    count: int | None,
-    group: str | None,
+    affine: Affine, p: Tensor, r_C: Tensor, sums_C: tuple[Tensor, Tensor] | None, count: int, group: str | None
 ) -> Slope:
     """Return how the gradient goes back through a norm.
 
     Args:
-        mean_C: that the norm subtracts.
+        affine: what the norm does.
         p: what the map is multiplied with in all, (C,) or (N, C).
-        scale_C: of the norm: weight * r.
-        r_C: of the norm: rsqrt(var + eps).
-        dweight_C: the gradient of the norm's weight.
-        dbias_C: that of its bias.
-        count: of the values whose statistics were used; None if the statistics were given.
+        r_C: rsqrt(var + eps).
+        sums_C: the gradients of the norm's weight and bias; None if its statistics were given.
+        count: of the values of a channel.
         group: of the processes whose batches count as one.
     """
-    if count is None:
-        zero_C = torch.zeros_like(mean_C)
-        return Slope(mean_C, p, zero_C, zero_C)
+    if sums_C is None:
+        zero_C = torch.zeros_like(r_C)
+        return Slope(affine.center_C, p, zero_C, zero_C)
     if group:
-        dweight_C, dbias_C = mean_over_batch((dweight_C, dbias_C), count, group)
-        count = 1
-    share_C = scale_C * (-1 / count)
-    return Slope(mean_C, p, share_C * r_C * dweight_C, share_C * dbias_C)
+        sums_C, count = mean_over_batch(sums_C, count, group), 1
+    share_C = affine.scale * (-1 / count)
+    return Slope(affine.center_C, p, share_C * r_C * sums_C[0], share_C * sums_C[1])
 
 
 def refuse_second_order() -> None:
@@ -254,6 +308,20 @@ def full_precision(u: Tensor) -> AbstractContextManager[Any]:
     """Return a context without autocast, which would multiply the excitation's matrices in 16 bits."""
     kind = u.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+def backward_precision(u: Tensor) -> AbstractContextManager[Any]:
+    """Return the same for a backward pass; torch.compile would lose the context's end, see `product`."""
+    return nullcontext() if torch.compiler.is_compiling() else full_precision(u)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return a @ b in the type of a.
+
+    In a compiled backward pass under autocast the product itself is of 16 bits, as that of PyTorch's layers is: Dynamo
+    traces it with autocast off, and what compiles the trace turns it on again.
+    """
+    return (a @ b).to(a.dtype)
 
 
 def below_autograd() -> AbstractContextManager[Any]:

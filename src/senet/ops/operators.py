@@ -102,4 +102,4 @@ def has_kernels(device_type: str, dtype: torch.dtype) -> bool:
     """Return whether the operators for feature maps of `dtype` on a device are more than plain PyTorch."""
     if device_type == "cpu":
         return dtype in cpu.TYPES and is_compiled(dtype)
-    return namespace_for(device_type) != "senet"
+    return bool(namespace_for(device_type) != "senet")

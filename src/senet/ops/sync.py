@@ -7,7 +7,7 @@ from torch import Tensor
 
 def gather(x: Tensor, group: str) -> Tensor:
     """(L,) of every process -> (processes, L)."""
-    return collectives.all_gather_tensor(x[None], 0, group)
+    return collectives.all_gather_tensor(x[None], 0, group)  # type: ignore[arg-type]
 
 
 def merged_statistics(mean_C: Tensor, var_C: Tensor, count: int, group: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from senet.errors import SenetError
-from senet.ops.function import BatchStatistics, Excitation, Norm, Options, TailFunction, layout_of
+from senet.ops.function import BatchStatistics, Excitation, Norm, Options, TailFunction, full_precision, layout_of
 from senet.ops.gates import GATES
 from senet.ops.plain import accumulator, in_type
 
@@ -75,27 +75,28 @@ def unchecked_tail(
 ) -> Tail:
     """Compute `residual_tail` of arguments that are known to fit each other."""
     layout, dtype = layout_of(u), accumulator(u.dtype)
-    norm = norm or Norm(None, None, u.new_zeros(u.shape[1], dtype=dtype), u.new_ones(u.shape[1], dtype=dtype), 0.0)
-    gate = "" if excitation is None else excitation.gate
+    if norm is None:
+        norm = Norm(None, None, u.new_zeros(u.shape[1], dtype=dtype), u.new_ones(u.shape[1], dtype=dtype), 0.0)
     shortcut = shortcut.view_as(u) if shortcut is u else shortcut  # torch.compile wants every argument to be another
-    no_shortcut_norm = shortcut_norm is None
     options = Options(
-        *(norm.eps, norm.group, gate),
-        *(0.0, None) if no_shortcut_norm else (shortcut_norm.eps, shortcut_norm.group),
+        *(norm.eps, norm.group, "" if excitation is None else excitation.gate),
+        *(0.0, None) if shortcut_norm is None else (shortcut_norm.eps, shortcut_norm.group),
         relu,
     )
-    y, *statistics = TailFunction.apply(
-        options,
-        u.contiguous(memory_format=layout),
-        *vectors(norm, u),
-        *(None,) * 4 if excitation is None else (dense(x, dtype) for x in excitation[:4]),
-        None if shortcut is None else shortcut.contiguous(memory_format=layout),
-        *(None,) * 4 if no_shortcut_norm else vectors(shortcut_norm, u),
-    )
+    with full_precision(u):
+        y, *statistics = TailFunction.apply(
+            options,
+            u.contiguous(memory_format=layout),
+            None if shortcut is None else shortcut.contiguous(memory_format=layout),
+            *vectors(norm, u),
+            *(None,) * 4 if excitation is None else (dense(x, dtype) for x in excitation[:4]),
+            *(None,) * 4 if shortcut_norm is None else vectors(shortcut_norm, u),
+        )
+    of_shortcut = shortcut_norm is not None and shortcut_norm.mean is None
     return Tail(
         y,
         BatchStatistics(*statistics[:3]) if norm.mean is None else None,
-        BatchStatistics(*statistics[-3:]) if not no_shortcut_norm and shortcut_norm.mean is None else None,
+        BatchStatistics(*statistics[-3:]) if of_shortcut else None,
     )
 
 
@@ -146,8 +147,8 @@ def check(
         hidden = len(excitation.fc1)
         ones = (1,) * (excitation.fc1.dim() - 2)  # of 1x1 convolutions
         shapes = ((hidden, channels, *ones), (channels, hidden, *ones), (hidden,), (channels,))
-        fields = zip(Excitation._fields, excitation, shapes, strict=False)
-        expected |= {f"excitation.{name}": (value, shape) for name, value, shape in fields}
+        for field, shape in zip(Excitation._fields, shapes, strict=False):  # the last is the gate
+            expected[f"excitation.{field}"] = (getattr(excitation, field), shape)
     for name, (value, shape) in expected.items():
         if value is not None and value.shape != shape:
             raise SenetError(f"{name} is of shape {tuple(value.shape)}; expected {shape}")
