@@ -320,6 +320,7 @@ def driven(name, *arguments):
         ((256, 2048, 7), "bfloat16", "channels_last"),
         ((32, 64, 112), "float16", "channels_last"),
         ((256, 1024, 14), "float32", "channels_last"),
+        ((64, 24, 14), "bfloat16", "channels_last"),
         ((256, 256, 56), "bfloat16", "contiguous_format"),
         ((8, 256, 56), "float64", "channels_last"),
     ],
