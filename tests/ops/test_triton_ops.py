@@ -2,7 +2,9 @@
 
 import subprocess
 from collections import Counter
+from contextlib import nullcontext
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -301,6 +303,16 @@ def test_maps_of_more_than_two_billion_values(cuda, layout):
     exact = 1 / 16400**2
     torch.testing.assert_close(mean_NC[0], one_C)
     torch.testing.assert_close(q_NC[0], torch.tensor([0.0] * 7 + [exact], device=DEVICE), rtol=1e-2, atol=1e-12)
+
+
+@pytest.mark.parametrize("current", [0, 1])
+def test_kernels_are_launched_on_the_device_of_their_maps(cuda, monkeypatch, current):
+    entered = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: entered.append(device) or nullcontext())
+    u = SimpleNamespace(get_device=lambda: 1, device="cuda:1")
+    assert cuda.on_its_device(lambda *inputs: inputs)(u, True) == (u, True)
+    assert entered == ([] if current == 1 else ["cuda:1"])
 
 
 def driven(name, *arguments):

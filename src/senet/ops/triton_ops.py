@@ -267,11 +267,28 @@ def gradients_like(
     return like(u), u.new_empty(0) if shortcut is None else like(shortcut)
 
 
-# `triton_op` alone takes 20 microseconds a call, for autograd (which `senet.ops.function` does) and checks of aliases.
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+
+def on_its_device(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the operator with the device of its first tensor as the current one, for which Triton launches."""
+
+    @wraps(operator)
+    def run(first: Tensor, *rest: Any) -> Any:
+        if first.get_device() == torch.cuda.current_device():
+            return operator(first, *rest)
+        with torch.cuda.device(first.device):
+            return operator(first, *rest)
+
+    return run
+
+
+# What `triton_op` registers for calls outside of graphs takes 20 microseconds, for autograd (which is up to
+# `senet.ops.function`) and for a check of aliases: CUDA gets the functions as they are.
 LIBRARY = torch.library.Library("senet_triton", "FRAGMENT")
 for operator, results in ((moments, moments_like), (apply, apply_like), (sums, sums_like), (gradients, gradients_like)):
     name = operator.__name__
     triton_op(f"senet_triton::{name}", operator, mutates_args=())
     torch.library.register_fake(f"senet_triton::{name}", results)
-    LIBRARY.impl(name, operator, "CUDA")
+    LIBRARY.impl(name, on_its_device(operator), "CUDA")
     LIBRARY.impl(name, torch.library.fallthrough_kernel, "AutogradCUDA")
