@@ -38,11 +38,11 @@ class Recorder:
         signature, constants, aligned = {}, {}, {}
         for place, (parameter, value) in enumerate(zip(self.kernel.params, arguments, strict=True)):
             name = parameter.name
-            if parameter.is_constexpr or (type(value) is int and value == 1):
+            if parameter.is_constexpr:
                 signature[name], constants[(place,)] = "constexpr", value
                 continue
             signature[name] = TYPES[value.dtype] if isinstance(value, torch.Tensor) else "i32"
-            if isinstance(value, torch.Tensor) or value % 16 == 0:
+            if isinstance(value, torch.Tensor):
                 aligned[(place,)] = [["tt.divisibility", 16]]
         found = (self.kernel, signature, constants, aligned, num_warps)
         launches.setdefault(

@@ -129,13 +129,17 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def measured(u: Tensor) -> tuple[int, int, int, bool]:
-    """Return images, channels and positions of a map, and whether channels lie next to each other.
+def measured(u: Tensor) -> tuple[int, int, int, tuple[bool, int]]:
+    """Return images, channels and positions of a map, whether channels lie next to each other, and by what they divide.
 
-    The number of images alone may be symbolic, in graphs for all sizes of a batch.
+    The last is a power of two that divides as many values as lie next to each other. The number of images alone may be
+    symbolic, in graphs for all sizes of a batch.
     """
     n, c, h, w = u.shape
-    return n, int(c), int(h) * int(w), u.is_contiguous(memory_format=torch.channels_last)
+    c, m = int(c), int(h) * int(w)
+    last = u.is_contiguous(memory_format=torch.channels_last)
+    row = c if last else m
+    return n, c, m, (last, min(row & -row, 16))
 
 
 def like(u: Tensor) -> Tensor:
@@ -154,13 +158,13 @@ def per_image(vectors: Sequence[Tensor]) -> bool:
 def moments(u: Tensor, second: bool) -> tuple[Tensor, Tensor]:
     """Compute what `senet.ops.plain.moments` computes."""
     kernel = moments_kernel if type(u) is Tensor else wrap_triton(moments_kernel)
-    n, c, m, last = measured(u)
-    grid, span, tile, num_warps = walk_of(n, c, m, u.element_size(), last, 1)
+    n, c, m, layout = measured(u)
+    grid, span, tile, num_warps = walk_of(n, c, m, u.element_size(), layout[0], 1)
     mean_NC, q_NC = result = moments_like(u, second)
     spans = grid[1]
     if spans > 1:
         result = (mean_NC.new_empty((spans, n, c)), mean_NC.new_empty((spans, n, c) if second else 0))
-    kernel[grid](u, *result, n, c, m, span, second, last, *tile, num_warps=num_warps)
+    kernel[grid](u, *result, n, c, m, span, second, *layout, *tile, num_warps=num_warps)
     if spans > 1:
         merge = merge_moments_kernel if type(u) is Tensor else wrap_triton(merge_moments_kernel)
         grid = (triton.cdiv(n * c, MERGED),)
@@ -173,12 +177,12 @@ def apply(
 ) -> Tensor:
     """Compute what `senet.ops.plain.apply` computes."""
     kernel = apply_kernel if type(u) is Tensor else wrap_triton(apply_kernel)
-    n, c, m, last = measured(u)
-    grid, *tile = tiles_of(n, c, m, last)
+    n, c, m, layout = measured(u)
+    grid, *tile = tiles_of(n, c, m, layout[0])
     y = like(u)
     w, w_affine = u if shortcut is None else shortcut, shortcut_affine or affine
     options = (per_image(affine), shortcut is not None, bool(shortcut_affine), per_image(w_affine), relu)
-    kernel[grid](u, *affine, w, *w_affine, y, c, m, *options, last, *tile)
+    kernel[grid](u, *affine, w, *w_affine, y, c, m, *options, *layout, *tile)
     return y
 
 
@@ -193,16 +197,16 @@ def sums(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute what `senet.ops.plain.sums` computes."""
     kernel = sums_kernel if type(u) is Tensor else wrap_triton(sums_kernel)
-    n, c, m, last = measured(u)
+    n, c, m, layout = measured(u)
     third = shortcut_center_C is not None
-    grid, span, tile, num_warps = walk_of(n, c, m, u.element_size(), last, 2 + (y is not None) + third)
+    grid, span, tile, num_warps = walk_of(n, c, m, u.element_size(), layout[0], 2 + (y is not None) + third)
     *result, g = sums_like(dy, u, center_C, y, mask, shortcut, shortcut_center_C)
     spans, found = grid[1], result
     if spans > 1:
         found = [x.new_empty((spans, *x.shape) if x.dim() == 2 else 0) for x in result]
     masked = mask or (center_C, center_C, center_C)
     w, w_center_C = (shortcut, shortcut_center_C) if third else (u, center_C)
-    options = (y is not None, bool(mask), per_image(masked), third, last)
+    options = (y is not None, bool(mask), per_image(masked), third, *layout)
     inputs = (dy, u, center_C, dy if y is None else y, *masked, w, w_center_C)
     kernel[grid](*inputs, *found, g, n, c, m, span, *options, *tile, num_warps=num_warps)
     if spans > 1:
@@ -222,13 +226,13 @@ def gradients(
 ) -> tuple[Tensor, Tensor]:
     """Compute what `senet.ops.plain.gradients` computes."""
     kernel = gradients_kernel if type(u) is Tensor else wrap_triton(gradients_kernel)
-    n, c, m, last = measured(u)
-    grid, *tile = tiles_of(n, c, m, last)
+    n, c, m, layout = measured(u)
+    grid, *tile = tiles_of(n, c, m, layout[0])
     du, dshortcut = gradients_like(g, u, slope, mask, shortcut, shortcut_slope)
     masked = mask or (slope[0], slope[0], slope[0])
     w, w_slope = u if shortcut is None else shortcut, shortcut_slope or slope
     options = (per_image(slope), bool(mask), per_image(masked), shortcut is not None, per_image(w_slope))
-    kernel[grid](g, u, *slope, *masked, w, *w_slope, du, dshortcut, c, m, *options, last, *tile)
+    kernel[grid](g, u, *slope, *masked, w, *w_slope, du, dshortcut, c, m, *options, *layout, *tile)
     return du, dshortcut
 
 
@@ -263,11 +267,28 @@ def gradients_like(
     return like(u), u.new_empty(0) if shortcut is None else like(shortcut)
 
 
-# `triton_op` alone takes 20 microseconds a call, for autograd (which `senet.ops.function` does) and checks of aliases.
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+
+def on_its_device(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the operator with the device of its first tensor as the current one, for which Triton launches."""
+
+    @wraps(operator)
+    def run(first: Tensor, *rest: Any) -> Any:
+        if first.get_device() == torch.cuda.current_device():
+            return operator(first, *rest)
+        with torch.cuda.device(first.device):
+            return operator(first, *rest)
+
+    return run
+
+
+# What `triton_op` registers for calls outside of graphs takes 20 microseconds, for autograd (which is up to
+# `senet.ops.function`) and for a check of aliases: CUDA gets the functions as they are.
 LIBRARY = torch.library.Library("senet_triton", "FRAGMENT")
 for operator, results in ((moments, moments_like), (apply, apply_like), (sums, sums_like), (gradients, gradients_like)):
     name = operator.__name__
     triton_op(f"senet_triton::{name}", operator, mutates_args=())
     torch.library.register_fake(f"senet_triton::{name}", results)
-    LIBRARY.impl(name, operator, "CUDA")
+    LIBRARY.impl(name, on_its_device(operator), "CUDA")
     LIBRARY.impl(name, torch.library.fallthrough_kernel, "AutogradCUDA")

@@ -17,6 +17,19 @@ dimensions that are not contiguous, versions of Triton choose another one to spr
 import triton
 import triton.language as tl
 
+SIZES = ["N", "C", "M", "span"]
+"""Arguments that Triton is not to compile a kernel anew for, by their values: ALIGN says what it has to know."""
+
+
+@triton.jit
+def aligned(C, M, LAST: tl.constexpr, ALIGN: tl.constexpr):
+    """Return C and M so that Triton sees that ALIGN divides the one whose values lie next to each other."""
+    if LAST:
+        C = C // ALIGN * ALIGN
+    else:
+        M = M // ALIGN * ALIGN
+    return C, M
+
 
 @triton.jit
 def affine_of(x, center, scale, shift):
@@ -37,6 +50,7 @@ def walk(C, M, span, LAST: tl.constexpr, U: tl.constexpr, BM: tl.constexpr, BC: 
     n = (tl.program_id(0) // blocks).to(tl.int64)
     block = tl.program_id(0) % blocks * BC
     lanes = tl.arange(0, BC)
+    span = span // (U * BM) * (U * BM)  # a multiple, and Triton is to see it
     first = tl.program_id(1) * span
     stop = tl.minimum(first + span, M)
     rows = tl.arange(0, U * BM)[:, None]
@@ -63,7 +77,7 @@ def channels(start, c, C):
     return tl.load(start + c, mask=c < C, other=0)[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def moments_kernel(
     u,
     mean,
@@ -74,6 +88,7 @@ def moments_kernel(
     span,
     second: tl.constexpr,
     LAST: tl.constexpr,
+    ALIGN: tl.constexpr,
     U: tl.constexpr,
     BM: tl.constexpr,
     BC: tl.constexpr,
@@ -84,6 +99,7 @@ def moments_kernel(
     distances from that; U more values are merged into them at a time (Chan et al., 1979), and the BM means at the end.
     So nothing is lost to cancellation, whatever the values are.
     """
+    C, M = aligned(C, M, LAST, ALIGN)
     n, c, first, stop, rows, start, offsets, step = walk(C, M, span, LAST, U, BM, BC)
     acc: tl.constexpr = mean.dtype.element_ty
     inside_C = (c < C)[None, :]
@@ -114,7 +130,7 @@ def moments_kernel(
         tl.store(q + place, (tl.sum(squares + d * d * seen, 0) - rest * rest * (stop - first)) / M, mask=c < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def sums_kernel(
     dy,
     u,
@@ -138,6 +154,7 @@ def sums_kernel(
     per_image: tl.constexpr,
     third: tl.constexpr,
     LAST: tl.constexpr,
+    ALIGN: tl.constexpr,
     U: tl.constexpr,
     BM: tl.constexpr,
     BC: tl.constexpr,
@@ -146,6 +163,7 @@ def sums_kernel(
 
     g is dy where y is positive (of_y; then it is stored), where an affine function of u is positive (masked), or dy.
     """
+    C, M = aligned(C, M, LAST, ALIGN)
     n, c, first, stop, rows, start, offsets, step = walk(C, M, span, LAST, U, BM, BC)
     acc: tl.constexpr = A.dtype.element_ty
     inside_C = (c < C)[None, :]
@@ -185,7 +203,7 @@ def sums_kernel(
         tl.store(W + place, tl.sum(third_sum, 0), mask=c < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["NC", "M", "span", "spans"])
 def merge_moments_kernel(means, qs, mean, q, NC, M, span, spans, second: tl.constexpr, BLOCK: tl.constexpr):
     """Merge the moments of the spans, in their order."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -202,7 +220,7 @@ def merge_moments_kernel(means, qs, mean, q, NC, M, span, spans, second: tl.cons
         tl.store(q + i, total, mask=i < NC)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["NC", "spans"])
 def merge_sums_kernel(As, Bs, Ws, A, B, W, NC, spans, third: tl.constexpr, BLOCK: tl.constexpr):
     """Add up the sums of the spans, in their order."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -247,7 +265,7 @@ def tile(C, M, LAST: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr):
     return n, block + lanes, start + offsets, inside
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES[1:3])
 def apply_kernel(
     u,
     center,
@@ -266,10 +284,12 @@ def apply_kernel(
     w_per_image: tl.constexpr,
     relu: tl.constexpr,
     LAST: tl.constexpr,
+    ALIGN: tl.constexpr,
     BM: tl.constexpr,
     BC: tl.constexpr,
 ):
     """Compute y = relu(affine(u) + w) or, with add_affine, relu(affine(u) + affine(w)) for one tile."""
+    C, M = aligned(C, M, LAST, ALIGN)
     n, c, place, inside = tile(C, M, LAST, BM, BC)
     acc: tl.constexpr = scale.dtype.element_ty
     image = n * C if per_image else 0
@@ -287,7 +307,7 @@ def apply_kernel(
     tl.store(y + place, value.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES[1:3])
 def gradients_kernel(
     g,
     u,
@@ -313,10 +333,12 @@ def gradients_kernel(
     third: tl.constexpr,
     w_per_image: tl.constexpr,
     LAST: tl.constexpr,
+    ALIGN: tl.constexpr,
     BM: tl.constexpr,
     BC: tl.constexpr,
 ):
     """Compute du = g P + (u - center) Q + R for one tile, and dw alike, with g zeroed where masked."""
+    C, M = aligned(C, M, LAST, ALIGN)
     n, c, place, inside = tile(C, M, LAST, BM, BC)
     acc: tl.constexpr = P.dtype.element_ty
     image = n * C if per_image else 0
