@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from senet.data.classes import match_classes
-from senet.data.datasets import ImageSplit, read_array
+from senet.data.datasets import ImageSplit
+from senet.data.readers import read_array
 from senet.errors import SenetError
 
 STRING_ORDER = ("0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9")

@@ -15,10 +15,12 @@ from torch.utils.data._utils import signal_handling
 from torchvision.transforms import v2
 
 from senet.data.config import Augmentation, DataConfig
-from senet.data.datasets import ImageSplit, open_split, read_array
-from senet.data.memory import MemoryLoader, decode
+from senet.data.datasets import ImageSplit, open_split
+from senet.data.decoding import decode
+from senet.data.memory import MemoryLoader
 from senet.data.order import BatchOrder
 from senet.data.preprocessing import CIFAR, Preprocessing
+from senet.data.readers import read_array
 from senet.data.streaming import PixelShift, StreamingLoader, eval_transform, train_transform
 from senet.errors import SenetError
 
