@@ -55,11 +55,11 @@ def decode(split: ImageSplit, preprocessing: Preprocessing) -> tuple[Tensor, Ten
     images = np.empty((len(split), size, size, channels), dtype=np.uint8)
     labels = np.empty(len(split), dtype=np.int64)
     to_array, expected = to_array_of(preprocessing), (size, size, channels)
-    is_fast = decoders_agree() and preprocessing.resize == size
+    unscaled = preprocessing.resize == size
     to_pixels = v2.Compose([*preprocessing.geometry(), v2.PILToTensor()])
 
     def decode_one(index: int, content: bytes | None, label: int) -> None:
-        if content is not None and is_fast and shape_of(content) == expected:
+        if unscaled and content is not None and shape_of(content) == expected and decoders_agree():
             images[index] = decoded(content)
         else:
             picture, label = split.read_image(index) if content is None else (read_picture(content), label)
