@@ -151,7 +151,7 @@ class MemoryLoader:
 
     def normalized(self, indices: Tensor) -> Tensor:
         """Return normalized images, float32 (N, C, H, W)."""
-        return (self.pixels.index_select(0, indices) * self.scale + self.offset).permute(0, 3, 1, 2)
+        return (self.pixels.index_select(0, indices) * self.scale).add_(self.offset).permute(0, 3, 1, 2)
 
     def choices(self, augmentation: BatchAugmentation, epoch: int, start: int, sizes: list[int]) -> Tensor:
         """Draw the random choices (M, 4) of the batches of `epoch` from number `start` on."""
