@@ -1,5 +1,6 @@
 """Decoding once: every picture against the evaluation transform of one picture, which `predict` uses."""
 
+import math
 from io import BytesIO
 from pathlib import Path
 
@@ -153,6 +154,25 @@ def test_a_file_that_is_cut_off_has_no_shape():
     assert all(shape_of(content[:end]) is None for end in range(len(content)))
     header = content[: content.find(b"\xff\xda")]
     assert all(shape_of(header[:end] + b"\xff\xd9") is None for end in range(len(header) + 1))
+
+
+def test_what_torchvision_reads_of_a_damaged_file_is_what_pil_reads():
+    random, compared = np.random.default_rng(0), 0
+    for content in [*FAST.values()] * 100:
+        damaged = bytearray(content)
+        for place in random.integers(2, len(content) - 2, random.integers(1, 4)):
+            damaged[place] = random.integers(256)
+        shape = shape_of(bytes(damaged))
+        if shape is None or math.prod(shape) > 100_000:
+            continue
+        try:
+            pixels = jpeg.decoded(bytes(damaged))
+        except RuntimeError:
+            continue  # PIL reads or refuses it
+        with Image.open(BytesIO(damaged)) as expected:
+            assert np.array_equal(pixels, np.asarray(expected))
+        compared += 1
+    assert compared > 200
 
 
 def test_decoders_that_differ_are_noticed(monkeypatch):
