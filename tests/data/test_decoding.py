@@ -15,7 +15,7 @@ from senet.data.datasets import ImageSplit, split_of_files
 from senet.data.decoding import decode, number_of_threads
 from senet.data.jpeg import decoders_agree, shape_of
 from senet.data.preprocessing import Preprocessing
-from senet.data.readers import Rows
+from senet.data.readers import Arrays, Rows
 from senet.errors import MissingFileError, SenetError
 
 RGB = Preprocessing(image_size=24, resize=24, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -235,6 +235,22 @@ def test_relabeled_images_keep_their_pixels(files):
     images, labels = decode(split.relabeled(backwards, split.class_names[::-1]), RGB)
     assert labels.tolist() == backwards
     assert torch.equal(images, decode(split, RGB)[0])
+
+
+@pytest.mark.parametrize("preprocessing", [RGB, GRAY, CROPPED], ids=["rgb", "gray", "cropped"])
+@pytest.mark.parametrize("shape", [(5, 24, 24), (5, 24, 24, 3), (5, 30, 24, 3), (5, 24, 24, 4)])
+def test_arrays(shape, preprocessing):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    read = Arrays(pixels, np.arange(10, 15))
+    split = ImageSplit(source="arrays", size=4, class_names=("a",), read_image=read)
+    images, labels = decode(split, preprocessing)
+    assert labels.tolist() == [10, 11, 12, 13]
+    assert len(images) == 4
+    to_pixels = v2.Compose([*preprocessing.geometry(), v2.PILToTensor()])
+    for image, array in zip(images, pixels, strict=False):
+        assert torch.equal(image, to_pixels(Image.fromarray(array)))
+    pixels[:] = 0
+    assert images.any()
 
 
 def test_every_image_moves_the_bar(files, monkeypatch):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.error import URLError
@@ -24,7 +23,7 @@ from senet.data.folders import (
     read_classes,
     visible_folders,
 )
-from senet.data.readers import Files, Reader, Relabeled, Rows, read_array
+from senet.data.readers import Arrays, Files, Reader, Relabeled, Rows
 from senet.data.reading import naming, read_named
 from senet.errors import HubError, MissingFileError, SenetError, needed_for, warn
 
@@ -163,7 +162,7 @@ def open_digits(config: DataConfig, split: Split) -> ImageSplit:
         source=f"digits ({split})",
         size=len(labels),
         class_names=tuple(str(name) for name in digits.target_names),
-        read_image=partial(read_array, pixels, labels),
+        read_image=Arrays(pixels, labels),
     )
 
 
@@ -193,7 +192,7 @@ def open_torchvision(config: DataConfig, split: Split) -> ImageSplit:
         source=f"{config.dataset} ({split})",
         size=len(dataset),
         class_names=tuple(names),
-        read_image=dataset.__getitem__ if files is None else Files(files),
+        read_image=Arrays(dataset.data, np.array(dataset.targets)) if files is None else Files(files),
         files=files,
     )
 

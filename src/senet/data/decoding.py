@@ -17,7 +17,7 @@ from senet.data.channels import MODES, Picture
 from senet.data.datasets import ImageSplit
 from senet.data.jpeg import decoded, decoders_agree, shape_of
 from senet.data.preprocessing import Preprocessing
-from senet.data.readers import contents_of
+from senet.data.readers import Arrays, contents_of
 from senet.data.reading import read_picture
 from senet.errors import SenetError
 from senet.terminal import tracked
@@ -52,6 +52,8 @@ def decode(split: ImageSplit, preprocessing: Preprocessing) -> tuple[Tensor, Ten
             f"{split.source} takes {needed / 2**30:,.0f} GiB decoded, more than this machine has; "
             "set data.in_memory to False and leave out padding and cutout"
         )
+    if isinstance(split.read_image, Arrays) and fits(split.read_image.pixels, preprocessing):
+        return copied(split.read_image, len(split))
     images = np.empty((len(split), size, size, channels), dtype=np.uint8)
     labels = np.empty(len(split), dtype=np.int64)
     to_array, expected = to_array_of(preprocessing), (size, size, channels)
@@ -81,6 +83,19 @@ def decode(split: ImageSplit, preprocessing: Preprocessing) -> tuple[Tensor, Ten
         for _ in tracked(chain.from_iterable(chunks), f"Decoding {split.source}", len(split)):
             pass
     return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
+
+
+def fits(pixels: np.ndarray, preprocessing: Preprocessing) -> bool:
+    """Return whether the evaluation transform leaves arrays (N, H, W) or (N, H, W, 3) as they are."""
+    size, channels = preprocessing.image_size, preprocessing.in_channels
+    same = pixels.dtype == np.uint8 and (*pixels.shape[1:], 1)[:3] == (size, size, channels)
+    return same and channels in (1, 3) and preprocessing.resize == size
+
+
+def copied(arrays: Arrays, number: int) -> tuple[Tensor, Tensor]:
+    """Return the first images (N, C, H, W) of arrays, and their labels (N,)."""
+    pixels, labels = torch.tensor(arrays.pixels[:number]), torch.tensor(arrays.labels[:number], dtype=torch.int64)
+    return pixels.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2), labels
 
 
 def number_of_threads(split: ImageSplit) -> int:

@@ -18,9 +18,16 @@ Content = tuple[bytes | None, int]
 """The content of an image file and its label; None if only the reader can read the picture."""
 
 
-def read_array(pixels: np.ndarray, labels: np.ndarray, index: int) -> tuple[Picture, int]:
-    """Return image and label of arrays (N, H, W) and (N,)."""
-    return Image.fromarray(pixels[index]), int(labels[index])
+@dataclass(frozen=True)
+class Arrays:
+    """Reads images that are in memory: `pixels` in uint8, (N, H, W) or (N, H, W, 3), and `labels` (N,)."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+    def __call__(self, index: int) -> tuple[Picture, int]:
+        """Return a picture and its label."""
+        return Image.fromarray(self.pixels[index]), int(self.labels[index])
 
 
 @dataclass(frozen=True)
