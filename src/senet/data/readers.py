@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,11 @@ class Relabeled:
             yield content, self.labels[label]
 
 
-def content_of(path: str | Path) -> bytes | None:
+def content_of(path: str) -> bytes | None:
     """Return the content of a file; None if it cannot be read, which its reader will say."""
     try:
-        return Path(path).read_bytes()
+        with FileIO(path) as file:  # half the time of Path.read_bytes
+            return file.readall()
     except OSError:
         return None
 
