@@ -23,7 +23,7 @@ from senet.errors import SenetError
 from senet.terminal import tracked
 
 CHUNK = 64
-"""Images that a thread takes at once: handing over each by itself costs as much as decoding it."""
+"""Most images that a thread takes at once: handing over each by itself costs as much as decoding a small one."""
 PIXELS_A_THREAD = 8_000
 """Pixels that PIL decodes in the 30 microseconds for which it holds Python's lock, whatever the size of the picture."""
 
@@ -69,7 +69,7 @@ def decode(split: ImageSplit, preprocessing: Preprocessing) -> tuple[Tensor, Ten
         labels[index] = label
 
     def decode_chunk(first: int) -> range:
-        chunk = range(first, min(first + CHUNK, len(split)))
+        chunk = range(first, min(first + step, len(split)))
         for index, (content, label) in zip(chunk, contents_of(split.read_image, chunk), strict=True):
             try:
                 decode_one(index, content, label)
@@ -78,8 +78,10 @@ def decode(split: ImageSplit, preprocessing: Preprocessing) -> tuple[Tensor, Ten
                 images[index] = pixels.permute(1, 2, 0).numpy()
         return chunk
 
-    with ThreadPoolExecutor(number_of_threads(split)) as pool:
-        chunks = pool.map(decode_chunk, range(0, len(split), CHUNK))
+    threads = number_of_threads(split)
+    step = max(1, min(CHUNK, len(split) // (8 * threads)))  # so that few images are shared evenly too
+    with ThreadPoolExecutor(threads) as pool:
+        chunks = pool.map(decode_chunk, range(0, len(split), step))
         for _ in tracked(chain.from_iterable(chunks), f"Decoding {split.source}", len(split)):
             pass
     return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
