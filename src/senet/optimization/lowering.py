@@ -163,7 +163,7 @@ def lower_site(graph: fx.GraphModule, site: Site) -> None:
     name = f"excite_{site.end.name}"
     graph.add_submodule(name, Excite(excitation, bias, shortcut_bias, relu))
     inputs = (h if site.v is site.source else site.v, parts, *(() if shortcut is None else (shortcut,)))
-    with graph.graph.inserting_before(chain[-1]):
+    with graph.graph.inserting_before(chain[0] if shortcut is None else chain[1]):
         y = graph.graph.call_module(name, inputs)
     chain[-1].replace_all_uses_with(y)
     for node in reversed(chain):
