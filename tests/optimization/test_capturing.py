@@ -14,6 +14,7 @@ from networks import assert_relatively_close, randomize
 from senet import errors
 from senet.models.resnet import cifar_resnet
 from senet.nn.block import SEOptions
+from senet.nn.modes import borrowed
 from senet.ops import gate
 from senet.optimization import capturing, inference
 from senet.optimization.capturing import MAX_GRAPHS, WARM_UP_CALLS, GraphRunner
@@ -52,6 +53,10 @@ class Counted:
         self.network.to(dtype).requires_grad_(False)
         self.cuda, self.streams, self.inputs = cuda, [], []
 
+    @property
+    def weight(self):
+        return self.network[0].weight
+
     def __call__(self, x):
         self.streams.append(self.cuda.current_stream())
         self.inputs.append(x)
@@ -65,7 +70,7 @@ def images(number=2):
 @torch.no_grad()
 def test_one_capture_a_shape_after_calls_on_its_stream(cuda):
     run = Counted(cuda)
-    runner = GraphRunner(run, CPU, torch.float32)
+    runner = GraphRunner(run, CPU, run.weight)
     for _ in range(4):
         for number in (1, 2):
             x = images(number)
@@ -82,7 +87,7 @@ def test_one_capture_a_shape_after_calls_on_its_stream(cuda):
 @torch.no_grad()
 def test_outputs_are_left_alone_by_later_calls(cuda):
     run = Counted(cuda)
-    runner = GraphRunner(run, CPU, torch.float32)
+    runner = GraphRunner(run, CPU, run.weight)
     x = images()
     first = runner(x)
     kept = first.clone()
@@ -97,7 +102,7 @@ def test_outputs_are_left_alone_by_later_calls(cuda):
 @torch.no_grad()
 def test_images_are_converted_as_they_are_copied(cuda):
     run = Counted(cuda, torch.bfloat16)
-    runner = GraphRunner(run, CPU, torch.bfloat16)
+    runner = GraphRunner(run, CPU, run.weight)
     for _ in range(2):
         x = images()
         y = runner(x)
@@ -110,7 +115,7 @@ def test_images_are_converted_as_they_are_copied(cuda):
 @torch.no_grad()
 def test_shapes_beyond_a_handful_run_without_graphs(cuda, warnings):
     run = Counted(cuda)
-    runner = GraphRunner(run, CPU, torch.float32)
+    runner = GraphRunner(run, CPU, run.weight)
     for _ in range(2):
         for number in range(1, MAX_GRAPHS + 3):
             x = images(number)
@@ -125,7 +130,7 @@ def test_shapes_beyond_a_handful_run_without_graphs(cuda, warnings):
 def test_without_captures_it_runs_on_and_says_why_once(cuda, warnings):
     run = Counted(cuda)
     cuda.error = RuntimeError("operation not permitted when stream is capturing\nmore lines")
-    runner = GraphRunner(run, CPU, torch.float32)
+    runner = GraphRunner(run, CPU, run.weight)
     for number in (1, 1, 2):
         x = images(number)
         assert_relatively_close(runner(x), run.network(x), 1e-6)
@@ -139,7 +144,8 @@ def test_without_captures_it_runs_on_and_says_why_once(cuda, warnings):
 @torch.no_grad()
 def test_where_graphs_are_required_a_failed_capture_is_an_error(cuda):
     cuda.error = RuntimeError("not permitted")
-    runner = GraphRunner(Counted(cuda), CPU, torch.float32, required=True)
+    run = Counted(cuda)
+    runner = GraphRunner(run, CPU, run.weight, required=True)
     with pytest.raises(senet.SenetError, match="not permitted; choose cuda_graphs='auto' to run without"):
         runner(images())
 
@@ -147,7 +153,7 @@ def test_where_graphs_are_required_a_failed_capture_is_an_error(cuda):
 @torch.no_grad()
 def test_an_error_of_the_network_stays_one_and_blocks_nothing(cuda):
     run = Counted(cuda)
-    runner = GraphRunner(run, CPU, torch.float32)
+    runner = GraphRunner(run, CPU, run.weight)
     with pytest.raises(RuntimeError, match="expected input"):
         runner(torch.randn(2, 4, 8, 8))
     x = images()
@@ -157,7 +163,7 @@ def test_an_error_of_the_network_stays_one_and_blocks_nothing(cuda):
 @torch.no_grad()
 def test_inside_a_capture_of_the_caller_nothing_is_captured(cuda):
     run = Counted(cuda)
-    runner = GraphRunner(run, CPU, torch.float32)
+    runner = GraphRunner(run, CPU, run.weight)
     cuda.capturing = True
     x = images()
     assert_relatively_close(runner(x), run.network(x), 1e-6)
@@ -168,7 +174,7 @@ def test_inside_a_capture_of_the_caller_nothing_is_captured(cuda):
 @torch.no_grad()
 def test_images_on_another_device_are_left_to_the_network(cuda):
     run = Counted(cuda)
-    runner = GraphRunner(run, torch.device("meta"), torch.float32)
+    runner = GraphRunner(run, torch.device("meta"), run.weight)
     runner(images())
     assert len(run.streams) == 1
     assert not cuda.captures
@@ -176,7 +182,7 @@ def test_images_on_another_device_are_left_to_the_network(cuda):
 
 def test_inference_mode_and_its_absence_share_a_graph(cuda):
     run = Counted(cuda)
-    runner = GraphRunner(run, CPU, torch.float32)
+    runner = GraphRunner(run, CPU, run.weight)
     x = images()
     for mode in (torch.inference_mode, torch.no_grad, torch.inference_mode):
         with mode():
@@ -186,7 +192,8 @@ def test_inference_mode_and_its_absence_share_a_graph(cuda):
 
 @torch.no_grad()
 def test_streams_wait_for_each_other(cuda):
-    runner = GraphRunner(Counted(cuda), CPU, torch.float32)
+    run = Counted(cuda)
+    runner = GraphRunner(run, CPU, run.weight)
     other = FakeStream()
     for _ in range(2):
         runner(images())
@@ -201,7 +208,7 @@ def test_streams_wait_for_each_other(cuda):
 @torch.no_grad()
 def test_threads_take_turns(cuda):
     run = Counted(cuda)
-    runner = GraphRunner(run, CPU, torch.float32)
+    runner = GraphRunner(run, CPU, run.weight)
     batches = [images() for _ in range(8)]
     outputs = {}
 
@@ -270,15 +277,26 @@ def test_what_is_exported_has_no_operators_of_its_own(on_cuda):
 
 
 def test_copies_and_converted_models_capture_again(on_cuda):
-    model, x = network(), torch.randn(3, 3, 8, 8)
-    optimized = senet.optimize_for_inference(model, backend="eager")
+    optimized, x = senet.optimize_for_inference(network(), backend="eager"), torch.randn(3, 3, 8, 8)
     expected = optimized(x)
     assert torch.equal(copy.deepcopy(optimized)(x), expected)
     assert len(on_cuda.captures) == 2
     optimized.to(torch.bfloat16)
     assert_relatively_close(optimized(x), expected, 0.05)
     assert len(on_cuda.captures) == 3
-    assert optimized.run.dtype == torch.bfloat16
+    with borrowed(optimized, memory_format=torch.channels_last):  # as `evaluate` does; nothing moves
+        optimized(x)
+    assert len(on_cuda.captures) == 3
+
+
+@torch.no_grad()
+def test_weights_that_were_moved_by_hand_are_captured_again(cuda):
+    run = Counted(cuda)
+    runner = GraphRunner(run, CPU, run.weight)
+    x = images()
+    runner(x)
+    run.weight.data = run.weight + 1
+    assert_relatively_close(runner(x), run.network(x), 1e-6)
 
 
 def test_graphs_need_a_gpu():

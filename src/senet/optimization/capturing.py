@@ -43,14 +43,14 @@ class GraphRunner:
     Args:
         run: (N, C, H, W) channels-last -> a tensor; the same launches at every call with the same shape.
         device: the GPU.
-        dtype: of the images that it takes.
+        weight: one of its weights, which has the type that images must have; if it moves, graphs are captured again.
         required: raise an error where a graph cannot be captured, instead of going on without one.
     """
 
     def __init__(
-        self, run: Callable[[Tensor], Tensor], device: torch.device, dtype: torch.dtype, *, required: bool = False
+        self, run: Callable[[Tensor], Tensor], device: torch.device, weight: Tensor, *, required: bool = False
     ) -> None:
-        self.run, self.device, self.dtype, self.required = run, device, dtype, required
+        self.run, self.device, self.weight, self.required = run, device, weight, required
         self.captured: dict[tuple[object, ...], Captured] = {}
         self.gave_up = False
         self.lock = Lock()
@@ -61,7 +61,7 @@ class GraphRunner:
         """Return the output for images (N, C, H, W) in float32."""
         if self.gave_up or x.numel() == 0 or x.device != self.device or cuda.is_current_stream_capturing():
             return self.run(self.converted(x)).float()
-        key = (*x.shape, torch.is_autocast_enabled(self.device.type))
+        key = (*x.shape, self.weight.data_ptr(), torch.is_autocast_enabled(self.device.type))
         with self.lock, cuda.device(self.device):
             captured = self.captured.get(key) or self.capture(key, x)
             if captured is not None:
@@ -80,7 +80,7 @@ class GraphRunner:
 
     def converted(self, x: Tensor) -> Tensor:
         """Return images as the function takes them."""
-        return x.to(self.dtype, memory_format=torch.channels_last)
+        return x.to(self.weight.dtype, memory_format=torch.channels_last)
 
     def capture(self, key: tuple[object, ...], x: Tensor) -> Captured | None:
         """Capture a call for a shape, after some calls on a stream of their own; None where that cannot be done.

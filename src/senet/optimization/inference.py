@@ -65,8 +65,7 @@ class InferenceModel(nn.Module):
         run = BatchRunner(self.network) if self.backend == "inductor" else lower(self.network)
         if self.cuda_graphs == "off":
             return run
-        dtype = next(self.network.parameters()).dtype
-        return GraphRunner(run, device, dtype, required=self.cuda_graphs == "on")
+        return GraphRunner(run, device, next(self.network.parameters()), required=self.cuda_graphs == "on")
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the model returned for images (N, C, H, W)."""
@@ -89,10 +88,17 @@ class InferenceModel(nn.Module):
         return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "InferenceModel":
-        """Move or convert the weights; it compiles and captures again at the next call."""
+        """Move or convert the weights; what a GPU had captured would read them where they were."""
+        before = self.addresses()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.run = self.runner()
+        after = self.addresses()
+        if before != after and "cuda" in (before[0], after[0]):
+            self.run = self.runner()
         return self
+
+    def addresses(self) -> list[object]:
+        """Return the type of device of the weights, and where they are."""
+        return [device_of(self.network).type, *(weight.data_ptr() for weight in self.network.parameters())]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without what is compiled, for copies and pickles."""
