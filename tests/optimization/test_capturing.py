@@ -265,6 +265,7 @@ def test_graphs_can_be_switched_off(on_cuda):
     with torch.no_grad():
         assert_relatively_close(optimized(x), model(x), 1e-5)
     assert not on_cuda.captures
+    assert [name for name, _ in optimized.named_children()] == ["network"]
 
 
 def test_what_is_exported_has_no_operators_of_its_own(on_cuda):

@@ -62,7 +62,8 @@ class InferenceModel(nn.Module):
         device = device_of(self.network)
         if device.type != "cuda":
             return InductorRunner(self.network) if self.backend == "inductor" else self.network
-        run = BatchRunner(self.network) if self.backend == "inductor" else lower(self.network)
+        # A function, for a module would become a part of this one.
+        run = BatchRunner(self.network) if self.backend == "inductor" else lower(self.network).forward
         if self.cuda_graphs == "off":
             return run
         return GraphRunner(run, device, next(self.network.parameters()), required=self.cuda_graphs == "on")
