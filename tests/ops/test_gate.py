@@ -145,7 +145,6 @@ def test_a_shortcut_of_another_shape_is_summed_by_pytorch():
     assert y.shape == v.shape
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="needs that the kernels take tensors on the CPU")
 def test_the_operators_keep_to_the_rules_of_custom_operators():
     x, bias, fc1, bias1, fc2 = (drawn(*s) for s in ((2, 6, 4, 5), (6,), (3, 6), (3,), (6, 3)))
     checks = ("test_schema", "test_autograd_registration")

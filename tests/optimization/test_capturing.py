@@ -20,6 +20,7 @@ from senet.optimization import capturing, inference
 from senet.optimization.capturing import MAX_GRAPHS, WARM_UP_CALLS, GraphRunner
 
 CPU = torch.device("cpu")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -232,8 +233,9 @@ def test_threads_take_turns(cuda):
 
 @pytest.fixture
 def on_cuda(cuda, monkeypatch):
-    """Take the CPU for a GPU, with the kernels in Triton's interpreter."""
+    """Take the CPU for a GPU where there is none, with the kernels in Triton's interpreter."""
     pytest.importorskip("triton")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(inference, "device_of", lambda _: LikeCuda())
     monkeypatch.setattr(gate, "runs_in_kernels", lambda _: True)
     return cuda
@@ -243,7 +245,7 @@ def network():
     torch.manual_seed(0)
     model = cifar_resnet(8, se=SEOptions(reduction=4))
     randomize(model.eval())
-    return model
+    return model.to(DEVICE)
 
 
 def test_an_optimized_network_is_captured(on_cuda):
@@ -251,7 +253,7 @@ def test_an_optimized_network_is_captured(on_cuda):
     optimized = senet.optimize_for_inference(model, backend="eager")
     assert optimized.micro_batch is None
     for _ in range(2):
-        x = torch.randn(3, 3, 8, 8)
+        x = torch.randn(3, 3, 8, 8, device=DEVICE)
         with torch.no_grad():
             assert_relatively_close(optimized(x), model(x), 1e-5)
     assert len(on_cuda.captures) == 1
@@ -260,7 +262,7 @@ def test_an_optimized_network_is_captured(on_cuda):
 
 
 def test_graphs_can_be_switched_off(on_cuda):
-    model, x = network(), torch.randn(3, 3, 8, 8)
+    model, x = network(), torch.randn(3, 3, 8, 8, device=DEVICE)
     optimized = senet.optimize_for_inference(model, backend="eager", cuda_graphs="off")
     with torch.no_grad():
         assert_relatively_close(optimized(x), model(x), 1e-5)
@@ -270,7 +272,7 @@ def test_graphs_can_be_switched_off(on_cuda):
 
 def test_what_is_exported_has_no_operators_of_its_own(on_cuda):
     optimized = senet.optimize_for_inference(network(), backend="eager")
-    x = torch.randn(3, 3, 8, 8)
+    x = torch.randn(3, 3, 8, 8, device=DEVICE)
     optimized(x)
     program = torch.export.export(optimized, (x,))
     assert not any("senet" in str(node.target) for node in program.graph.nodes)
@@ -278,7 +280,7 @@ def test_what_is_exported_has_no_operators_of_its_own(on_cuda):
 
 
 def test_copies_and_converted_models_capture_again(on_cuda):
-    optimized, x = senet.optimize_for_inference(network(), backend="eager"), torch.randn(3, 3, 8, 8)
+    optimized, x = senet.optimize_for_inference(network(), backend="eager"), torch.randn(3, 3, 8, 8, device=DEVICE)
     expected = optimized(x)
     assert torch.equal(copy.deepcopy(optimized)(x), expected)
     assert len(on_cuda.captures) == 2
@@ -300,6 +302,7 @@ def test_weights_that_were_moved_by_hand_are_captured_again(cuda):
     assert_relatively_close(runner(x), run.network(x), 1e-6)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a model on the CPU")
 def test_graphs_need_a_gpu():
     with pytest.raises(
         senet.SenetError, match="cuda_graphs is 'on', but the model is on cpu; move it to a GPU or choose"
@@ -309,7 +312,8 @@ def test_graphs_need_a_gpu():
 
 @needs_gpu
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_on_a_gpu(backend):
+def test_on_a_gpu(backend, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     model = senet.create_model("se_resnet50", num_classes=10).cuda()
     randomize(model.eval())
     optimized = senet.optimize_for_inference(model, backend=backend, cuda_graphs="on")

@@ -20,6 +20,7 @@ from senet.optimization.rewriting import rewrite
 from tiers import slow_except
 
 pytest.importorskip("triton")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FLOAT32 = 1e-5
 
 
@@ -35,6 +36,7 @@ def launches(monkeypatch):
         found[kernel.__name__] += 1
         return wrap(kernel)
 
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(gate_cuda, "wrap_triton", counting)
     monkeypatch.setattr(gate, "runs_in_kernels", lambda x: x.dtype != torch.float64)
     return found
@@ -42,7 +44,7 @@ def launches(monkeypatch):
 
 def rewritten(model):
     torch.manual_seed(0)
-    randomize(model.eval())
+    randomize(model.eval().to(DEVICE))
     return rewrite(model).to(memory_format=torch.channels_last)
 
 
@@ -79,7 +81,7 @@ def test_a_whole_network_runs_on_two_kernels_a_block(launches, name, blocks, rel
     create = timm.create_model if name.startswith("timm_") else senet.create_model
     graph = rewritten(create(name.removeprefix("timm_"), num_classes=10))
     lowered = lower(graph)
-    x = torch.randn(1, 3, 32, 32).to(memory_format=torch.channels_last)
+    x = torch.randn(1, 3, 32, 32, device=DEVICE).to(memory_format=torch.channels_last)
     assert_relatively_close(lowered(x), graph(x), FLOAT32)
     assert launches == {"squeeze_kernel": blocks, "excite_kernel": blocks}
     found, before = functions(lowered), functions(graph)
@@ -97,7 +99,7 @@ def test_the_weights_are_shared_and_the_graph_stays_what_it_is(launches):
     lowered = lower(graph)
     assert graph.code == before
     assert all(p.data_ptr() in own for p in lowered.parameters())
-    graph(torch.randn(1, 3, 8, 8))
+    graph(torch.randn(1, 3, 8, 8, device=DEVICE))
     assert not launches
 
 
@@ -147,9 +149,9 @@ ENDS = {
 def test_what_follows_a_gate(launches, name):
     end, left = ENDS[name]
     torch.manual_seed(0)
-    unit = Unit(end).eval()
+    unit = Unit(end).eval().to(DEVICE)
     nn.init.normal_(unit.se.fc2.weight)
-    x = torch.randn(2, 6, 5, 7)
+    x = torch.randn(2, 6, 5, 7, device=DEVICE)
     expected = unit(x)
     lowered = lower(rewrite(unit))
     assert_relatively_close(lowered(x), expected, FLOAT32)
@@ -177,7 +179,7 @@ class Halved(SEBlock):
     ids=["after another layer", "of another class", "of another squeeze"],
 )
 def test_other_blocks_are_left(launches, model):
-    x = torch.randn(2, 6, 8, 8)
+    model, x = model.to(DEVICE), torch.randn(2, 6, 8, 8, device=DEVICE)
     lowered = lower(rewrite(model.eval()))
     assert_relatively_close(lowered(x), model(x), FLOAT32)
     assert not any(isinstance(module, Squeeze | Excite) for module in lowered.modules())
@@ -187,8 +189,8 @@ def test_other_blocks_are_left(launches, model):
 def test_a_gate_without_a_kernel_is_left(launches):
     name = "softsign_of_inference"
     register_gate(Gate(name=name, function=F.softsign, slope=lambda value: (1 - value.abs()).square(), low=-1, high=1))
-    model = nn.Sequential(nn.Conv2d(6, 8, 1), SEBlock(8, 2, gate=name)).eval()
-    x = torch.randn(2, 6, 4, 4)
+    model = nn.Sequential(nn.Conv2d(6, 8, 1), SEBlock(8, 2, gate=name)).eval().to(DEVICE)
+    x = torch.randn(2, 6, 4, 4, device=DEVICE)
     assert_relatively_close(lower(rewrite(model))(x), model(x), FLOAT32)
     assert not launches
 
@@ -202,7 +204,7 @@ def test_large_batches_run_as_they_are(monkeypatch):
     for one in (runner.small, runner.large):
         one.register_forward_hook(lambda module, *_: seen.append(module))
     for images in (1, gate.MAX_IMAGES, gate.MAX_IMAGES + 1):
-        runner(torch.randn(images, 3, 8, 8))
+        runner(torch.randn(images, 3, 8, 8, device=DEVICE))
     assert seen == [runner.small, runner.small, runner.large]
     assert runner.large is graph
     assert any(isinstance(module, Excite) for module in runner.small.modules())
