@@ -33,6 +33,7 @@ Shapes: N images, C channels, M = H * W positions, K hidden units, P parts.
 """
 
 from importlib.util import find_spec
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -40,13 +41,15 @@ from torch import Tensor
 
 from senet.ops.gates import GATES
 
+KINDS = ("sigmoid", "tanh", "relu", "hard_sigmoid", "sigmoid_x2", "hard_sigmoid_x2")
+"""The gates that the kernels compute, in the order of their numbers there."""
 MAX_IMAGES = 32
 """Larger batches are better off with matrix products that run once a batch; between 16 and 256 this is an estimate."""
 
 
 def has_kernel(gate: str) -> bool:
     """Whether the Triton kernels compute a gate; if so, they are registered."""
-    if GATES[gate].number is None or find_spec("triton") is None:
+    if gate not in KINDS or find_spec("triton") is None:
         return False
     import senet.ops.gate_cuda  # noqa: F401
 
@@ -117,10 +120,10 @@ def excite(
     Returns:
         A map like v.
     """
-    if runs_in_kernels(v) and (shortcut is None or (shortcut.shape == v.shape and shortcut.dtype == v.dtype)):
-        kind = GATES[gate].number
-        y: Tensor = torch.ops.senet_triton.excite(v, parts, fc2, bias2, kind, bias, shortcut, shortcut_bias, relu)
-        return y
+    alike = shortcut is None or (shortcut.shape == v.shape and shortcut.dtype == v.dtype)
+    if runs_in_kernels(v) and alike and gate in KINDS:
+        operator, kind = torch.ops.senet_triton.excite, KINDS.index(gate)
+        return cast(Tensor, operator(v, parts, fc2, bias2, kind, bias, shortcut, shortcut_bias, relu))
     acc = accumulator(v)
     logits = F.linear(parts.to(acc).sum(1).relu(), fc2.to(acc), bias2.to(acc))
     y = (v if bias is None else v + over_map(bias)) * over_map(GATES[gate].function(logits).to(v.dtype))

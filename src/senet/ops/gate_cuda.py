@@ -20,7 +20,7 @@ TILE = 2048
 MANY_IMAGES = 8
 """From here on the multiprocessors are full, and tiles of `excite` twice as large: fewer programs read the parts."""
 SIGMOID, TANH, RELU, HARD_SIGMOID, SIGMOID_X2, HARD_SIGMOID_X2 = map(tl.constexpr, range(6))
-"""`senet.ops.gates.Gate.number`."""
+"""The numbers of the gates: places in `senet.ops.gate.KINDS`."""
 
 
 @triton.jit
@@ -234,7 +234,7 @@ def excite(
     shortcut_bias: Tensor | None,
     relu: bool,
 ) -> Tensor:
-    """See `senet.ops.gate.excite`; `kind` is the gate's number."""
+    """See `senet.ops.gate.excite`; `kind` is the gate's place in `senet.ops.gate.KINDS`."""
     last = is_channels_last(v)
     v = dense(v, last)
     (images, channels, height, width), (_, shares, hidden) = v.shape, parts.shape
