@@ -41,7 +41,7 @@ class Squeeze(nn.Module):
 
     def __init__(self, excitation: Excitation, bias: Tensor | None, relu: bool) -> None:
         super().__init__()
-        fc1 = excitation.fc1.detach()
+        fc1 = excitation.fc1.detach().flatten(1)
         self.relu = relu
         self.register_buffer("bias", bias)
         self.register_buffer("fc1", fc1)
@@ -69,7 +69,7 @@ class Excite(nn.Module):
 
     def __init__(self, excitation: Excitation, bias: Tensor | None, shortcut_bias: Tensor | None, relu: bool) -> None:
         super().__init__()
-        fc2 = excitation.fc2.detach()
+        fc2 = excitation.fc2.detach().flatten(1)
         self.gate, self.relu = excitation.gate, relu
         self.register_buffer("bias", bias)
         self.register_buffer("shortcut_bias", shortcut_bias)
@@ -201,7 +201,7 @@ def take_bias(graph: fx.GraphModule, node: fx.Node) -> Tensor | None:
 
 def with_mean_of(bias: Tensor, excitation: Excitation) -> Excitation:
     """Return the excitation for a map that lacks this bias: its mean through the first layer becomes part of bias1."""
-    bias1 = excitation.fc1.detach().double() @ bias.double()
+    bias1 = excitation.fc1.detach().flatten(1).double() @ bias.double()
     if excitation.bias1 is not None:
         bias1 = bias1 + excitation.bias1.detach().double()
     return excitation._replace(bias1=bias1.to(bias.dtype))
