@@ -135,8 +135,8 @@ class ComputeConfig:
     """How the arithmetic is done; except for `accumulate`, the choices change only speed and rounding.
 
     Args:
-        precision: of the forward and backward passes; "auto" is bf16 where the hardware computes it, else fp32; "fp16"
-            needs a GPU.
+        precision: of the forward and backward passes; "auto" is bf16 where the hardware computes it, else fp32, which
+            is float32 in convolutions too; "tf32" needs one of NVIDIA's GPUs since Ampere, "fp16" any GPU.
         channels_last: memory format of images and weights.
         compile: compile the network with torch.compile.
         fused: run BatchNorm, SE, sum and ReLU as one operator (`senet.fuse`): "on" or "off"; "auto" is "off" on every

@@ -26,7 +26,7 @@ from senet.evaluation.accuracy import Evaluation, score
 from senet.models.base import Network
 from senet.models.config import ModelConfig
 from senet.nn.fused import set_fused
-from senet.nn.precision import DTYPES, slow_bf16
+from senet.nn.precision import DTYPES, float32_products, slow_bf16
 from senet.training.config import TrainConfig
 from senet.training.interrupt import TrainingInterrupted, caught_signals
 from senet.training.processes import Team
@@ -124,6 +124,7 @@ class Trainer:
         done = position.epoch * num_batches + position.batch
         with (
             lines_shown(),
+            float32_products(self.accelerator.device, config.compute.precision),
             Reporter(self.run_folder.path, config.epochs, num_batches, done, progress, quiet=not main) as reporter,
             caught_signals() as self.caught,
         ):
