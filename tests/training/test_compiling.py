@@ -214,6 +214,19 @@ def test_where_compiling_fails_a_run_goes_on_as_if_it_had_not_been_tried(
     assert_same_training(run, uncompiled)
 
 
+def test_a_python_that_pytorch_cannot_compile_is_no_obstacle(monkeypatch):
+    def refuse(module, dynamic, mode):
+        raise RuntimeError("torch.compile is not supported on Python 3.99")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    monkeypatch.setattr(compiling, "is_compiled", lambda switch, device: (True, ""))
+    steps, said = Steps(Objective(nn.Identity(), "fp32", 0.0), CPU, replace(ON, compile="auto"), distributed=False), []
+    steps.say = said.append
+    for _ in range(2):
+        assert steps.run(lambda call: call(torch.zeros(1, 2), torch.ones(1, 2)), torch.zeros(1, 2)) > 1
+    assert [sentence for sentence in said if "3.99" in sentence] == said[1:]
+
+
 def test_compiling_that_is_asked_for_and_fails_is_an_error_in_one_sentence(tmp_path, small, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda module, dynamic, mode: FailsAfterwards(module, "forward"))
     with pytest.raises(

@@ -78,11 +78,9 @@ class Steps:
         self, objective: nn.Module, device: torch.device, compute: ComputeConfig, *, distributed: bool
     ) -> None:
         self.objective, self.device, self.required = objective, device, compute.compile == "on"
-        compiled, self.note = is_compiled(compute.compile, device)
-        self.graphs = compiled and has_graphs(device, accumulate=compute.accumulate, distributed=distributed)
+        self.compiled, self.note = is_compiled(compute.compile, device)
+        self.graphs = self.compiled and has_graphs(device, accumulate=compute.accumulate, distributed=distributed)
         self.call: Call = objective
-        if compiled:
-            self.call = torch.compile(objective, dynamic=False, mode="reduce-overhead" if self.graphs else "default")
         self.say: Callable[[str], None] = lambda sentence: None
         self.seconds = 0.0
         self.num_first = 2 if self.graphs else 1  # the second call records the graphs
@@ -99,7 +97,7 @@ class Steps:
         Raises:
             SenetError: compiling fails though it is required.
         """
-        if self.call is self.objective:
+        if not self.compiled:
             return passes(self.objective)
         key = (images.shape, kind)
         if self.calls[key] < self.num_first:
@@ -115,10 +113,14 @@ class Steps:
 
     def run_first(self, passes: Callable[[Call], Tensor], key: tuple[Any, ...]) -> Tensor:
         """Return the loss of a batch of a size that is new; say how long it took, or go on without compiling."""
-        if not self.calls:
+        is_first_of_all = not self.calls
+        if is_first_of_all:
             self.say("compiling the steps, once for each size of batch; compute.compile off does without")
         before, failure, started = Before(self.objective, self.device), "", time.perf_counter()
         try:
+            if is_first_of_all:
+                mode = "reduce-overhead" if self.graphs else "default"
+                self.call = torch.compile(self.objective, dynamic=False, mode=mode)
             with torch._dynamo.config.patch(recompile_limit=NUM_COMPILATIONS):
                 loss = self.run_compiled(passes)
             if self.device.type == "cuda":
@@ -134,7 +136,7 @@ class Steps:
         self.calls[key] += 1
         self.seconds += time.perf_counter() - started
         if failure:  # only now, for a traceback keeps the memory of the failed step while its error is handled
-            self.call = self.objective
+            self.compiled = False
             self.say(f"the network cannot be compiled ({failure}), so its steps run uncompiled and take longer")
             before.restore()
             return passes(self.objective)
