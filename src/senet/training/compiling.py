@@ -23,7 +23,7 @@ NUM_COMPILATIONS = 256
 def is_compiled(switch: Switch, device: torch.device) -> tuple[bool, str]:
     """Return whether the steps of a run are compiled, and a sentence if they are not though they should be.
 
-    "auto" compiles on CUDA alone. A small network takes half a minute to compile on the CPU, more than many runs there.
+    "auto" compiles on CUDA alone. On the CPU even a small network takes half a minute to compile, and gains a tenth.
 
     Args:
         switch: `compute.compile`.
