@@ -59,7 +59,7 @@ NETWORKS = (
     ("se_resnext50_32x4d", 16, 0),
     ("senet154", 50, 0),
     ("cifar_se_resnet20", 0, 0),
-    ("cifar_se_preact_resnet164", 54, 55),
+    ("cifar_se_preact_resnet164", 54, 54),
     ("se_mobilenet_v1", 0, 0),
     ("se_vgg16_bn", 0, 0),
     ("se_bn_inception", 0, 0),
