@@ -270,6 +270,23 @@ def test_graphs_can_be_switched_off(on_cuda):
     assert [name for name, _ in optimized.named_children()] == ["network"]
 
 
+@pytest.mark.parametrize(("precision", "expected"), [("fp32", "ieee"), ("tf32", "tf32")])
+def test_convolutions_are_captured_in_the_precision_that_was_asked_for(on_cuda, monkeypatch, precision, expected):
+    monkeypatch.setattr("senet.nn.precision.has_tf32", lambda _: True)
+    forward, seen = nn.Conv2d.forward, set()
+
+    def watched(self, x):
+        seen.add(torch.backends.cudnn.conv.fp32_precision)
+        return forward(self, x)
+
+    optimized = senet.optimize_for_inference(network(), backend="eager", precision=precision)
+    before = torch.backends.cudnn.conv.fp32_precision
+    monkeypatch.setattr(nn.Conv2d, "forward", watched)
+    optimized(torch.randn(3, 3, 8, 8, device=DEVICE))
+    assert seen == {expected}
+    assert torch.backends.cudnn.conv.fp32_precision == before
+
+
 def test_what_is_exported_has_no_operators_of_its_own(on_cuda):
     optimized = senet.optimize_for_inference(network(), backend="eager")
     x = torch.randn(3, 3, 8, 8, device=DEVICE)

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from senet.errors import SenetError, check_choice, needed_for
 from senet.nn.modes import device_of
-from senet.nn.precision import Precision, fast_precision
+from senet.nn.precision import Precision, check_precision, fast_precision, float32_products
 from senet.ops.gate import MAX_IMAGES
 from senet.optimization.capturing import GraphRunner
 from senet.optimization.lowering import lower
@@ -31,7 +31,7 @@ class InferenceModel(nn.Module):
     Args:
         graph: the rewritten network.
         backend: what runs it.
-        precision: of the arithmetic, "fp32" or "bf16"; the outputs are float32.
+        precision: of the arithmetic, "fp32", "tf32" or "bf16"; the outputs are float32.
         micro_batch: largest number of images computed at once; None for no limit.
         cuda_graphs: whether CUDA graphs start the launches: "auto" or "on" on a GPU, "off".
 
@@ -63,7 +63,12 @@ class InferenceModel(nn.Module):
         if device.type != "cuda":
             return InductorRunner(self.network) if self.backend == "inductor" else self.network
         # A function, for a module would become a part of this one.
-        run = BatchRunner(self.network) if self.backend == "inductor" else lower(self.network).forward
+        launches = BatchRunner(self.network) if self.backend == "inductor" else lower(self.network).forward
+
+        def run(x: Tensor) -> Tensor:
+            with float32_products(device, self.precision):
+                return launches(x)
+
         if self.cuda_graphs == "off":
             return run
         return GraphRunner(run, device, next(self.network.parameters()), required=self.cuda_graphs == "on")
@@ -219,8 +224,8 @@ def optimize_for_inference(
         model: any network that torch.fx can trace; it is copied.
         backend: "inductor" (torch.compile with frozen weights), "openvino" (the fastest on Intel and AMD processors;
             needs `pip install "senet[openvino]"`) or "eager" (no compiler).
-        precision: "fp32", "bf16" (faster where the hardware computes it, with about two correct digits) or "auto" (bf16
-            where the hardware computes it, else fp32).
+        precision: "fp32", "tf32" (on NVIDIA's GPUs since Ampere, with about three correct digits), "bf16" (faster where
+            the hardware computes it, with about two) or "auto" (bf16 where the hardware computes it, else fp32).
         micro_batch: largest number of images computed at once, at least 1. None for 4 on the CPU, where a block's
             feature maps then stay in the cache, and for no limit elsewhere.
         cuda_graphs: "auto" (on a GPU, where it can be done), "on" (an error where it cannot) or "off" (less memory, but
@@ -239,11 +244,12 @@ def optimize_for_inference(
     torch.Size([1, 10])
     """
     check_choice("backend", backend, get_args(Backend))
-    check_choice("precision", precision, ("auto", "fp32", "bf16"))
+    check_choice("precision", precision, ("auto", "fp32", "tf32", "bf16"))
     check_choice("cuda_graphs", cuda_graphs, get_args(Switch))
     if micro_batch is not None and micro_batch < 1:
         raise SenetError(f"micro_batch is {micro_batch}; expected at least 1")
     device = device_of(model)
+    check_precision("precision", precision, device)
     if backend == "openvino" and device.type != "cpu":
         raise SenetError(
             f"backend is 'openvino', but the model is on {device.type}; move it to the CPU or choose 'inductor'"
