@@ -328,19 +328,28 @@ def test_inductor_trains_a_network_and_goes_on_where_it_was_stopped(tmp_path, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fused", [False])
-def test_a_step_of_a_network_is_one_graph_and_gives_the_uncompiled_loss(fused):
+@pytest.mark.parametrize(
+    ("backend", "fused", "fused_numel"),
+    [("aot_eager", False, 0), ("aot_eager", True, 10**9), ("aot_eager", True, 0), ("inductor", True, 0)],
+    ids=["unfused", "small maps", "operators", "operators with inductor"],
+)
+def test_a_step_of_a_network_is_one_graph_and_gives_the_uncompiled_loss(monkeypatch, backend, fused, fused_numel):
     """In double precision, where rounding cannot hide anything, but for the loss itself, which is float32."""
+    for name in ("MIN_FUSED_NUMEL", "MIN_FUSED_NUMEL_SE"):
+        monkeypatch.setattr(f"senet.nn.fused.{name}", fused_numel)
     torch.manual_seed(0)
     model = create_model("cifar_se_resnet20", num_classes=10).double()
-    set_fused(model, fused)
     objective = Objective(model, "fp32", 0.1)
     images, targets = torch.randn(4, 3, 32, 32).double(), torch.randint(10, (4,))
+    weights = list(model.parameters())
+    set_fused(model, False)
+    layer_by_layer = torch.autograd.grad(objective(images, targets), weights)
+    set_fused(model, fused)
     uncompiled = objective(images, targets)
-    expected = torch.autograd.grad(uncompiled, list(model.parameters()))
-    loss = compile_with(objective, fullgraph=True)(images, targets)  # which a graph break would make an error
+    torch.compiler.reset()
+    loss = compile_with(objective, fullgraph=True, backend=backend)(images, targets)  # a graph break would be an error
     torch.testing.assert_close(loss, uncompiled)
-    for found, gradient in zip(torch.autograd.grad(loss, list(model.parameters())), expected, strict=True):
+    for found, gradient in zip(torch.autograd.grad(loss, weights), layer_by_layer, strict=True):
         torch.testing.assert_close(found, gradient, atol=1e-5 * float(gradient.abs().max()), rtol=0)
 
 
