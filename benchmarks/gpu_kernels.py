@@ -8,7 +8,6 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from senet.ops.plain import accumulator
 from torch import Tensor
 
 import senet
@@ -16,6 +15,7 @@ from report import DTYPES, Device, Precision, bounds, milliseconds, time_in_turn
 from residual_tail import kernels as tail_kernels
 from seats import Ready
 from senet.ops import Excitation, Norm
+from senet.ops.plain import accumulator
 
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2, torch.float64: 1e-11}
 SHAPES = ((1, 1, 2, 1), (2, 37, 5, 7), (3, 130, 1, 1), (2, 3, 9, 60), (8, 256, 14, 14), (4, 2048, 7, 7))

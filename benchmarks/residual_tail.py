@@ -22,13 +22,13 @@ from typing import Any, get_args
 import torch
 import torch.nn.functional as F
 import tyro
-from senet.ops.operators import namespace_for
-from senet.ops.plain import Affine, Slope
 from torch import Tensor, nn
 
 from report import DTYPES, Device, Precision, bounds, milliseconds, results_file, time_in_turn, write_results
 from senet import SEBlock
 from senet.nn.fused import Fusible
+from senet.ops.operators import namespace_for
+from senet.ops.plain import Affine, Slope
 
 STAGES = ((256, 56), (512, 28), (1024, 14), (2048, 7))
 """Channels and side of the last feature map of a block in each stage."""

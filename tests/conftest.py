@@ -46,18 +46,19 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def fuse_small_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run fused also what is too small to be worth it, as the maps of most tests are."""
-    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL", 0)
+    for name in ("MIN_FUSED_NUMEL", "MIN_FUSED_NUMEL_SE"):
+        monkeypatch.setattr(fused, name, 0)
 
 
 @pytest.fixture
 def fused_calls(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The feature maps that the fused operator has been called with."""
+    """The feature maps that have run fused."""
     seen: list[Tensor] = []
-    run = fused.residual_tail
+    run = fused.unchecked_tail
 
     def counting(u: Tensor, *rest: object) -> object:
         seen.append(u)
         return run(u, *rest)
 
-    monkeypatch.setattr(fused, "residual_tail", counting)
+    monkeypatch.setattr(fused, "unchecked_tail", counting)
     return seen

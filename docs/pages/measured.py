@@ -14,6 +14,7 @@ COMMANDS = {
     "inference": "python benchmarks/inference.py",
     "small_networks": "python benchmarks/small_networks.py",
     "host_overhead": "python benchmarks/host_overhead.py",
+    "decoding": "python benchmarks/decoding.py",
     "gpu": "make bench-gpu",
 }
 

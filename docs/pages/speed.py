@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from pages.measured import Result, median, provenance, ratios, read, spread, table
+from pages.speed_decoding import decoding_section
 from pages.speed_goals import all_goals, fastest_of_ours, fastest_peer, table_of_cases, table_of_goals
 from pages.speed_gpu import gpu_goals_section, gpu_section
 from pages.speed_small import host_section, small_section
@@ -48,6 +49,7 @@ SECTIONS: Mapping[str, Callable[[Result], str]] = {
     "residual_tail": operator_section,
     "training_step": training_section,
     "inference": inference_section,
+    "decoding": decoding_section,
 }
 EVERY_GOAL = """
 ## Every goal

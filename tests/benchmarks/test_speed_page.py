@@ -17,7 +17,7 @@ def of_networks(plain, se, senet):
 
 
 def of_inference(plain, se, senet):
-    names = ("plain, senet inductor", "SE, compiled, one graph", "SE, senet inductor")
+    names = ("plain, senet inductor", "SE, captured", "SE, senet inductor")
     return {name: [ms] for name, ms in zip(names, (plain, se, senet), strict=True)}
 
 

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet import ResidualTail, SEBlock, fuse, unfuse
-from senet.nn import fused
 
 C = 8
 
@@ -59,19 +58,21 @@ def test_outputs_gradients_and_statistics(with_se, with_shortcut_norm, with_shor
     assert tail.norm.num_batches_tracked == 2 * training
 
 
-def test_it_runs_as_one_operator_only_when_asked(monkeypatch):
-    calls, run = [], fused.residual_tail
-    monkeypatch.setattr(fused, "residual_tail", lambda *arguments: calls.append(1) or run(*arguments))
-    tail, u = build(True, False), torch.randn(2, C, 4, 4, dtype=torch.float64)
-    assert tail.fused is None  # off
+def test_it_runs_fused_in_training_and_otherwise_when_asked(fuse_small_maps, fused_calls):
+    tail, u = build(True, False), torch.randn(2, C, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert tail.fused is None
     tail(u, u)
-    assert len(calls) == 0
-    fuse(tail)
+    assert len(fused_calls) == 1
+    with torch.no_grad():
+        tail(u, u)
+    tail.eval()
     tail(u, u)
-    assert len(calls) == 1
-    unfuse(tail)
+    unfuse(tail).train()
     tail(u, u)
-    assert len(calls) == 1
+    assert len(fused_calls) == 1
+    fuse(tail).eval()
+    tail(u, u)
+    assert len(fused_calls) == 2
 
 
 def test_tools_read_it():

@@ -25,7 +25,7 @@ def _table_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_record_says_what_the_function_computes(name):
     gate = GATES[name]
     assert gate.name == name
-    check_gate(replace(gate, number=None))  # slope, range, and where it is one
+    check_gate(gate)  # slope, range, and where it is one
 
 
 def test_a_gate_of_ones_own_joins_the_table():
@@ -47,7 +47,6 @@ def test_a_gate_of_ones_own_joins_the_table():
         ({"one_at": 1.0}, "has one_at, but is not exactly 1 at a logit of 1"),
         ({"doubled": "sigmoid_x2"}, "has doubled, but is not exactly 0.5 at a logit of 0"),
         ({"doubled": "softsign_x2"}, "doubled='softsign_x2', which is no gate"),
-        ({"number": 6}, "number=6, which is for gates in passes.cpp"),
         ({"function": lambda x: F.softsign(x).float()}, "a function that returns torch.float32"),
         ({"function": lambda x: F.softsign(x)[None]}, r"of shape \(1, 64\)"),
         ({"function": torch.log}, "a function that is not finite for logits from -5 to 5"),

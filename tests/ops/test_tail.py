@@ -11,9 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from senet.errors import SenetError
-from senet.ops import Excitation, Norm, Tail, residual_tail
-from senet.ops import operator as tail_operator
-from senet.ops.passes import PlainPasses
+from senet.ops import Excitation, Norm, Tail, operators, residual_tail
 
 EPS = 1e-3
 NORMS, SHORTCUTS = ("none", "batch", "given"), ("none", "plain", "batch", "given")
@@ -204,26 +202,33 @@ def test_gradcheck(case):
     )
 
 
+class Calls(TorchDispatchMode):
+    """The calls of the operators: (name, arguments)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, tuple[object, ...]]] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "senet":
+            self.found.append((function._opname, args))
+        return function(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("case", [*REPRESENTATIVE, replace(REPRESENTATIVE[1], relu=False)], ids=str)
 @pytest.mark.parametrize("plain", [False, True], ids=["compiled", "plain"])
 def test_opcheck(case, plain, monkeypatch):
     if plain:
-        monkeypatch.setattr(tail_operator, "passes_for", lambda *_: PlainPasses())
+        monkeypatch.setattr(operators, "is_compiled", lambda dtype: False)
     inputs = random_inputs(case, dtype=torch.float32)
-    calls = []
-
-    class Catch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if function.namespace == "senet":
-                calls.append(tuple(x.detach() if isinstance(x, Tensor) else x for x in args))
-            return function(*args, **(kwargs or {}))
-
-    with Catch():
+    with Calls() as calls:
         tail(case, inputs).y.backward(inputs["dy"])
-    forward, backward = calls
-    forward = tuple(x.clone().requires_grad_() if isinstance(x, Tensor) else x for x in forward)
-    assert set(torch.library.opcheck(torch.ops.senet.residual_tail, forward).values()) == {"SUCCESS"}
-    assert set(torch.library.opcheck(torch.ops.senet.residual_tail_backward, backward).values()) == {"SUCCESS"}
+    twice = case.shortcut == "batch"
+    assert [name for name, _ in calls.found] == ["moments", *["moments"] * twice, "apply", "sums", "gradients"]
+    for name, args in calls.found:
+        values = [x.detach() if isinstance(x, Tensor) else x for x in args]
+        values = tuple([v.detach() for v in x] if isinstance(x, list | tuple) else x for x in values)
+        assert set(torch.library.opcheck(getattr(torch.ops.senet, name), values).values()) == {"SUCCESS"}
 
 
 def test_compile_and_checkpoint():

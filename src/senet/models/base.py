@@ -126,7 +126,7 @@ class Network(HubMethods, TimmProtocol):
         A BatchNorm and the ReLU after it run together and yield one output, unless that of the BatchNorm is wanted.
         Under torch.fx, whose graph offers the output of every module, they run one by one.
         """
-        paired = not self.grad_checkpointing and not is_traced(x)
+        paired = self.runs_fused(x) and not self.grad_checkpointing
         i = 0
         while i < len(self.trunk):
             name, following = self.trunk[i], self.trunk[i + 1 : i + 2]

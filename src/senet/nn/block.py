@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from senet.errors import SenetError, check_choice
 from senet.nn.excitation import ExcitationBlock
+from senet.ops.function import Excitation
 from senet.ops.gates import GATES
-from senet.ops.passes import Excitation
 from senet.registry import Registry, calling_module
 
 Squeeze = Literal["avg", "max", "none"]
@@ -104,11 +104,14 @@ class SEBlock(ExcitationBlock):
 
         None for subclasses too, which may compute something else; one that can be fused overrides this.
         """
-        plain = type(self) is SEBlock and type(self.fc1) is nn.Conv2d and type(self.fc2) is nn.Conv2d
+        # The dictionaries, because nn.Module looks attributes up in Python.
+        fc1: Any = self._modules["fc1"]
+        fc2: Any = self._modules["fc2"]
+        plain = type(self) is SEBlock and type(fc1) is nn.Conv2d and type(fc2) is nn.Conv2d
         if not plain or self.squeeze != "avg" or GATES[self.gate_name].slope is None:
             return None
-        fc1, fc2 = self.fc1, self.fc2
-        return Excitation(fc1.weight.flatten(1), fc2.weight.flatten(1), fc1.bias, fc2.bias, self.gate_name)
+        of_fc1, of_fc2 = fc1._parameters, fc2._parameters
+        return Excitation(of_fc1["weight"], of_fc2["weight"], of_fc1["bias"], of_fc2["bias"], self.gate_name)
 
     def extra_repr(self) -> str:
         """Show what the two layers do not."""

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from senet.errors import SenetError, check_choice
 from senet.nn.tracing import is_traced
+from senet.ops.function import Excitation
 from senet.ops.gates import GATES
-from senet.ops.passes import Excitation
 
 
 class ExcitationBlock(nn.Module):

@@ -1,9 +1,8 @@
-"""PyTorch layers that run as one fused operator: BatchNorm and the SE block, sum and ReLU after it.
+"""PyTorch layers that run fused: BatchNorm and the SE block, sum and ReLU after it in two passes over the feature map.
 
-It is off by default. On the CPU the first call compiles for some seconds. On a GPU its kernels are faster than
-the single layers', but each call spends 3 ms in Python, whatever the size of the map, and `torch.compile` can fuse
-nothing with it: a training step of se_resnet50 (batch 256, bf16, channels-last; one H100, 2026-11-26) took 88 ms fused
-and 92 ms layer by layer, but 87 ms against 54 ms under `torch.compile`; small maps lose in both.
+In training that is the default wherever there are kernels (a C++ compiler on the CPU, Triton on CUDA) and it is faster:
+with SE always, without SE for large maps. In evaluation mode the layers run one after another unless `fused` is True,
+so that outputs are bit for bit those of the layers, and exported models are made of nothing else.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,23 +16,31 @@ from torch import Tensor, nn
 from senet.nn.attached import ScaledInput, attached, plain_class
 from senet.nn.excitation import ExcitationBlock
 from senet.nn.tracing import is_traced, script_form
-from senet.ops import Excitation, Norm, residual_tail
-from senet.ops.dispatch import has_fused_passes
+from senet.ops.excitation import excited_sum
+from senet.ops.function import BatchStatistics, Excitation, Norm
 from senet.ops.gates import GATE_OF_LAYER
-from senet.ops.passes import BatchStatistics
+from senet.ops.operators import has_kernels
+from senet.ops.tail import unchecked_tail
 
 MIN_FUSED_NUMEL = 3_000_000
-"""Feature maps on the CPU without SE that hold fewer values run unfused: calling the operator would cost more time."""
+"""Feature maps on the CPU without SE that hold fewer values run unfused: calling the operators would cost more time."""
+MIN_FUSED_NUMEL_SE = 150_000
+"""Those with SE that hold fewer values run as BatchNorm and `excited_sum`."""
+
+
+def is_recorded() -> bool:
+    """Return whether torch.jit.trace is recording, which keeps no autograd function."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 class Fusible(nn.Module):
-    """A module whose BatchNorm, SE, sum and ReLU may run as one operator.
+    """A module whose BatchNorm, SE, sum and ReLU may run fused.
 
     torch.fx and TorchScript see the single layers.
 
     Attributes:
-        fused: True, False, or None, which is False on every device. On the CPU the first fused call takes some seconds,
-            to compile the operator.
+        fused: True, False, or None: in training mode, where gradients are recorded and it is faster. On the CPU the
+            first fused call takes some seconds, to compile the kernels.
     """
 
     fused: bool | None = None
@@ -64,7 +71,7 @@ class Fusible(nn.Module):
             shortcut_norm: BatchNorm of the shortcut.
             relu: close with a ReLU.
         """
-        if self.fused and not is_traced(u):
+        if self.runs_fused(u):
             y = fused_tail(u, norm, se, shortcut, shortcut_norm, relu)
             if y is not None:
                 return y
@@ -74,18 +81,24 @@ class Fusible(nn.Module):
             out = out + (shortcut if shortcut_norm is None else shortcut_norm(shortcut))
         return F.relu(out) if relu else cast(Tensor, out)
 
+    def runs_fused(self, u: Tensor) -> bool:
+        """Return whether layers that can run fused do so for the feature map u."""
+        if self.fused is None:
+            return self.training and torch.is_grad_enabled() and type(u) is Tensor and not is_recorded()
+        return self.fused and not is_traced(u) and not is_recorded()
+
     def chain(self, modules: Sequence[nn.Module], x: Tensor) -> Tensor:
-        """Apply modules one after another, BatchNorm and the ReLU after it as one operator."""
+        """Apply modules one after another, BatchNorm and the ReLU after it fused."""
         i = 0
         while i < len(modules):
-            pair = not is_traced(x) and is_norm_and_relu(modules[i : i + 2])
+            pair = self.runs_fused(x) and is_norm_and_relu(modules[i : i + 2])
             x = self.tail(x, modules[i]) if pair else modules[i](x)
             i += 2 if pair else 1
         return x
 
 
 class Chain(Fusible, nn.Sequential):
-    """A sequence in which BatchNorm and ReLU may run as one operator."""
+    """A sequence in which BatchNorm and ReLU may run fused."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the modules one after another."""
@@ -108,9 +121,16 @@ def is_norm_and_relu(modules: Sequence[nn.Module]) -> bool:
 
 
 def has_hooks(modules: Iterable[nn.Module]) -> bool:
-    """Whether a module has hooks, or a `forward` that was set on it; only a call of the module itself runs these."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any("forward" in m.__dict__ or any(m.__dict__[kind] for kind in kinds) for m in modules)
+    """Whether a module or all have hooks, or one a `forward` set on it: only a call of the module itself runs these."""
+    if nn.modules.module._has_any_global_hook():
+        return True
+    for module in modules:
+        own = module.__dict__
+        if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+            return True
+        if "forward" in own:
+            return True
+    return False
 
 
 def fused_tail(
@@ -121,35 +141,83 @@ def fused_tail(
     shortcut_norm: nn.Module | None,
     relu: bool,
 ) -> Tensor | None:
-    """Compute `Fusible.tail` with the operator; return None where it cannot, or would be slower."""
-    norms = [m for m in (norm, shortcut_norm) if m is not None]
+    """Compute `Fusible.tail` in few operations; return None where that is impossible, or slower."""
     inserted = attached(norm)
-    if inserted and (se or inserted.attached_at == "input"):
-        return None
-    kinds = [plain_class(m) if m is norm else type(m) for m in norms]
-    if u.numel() == 0 or any(kind not in (nn.BatchNorm2d, nn.SyncBatchNorm) for kind in kinds) or has_hooks(norms):
-        return None
-    se = inserted or (None if type(se) is nn.Identity and not has_hooks((se,)) else se)
-    synchronized = nn.SyncBatchNorm in kinds
-    if se is None and not synchronized and not u.is_cuda and u.numel() < MIN_FUSED_NUMEL:
+    if inserted is not None:
+        if se is not None or inserted.attached_at == "input":
+            return None
+        se = inserted
+    elif type(se) is nn.Identity and not has_hooks((se,)):
+        se = None
+    synchronized = type(norm) is nn.SyncBatchNorm or type(shortcut_norm) is nn.SyncBatchNorm
+    small = is_small(u, se) and not synchronized  # PyTorch's own layer needs a GPU
+    if small and se is None:
         return None
     excitation = None if se is None else excitation_of(se)
-    if (se is not None and excitation is None) or not has_fused_passes(u.device.type, u.dtype):
+    if se is not None and excitation is None:
         return None
     if shortcut is not None and (shortcut.dtype != u.dtype or shortcut.shape != u.shape):
         return None
+    if small and excitation is not None:
+        return small_tail(u, norm, excitation, shortcut, shortcut_norm, relu)
+    return large_tail(u, norm, excitation, shortcut, shortcut_norm, relu)
+
+
+def small_tail(
+    u: Tensor,
+    norm: nn.Module | None,
+    excitation: Excitation,
+    shortcut: Tensor | None,
+    shortcut_norm: nn.Module | None,
+    relu: bool,
+) -> Tensor | None:
+    """Run the norms as they are, and compute what follows in few operations."""
+    if norm is not None:
+        if attached(norm) is None:
+            u = norm(u)
+        elif has_hooks((norm,)):
+            return None
+        else:
+            u = plain_class(norm).forward(norm, u)
+    if shortcut is not None and shortcut_norm is not None:
+        shortcut = shortcut_norm(shortcut)
+    return excited_sum(u, excitation, shortcut, relu)
+
+
+def large_tail(
+    u: Tensor,
+    norm: nn.Module | None,
+    excitation: Excitation | None,
+    shortcut: Tensor | None,
+    shortcut_norm: nn.Module | None,
+    relu: bool,
+) -> Tensor | None:
+    """Compute the tail with the four operators, and move the running statistics; None where that is impossible."""
+    norms = [m for m in (norm, shortcut_norm) if m is not None]
+    shared = norm is not None and norm is shortcut_norm
+    fits = all(plain_class(m) in (nn.BatchNorm2d, nn.SyncBatchNorm) for m in norms)
+    if shared or not fits or has_hooks(norms) or u.numel() == 0 or not has_kernels(u.device.type, u.dtype):
+        return None
     norm_values = None if norm is None else norm_of(norm)
     shortcut_values = None if shortcut_norm is None else norm_of(shortcut_norm)
-    result = residual_tail(u, norm_values, excitation, shortcut, shortcut_values, relu)
-    for module, statistics in ((norm, result.statistics), (shortcut_norm, result.shortcut_statistics)):
-        if module is not None and statistics is not None:
-            move_statistics(cast(nn.BatchNorm2d, module), statistics)
+    result = unchecked_tail(u, norm_values, excitation, shortcut, shortcut_values, relu)
+    if norm is not None and result.statistics is not None:
+        move_statistics(norm, result.statistics)
+    if shortcut_norm is not None and result.shortcut_statistics is not None:
+        move_statistics(shortcut_norm, result.shortcut_statistics)
     return result.y
+
+
+def is_small(u: Tensor, se: nn.Module | None) -> bool:
+    """Return whether the four operators cost more time than they save for this feature map."""
+    if u.is_cuda:
+        return se is None and torch.compiler.is_compiling()  # the compiler makes the same passes of it
+    return u.numel() < (MIN_FUSED_NUMEL if se is None else MIN_FUSED_NUMEL_SE)
 
 
 def excitation_of(se: nn.Module) -> Excitation | None:
     """Return an SE block, this library's or timm's, as the operator takes it; None if it cannot compute the block."""
-    if has_hooks(se.modules()):
+    if has_hooks((se,)) or has_hooks_inside(se):
         return None
     if isinstance(se, ExcitationBlock):
         return se.fused_form()
@@ -157,7 +225,13 @@ def excitation_of(se: nn.Module) -> Excitation | None:
     fc1, fc2 = (getattr(se, name, None) for name in ("fc1", "fc2"))
     if gate is None or type(fc1) is not nn.Conv2d or type(fc2) is not nn.Conv2d:
         return None
-    return Excitation(fc1.weight.flatten(1), fc2.weight.flatten(1), fc1.bias, fc2.bias, gate)
+    return Excitation(fc1.weight, fc2.weight, fc1.bias, fc2.bias, gate)
+
+
+def has_hooks_inside(module: nn.Module) -> bool:
+    """Whether a module further down has hooks, see `has_hooks`."""
+    children = [child for child in module._modules.values() if child is not None]
+    return has_hooks(children) or any(has_hooks_inside(child) for child in children if child._modules)
 
 
 def timm_gate(se: nn.Module) -> str | None:
@@ -173,25 +247,33 @@ def timm_gate(se: nn.Module) -> str | None:
 
 def norm_of(norm: nn.Module) -> Norm:
     """Return a BatchNorm as the operator takes it, with the statistics that its own `forward` would use."""
-    norm = cast(nn.BatchNorm2d, norm)
-    of_batch = norm.training or norm.running_mean is None or norm.running_var is None
-    group = ""
-    if norm.training and isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized():
-        members = norm.process_group or dist.group.WORLD
-        group = members.group_name if members is not None and members.size() > 1 else ""
-    mean, var = (None, None) if of_batch else (norm.running_mean, norm.running_var)
-    return Norm(norm.weight, norm.bias, mean, var, norm.eps, group or None)
+    # The dictionaries, because nn.Module looks attributes up in Python.
+    parameters, buffers = norm._parameters, norm._buffers
+    mean, var = buffers.get("running_mean"), buffers.get("running_var")
+    if norm.training or mean is None or var is None:
+        mean = var = None
+    group = group_of(norm) if norm.training and isinstance(norm, nn.SyncBatchNorm) else None
+    return Norm(parameters["weight"], parameters["bias"], mean, var, cast(float, norm.eps), group)
 
 
-@torch.no_grad()
-def move_statistics(norm: nn.BatchNorm2d, statistics: BatchStatistics) -> None:
+def group_of(norm: nn.SyncBatchNorm) -> str | None:
+    """Return the name of the processes whose batches count as one; None for this process alone."""
+    if not dist.is_available() or not dist.is_initialized():
+        return None
+    members = norm.process_group or dist.group.WORLD
+    return members.group_name if members is not None and members.size() > 1 else None
+
+
+def move_statistics(norm: nn.Module, statistics: BatchStatistics) -> None:
     """Move a BatchNorm's running statistics towards those of the batch, as its own `forward` does."""
-    if not norm.training or not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
+    buffers = norm._buffers
+    mean, var, count = (buffers.get(name) for name in ("running_mean", "running_var", "num_batches_tracked"))
+    if not norm.training or mean is None or var is None:
         return
-    share: float | Tensor = 0.0 if norm.momentum is None else norm.momentum
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
+    share: float | Tensor = 0.0 if norm.momentum is None else cast(float, norm.momentum)
+    if count is not None:
+        count.add_(1)
         if norm.momentum is None:
-            share = 1.0 / norm.num_batches_tracked.to(norm.running_mean.dtype)
-    norm.running_mean.lerp_(statistics.mean_C.to(norm.running_mean.dtype), share)
-    norm.running_var.lerp_(statistics.unbiased_C.to(norm.running_var.dtype), share)
+            share = 1.0 / count.to(mean.dtype)
+    mean.lerp_(statistics.mean_C.to(mean.dtype), share)
+    var.lerp_(statistics.unbiased_C.to(var.dtype), share)

@@ -1,6 +1,6 @@
-"""The residual tail with SE as one operator, forward and backward in two passes each."""
+"""The residual tail with SE as four operators, two passes over the feature map forward and two backward."""
 
-from senet.ops.passes import Excitation
-from senet.ops.tail import Norm, Tail, residual_tail
+from senet.ops.function import Excitation, Norm
+from senet.ops.tail import Tail, residual_tail
 
 __all__ = ["Excitation", "Norm", "Tail", "residual_tail"]

@@ -1,295 +1,294 @@
-"""The passes in Triton, for CUDA; the steps between them are plain PyTorch on (N, C) matrices.
+"""The four operators in Triton, for CUDA: `torch.ops.senet_triton`, which torch.compile sees through to the kernels.
 
-A program takes one image and a block of channels and walks over the positions in tiles of BLOCK_M positions by BLOCK_C
-channels. Strides say where a value is, so that channels-last maps (channels next to each other) and others (positions
-next to each other) run the same kernels with tiles of another shape. Arithmetic is in the type of the vectors.
+Each is one launch, or two where a small batch is split over spans of positions. What they compute is in
+`senet.ops.plain`.
 """
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator"
-# Triton reads annotations of a kernel's arguments, so only constants have one.
-
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
+from typing import Any, NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
+from torch.library import triton_op, wrap_triton
 
-from senet.ops.passes import Affine, Branches, PlainPasses, Slope, accumulator
+from senet.ops.triton_kernels import (
+    apply_kernel,
+    gradients_kernel,
+    merge_moments_kernel,
+    merge_sums_kernel,
+    moments_kernel,
+    sums_kernel,
+)
 
-NONE, PLAIN, AFFINE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+# ---- sizes of tiles --------------------------------------------------------------------------------------------------
+# From a table and not autotuned: tuning runs a kernel many times at the first call of every shape, and not at all while
+# a CUDA graph is captured. The figures are those of an H100 (132 multiprocessors, 256 kB of registers each).
+
+LOAD = 16
+"""Bytes of one load of a thread, the most there are."""
+
+UNROLLED = (8, 4, 2, 2)
+"""Loads of a thread under way from each of one to four maps: with 16 warps a multiprocessor 64 kB, about twice what 3
+TB/s times a microsecond of latency ask for, at no more than 128 registers."""
+
+PROGRAMS, WARPS = 512, 2048
+"""Programs and warps to spread over the multiprocessors: four programs of four warps each, which fit at 128 registers
+a thread, so that all run at once and none is left for a second round."""
+
+LINE = 128
+"""Bytes of a cache line: the least that a program reads next to each other."""
+
+SPLIT_BYTES = 128 * 1024
+"""Bytes of a span at least: 3 microseconds for a multiprocessor, as much as the second launch costs."""
+
 TILE = 4096
-"""Values of a tile: at four warps 32 a thread, 8 to 16 kB a map, so that several programs share a multiprocessor."""
+"""Values of a tile of `apply` and `gradients`: at four warps 32 a thread, 8 to 16 kB a map, so that several programs
+share a multiprocessor."""
+
+MERGED = 256
+"""Values that a program merges where there are several spans."""
 
 
-@triton.jit
-def vector(start, c, C):
-    """Load the channels c of a vector, to broadcast over positions."""
-    return tl.load(start + c, mask=c < C, other=0)[None, :]
+def cached(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function with its results kept, unless the number of images is symbolic, which has no hash."""
+    remembered = cache(function)
+
+    @wraps(function)
+    def run(images: int, *rest: Any) -> Any:
+        return remembered(images, *rest) if type(images) is int else function(images, *rest)
+
+    return run
 
 
-@triton.jit
-def tile(start, place, inside, acc: tl.constexpr):
-    """Load a tile of a feature map in the type of the arithmetic."""
-    return tl.load(start + place, mask=inside, other=0).to(acc)
+class Walk(NamedTuple):
+    """How a map is walked over: see `senet.ops.triton_kernels`.
+
+    Args:
+        grid: blocks of channels of all images, and spans.
+        span: positions of a span.
+        tile: U, BM and BC.
+        num_warps: of a program.
+    """
+
+    grid: tuple[int, int]
+    span: int
+    tile: tuple[int, int, int]
+    num_warps: int
 
 
-@triton.jit
-def moments_kernel(
-    u, mean, q, C, M, stride_n, stride_m, stride_c, second: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr
-):
-    """Compute mean and centered second moment of one image and block of channels, tile by tile (Chan et al., 1979)."""
-    n = tl.program_id(0).to(tl.int64)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    rows = tl.arange(0, BM)
-    acc = mean.dtype.element_ty
-    running = tl.zeros((BC,), dtype=acc)
-    squares = tl.zeros((BC,), dtype=acc)
-    for first in range(0, M, BM):
-        m = first + rows
-        inside = (m < M)[:, None] & (c < C)[None, :]
-        x = tl.load(u + n * stride_n + m[:, None] * stride_m + c[None, :] * stride_c, mask=inside, other=0).to(acc)
-        count = tl.minimum(M - first, BM).to(acc)
-        total = (first + count).to(acc)
-        tile_mean = tl.sum(x, 0) / count
-        if second:
-            d = tl.where(inside, x - tile_mean[None, :], 0)
-            delta = tile_mean - running
-            squares += tl.sum(d * d, 0) + delta * delta * (first * count / total)
-        running += (tile_mean - running) * (count / total)
-    tl.store(mean + n * C + c, running, mask=c < C)
-    if second:
-        tl.store(q + n * C + c, squares / M, mask=c < C)
+@cached
+def walk_of(images: int, channels: int, positions: int, itemsize: int, last: bool, maps: int) -> Walk:
+    """Return how to walk over `maps` maps.
+
+    Channels-last, a block has as many channels as leave enough programs: the more channels, the fewer threads have to
+    exchange their sums (none if four warps share a row, as at 2048 x 7 x 7 and a batch of 256). Is the narrowest block
+    still too wide, as in small batches, programs get more warps, and then a span of the positions each.
+    """
+    unrolled = UNROLLED[maps - 1]
+    num_warps, spans = 4, 1
+    loaded = 32 * num_warps * LOAD // itemsize  # values that all threads load at once
+    if last:
+        bc = min(triton.next_power_of_2(channels), loaded)
+        while bc > LINE // itemsize and images * triton.cdiv(channels, bc) < PROGRAMS:
+            bc //= 2
+        programs = images * triton.cdiv(channels, bc)
+        while num_warps < 16 and programs * num_warps * 2 <= WARPS and positions > loaded // bc:
+            num_warps *= 2
+            loaded *= 2
+        bm = loaded // bc
+        unrolled = min(unrolled, triton.next_power_of_2(triton.cdiv(positions, bm)))
+    else:
+        # a program takes as much of one channel as its threads load at once, or several channels of small maps
+        bm = min(triton.next_power_of_2(positions), loaded)
+        unrolled = min(unrolled, triton.next_power_of_2(triton.cdiv(positions, bm)))
+        bc = loaded // bm * max(1, UNROLLED[maps - 1] // (2 * maps * unrolled))
+        programs = images * triton.cdiv(channels, bc)
+    while programs * spans * 2 <= PROGRAMS // 4 and positions * bc * itemsize >= SPLIT_BYTES * spans * 2:
+        spans *= 2
+    step = unrolled * bm
+    span = triton.cdiv(triton.cdiv(positions, spans), step) * step
+    return Walk((programs, triton.cdiv(positions, span)), span, (unrolled, bm, bc), num_warps)
 
 
-@triton.jit
-def apply_kernel(
-    u,
-    center,
-    scale,
-    shift,
-    per_image,
-    w,
-    w_center,
-    w_scale,
-    w_shift,
-    y,
-    C,
-    M,
-    stride_n,
-    stride_m,
-    stride_c,
-    kind: tl.constexpr,
-    relu: tl.constexpr,
-    BM: tl.constexpr,
-    BC: tl.constexpr,
-):
-    """Compute y = relu(affine(u) + shortcut) for one tile."""
-    n = tl.program_id(0).to(tl.int64)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    m = tl.program_id(2) * BM + tl.arange(0, BM)
-    inside = (m < M)[:, None] & (c < C)[None, :]
-    place = n * stride_n + m[:, None] * stride_m + c[None, :] * stride_c
-    acc = scale.dtype.element_ty
-    value = (tile(u, place, inside, acc) - vector(center, c, C)) * vector(scale + n * per_image, c, C) + vector(
-        shift + n * per_image, c, C
-    )
-    if kind == PLAIN:
-        value += tile(w, place, inside, acc)
-    if kind == AFFINE:
-        value += (tile(w, place, inside, acc) - vector(w_center, c, C)) * vector(w_scale, c, C) + vector(w_shift, c, C)
-    if relu:
-        value = tl.where(value < 0, 0, value)  # a NaN stays
-    tl.store(y + place, value.to(y.dtype.element_ty), mask=inside)
+@cached
+def tiles_of(images: int, channels: int, positions: int, last: bool) -> tuple[tuple[int], int, int]:
+    """Return the grid, BM and BC for `apply` and `gradients`: long along what is contiguous, for whole cache lines."""
+    if last:
+        bc = min(triton.next_power_of_2(channels), 128)
+        bm = min(TILE // bc, max(16, triton.next_power_of_2(positions)))
+    else:
+        bm = min(max(16, triton.next_power_of_2(positions)), 1024)
+        bc = min(TILE // bm, triton.next_power_of_2(channels))
+    return (images * triton.cdiv(channels, bc) * triton.cdiv(positions, bm),), bm, bc
 
 
-@triton.jit
-def sums_kernel(
-    dy,
-    y,
-    u,
-    center,
-    scale,
-    shift,
-    per_image,
-    w,
-    w_center,
-    A,
-    B,
-    W,
-    g,
-    C,
-    M,
-    stride_n,
-    stride_m,
-    stride_c,
-    kind: tl.constexpr,
-    relu: tl.constexpr,
-    BM: tl.constexpr,
-    BC: tl.constexpr,
-):
-    """Compute the three sums of one image and block of channels; g is stored if there is a shortcut."""
-    n = tl.program_id(0).to(tl.int64)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    rows = tl.arange(0, BM)
-    acc = scale.dtype.element_ty
-    middle = vector(center, c, C)
-    a = tl.zeros((BC,), dtype=acc)
-    b = tl.zeros((BC,), dtype=acc)
-    third = tl.zeros((BC,), dtype=acc)
-    for first in range(0, M, BM):
-        m = first + rows
-        inside = (m < M)[:, None] & (c < C)[None, :]
-        place = n * stride_n + m[:, None] * stride_m + c[None, :] * stride_c
-        value = tile(dy, place, inside, acc)
-        centered = tile(u, place, inside, acc) - middle
-        if relu:
-            if kind == NONE:
-                out = centered * vector(scale + n * per_image, c, C) + vector(shift + n * per_image, c, C)
-            else:
-                out = tile(y, place, inside, acc)
-            value = tl.where(out > 0, value, 0)
-        if kind != NONE:
-            tl.store(g + place, value.to(g.dtype.element_ty), mask=inside)
-        a += tl.sum(value, 0)
-        b += tl.sum(value * centered, 0)
-        if kind == AFFINE:
-            x = tile(w, place, inside, acc) - vector(w_center, c, C)
-            third += tl.sum(value * x, 0)
-    tl.store(A + n * C + c, a, mask=c < C)
-    tl.store(B + n * C + c, b, mask=c < C)
-    if kind == AFFINE:
-        tl.store(W + n * C + c, third, mask=c < C)
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which values of `dtype` are summed."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-@triton.jit
-def gradients_kernel(
-    g,
-    u,
-    center,
-    scale,
-    shift,
-    per_image,
-    P,
-    Q,
-    R,
-    w,
-    w_center,
-    w_P,
-    w_Q,
-    w_R,
-    du,
-    C,
-    M,
-    stride_n,
-    stride_m,
-    stride_c,
-    kind: tl.constexpr,
-    relu: tl.constexpr,
-    slope_per_image,
-    BM: tl.constexpr,
-    BC: tl.constexpr,
-):
-    """Compute du from g for one tile, and the gradient of a shortcut with an affine function in the place of g."""
-    n = tl.program_id(0).to(tl.int64)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    m = tl.program_id(2) * BM + tl.arange(0, BM)
-    inside = (m < M)[:, None] & (c < C)[None, :]
-    place = n * stride_n + m[:, None] * stride_m + c[None, :] * stride_c
-    acc = scale.dtype.element_ty
-    value = tile(g, place, inside, acc)
-    centered = tile(u, place, inside, acc) - vector(center, c, C)
-    if relu and kind == NONE:
-        out = centered * vector(scale + n * per_image, c, C) + vector(shift + n * per_image, c, C)
-        value = tl.where(out > 0, value, 0)
-    found = (
-        value * vector(P + n * slope_per_image, c, C)
-        + centered * vector(Q, c, C)
-        + vector(R + n * slope_per_image, c, C)
-    )
-    tl.store(du + place, found.to(du.dtype.element_ty), mask=inside)
-    if kind == AFFINE:
-        x = tile(w, place, inside, acc) - vector(w_center, c, C)
-        dw = value * vector(w_P, c, C) + x * vector(w_Q, c, C) + vector(w_R, c, C)
-        tl.store(g + place, dw.to(g.dtype.element_ty), mask=inside)
+def measured(u: Tensor) -> tuple[int, int, int, tuple[bool, int]]:
+    """Return images, channels and positions of a map, whether channels lie next to each other, and by what they divide.
 
-
-# ---- launching -------------------------------------------------------------------------------------------------------
-
-
-def block_sizes(channels: int, positions: int, channels_last: bool) -> tuple[int, int]:
-    """Return BLOCK_M and BLOCK_C: long along what is contiguous, so that whole cache lines are read."""
-    if channels_last:
-        block_c = min(triton.next_power_of_2(channels), 128)
-        return min(TILE // block_c, max(16, triton.next_power_of_2(positions))), block_c
-    block_m = min(max(16, triton.next_power_of_2(positions)), 1024)
-    return block_m, min(TILE // block_m, triton.next_power_of_2(channels))
-
-
-def launch(kernel: Any, u: Tensor, *arguments: Any, walks: bool, **options: Any) -> None:
-    """Run a kernel over a feature map; `walks` if a program goes over all positions of its image."""
+    The last is a power of two that divides as many values as lie next to each other. The number of images alone may be
+    symbolic, in graphs for all sizes of a batch.
+    """
     n, c, h, w = u.shape
+    c, m = int(c), int(h) * int(w)
     last = u.is_contiguous(memory_format=torch.channels_last)
-    block_m, block_c = block_sizes(c, h * w, last)
-    strides = (c * h * w, c, 1) if last else (c * h * w, 1, h * w)
-    grid = (n, triton.cdiv(c, block_c)) if walks else (n, triton.cdiv(c, block_c), triton.cdiv(h * w, block_m))
-    kernel[grid](*arguments, c, h * w, *strides, **options, BM=block_m, BC=block_c)
+    row = c if last else m
+    return n, c, m, (last, min(row & -row, 16))
 
 
-def kind_of(branches: Branches) -> int:
-    """Return what is added to the branch: nothing, a map, or an affine function of one."""
-    if branches.shortcut is None:
-        return 0
-    return 1 if branches.shortcut_affine is None else 2
+def like(u: Tensor) -> Tensor:
+    """Return an empty tensor like u: `torch.empty_like`, which in a compiled graph is a pass that fills it."""
+    return u.new_empty_strided(u.shape, u.stride())
 
 
-def vectors(of: Affine | Slope) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Return the vectors and how far those of one image are from those of the next."""
-    return *of, of[2].shape[1] if of[2].dim() == 2 else 0
+def per_image(vectors: Sequence[Tensor]) -> bool:
+    """Return whether an `Affine` or a `Slope` has vectors for each image."""
+    return vectors[1].dim() == 2
 
 
-class TritonPasses(PlainPasses):
-    """The passes over feature maps in Triton; maps must be dense and of one memory format, vectors contiguous."""
+# ---- operators: each runs as it is on tensors, and with wrapped kernels where torch.compile traces it ----------------
 
-    def moments(self, u: Tensor, second: bool) -> tuple[Tensor, Tensor | None]:
-        """See `Passes`."""
-        mean_NC = u.new_empty(u.shape[:2], dtype=accumulator(u.dtype))
-        q_NC = torch.empty_like(mean_NC) if second else None
-        launch(moments_kernel, u, u, mean_NC, mean_NC if q_NC is None else q_NC, walks=True, second=second)
-        return mean_NC, q_NC
 
-    def apply(self, branches: Branches) -> Tensor:
-        """See `Passes`."""
-        u, other = branches.u, branches.shortcut_affine or branches.affine
-        shortcut = u if branches.shortcut is None else branches.shortcut
-        y = torch.empty_like(u)
-        inputs = (u, *vectors(branches.affine), shortcut, *other)
-        launch(apply_kernel, u, *inputs, y, walks=False, kind=kind_of(branches), relu=branches.relu)
-        return y
+def moments(u: Tensor, second: bool) -> tuple[Tensor, Tensor]:
+    """Compute what `senet.ops.plain.moments` computes."""
+    kernel = moments_kernel if type(u) is Tensor else wrap_triton(moments_kernel)
+    n, c, m, layout = measured(u)
+    grid, span, tile, num_warps = walk_of(n, c, m, u.element_size(), layout[0], 1)
+    mean_NC, q_NC = result = moments_like(u, second)
+    spans = grid[1]
+    if spans > 1:
+        result = (mean_NC.new_empty((spans, n, c)), mean_NC.new_empty((spans, n, c) if second else 0))
+    kernel[grid](u, *result, n, c, m, span, second, *layout, *tile, num_warps=num_warps)
+    if spans > 1:
+        merge = merge_moments_kernel if type(u) is Tensor else wrap_triton(merge_moments_kernel)
+        grid = (triton.cdiv(n * c, MERGED),)
+        merge[grid](*result, mean_NC, q_NC, n * c, m, span, spans, second, MERGED)
+    return mean_NC, q_NC
 
-    def sums(
-        self, dy: Tensor, y: Tensor | None, branches: Branches
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """See `Passes`."""
-        u, other, kind = branches.u, branches.shortcut_affine or branches.affine, kind_of(branches)
-        shortcut = u if branches.shortcut is None else branches.shortcut
-        A_NC, B_NC = (u.new_empty(u.shape[:2], dtype=accumulator(u.dtype)) for _ in range(2))
-        W_NC = torch.empty_like(A_NC) if kind == 2 else None
-        g = torch.empty_like(u) if kind else None
-        inputs = (dy, dy if y is None else y, u, *vectors(branches.affine), shortcut, other.center_C)
-        outputs = (A_NC, B_NC, A_NC if W_NC is None else W_NC, u if g is None else g)
-        launch(sums_kernel, u, *inputs, *outputs, walks=True, kind=kind, relu=branches.relu)
-        return A_NC, B_NC, W_NC, g
 
-    def gradients(
-        self, g: Tensor, branches: Branches, slope: Slope, shortcut_slope: Slope | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """See `Passes`."""
-        u, other, kind = branches.u, branches.shortcut_affine or branches.affine, kind_of(branches)
-        shortcut = u if branches.shortcut is None else branches.shortcut
-        du = torch.empty_like(u)
-        *of_u, slope_per_image = vectors(slope)
-        inputs = (g, u, *vectors(branches.affine), *of_u, shortcut, other.center_C, *(shortcut_slope or slope))
-        options = {"kind": kind, "relu": branches.relu, "slope_per_image": slope_per_image}
-        launch(gradients_kernel, u, *inputs, du, walks=False, **options)
-        return du, g if kind else None
+def apply(
+    u: Tensor, affine: Sequence[Tensor], shortcut: Tensor | None, shortcut_affine: Sequence[Tensor], relu: bool
+) -> Tensor:
+    """Compute what `senet.ops.plain.apply` computes."""
+    kernel = apply_kernel if type(u) is Tensor else wrap_triton(apply_kernel)
+    n, c, m, layout = measured(u)
+    grid, *tile = tiles_of(n, c, m, layout[0])
+    y = like(u)
+    w, w_affine = u if shortcut is None else shortcut, shortcut_affine or affine
+    options = (per_image(affine), shortcut is not None, bool(shortcut_affine), per_image(w_affine), relu)
+    kernel[grid](u, *affine, w, *w_affine, y, c, m, *options, *layout, *tile)
+    return y
+
+
+def sums(
+    dy: Tensor,
+    u: Tensor,
+    center_C: Tensor,
+    y: Tensor | None,
+    mask: Sequence[Tensor],
+    shortcut: Tensor | None,
+    shortcut_center_C: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute what `senet.ops.plain.sums` computes."""
+    kernel = sums_kernel if type(u) is Tensor else wrap_triton(sums_kernel)
+    n, c, m, layout = measured(u)
+    third = shortcut_center_C is not None
+    grid, span, tile, num_warps = walk_of(n, c, m, u.element_size(), layout[0], 2 + (y is not None) + third)
+    *result, g = sums_like(dy, u, center_C, y, mask, shortcut, shortcut_center_C)
+    spans, found = grid[1], result
+    if spans > 1:
+        found = [x.new_empty((spans, *x.shape) if x.dim() == 2 else 0) for x in result]
+    masked = mask or (center_C, center_C, center_C)
+    w, w_center_C = (shortcut, shortcut_center_C) if third else (u, center_C)
+    options = (y is not None, bool(mask), per_image(masked), third, *layout)
+    inputs = (dy, u, center_C, dy if y is None else y, *masked, w, w_center_C)
+    kernel[grid](*inputs, *found, g, n, c, m, span, *options, *tile, num_warps=num_warps)
+    if spans > 1:
+        merge = merge_sums_kernel if type(u) is Tensor else wrap_triton(merge_sums_kernel)
+        grid = (triton.cdiv(n * c, MERGED),)
+        merge[grid](*found, *result, n * c, spans, third, MERGED)
+    return (*result, g)  # type: ignore[return-value]
+
+
+def gradients(
+    g: Tensor,
+    u: Tensor,
+    slope: Sequence[Tensor],
+    mask: Sequence[Tensor],
+    shortcut: Tensor | None,
+    shortcut_slope: Sequence[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Compute what `senet.ops.plain.gradients` computes."""
+    kernel = gradients_kernel if type(u) is Tensor else wrap_triton(gradients_kernel)
+    n, c, m, layout = measured(u)
+    grid, *tile = tiles_of(n, c, m, layout[0])
+    du, dshortcut = gradients_like(g, u, slope, mask, shortcut, shortcut_slope)
+    masked = mask or (slope[0], slope[0], slope[0])
+    w, w_slope = u if shortcut is None else shortcut, shortcut_slope or slope
+    options = (per_image(slope), bool(mask), per_image(masked), shortcut is not None, per_image(w_slope))
+    kernel[grid](g, u, *slope, *masked, w, *w_slope, du, dshortcut, c, m, *options, *layout, *tile)
+    return du, dshortcut
+
+
+# ---- what they return, which is all that tracing has to know ---------------------------------------------------------
+
+
+def moments_like(u: Tensor, second: bool) -> tuple[Tensor, Tensor]:
+    """Return empty tensors for the results of `moments`."""
+    mean_NC = u.new_empty(u.shape[:2], dtype=accumulator(u.dtype))
+    return mean_NC, mean_NC.new_empty(u.shape[:2] if second else 0)
+
+
+def apply_like(u: Tensor, *_: object) -> Tensor:
+    """Return an empty tensor for the result of `apply`."""
+    return like(u)
+
+
+def sums_like(
+    dy: Tensor, u: Tensor, center_C: Tensor, y: Tensor | None, mask: object, shortcut: object, w_center_C: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return empty tensors for the results of `sums`."""
+    shape = u.shape[:2]
+    W_NC = center_C.new_empty(0 if w_center_C is None else shape)
+    g = dy.new_empty(0) if y is None else like(dy)
+    return center_C.new_empty(shape), center_C.new_empty(shape), W_NC, g
+
+
+def gradients_like(
+    g: Tensor, u: Tensor, slope: object, mask: object, shortcut: Tensor | None, shortcut_slope: object
+) -> tuple[Tensor, Tensor]:
+    """Return empty tensors for the results of `gradients`."""
+    return like(u), u.new_empty(0) if shortcut is None else like(shortcut)
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+
+def on_its_device(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the operator with the device of its first tensor as the current one, for which Triton launches."""
+
+    @wraps(operator)
+    def run(first: Tensor, *rest: Any) -> Any:
+        if first.get_device() == torch.cuda.current_device():
+            return operator(first, *rest)
+        with torch.cuda.device(first.device):
+            return operator(first, *rest)
+
+    return run
+
+
+# What `triton_op` registers for calls outside of graphs takes 20 microseconds, for autograd (which is up to
+# `senet.ops.function`) and for a check of aliases: CUDA gets the functions as they are.
+LIBRARY = torch.library.Library("senet_triton", "FRAGMENT")
+for operator, results in ((moments, moments_like), (apply, apply_like), (sums, sums_like), (gradients, gradients_like)):
+    name = operator.__name__
+    triton_op(f"senet_triton::{name}", operator, mutates_args=())
+    torch.library.register_fake(f"senet_triton::{name}", results)
+    LIBRARY.impl(name, on_its_device(operator), "CUDA")
+    LIBRARY.impl(name, torch.library.fallthrough_kernel, "AutogradCUDA")

@@ -28,7 +28,6 @@ class Gate:
             none, or only where the slope is zero.
         doubled: the name of the gate that is twice this one, where this one is exactly one half at a logit of 0.
         layers: the names of the classes of PyTorch and timm that compute it.
-        number: of `enum Gate` in passes.cpp; None for a gate that is computed in PyTorch.
     """
 
     name: str
@@ -39,7 +38,6 @@ class Gate:
     one_at: float | None = None
     doubled: str | None = None
     layers: tuple[str, ...] = ()
-    number: int | None = None
 
     def slope_from(self, value: Tensor) -> Tensor:
         """Return the slope where the gate has these values.
@@ -69,12 +67,11 @@ OWN = (
     Gate(
         name="sigmoid",
         function=torch.sigmoid,
-        slope=lambda value: value * (1 - value),
+        slope=lambda value: torch.addcmul(value, value, value, value=-1),
         low=0,
         high=1,
         doubled="sigmoid_x2",
         layers=("Sigmoid",),
-        number=0,
     ),
     Gate(
         name="tanh",
@@ -83,7 +80,6 @@ OWN = (
         low=-1,
         high=1,
         layers=("Tanh",),
-        number=1,
     ),
     Gate(
         name="relu",
@@ -92,7 +88,6 @@ OWN = (
         low=0,
         one_at=1,
         layers=("ReLU",),
-        number=2,
     ),
     Gate(
         name="hard_sigmoid",
@@ -102,7 +97,6 @@ OWN = (
         high=1,
         doubled="hard_sigmoid_x2",
         layers=("Hardsigmoid", "HardSigmoid"),
-        number=3,
     ),
     Gate(
         name="sigmoid_x2",
@@ -111,7 +105,6 @@ OWN = (
         low=0,
         high=2,
         one_at=0,
-        number=4,
     ),
     Gate(
         name="hard_sigmoid_x2",
@@ -120,7 +113,6 @@ OWN = (
         low=0,
         high=2,
         one_at=0,
-        number=5,
     ),
 )
 GATES: Registry[Gate] = Registry("gate", {gate.name: gate for gate in OWN})
@@ -147,8 +139,6 @@ def register_gate(gate: Gate) -> None:
 def check_gate(gate: Gate) -> None:
     """Raise a SenetError for a gate whose record does not say what its function computes."""
     said = f"the gate {gate.name!r}"
-    if gate.number is not None:
-        raise SenetError(f"{said} has number={gate.number}, which is for gates in passes.cpp; leave it out")
     if gate.doubled is not None and gate.doubled not in GATES:
         raise SenetError(f"{said} has doubled={gate.doubled!r}, which is no gate; register that first")
     logits = torch.linspace(-5.01, 5, 64, dtype=torch.float64)  # not 0, where there may be a corner

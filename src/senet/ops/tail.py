@@ -1,4 +1,4 @@
-"""The end of a residual branch as one operator: BatchNorm, squeeze, excitation, scale, sum and ReLU.
+"""The end of a residual branch in four operators: BatchNorm, squeeze, excitation, scale, sum and ReLU.
 
 Two passes over the feature map forward and two backward. BatchNorm's statistics are those of the images' means and
 centered second moments, and the means are what SE squeezes; everything between the passes is (N, C)-sized.
@@ -18,31 +18,11 @@ import torch
 from torch import Tensor
 
 from senet.errors import SenetError
+from senet.ops.function import BatchStatistics, Excitation, Norm, Options, TailFunction, full_precision, layout_of
 from senet.ops.gates import GATES
-from senet.ops.operator import layout_of
-from senet.ops.passes import BatchStatistics, Excitation, accumulator
+from senet.ops.plain import accumulator, in_type
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
-
-class Norm(NamedTuple):
-    """BatchNorm's parameters and statistics.
-
-    Args:
-        weight: (C,); None for one.
-        bias: (C,); None for zero.
-        mean: (C,), the statistics to normalize with; None takes the batch's.
-        var: (C,), as `mean`.
-        eps: added to the variance.
-        group: name of the process group whose batches count as one (SyncBatchNorm); None for this process alone.
-    """
-
-    weight: Tensor | None
-    bias: Tensor | None
-    mean: Tensor | None = None
-    var: Tensor | None = None
-    eps: float = 1e-5
-    group: str | None = None
 
 
 class Tail(NamedTuple):
@@ -82,31 +62,55 @@ def residual_tail(
     torch.Size([2, 64, 7, 7])
     """
     check(u, norm, excitation, shortcut, shortcut_norm)
-    layout = layout_of(u)
-    u = u.contiguous(memory_format=layout)
-    shortcut = None if shortcut is None else shortcut.contiguous(memory_format=layout)
-    y, *statistics = torch.ops.senet.residual_tail(
-        u, *flat(norm, u), *flat_excitation(excitation), shortcut, *flat(shortcut_norm, u), relu
-    )[:7]
+    return unchecked_tail(u, norm, excitation, shortcut, shortcut_norm, relu)
+
+
+def unchecked_tail(
+    u: Tensor,
+    norm: Norm | None,
+    excitation: Excitation | None,
+    shortcut: Tensor | None,
+    shortcut_norm: Norm | None,
+    relu: bool,
+) -> Tail:
+    """Compute `residual_tail` of arguments that are known to fit each other."""
+    layout, dtype = layout_of(u), accumulator(u.dtype)
+    if norm is None:
+        norm = Norm(None, None, u.new_zeros(u.shape[1], dtype=dtype), u.new_ones(u.shape[1], dtype=dtype), 0.0)
+    shortcut = shortcut.view_as(u) if shortcut is u else shortcut  # torch.compile wants every argument to be another
+    options = Options(
+        *(norm.eps, norm.group, "" if excitation is None else excitation.gate),
+        *(0.0, None) if shortcut_norm is None else (shortcut_norm.eps, shortcut_norm.group),
+        relu,
+    )
+    with full_precision(u):
+        y, *statistics = TailFunction.apply(
+            options,
+            u.contiguous(memory_format=layout),
+            None if shortcut is None else shortcut.contiguous(memory_format=layout),
+            *vectors(norm, u),
+            *(None,) * 4 if excitation is None else (dense(x, dtype) for x in excitation[:4]),
+            *(None,) * 4 if shortcut_norm is None else vectors(shortcut_norm, u),
+        )
+    of_shortcut = shortcut_norm is not None and shortcut_norm.mean is None
     return Tail(
         y,
-        BatchStatistics(*statistics[:3]) if norm is not None and norm.mean is None else None,
-        BatchStatistics(*statistics[3:]) if shortcut_norm is not None and shortcut_norm.mean is None else None,
+        BatchStatistics(*statistics[:3]) if norm.mean is None else None,
+        BatchStatistics(*statistics[-3:]) if of_shortcut else None,
     )
 
 
-def flat(norm: Norm | None, u: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, float, str]:
-    """Return the arguments of the operator for a norm."""
-    if norm is None:
-        return None, None, None, None, 0.0, ""
-    weight = u.new_ones(u.shape[1], dtype=accumulator(u.dtype)) if norm.weight is None else norm.weight
-    bias = torch.zeros_like(weight) if norm.bias is None else norm.bias
-    return weight, bias, norm.mean, norm.var, norm.eps, norm.group or ""
+def vectors(norm: Norm, u: Tensor) -> tuple[Tensor | None, ...]:
+    """Return weight, bias, mean and var of a norm in the type of the sums."""
+    dtype = accumulator(u.dtype)
+    weight, bias, mean, var = (dense(x, dtype) for x in norm[:4])
+    weight = u.new_ones(u.shape[1], dtype=dtype) if weight is None else weight
+    return weight, u.new_zeros(u.shape[1], dtype=dtype) if bias is None else bias, mean, var
 
 
-def flat_excitation(se: Excitation | None) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, str]:
-    """Return the arguments of the operator for an excitation."""
-    return (None, None, None, None, "") if se is None else (*se[:4], se.gate)
+def dense(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Return x, contiguous, in a type; x itself if it is, and None for None."""
+    return None if x is None else in_type(x, dtype).contiguous()
 
 
 def check(
@@ -141,10 +145,10 @@ def check(
         if GATES[excitation.gate].slope is None:
             raise SenetError(f"excitation.gate is {excitation.gate!r}, which has no slope and cannot run fused")
         hidden = len(excitation.fc1)
-        shapes = ((hidden, channels), (hidden,), (channels, hidden), (channels,))
-        names = ("fc1", "bias1", "fc2", "bias2")
-        values = (getattr(excitation, name) for name in names)
-        expected |= {f"excitation.{n}": (v, shape) for n, v, shape in zip(names, values, shapes, strict=True)}
+        ones = (1,) * (excitation.fc1.dim() - 2)  # of 1x1 convolutions
+        shapes = ((hidden, channels, *ones), (channels, hidden, *ones), (hidden,), (channels,))
+        for field, shape in zip(Excitation._fields, shapes, strict=False):  # the last is the gate
+            expected[f"excitation.{field}"] = (getattr(excitation, field), shape)
     for name, (value, shape) in expected.items():
         if value is not None and value.shape != shape:
             raise SenetError(f"{name} is of shape {tuple(value.shape)}; expected {shape}")

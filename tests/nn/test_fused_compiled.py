@@ -1,0 +1,147 @@
+"""Fused layers under torch.compile, torch.export and autocast: what the tools see, and that the results stay."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from senet import unfuse
+from senet.errors import SenetError
+from senet.models.resnet import cifar_resnet
+from senet.nn import fused
+from senet.nn.block import SEBlock, SEOptions
+from senet.nn.fused import set_fused
+from senet.nn.tail import ResidualTail
+
+NAMES = ("moments", "apply", "sums", "gradients")
+UNITS = 3
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return cifar_resnet(8, se=SEOptions(reduction=4)).train()
+
+
+def step(model: nn.Module, x: Tensor) -> list[Tensor]:
+    y = model(x)
+    y.square().mean().backward()
+    found = [y.detach(), *(p.grad for p in model.parameters())]
+    model.zero_grad()
+    return found
+
+
+def operators_in(graph: torch.fx.GraphModule) -> list[str]:
+    """The names of this library's operators in a graph, those of graphs within it too."""
+    return [
+        str(node.target).split(".")[1]
+        for module in graph.modules()
+        if isinstance(module, torch.fx.GraphModule)
+        for node in module.graph.nodes
+        if node.op == "call_function" and str(node.target).startswith("senet.")
+    ]
+
+
+def assert_near(found: list[Tensor], expected: list[Tensor], tolerance: float = 1e-4) -> None:
+    for a, b in zip(found, expected, strict=True):
+        assert (a - b).abs().max().item() <= tolerance * max(b.abs().max().item(), 1e-2)
+
+
+def test_a_compiled_step_is_one_graph_with_four_operators_a_block(fuse_small_maps):
+    model, x = network(), torch.randn(2, 3, 16, 16)
+    twin = copy.deepcopy(model)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    for _ in range(2):  # statistics move from where the first has left them
+        assert_near(step(compiled, x), step(set_fused(twin, False) and twin, x))
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(buffer, twin.get_buffer(name), rtol=1e-5, atol=1e-6)
+    assert counter.frame_count == 1
+    found = operators_in(counter.graphs[0])
+    assert {name: found.count(name) for name in NAMES} == dict.fromkeys(NAMES, 1 + 2 * UNITS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_inductor_gives_what_the_layers_give(fuse_small_maps, layout, precision):
+    model, x = network().to(memory_format=layout), torch.randn(4, 3, 16, 16).to(memory_format=layout)
+    twin = copy.deepcopy(model)
+    set_fused(twin, False)
+    compiled = torch.compile(model, fullgraph=True)
+    results = []
+    for each in (compiled, twin):
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            results.append(step(each, x))
+    assert_near(*results, tolerance=1e-4 if precision == torch.float32 else 0.1)
+
+
+@pytest.mark.parametrize("number", [0, 10**9])
+def test_compiled_under_autocast_the_excitation_stays_in_float32(number, monkeypatch):
+    """What autocast would do to its products shows in the seventh digit of the gates, for small maps and large ones."""
+    for name in ("MIN_FUSED_NUMEL", "MIN_FUSED_NUMEL_SE"):
+        monkeypatch.setattr(fused, name, number)
+    torch.manual_seed(0)
+    tail = ResidualTail(nn.BatchNorm2d(8), SEBlock(8, 2))
+    u, shortcut = (torch.randn(4, 8, 5, 4, requires_grad=True) for _ in range(2))
+    results = []
+    for each in (torch.compile(tail, fullgraph=True, backend="aot_eager"), tail):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = each(u, shortcut)
+            assert torch.is_autocast_enabled("cpu")
+        results.append([y, *torch.autograd.grad(y.square().sum(), [u, shortcut, *tail.parameters()])])
+        exact = ResidualTail(tail.norm, tail.se, fused=False)
+    y = exact(u, shortcut)
+    results.append([y, *torch.autograd.grad(y.square().sum(), [u, shortcut, *tail.parameters()])])
+    compiled, eager, expected = results
+    assert_near(eager, expected, 2e-5)
+    assert_near(compiled[:1], expected[:1], 2e-5)
+    assert_near(compiled, expected, 2e-2)  # autocast's, in the backward pass
+
+
+def test_export_sees_the_operators_where_they_are_asked_for(fuse_small_maps):
+    """By default an exported network is made of PyTorch's operators alone."""
+    model, x = network().eval(), torch.randn(2, 3, 16, 16)
+    expected = model(x)
+    plain = torch.export.export(model, (x,))
+    assert operators_in(plain.graph_module) == []
+    assert torch.equal(plain.module()(x), expected)
+    set_fused(model, True)
+    fused = torch.export.export(model, (x,))
+    found = operators_in(fused.graph_module)
+    assert found.count("apply") == 1 + 2 * UNITS
+    assert found.count("moments") == UNITS  # the squeezes: the statistics are known
+    torch.testing.assert_close(fused.module()(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_export_of_a_training_step(fuse_small_maps):
+    tail, u = ResidualTail(nn.BatchNorm2d(8), SEBlock(8, 2), fused=True), torch.randn(2, 8, 4, 4)
+    exported = torch.export.export(tail, (u, torch.randn_like(u)))
+    assert operators_in(exported.graph_module) == ["moments", "apply"]
+
+
+def test_gradients_of_gradients_are_refused_with_a_remedy(fuse_small_maps):
+    model, x = network(), torch.randn(2, 3, 16, 16, requires_grad=True)
+    (gradient,) = torch.autograd.grad(model(x).sum(), x)
+    with pytest.raises(SenetError, match=r"no gradients of gradients; call senet.unfuse\(model\) first"):
+        torch.autograd.grad(model(x).sum(), x, create_graph=True)
+    unfuse(model)
+    (again,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+    torch.testing.assert_close(again, gradient, rtol=1e-3, atol=1e-4)
+    again.square().sum().backward()
+
+
+@pytest.mark.parametrize("number", [0, 10**9])
+def test_hooks_of_all_modules_are_called(number, monkeypatch):
+    """As torch.utils.flop_counter sets them; for small maps and large ones."""
+    for name in ("MIN_FUSED_NUMEL", "MIN_FUSED_NUMEL_SE"):
+        monkeypatch.setattr(fused, name, number)
+    model, seen = network(), []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module))
+    try:
+        model(torch.randn(2, 3, 16, 16))
+    finally:
+        handle.remove()
+    blocks = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | SEBlock)]
+    assert set(blocks) <= set(seen)
