@@ -36,6 +36,9 @@ MISSED = """
 
 - **Small maps** (last stages; small networks): the passes shrink with the map, Python's way between them and the
   excitation's matrix products do not; plain BatchNorm, sum and ReLU have neither.
+- **Eager PyTorch on a GPU with small batches**: the vectors between the four operators are some forty small launches a
+  block ([what the host does](#what-the-host-does)), more than SE layer by layer has. They disappear in a CUDA graph and
+  become few under torch.compile, which `senet train` uses by itself there.
 - **Peak memory**: SE's own 2.5 million parameters, with gradients and momenta (30 MB); of feature maps the operator
   keeps no more than plain BatchNorm and ReLU do.
 - **Inference**: SE adds one pass that scales, adds the shortcut and applies the ReLU. OpenVINO does the latter two
