@@ -31,7 +31,8 @@ from torchvision.transforms import v2
 from report import RESULTS, summary, time_in_turn, write_results
 from senet.data.config import Augmentation, DataConfig
 from senet.data.datasets import ImageSplit, open_split
-from senet.data.memory import MemoryLoader, decode
+from senet.data.decoding import decode
+from senet.data.memory import MemoryLoader
 from senet.data.order import BatchOrder
 from senet.data.preprocessing import CIFAR
 from senet.data.streaming import StreamingLoader, train_transform

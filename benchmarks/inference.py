@@ -7,8 +7,9 @@ senet inductor, senet openvino: `senet.optimize_for_inference(model, backend=...
 senet in ONNX Runtime: the network that senet.optimize_for_inference has rewritten, exported to ONNX.
 bfloat16: the network or the runtime in bfloat16; ONNX Runtime computes in float32 only on the CPU and is left out.
 
-On CUDA the runtimes are eager, compiled and senet inductor. Also: how far outputs are from eager float32, and how the
-times grow with batch, resolution and depth.
+On CUDA the runtimes are eager, compiled, captured (compiled, with the CUDA graphs of mode="reduce-overhead"), senet
+inductor and senet eager, which capture CUDA graphs themselves. Also: how far outputs are from eager float32, and how
+the times grow with batch, resolution and depth.
 
 Command: python benchmarks/inference.py [--device cuda --batch-sizes 1 16 256]
     python benchmarks/inference.py --parts: where OpenVINO's time goes, by kinds of layers, in two minutes
@@ -86,10 +87,10 @@ def network_like(model: nn.Module, x: Tensor, precision: Precision) -> nn.Module
     return like.to(x.device, DTYPES[precision], memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def compiled(model: nn.Module, x: Tensor, precision: Precision) -> Run:
+def compiled(model: nn.Module, x: Tensor, precision: Precision, mode: str | None = None) -> Run:
     """torch.compile with frozen weights; it compiles at the first call, here."""
-    torch._dynamo.reset()
-    run, x = torch.compile(network_like(model, x, precision)), x.to(DTYPES[precision])
+    run = torch.compile(network_like(model, x, precision), dynamic=False, mode=mode)
+    x = x.to(DTYPES[precision])
     with torch._inductor.config.patch(freezing=True):
         run(x)
     return lambda: run(x)
@@ -169,13 +170,16 @@ def optimized_in_onnx_runtime(model: nn.Module, x: Tensor, precision: Precision)
 RUNTIMES: dict[str, Callable[[nn.Module, Tensor, Precision], Run]] = {
     "eager": eager,
     "compiled": compiled,
+    "captured": partial(compiled, mode="reduce-overhead"),
     "ONNX Runtime": onnx_runtime,
     "OpenVINO": openvino,
     "senet in ONNX Runtime": optimized_in_onnx_runtime,
     "senet inductor": partial(optimized, "inductor"),
+    "senet eager": partial(optimized, "eager"),
     "senet openvino": partial(optimized, "openvino"),
 }
-ON_CUDA = ("eager", "compiled", "senet inductor")
+ON_CUDA = ("eager", "compiled", "captured", "senet inductor", "senet eager")
+ONLY_ON_CUDA = ("captured", "senet eager")
 
 
 def build(
@@ -184,6 +188,7 @@ def build(
     """Return the contestants, and how far the outputs of each are from eager float32, relative to the largest."""
     x = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
     x = x.to(device, memory_format=torch.channels_last)
+    torch._dynamo.reset()  # here alone: it would take from earlier contestants what is compiled
     runs, differences = {}, {}
     for kind, name in names.items():
         model = network(name)
@@ -202,8 +207,9 @@ def measure(
     """Time contestants in turn."""
     with torch.no_grad():
         runs, differences = build(names, runtimes, precision, batch, side, arguments.device)
-        seconds = time_in_turn(runs, arguments.rounds, max(1, 8 // batch), arguments.device)
-    medians = {name: round(sorted(s)[len(s) // 2] * 1e3, 2) for name, s in seconds.items()}
+        calls = max(1, (64 if arguments.device == "cuda" else 8) // batch)
+        seconds = time_in_turn(runs, arguments.rounds, calls, arguments.device)
+    medians = {name: round(sorted(s)[len(s) // 2] * 1e3, 3) for name, s in seconds.items()}
     print(batch, side, precision, medians, flush=True)
     return {
         "batch": batch,
@@ -224,23 +230,8 @@ def main(arguments: Arguments) -> None:
         write_results(RESULTS / "inference_parts.json", {"parts": found}, packages)
         return
     on_cuda = arguments.device == "cuda"
-    latency = []
-    for precision in arguments.precisions:
-        runtimes = tuple(r for r in RUNTIMES if not (on_cuda and r not in ON_CUDA))
-        if precision == "bf16":
-            runtimes = tuple(r for r in runtimes if "ONNX" not in r)
-        for batch in arguments.batch_sizes:
-            latency.append(measure(NETWORKS, runtimes, precision, batch, arguments.image_size, arguments))
-    growth = []
-    if arguments.growth:
-        peer, best = ("compiled", "senet inductor") if on_cuda else ("OpenVINO", "senet openvino")
-        side = arguments.image_size
-        sizes = [(50, batch, side) for batch in (1, 4, 16, 64)] + [(50, 1, side * 5 // 7), (50, 1, side * 10 // 7)]
-        for depth, batch, pixels in (*sizes, (101, 1, side), (152, 1, side)):
-            names = {"plain": f"resnet{depth}", "SE": f"seresnet{depth}"}
-            growth.append(
-                {"depth": depth, **measure(names, (peer, best), arguments.precisions[0], batch, pixels, arguments)}
-            )
+    latency: list[dict[str, Any]] = []
+    growth: list[dict[str, Any]] = []
     results = {
         "settings": asdict(arguments),
         "bounds": bounds(arguments.device),
@@ -248,7 +239,23 @@ def main(arguments: Arguments) -> None:
         "latency": latency,
         "growth": growth,
     }
-    write_results(results_file("inference", arguments.device), results, packages)
+    for precision in arguments.precisions:
+        runtimes = ON_CUDA if on_cuda else tuple(r for r in RUNTIMES if r not in ONLY_ON_CUDA)
+        if precision == "bf16":
+            runtimes = tuple(r for r in runtimes if "ONNX" not in r)
+        for batch in arguments.batch_sizes:
+            latency.append(measure(NETWORKS, runtimes, precision, batch, arguments.image_size, arguments))
+            write_results(results_file("inference", arguments.device), results, packages)
+    if arguments.growth:
+        peer, best = ("captured", "senet inductor") if on_cuda else ("OpenVINO", "senet openvino")
+        side = arguments.image_size
+        sizes = [(50, batch, side) for batch in (1, 4, 16, 64)] + [(50, 1, side * 5 // 7), (50, 1, side * 10 // 7)]
+        for depth, batch, pixels in (*sizes, (101, 1, side), (152, 1, side)):
+            names = {"plain": f"resnet{depth}", "SE": f"seresnet{depth}"}
+            growth.append(
+                {"depth": depth, **measure(names, (peer, best), arguments.precisions[0], batch, pixels, arguments)}
+            )
+            write_results(results_file("inference", arguments.device), results, packages)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,11 @@ def processor_name() -> str:
 
 
 def time_in_turn(
-    contestants: Mapping[str, Callable[[], object]], rounds: int, calls: int = 1, device: Device = "cpu"
+    contestants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    calls: int = 1,
+    device: Device = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Time every contestant once a round, so that a change of the machine's speed meets all of them.
 
@@ -56,6 +60,7 @@ def time_in_turn(
         rounds: at least 1. Every other round goes backwards.
         calls: of a contestant in a round.
         device: whose work is waited for.
+        clock: in seconds; time.process_time leaves out what other processes take.
 
     Returns:
         Seconds of a call in each round, by name.
@@ -72,11 +77,11 @@ def time_in_turn(
     for number in range(rounds):
         for name in order if number % 2 == 0 else reversed(order):
             wait()
-            start = time.perf_counter()
+            start = clock()
             for _ in range(calls):
                 contestants[name]()
             wait()
-            seconds[name].append((time.perf_counter() - start) / calls)
+            seconds[name].append((clock() - start) / calls)
     return seconds
 
 
@@ -134,14 +139,18 @@ def results_file(name: str, device: Device) -> Path:
 
 def write_results(path: Path, results: Mapping[str, Any], packages: Sequence[str] = ("torch",)) -> None:
     """Write results with the date, the machine and the versions of these packages as JSON."""
-    about = {
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**about(packages), **results}, indent=1) + "\n")
+    print(f"Wrote {path}")
+
+
+def about(packages: Sequence[str]) -> dict[str, Any]:
+    """Return the date, the machine and the versions of these packages."""
+    return {
         "date": date.today().isoformat(),
         "machine": machine(),
         "versions": {"python": platform.python_version(), **{name: installed(name) for name in packages}},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**about, **results}, indent=1) + "\n")
-    print(f"Wrote {path}")
 
 
 def installed(package: str) -> str | None:

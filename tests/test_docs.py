@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import senet
-from fuzz.commands import options
+from fuzz.commands import SLOW, options
 from pages import PAGES
 from senet.cli import COMMANDS
 from senet.paper.rows import PAPER_ROWS
@@ -43,7 +43,7 @@ def test_the_page_of_recipes_has_every_row() -> None:
 def test_what_the_page_of_troubles_advises_exists() -> None:
     text = (DOCS / "troubleshooting.md").read_text()
     flags, commands = set(re.findall(r"--[a-z][\w.-]+", text)), set(re.findall(r"`senet ([a-z]+)", text))
-    known = set(chain(*(options(command) for command in COMMANDS))) | {"--count"}
+    known = set(chain(*(options(command) for command in COMMANDS))) | {"--count", *SLOW}
     assert len(flags) >= 10
     assert flags <= known
     assert commands <= set(COMMANDS)

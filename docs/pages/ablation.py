@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from pages.speed import RESULTS, read, table
+from pages.measured import RESULTS, read, table
 from senet.paper.ablation import SUBJECTS, paper_error
 
 HEAD = """\

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from pages.speed import read, table
+from pages.measured import read, table
 
 HEAD = """\
 # SE in other people's networks

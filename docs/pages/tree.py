@@ -8,7 +8,7 @@ OTHERS = {
     "__init__.pyi": "The public names, and the module that each comes from.",
     "py.typed": "Says that the package has type annotations.",
     "analysis/page": "The template of the report: HTML, style, script.",
-    "ops/passes.cpp": "The passes in C++, compiled by `cpu.py` on first use.",
+    "ops/kernels.cpp": "The operators in C++, compiled by `cpu.py` on first use.",
     "pretrained": "The weights that are part of the package.",
 }
 """What is not a module."""

@@ -2,13 +2,13 @@
 
 import unicodedata
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 
 from senet.data.classes import match_classes
-from senet.data.datasets import ImageSplit, read_array
+from senet.data.datasets import ImageSplit
+from senet.data.readers import Arrays
 from senet.errors import SenetError
 
 STRING_ORDER = ("0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9")
@@ -17,7 +17,7 @@ NUMBERS = tuple(map(str, range(12)))
 
 def split(class_names, names_of_folders=True):
     """Return one image of each class."""
-    read = partial(read_array, np.zeros((len(class_names), 2, 2), np.uint8), np.arange(len(class_names)))
+    read = Arrays(np.zeros((len(class_names), 2, 2), np.uint8), np.arange(len(class_names)))
     return ImageSplit(
         source="pictures",
         size=len(class_names),

@@ -3,14 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from senet.data.config import Augmentation
-from senet.data.datasets import ImageSplit
-from senet.data.memory import MemoryLoader, augment, cutout, decode, flip_and_crop
+from senet.data.memory import BatchAugmentation, MemoryLoader
 from senet.data.order import BatchOrder
 from senet.data.preprocessing import Preprocessing
-from senet.errors import SenetError
 
 CPU = torch.device("cpu")
 RGB = Preprocessing(image_size=6, resize=6, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.5))
@@ -25,10 +24,16 @@ def noise(*shape):
     return torch.randn(shape, generator=generator(1))
 
 
-def memory_loader(num_images=50, augmentation=EVERYTHING, shuffle=True, batch_size=8, **options):
+def augmented(x, **options):
+    """Apply random changes to a batch in channels-last memory."""
+    change = BatchAugmentation(Augmentation(**options), *x.shape[2:], CPU)
+    return change(x.contiguous(memory_format=torch.channels_last), change.draw(len(x), generator()))
+
+
+def memory_loader(num_images=50, augmentation=EVERYTHING, shuffle=True, batch_size=8, device=CPU, **options):
     images = torch.randint(0, 256, (num_images, 3, 6, 6), generator=generator(2), dtype=torch.uint8)
     order = BatchOrder(num_images=num_images, batch_size=batch_size, shuffle=shuffle, **options)
-    return MemoryLoader(images, torch.arange(num_images), order, RGB, augmentation, CPU)
+    return MemoryLoader(images, torch.arange(num_images), order, RGB, augmentation, device)
 
 
 def assert_same_batches(result, expected):
@@ -59,7 +64,7 @@ def shifted(x, top, left, flip, padding):
 def test_flip_and_crop_against_every_choice(flip, padding, shape):
     n = 4000
     x = noise(n, *shape)
-    result = flip_and_crop(x, flip, padding, generator())
+    result = augmented(x, flip=flip, padding=padding)
     offsets = range(2 * padding + 1)
     choices = [(top, left, mirrored) for top in offsets for left in offsets for mirrored in range(1 + flip)]
     matches = torch.stack([(result == shifted(x, *choice, padding)).flatten(1).all(1) for choice in choices])
@@ -70,11 +75,11 @@ def test_flip_and_crop_against_every_choice(flip, padding, shape):
 
 def test_each_image_draws_its_own_place():
     x = noise(1, 3, 6, 6).expand(200, 3, 6, 6)
-    assert len({image.numpy().tobytes() for image in flip_and_crop(x, True, 2, generator())}) > 40
+    assert len({image.numpy().tobytes() for image in augmented(x, flip=True, padding=2)}) > 40
 
 
 def test_padding_is_zero():
-    result = flip_and_crop(torch.ones(500, 2, 3, 3), False, 2, generator())
+    result = augmented(torch.ones(500, 2, 3, 3), padding=2)
     assert set(result.unique().tolist()) == {0.0, 1.0}
     inside = result.flatten(1).mean(1)
     assert inside.min().item() == pytest.approx(1 / 9)
@@ -86,7 +91,7 @@ def test_cutout_against_every_center(side):
     n, height, width = 3000, 7, 8
     x = noise(n, 3, height, width)
     before = x.clone()
-    result = cutout(x, side, generator())
+    result = augmented(x, cutout=side)
     assert torch.equal(x, before)
     matches, shares = [], []
     for row in range(height):
@@ -103,18 +108,16 @@ def test_cutout_against_every_center(side):
         assert_counts_are_uniform(matches.sum(1), n)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_augmented_batches_are_channels_last(channels):
-    x = noise(4, channels, 6, 6)
-    for options in (EVERYTHING, Augmentation(flip=True), Augmentation(padding=2)):
-        result = augment(x, options, generator())
-        assert result.shape == x.shape
-        assert result.is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("augmentation", [None, Augmentation(flip=True), Augmentation(cutout=2), EVERYTHING])
+def test_batches_are_channels_last(augmentation):
+    for x, _ in memory_loader(augmentation=augmentation).batches(0):
+        assert x.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_augment_without_options_changes_nothing():
-    x = noise(4, 3, 6, 6)
-    assert torch.equal(augment(x, Augmentation(), generator()), x)
+def test_augmentation_without_options_changes_nothing():
+    assert_same_batches(
+        memory_loader(augmentation=Augmentation()).batches(0), memory_loader(augmentation=None).batches(0)
+    )
 
 
 def test_normalization_by_hand():
@@ -168,36 +171,46 @@ def test_reading_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_decode_resizes_and_crops():
-    def read(index):
-        picture = Image.new("RGB", (20, 10), (index, 100, 200))
-        picture.paste((0, 0, 0), (0, 0, 2, 10))  # cut away: of 20 columns the middle 10 stay
-        return picture, index
+class Operators(TorchDispatchMode):
+    """Records the operators that run, but for those that only look at a tensor otherwise, and the CPU's tensors."""
 
-    split = ImageSplit(source="pictures", size=5, class_names=tuple("abcde"), read_image=read)
-    pixels, labels = decode(split, Preprocessing(image_size=5, resize=5, mean=(0.0,) * 3, std=(1.0,) * 3))
-    assert (pixels.shape, pixels.dtype) == ((5, 3, 5, 5), torch.uint8)
-    assert labels.tolist() == [0, 1, 2, 3, 4]
-    for i in range(5):
-        assert pixels[i].flatten(1).unique(dim=1).flatten().tolist() == [i, 100, 200]
-    gray, _ = decode(split, Preprocessing(image_size=5, resize=5, mean=(0.0,), std=(1.0,)))
-    assert gray.shape == (5, 1, 5, 5)
-    assert gray[0, 0, 2, 2].item() == pytest.approx(0.587 * 100 + 0.114 * 200, abs=1)
+    def __init__(self):
+        super().__init__()
+        self.names, self.from_host = [], []
 
-
-def test_decode_refuses_what_does_not_fit(monkeypatch):
-    monkeypatch.setattr("senet.data.memory.physical_memory", lambda: 3 * 6 * 6 * 10 - 1)
-    split = ImageSplit(source="big", size=10, class_names=("a",), read_image=lambda i: (Image.new("RGB", (6, 6)), 0))
-    with pytest.raises(SenetError, match=r"big takes .* set data.in_memory to False"):
-        decode(split, RGB)
-    monkeypatch.setattr("senet.data.memory.physical_memory", lambda: 3 * 6 * 6 * 10)
-    assert decode(split, RGB)[0].shape == (10, 3, 6, 6)
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result = operator(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+        self.from_host += [operator.name() for tensor in tensors if tensor.device == CPU]
+        if not any(r.alias_info is not None for r in operator._schema.returns):
+            self.names.append(operator.name())
+        return result
 
 
-def test_decode_names_what_cannot_be_read():
-    def read(index):
-        raise OSError("truncated")
+@pytest.mark.parametrize(
+    ("augmentation", "most"),
+    [(None, 3), (Augmentation(flip=True), 6), (Augmentation(flip=True, padding=2), 7), (EVERYTHING, 11)],
+)
+def test_a_batch_takes_few_operators_and_nothing_from_the_host(augmentation, most):
+    batches = memory_loader(augmentation=augmentation, device=torch.device("meta")).batches(0, start=2)
+    next(batches)  # draws and moves an epoch's order and choices
+    with Operators() as later:
+        x, y = next(batches)
+    assert (x.device.type, y.device.type) == ("meta", "meta")
+    assert later.from_host == []
+    assert 0 < len(later.names) <= most, later.names
 
-    split = ImageSplit(source="pictures", size=1, class_names=("a",), read_image=read)
-    with pytest.raises(SenetError, match="image 0 of pictures cannot be read"):
-        decode(split, RGB)
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_an_epoch_on_a_gpu_never_waits_for_it():
+    device = torch.device("cuda")
+    loader, expected = memory_loader(device=device), list(memory_loader().batches(1))
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batches = list(loader.batches(1))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for (x, y), (expected_x, expected_y) in zip(batches, expected, strict=True):  # the same choices on every device
+        torch.testing.assert_close(x.cpu(), expected_x)
+        assert torch.equal(y.cpu(), expected_y)

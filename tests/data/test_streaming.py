@@ -5,7 +5,6 @@ import multiprocessing
 import random
 import signal
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -15,10 +14,12 @@ from torch.utils.data._utils import signal_handling
 from torchvision.transforms import v2
 
 from senet.data.config import Augmentation, DataConfig
-from senet.data.datasets import ImageSplit, open_split, read_array
-from senet.data.memory import MemoryLoader, decode
+from senet.data.datasets import ImageSplit, open_split
+from senet.data.decoding import decode
+from senet.data.memory import MemoryLoader
 from senet.data.order import BatchOrder
 from senet.data.preprocessing import CIFAR, Preprocessing
+from senet.data.readers import Arrays
 from senet.data.streaming import PixelShift, StreamingLoader, eval_transform, train_transform
 from senet.errors import SenetError
 
@@ -40,7 +41,7 @@ def pictures(num_images=14):
     """Noise, 14 x 12, with the index as label."""
     pixels = np.random.default_rng(0).integers(0, 256, (num_images, 12, 14, 3), dtype=np.uint8)
     names = tuple(str(i) for i in range(num_images))
-    read = partial(read_array, pixels, np.arange(num_images))
+    read = Arrays(pixels, np.arange(num_images))
     return ImageSplit(source="pictures", size=num_images, class_names=names, read_image=read)
 
 
@@ -110,9 +111,7 @@ def test_augmentation_changes_with_epoch_seed_and_image():
     for other in (by_image(1), by_image(0, seed=1)):
         assert (first != other).flatten(1).any(1).all()
     pixels = np.repeat(np.random.default_rng(0).integers(0, 256, (1, 12, 14, 3), dtype=np.uint8), 14, axis=0)
-    same = ImageSplit(
-        source="one", size=14, class_names=("a",), read_image=partial(read_array, pixels, np.zeros(14, int))
-    )
+    same = ImageSplit(source="one", size=14, class_names=("a",), read_image=Arrays(pixels, np.zeros(14, int)))
     ((x, _),) = streaming(EVERYTHING, split=same, batch_size=14).batches(0)
     assert len({image.numpy().tobytes() for image in x}) == 14
 

@@ -42,11 +42,15 @@ def interrupted_backward(trainer, *args, **options):
 
 
 trainer_module.score, loop.Trainer.backward = counting_score, interrupted_backward
+compiled = sys.argv[3:] == ["compiled"]
+if compiled:  # without Inductor, which would call a C++ compiler
+    compile_with = torch.compile
+    torch.compile = lambda module, dynamic, mode: compile_with(module, backend="aot_eager", dynamic=dynamic)
 config = replace(
     digits(),
     epochs=2,
     batch_size=16,
-    compute=ComputeConfig(cpu=torch.cuda.is_available(), accumulate=2),
+    compute=ComputeConfig(cpu=torch.cuda.is_available(), accumulate=2, compile="on" if compiled else "off"),
     regularization=RegularizationConfig(ema_decay=0.5),
 )
 loop.train(config, folder / "whole")

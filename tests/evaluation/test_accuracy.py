@@ -140,7 +140,7 @@ def test_bad_input_is_named(digits_run: Path, tmp_path: Path) -> None:
         senet.evaluate(model, "digits", crop_size=9, resize_sizes=(8,))
     with pytest.raises(SenetError, match="crop_size is 0"):
         senet.evaluate(model, "digits", crop_size=0)
-    with pytest.raises(SenetError, match="precision is 'fp8'; expected one of auto, fp32, bf16, fp16"):
+    with pytest.raises(SenetError, match="precision is 'fp8'; expected one of auto, fp32, tf32, bf16, fp16"):
         senet.evaluate(model, "digits", precision="fp8")  # type: ignore[arg-type]
     with pytest.raises(SenetError, match="precision is 'fp16', which needs a GPU"):
         senet.evaluate(model, "digits", precision="fp16", device="cpu")  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ VALUES = (
 )
 ENDLESS = ("--epochs", "--seeds", "--regularization.freeze-bn-epochs")
 """Options with which a large number is right, and takes forever."""
-SLOW = ("--compute.compile", "--compute.no-compile")
+SLOW = ("--compute.compile",)
 PLACES = ("argument", "RECIPE", "recipe", "RUN_OR_MODEL", "MODEL", "NAME", "SOURCE", "IMAGE", "model", "image")
 """What a message calls words that have no flag."""
 FLAGS = ("--nope", "-z", "--js", "--output-folder", "--=", "---", "--json=maybe", "--top", "--weigths", "--data.datset")

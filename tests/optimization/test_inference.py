@@ -59,7 +59,7 @@ NETWORKS = (
     ("se_resnext50_32x4d", 16, 0),
     ("senet154", 50, 0),
     ("cifar_se_resnet20", 0, 0),
-    ("cifar_se_preact_resnet164", 54, 55),
+    ("cifar_se_preact_resnet164", 54, 54),
     ("se_mobilenet_v1", 0, 0),
     ("se_vgg16_bn", 0, 0),
     ("se_bn_inception", 0, 0),
@@ -266,7 +266,11 @@ class Untraceable(nn.Module):
     ("options", "message"),
     [
         ({"backend": "tensorrt"}, "backend is 'tensorrt'; expected one of inductor, openvino, eager"),
-        ({"precision": "fp16"}, "precision is 'fp16'; expected one of auto, fp32, bf16"),
+        ({"precision": "fp16"}, "precision is 'fp16'; expected one of auto, fp32, tf32, bf16"),
+        (
+            {"precision": "tf32"},
+            "precision is 'tf32', which NVIDIA's GPUs have since Ampere; use auto or fp32 on the CPU",
+        ),
         ({"micro_batch": 0}, "micro_batch is 0; expected at least 1"),
         ({"backend": "eager"}, "Untraceable cannot be rewritten, for torch.fx cannot trace it"),
     ],

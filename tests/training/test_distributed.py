@@ -51,6 +51,22 @@ def test_two_processes_train_one_network_stop_together_and_go_on(tmp_path: Path)
         assert_same_tensors(*(state[part] for state in states))
 
 
+@pytest.mark.slow
+def test_two_processes_train_compiled_what_they_train_otherwise(tmp_path: Path):
+    """With accumulated gradients, stopped and resumed as above."""
+    folders = [tmp_path / kind for kind in ("compiled", "uncompiled")]
+    for folder in folders:
+        folder.mkdir()
+        run_in_two_processes("training_of_two_processes.py", folder, NUM_EVAL, folder.name)
+    losses = [[row["loss"] for row in read_jsonl(folder / "whole" / "metrics.jsonl")] for folder in folders]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    (model0, _), (model1, _) = (torch.load(folders[0] / f"weights{rank}.pt") for rank in range(2))
+    weights = [{k: t for k, t in model.items() if "running" not in k} for model in (model0, model1)]
+    assert_same_tensors(*weights)
+    states = [torch.load(folders[0] / run / "last" / "training_state.pt") for run in ("parts", "whole")]
+    assert_same_tensors(*(state["model"] for state in states))
+
+
 def images_of_two_classes(folder):
     """Eight small pictures to train on, four to evaluate on."""
     random = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from senet.data import loading
 from senet.data.config import Augmentation
@@ -20,7 +20,7 @@ from senet.factory import from_pretrained
 from senet.files import read_jsonl
 from senet.models.base import Network
 from senet.recipes.digits import digits
-from senet.training import loop, schedule, trainer
+from senet.training import loop, objective, schedule, trainer
 from senet.training.config import ComputeConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig
 from senet.training.loop import resume, train
 from senet.training.run import RunFolder
@@ -110,6 +110,20 @@ def recorded(monkeypatch, method, record):
         return result
 
     monkeypatch.setattr(loop.Trainer, method, call)
+    return results
+
+
+def recorded_logits(monkeypatch, record):
+    """Call `record(logits)` for all logits, in training and evaluation; returns the list of its results."""
+    original, results = objective.logits_of, []
+
+    def call(*args, **options):
+        logits = original(*args, **options)
+        results.append(record(logits))
+        return logits
+
+    for module in (objective, trainer):
+        monkeypatch.setattr(module, "logits_of", call)
     return results
 
 
@@ -255,7 +269,7 @@ def test_mixed_images_have_targets_mixed_alike(tmp_path: Path, linear, monkeypat
     pixels = torch.randint(256, (96, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(loading, "decode", lambda split, _: (pixels[: len(split)], torch.arange(len(split)) % 7))
     config = replace(ONE_STEP, regularization=RegularizationConfig(label_smoothing=0.1, **{kind: 1.0}))
-    seen = recorded(monkeypatch, "logits", lambda trainer, logits: logits.detach())
+    seen = recorded_logits(monkeypatch, Tensor.detach)
     inputs = []
     monkeypatch.setattr(
         LinearNetwork, "forward", lambda self, x: (inputs.append(x.detach().clone()), self.fc(x.flatten(1)))[1]
@@ -307,21 +321,6 @@ def test_bf16_computes_in_bf16_and_keeps_the_weights_in_float32(tmp_path: Path, 
     assert row["train_loss"] != exact["train_loss"]
 
 
-@pytest.mark.parametrize("batch_size", [96, 20])  # 20 makes batches of 19 and 20
-def test_a_compiled_network_trains_and_is_saved_under_its_own_names(tmp_path: Path, linear, monkeypatch, batch_size):
-    """Without inductor, which would call a C++ compiler."""
-    compiled, compile_with = [], torch.compile
-    monkeypatch.setattr(
-        torch, "compile", lambda module: (compiled.append(module), compile_with(module, backend="aot_eager"))[1]
-    )
-    config = replace(ONE_STEP, batch_size=batch_size)
-    eager = state_of(train(config, tmp_path / "eager"))
-    assert not compiled
-    run = train(replace(config, compute=replace(CPU, compile=True)), tmp_path / "compiled")
-    assert len(compiled) == 1
-    assert_close_tensors(state_of(run)["model"], eager["model"], atol=1e-5)
-
-
 def test_a_batch_of_one_image_at_one_pixel_is_refused_in_one_sentence(tmp_path: Path):
     network = replace(RUN.model, name="se_resnet18")  # 8 pixels, halved five times
     for fused in ("off", "on"):
@@ -342,7 +341,7 @@ def test_images_that_make_no_full_batch_are_all_trained_and_it_is_said(tmp_path:
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_batches_that_differ_in_size_are_even_for_images_that_are_paired(tmp_path: Path, linear, monkeypatch, kind):
-    sizes = recorded(monkeypatch, "logits", lambda trainer, logits: (len(logits), logits.requires_grad))
+    sizes = recorded_logits(monkeypatch, lambda logits: (len(logits), logits.requires_grad))
     config = replace(ONE_STEP, batch_size=20, regularization=RegularizationConfig(**{kind: 1.0}))
     train(config, tmp_path / "run")
     assert [size for size, trained in sizes if trained] == [18, 20, 18, 20, 20]

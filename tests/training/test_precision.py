@@ -8,9 +8,10 @@ import torch
 
 from senet.cli import main
 from senet.data import loading
-from senet.errors import warn
+from senet.errors import SenetError, warn
 from senet.nn import precision
 from senet.recipes import RECIPES, get_recipe
+from senet.training import trainer
 from senet.training.config import ComputeConfig
 from senet.training.loop import resume, train
 
@@ -86,5 +87,33 @@ def test_evaluate_and_record_say_that_bf16_is_slow(tmp_path, monkeypatch, capsys
         assert said.out
 
 
-def test_no_recipe_insists_on_bf16():
-    assert {get_recipe(name).compute.precision for name in RECIPES} <= {"auto", "fp32"}
+def test_recipes_take_what_is_fast_but_digits_which_is_compared_between_machines():
+    chosen = {name: get_recipe(name).compute.precision for name in RECIPES}
+    assert chosen.pop("digits") == "fp32"
+    assert set(chosen.values()) == {"auto"}
+
+
+@pytest.mark.parametrize("name", ["fp32", "tf32"])
+def test_a_run_on_cuda_trains_and_evaluates_with_the_products_it_asked_for(tmp_path, monkeypatch, name):
+    """On the CPU, whose run is told that it is on CUDA where it sets the products."""
+    set_on_cuda, seen = precision.float32_products, []
+    monkeypatch.setattr(trainer, "float32_products", lambda device, chosen: set_on_cuda(GPU, chosen))
+    monkeypatch.setattr("senet.training.processes.check_precision", lambda *_: None)
+    for method in ("backward", "evaluate"):
+        original = getattr(trainer.Trainer, method)
+
+        def watched(self, *args, original=original, **options):
+            seen.append(torch.backends.cudnn.conv.fp32_precision)
+            return original(self, *args, **options)
+
+        monkeypatch.setattr(trainer.Trainer, method, watched)
+    before = torch.backends.cudnn.conv.fp32_precision
+    train(replace(RUN, compute=replace(RUN.compute, precision=name)), tmp_path / "run")
+    assert seen == [{"fp32": "ieee", "tf32": "tf32"}[name]] * 2
+    assert torch.backends.cudnn.conv.fp32_precision == before
+
+
+def test_tf32_on_the_cpu_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(SenetError, match=r"^compute\.precision is 'tf32'"):
+        train(replace(RUN, compute=replace(RUN.compute, precision="tf32")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from senet.factory import create_model
 from senet.training.config import OptimizerConfig, ScheduleConfig
-from senet.training.schedule import Schedule, build_optimizer, lr_factor
+from senet.training.schedule import Schedule, build_optimizer, lr_factor, restore_optimizer
 
 STEP = ScheduleConfig(name="step", milestones=(30, 60, 90))
 COSINE = ScheduleConfig(name="cosine")
@@ -100,3 +101,28 @@ def test_weight_decay_without_gradients_shrinks_what_it_should(everything):
     assert {"bn1.weight", "layer1.0.bn2.bias", "layer1.0.se.fc1.bias", "fc.bias"} <= vectors
     assert kept == (set() if everything else vectors)
     assert kept | shrunk == {name for name, _ in model.named_parameters()}
+
+
+class OnCuda(nn.Parameter):
+    """A parameter that says it is on CUDA; PyTorch has the fused step on the CPU too."""
+
+    is_cuda = True
+
+
+@pytest.mark.parametrize("saved_on_cuda", [True, False])
+@pytest.mark.parametrize("on_cuda", [True, False])
+def test_a_step_is_computed_as_suits_the_device_also_in_a_run_that_another_began(saved_on_cuda, on_cuda):
+    def built(on_cuda):
+        model = nn.Linear(3, 1, bias=False)
+        model.weight = (OnCuda if on_cuda else nn.Parameter)(torch.ones(1, 3))
+        return build_optimizer(OptimizerConfig(lr=0.5, momentum=0.5, weight_decay=0.0), model), model.weight
+
+    (first, weight), (optimizer, other) = built(saved_on_cuda), built(on_cuda)
+    weight.grad = torch.ones(1, 3)
+    first.step()
+    restore_optimizer(optimizer, first.state_dict())
+    assert optimizer.param_groups[0]["fused"] == (True if on_cuda else None)
+    assert getattr(optimizer, "_step_supports_amp_scaling", False) == on_cuda  # what GradScaler goes by
+    other.grad = torch.ones(1, 3)
+    optimizer.step()
+    assert torch.equal(other.detach(), torch.full((1, 3), 1 - 0.5 * (1 + 0.5)))

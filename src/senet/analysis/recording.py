@@ -23,7 +23,7 @@ from senet.errors import MissingFileError, NotFiniteError, SenetError
 from senet.evaluation.batches import Batches, DataSource, model_and_data, open_batches
 from senet.files import write_output
 from senet.nn.modes import borrowed
-from senet.nn.precision import Precision, autocast
+from senet.nn.precision import Precision, computing
 
 BINS = 20
 KEY = "senet.recording"
@@ -275,7 +275,7 @@ def record_excitations(
         blocks: names, such as SE_4_6 or a module's; None for all.
         bins: of the histograms: a multiple of 10.
         batch_size: images at once.
-        precision: "fp32", "bf16", "fp16" (on a GPU) or "auto" (bf16 where the hardware computes it).
+        precision: see `senet.evaluate`.
         device: see `senet.evaluate`.
 
     Returns:
@@ -292,7 +292,7 @@ def record_excitations(
     model, data = model_and_data(run_or_model, data)
     batches = open_batches(model, data, batch_size=batch_size, device=device, shared=True)
     recorder: GateRecorder | None = None
-    with borrowed(model, batches.device), autocast(batches.device, precision):
+    with borrowed(model, batches.device), computing(batches.device, precision):
         for images, labels in batches.tracked("Recording gates on"):
             if recorder is None:
                 chosen = choose_blocks(find_blocks(model, images[:1]), blocks)

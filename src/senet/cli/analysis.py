@@ -40,7 +40,7 @@ class RecordCommand(OnData):
     output: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """the file to write, .safetensors"""
     precision: Precision = "fp32"
-    """of the arithmetic; auto is bf16 where the hardware computes it"""
+    """of the arithmetic; auto is bf16 where the hardware computes it; tf32 and fp16 need a GPU"""
     json: bool = False
     """print JSON instead of a table"""
 

@@ -34,7 +34,7 @@ class EvaluateCommand(OnData):
     ten_crop: bool = False
     """average ten crops: corners and center, each mirrored too"""
     precision: Precision = "fp32"
-    """of the arithmetic; auto is bf16 where the hardware computes it"""
+    """of the arithmetic; auto is bf16 where the hardware computes it; tf32 and fp16 need a GPU"""
     optimize: Backend | None = None
     """rewrite the network for inference and compute it with this backend, see `senet.optimize_for_inference`"""
     json: bool = False

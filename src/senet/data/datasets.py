@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.error import URLError
@@ -24,7 +23,8 @@ from senet.data.folders import (
     read_classes,
     visible_folders,
 )
-from senet.data.reading import naming, read_named, read_picture
+from senet.data.readers import Arrays, Files, Reader, Relabeled, Rows
+from senet.data.reading import naming, read_named
 from senet.errors import HubError, MissingFileError, SenetError, needed_for, warn
 
 Split = Literal["train", "eval"]
@@ -51,7 +51,7 @@ class ImageSplit:
     source: str
     size: int
     class_names: tuple[str, ...]
-    read_image: Callable[[int], tuple[Picture, int]]
+    read_image: Reader
     files: Sequence[File] | None = None
     names_of_folders: bool = False
 
@@ -90,7 +90,7 @@ class ImageSplit:
     def relabeled(self, labels: Sequence[int], class_names: tuple[str, ...]) -> "ImageSplit":
         """Return the same images with other labels: `labels[k]` for the label k."""
         files = None if self.files is None else [(file, labels[label]) for file, label in self.files]
-        read_image = partial(read_relabeled, self.read_image, labels)
+        read_image = Relabeled(self.read_image, labels)
         return replace(self, read_image=read_image, files=files, class_names=class_names)
 
     def probe(self, channels: int) -> None:
@@ -105,14 +105,6 @@ class ImageSplit:
             picture, _ = self[index]
             with naming(self.name(index)):
                 to_channels(picture, channels)
-
-
-def read_relabeled(
-    read_image: Callable[[int], tuple[Picture, int]], labels: Sequence[int], index: int
-) -> tuple[Picture, int]:
-    """Read an image and give it another label."""
-    picture, label = read_image(index)
-    return picture, labels[label]
 
 
 def open_split(config: DataConfig, split: Split) -> ImageSplit:
@@ -170,13 +162,8 @@ def open_digits(config: DataConfig, split: Split) -> ImageSplit:
         source=f"digits ({split})",
         size=len(labels),
         class_names=tuple(str(name) for name in digits.target_names),
-        read_image=partial(read_array, pixels, labels),
+        read_image=Arrays(pixels, labels),
     )
-
-
-def read_array(pixels: np.ndarray, labels: np.ndarray, index: int) -> tuple[Picture, int]:
-    """Return image and label of arrays (N, H, W) and (N,)."""
-    return Image.fromarray(pixels[index]), int(labels[index])
 
 
 def open_torchvision(config: DataConfig, split: Split) -> ImageSplit:
@@ -205,7 +192,7 @@ def open_torchvision(config: DataConfig, split: Split) -> ImageSplit:
         source=f"{config.dataset} ({split})",
         size=len(dataset),
         class_names=tuple(names),
-        read_image=dataset.__getitem__ if files is None else partial(read_file, files),
+        read_image=Arrays(dataset.data, np.array(dataset.targets)) if files is None else Files(files),
         files=files,
     )
 
@@ -269,16 +256,10 @@ def split_of_files(source: str, files: Sequence[File], class_names: tuple[str, .
         source=source,
         size=len(files),
         class_names=class_names,
-        read_image=partial(read_file, files),
+        read_image=Files(files),
         files=files,
         names_of_folders=bool(class_names),
     )
-
-
-def read_file(files: Sequence[File], index: int) -> tuple[Picture, int]:
-    """Return an image file and its label."""
-    path, label = files[index]
-    return read_picture(path), label
 
 
 def open_huggingface(config: DataConfig, split: Split) -> ImageSplit:
@@ -322,20 +303,8 @@ def open_huggingface(config: DataConfig, split: Split) -> ImageSplit:
         source=source,
         size=len(dataset),
         class_names=tuple(names),
-        read_image=partial(read_row, dataset.select_columns([config.image_column]), labels),
+        read_image=Rows(dataset.select_columns([config.image_column]), labels),
     )
-
-
-def read_row(images: Any, labels: np.ndarray, index: int) -> tuple[Picture, int]:
-    """Return image and label of a Hugging Face data set, whose one column is the images, and of labels (N,)."""
-    import datasets
-
-    (image,) = images[index].values()
-    if image is None:
-        raise ValueError("its row has none")
-    if image["bytes"] is not None or Path(image["path"]).exists():
-        return read_picture(image["path"] if image["bytes"] is None else image["bytes"]), int(labels[index])
-    return datasets.Image().decode_example(image), int(labels[index])  # a path inside an archive or on a server
 
 
 def read_labels(dataset: Any, column: str, source: str) -> np.ndarray:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from senet.data.config import DataConfig
 from senet.data.datasets import ImageSplit, Split, open_split
-from senet.data.memory import MemoryLoader, decode
+from senet.data.decoding import decode
+from senet.data.memory import MemoryLoader
 from senet.data.order import BatchOrder
 from senet.data.streaming import StreamingLoader, eval_transform, train_transform
 from senet.errors import SenetError

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from senet.errors import SenetError
 from senet.evaluation.batches import DataSource, model_and_data, open_batches
 from senet.nn.modes import borrowed
-from senet.nn.precision import Precision, autocast
+from senet.nn.precision import Precision, computing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,8 @@ def evaluate(
             several are averaged. None keeps the network's own ratio of this length to the crop.
         ten_crop: average the probabilities of ten crops, the corners and the center and their mirror images.
         batch_size: crops at once, at least those of one image.
-        precision: "fp32"; "bf16" or "fp16" for autocast; or "auto" for bf16 where the hardware computes it.
+        precision: "fp32", which is float32 in convolutions too; "tf32", "bf16" or "fp16" where the device has them; or
+            "auto" for bf16 where the hardware computes it, else fp32.
         device: where to compute; None for where the network is, or, loaded by name, for a GPU if there is one. The
             caller's network is given back as it was: device, type, memory format and mode.
 
@@ -123,5 +124,5 @@ def evaluate(
     )
     if batches.unscored:
         raise SenetError(batches.unscored)
-    with borrowed(model, batches.device, torch.channels_last), autocast(batches.device, precision):
+    with borrowed(model, batches.device, torch.channels_last), computing(batches.device, precision):
         return score(model, batches.tracked("Evaluating on"))

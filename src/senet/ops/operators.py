@@ -14,8 +14,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+import senet.ops.cpu as cpu
+import senet.ops.plain as plain
 from senet.errors import SenetError
-from senet.ops import cpu, plain
 
 NAMES = ("moments", "apply", "sums", "gradients")
 

@@ -11,10 +11,14 @@ from torch import Tensor, fx, nn
 
 from senet.errors import SenetError, check_choice, needed_for
 from senet.nn.modes import device_of
-from senet.nn.precision import Precision, fast_precision
+from senet.nn.precision import Precision, check_precision, fast_precision, float32_products
+from senet.ops.gate import MAX_IMAGES
+from senet.optimization.capturing import GraphRunner
+from senet.optimization.lowering import lower
 from senet.optimization.rewriting import rewrite
 
 Backend = Literal["inductor", "openvino", "eager"]
+Switch = Literal["auto", "on", "off"]
 KEPT = ("config", "preprocessing", "class_names", "num_classes", "pretrained_cfg", "default_cfg")
 """Attributes that the optimized model takes over."""
 
@@ -27,17 +31,26 @@ class InferenceModel(nn.Module):
     Args:
         graph: the rewritten network.
         backend: what runs it.
-        precision: of the arithmetic, "fp32" or "bf16"; the outputs are float32.
+        precision: of the arithmetic, "fp32", "tf32" or "bf16"; the outputs are float32.
         micro_batch: largest number of images computed at once; None for no limit.
+        cuda_graphs: whether CUDA graphs start the launches: "auto" or "on" on a GPU, "off".
 
     Attributes:
         network: the rewritten network, a torch.fx.GraphModule whose parameters have the dtype of the precision.
     """
 
-    def __init__(self, graph: fx.GraphModule, backend: Backend, precision: Precision, micro_batch: int | None) -> None:
+    def __init__(
+        self,
+        graph: fx.GraphModule,
+        backend: Backend,
+        precision: Precision,
+        micro_batch: int | None,
+        cuda_graphs: Switch = "auto",
+    ) -> None:
         super().__init__()
         self.network = graph
         self.backend, self.precision, self.micro_batch = backend, precision, micro_batch
+        self.cuda_graphs = cuda_graphs
         self.run: Callable[[Tensor], Tensor] = self.runner()
         self.eval()
 
@@ -46,9 +59,19 @@ class InferenceModel(nn.Module):
         if self.backend == "openvino":
             return OpenVINORunner(self.network, self.precision)
         self.network.to(memory_format=torch.channels_last)
-        if self.backend == "inductor":
-            return InductorRunner(self.network)
-        return self.network
+        device = device_of(self.network)
+        if device.type != "cuda":
+            return InductorRunner(self.network) if self.backend == "inductor" else self.network
+        # A function, for a module would become a part of this one.
+        launches = BatchRunner(self.network) if self.backend == "inductor" else lower(self.network).forward
+
+        def run(x: Tensor) -> Tensor:
+            with float32_products(device, self.precision):
+                return launches(x)
+
+        if self.cuda_graphs == "off":
+            return run
+        return GraphRunner(run, device, next(self.network.parameters()), required=self.cuda_graphs == "on")
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the model returned for images (N, C, H, W)."""
@@ -56,9 +79,10 @@ class InferenceModel(nn.Module):
         if tracing or torch.compiler.is_exporting():
             return cast(Tensor, self.network(x))
         with torch.no_grad():
-            x = x.to(next(self.network.parameters()).dtype)
-            if self.backend != "openvino":
-                x = x.contiguous(memory_format=torch.channels_last)
+            if not isinstance(self.run, GraphRunner):  # which converts as it copies
+                x = x.to(next(self.network.parameters()).dtype)
+                if self.backend != "openvino":
+                    x = x.contiguous(memory_format=torch.channels_last)
             parts = [x] if self.micro_batch is None else x.split(self.micro_batch)
             outputs = [self.run(part) for part in parts]
             return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).float()
@@ -68,6 +92,19 @@ class InferenceModel(nn.Module):
         if mode:
             raise SenetError("this model is optimized for inference; train the model that it was made from")
         return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "InferenceModel":
+        """Move or convert the weights; what a GPU had captured would read them where they were."""
+        before = self.addresses()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        after = self.addresses()
+        if before != after and "cuda" in (before[0], after[0]):
+            self.run = self.runner()
+        return self
+
+    def addresses(self) -> list[object]:
+        """Return the type of device of the weights, and where they are."""
+        return [device_of(self.network).type, *(weight.data_ptr() for weight in self.network.parameters())]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without what is compiled, for copies and pickles."""
@@ -99,6 +136,21 @@ class InductorRunner:
             output = cast(Tensor, self.compiled(x))
         self.seen.add(tuple(x.shape))
         return output
+
+
+class BatchRunner:
+    """Runs a graph on a GPU as suits the number of images: small batches with the operators of `senet.ops.gate`.
+
+    Args:
+        graph: the network.
+    """
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self.small, self.large = InductorRunner(lower(graph)), InductorRunner(graph)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run one micro-batch."""
+        return self.small(x) if len(x) <= MAX_IMAGES else self.large(x)
 
 
 @cache
@@ -159,21 +211,25 @@ def optimize_for_inference(
     backend: Backend = "inductor",
     precision: Precision = "fp32",
     micro_batch: int | None = None,
+    cuda_graphs: Switch = "auto",
 ) -> InferenceModel:
     """Return a faster copy of a network for inference: BatchNorm folded, SE computed from smaller maps, compiled.
 
     Cost: the copy cannot be trained, and compiles at the first batch of each shape (seconds to minutes), so it does not
-    pay for few images or many image sizes; backend "eager" skips that. One image through SE-ResNet-50 on a CPU in fp32
-    takes 85.6 ms in PyTorch, 61.7 ms with "inductor" and 49.7 ms with "openvino" (docs/speed.md).
+    pay for few images or many image sizes; backend "eager" skips that. On a GPU the first 8 shapes are captured in CUDA
+    graphs, which keep the memory of the largest batch for as long as the copy lives. One image through SE-ResNet-50 on
+    a CPU in fp32 takes 85.6 ms in PyTorch, 61.7 ms with "inductor" and 49.7 ms with "openvino" (docs/speed.md).
 
     Args:
         model: any network that torch.fx can trace; it is copied.
         backend: "inductor" (torch.compile with frozen weights), "openvino" (the fastest on Intel and AMD processors;
             needs `pip install "senet[openvino]"`) or "eager" (no compiler).
-        precision: "fp32", "bf16" (faster where the hardware computes it, with about two correct digits) or "auto" (bf16
-            where the hardware computes it, else fp32).
+        precision: "fp32", "tf32" (on NVIDIA's GPUs since Ampere, with about three correct digits), "bf16" (faster where
+            the hardware computes it, with about two) or "auto" (bf16 where the hardware computes it, else fp32).
         micro_batch: largest number of images computed at once, at least 1. None for 4 on the CPU, where a block's
             feature maps then stay in the cache, and for no limit elsewhere.
+        cuda_graphs: "auto" (on a GPU, where it can be done), "on" (an error where it cannot) or "off" (less memory, but
+            one image takes several times as long).
 
     Returns:
         A module with the same outputs, to rounding.
@@ -188,21 +244,25 @@ def optimize_for_inference(
     torch.Size([1, 10])
     """
     check_choice("backend", backend, get_args(Backend))
-    check_choice("precision", precision, ("auto", "fp32", "bf16"))
+    check_choice("precision", precision, ("auto", "fp32", "tf32", "bf16"))
+    check_choice("cuda_graphs", cuda_graphs, get_args(Switch))
     if micro_batch is not None and micro_batch < 1:
         raise SenetError(f"micro_batch is {micro_batch}; expected at least 1")
     device = device_of(model)
+    check_precision("precision", precision, device)
     if backend == "openvino" and device.type != "cpu":
         raise SenetError(
             f"backend is 'openvino', but the model is on {device.type}; move it to the CPU or choose 'inductor'"
         )
+    if cuda_graphs == "on" and device.type != "cuda":
+        raise SenetError(f"cuda_graphs is 'on', but the model is on {device.type}; move it to a GPU or choose 'auto'")
     precision = fast_precision(device) if precision == "auto" else precision
     if micro_batch is None and device.type == "cpu":
         micro_batch = 4
     graph = rewrite(model)
     if precision == "bf16" and backend != "openvino":
         graph = graph.to(torch.bfloat16)
-    optimized = InferenceModel(graph, backend, precision, micro_batch)
+    optimized = InferenceModel(graph, backend, precision, micro_batch, cuda_graphs)
     for name in KEPT:
         if hasattr(model, name):
             setattr(optimized, name, getattr(model, name))

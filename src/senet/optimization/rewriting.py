@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from senet.errors import SenetError
 from senet.nn.attached import attached, detach
 from senet.nn.excitation import ExcitationBlock
-from senet.nn.fused import excitation_of, set_fused
+from senet.nn.fused import excitation_of, has_hooks, set_fused
 from senet.ops import Excitation
 from senet.ops.gates import GATES
 
@@ -42,11 +42,17 @@ class EarlyGate(nn.Module):
         self.fc1 = one_by_one(merged, bias, conv.weight.dtype)
         fc2, bias2 = excitation.fc2.detach().flatten(1), excitation.bias2
         self.fc2 = one_by_one(fc2, None if bias2 is None else bias2.detach(), conv.weight.dtype)
+        self.gate_name = excitation.gate
         self.gate = GATES[excitation.gate].function
 
     def forward(self, h: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C, 1, 1)."""
         return self.gate(self.fc2(self.fc1(h.mean((2, 3), keepdim=True)).relu()))
+
+    def excitation(self) -> Excitation:
+        """Return the two layers and the gate."""
+        fc1, fc2 = self.fc1, self.fc2
+        return Excitation(fc1.weight.flatten(1), fc2.weight.flatten(1), fc1.bias, fc2.bias, self.gate_name)
 
 
 def one_by_one(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> nn.Conv2d:
@@ -89,6 +95,7 @@ def rewrite(model: nn.Module) -> fx.GraphModule:
         raise SenetError(
             f"{type(model).__name__} cannot be rewritten, for torch.fx cannot trace it: {reason}"
         ) from error
+    remove_identities(graph)
     fold_norms(graph)
     move_squeezes(graph)
     graph.delete_all_unused_submodules()
@@ -114,14 +121,29 @@ def module_at(graph: fx.GraphModule, node: object) -> nn.Module | None:
     return None
 
 
+def convolution_at(graph: fx.GraphModule, node: object) -> nn.Conv2d | None:
+    """Return the convolution that a node calls, if nothing else calls it and one node reads its output."""
+    conv = module_at(graph, node)
+    if type(conv) is nn.Conv2d and isinstance(node, fx.Node) and len(node.users) == 1:
+        shared = [n for n in graph.graph.nodes if n.op == "call_module" and n.target == node.target]
+        return conv if len(shared) == 1 else None
+    return None
+
+
 def convolution_before(graph: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, nn.Conv2d] | None:
     """Return the convolution whose output nothing but this node reads."""
     before = node.args[0]
-    conv = module_at(graph, before)
-    if type(conv) is nn.Conv2d and isinstance(before, fx.Node) and len(before.users) == 1:
-        shared = [n for n in graph.graph.nodes if n.op == "call_module" and n.target == before.target]
-        return (before, conv) if len(shared) == 1 else None
-    return None
+    conv = convolution_at(graph, before)
+    return None if conv is None or not isinstance(before, fx.Node) else (before, conv)
+
+
+def remove_identities(graph: fx.GraphModule) -> None:
+    """Remove layers that do nothing, such as timm's places for other layers: what is around them then meets."""
+    for node in list(graph.graph.nodes):
+        layer = module_at(graph, node)
+        if type(layer) is nn.Identity and not has_hooks((layer,)):
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
 
 
 def fold_norms(graph: fx.GraphModule) -> None:

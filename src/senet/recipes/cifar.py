@@ -31,6 +31,7 @@ def cifar10() -> TrainConfig:
         data=DataConfig(dataset="cifar10", preprocessing=CIFAR, augmentation=FLIP_AND_CROP),
         optimizer=OptimizerConfig(lr=0.1, weight_decay=1e-4),
         schedule=ScheduleConfig(name="step", milestones=(82, 123), warmup_epochs=1.0, warmup_start=0.1),
+        compute=ComputeConfig(precision="auto"),
         epochs=164,
         batch_size=128,
     )
@@ -64,6 +65,7 @@ def cifar10_wrn() -> TrainConfig:
         data=DataConfig(dataset="cifar10", preprocessing=CIFAR, augmentation=FLIP_AND_CROP),
         optimizer=OptimizerConfig(lr=0.1, nesterov=True, weight_decay=5e-4),
         schedule=ScheduleConfig(name="step", milestones=(60, 120, 160), factor=0.2),
+        compute=ComputeConfig(precision="auto"),
         epochs=200,
         batch_size=128,
     )
@@ -98,6 +100,7 @@ def cifar10_shake() -> TrainConfig:
         data=DataConfig(dataset="cifar10", preprocessing=CIFAR, augmentation=replace(FLIP_AND_CROP, cutout=16)),
         optimizer=OptimizerConfig(lr=0.2, nesterov=True, weight_decay=1e-4),
         schedule=ScheduleConfig(name="cosine"),
+        compute=ComputeConfig(precision="auto"),
         epochs=1800,
         batch_size=64,
     )

@@ -135,10 +135,11 @@ class ComputeConfig:
     """How the arithmetic is done; except for `accumulate`, the choices change only speed and rounding.
 
     Args:
-        precision: of the forward and backward passes; "auto" is bf16 where the hardware computes it, else fp32; "fp16"
-            needs a GPU.
+        precision: of the forward and backward passes; "auto" is bf16 where the hardware computes it, else fp32, which
+            is float32 in convolutions too; "tf32" needs one of NVIDIA's GPUs since Ampere, "fp16" any GPU.
         channels_last: memory format of images and weights.
-        compile: compile the network with torch.compile.
+        compile: compile the steps with torch.compile, on CUDA into CUDA graphs: "on", "off", or "auto", which compiles
+            on CUDA alone. The first step then takes a minute or two. Where it fails, "auto" goes on without.
         fused: run BatchNorm, SE, sum and ReLU as one operator (`senet.fuse`): "on" or "off"; "auto" is "off" on every
             device. On the CPU it needs a C++ compiler, and some seconds to compile.
         accumulate: number of batches whose gradients are averaged into one step.
@@ -147,13 +148,14 @@ class ComputeConfig:
 
     precision: Precision = "fp32"
     channels_last: bool = True
-    compile: bool = False
+    compile: Switch = "auto"
     fused: Switch = "auto"
     accumulate: int = 1
     cpu: bool = False
 
     def __post_init__(self) -> None:
         check_choice("compute.precision", self.precision, get_args(Precision))
+        check_choice("compute.compile", self.compile, get_args(Switch))
         check_choice("compute.fused", self.fused, get_args(Switch))
         check_ranges(self, "compute.", {"accumulate": (1, 1e6)})
 

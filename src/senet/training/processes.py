@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from senet.errors import SenetError, needed_for
+from senet.nn.precision import check_precision
 from senet.training.config import ComputeConfig
 
 with needed_for("senet.train"):
@@ -36,8 +37,7 @@ def build_accelerator(compute: ComputeConfig) -> Accelerator:
     accelerator = Accelerator(cpu=cpu)
     if in_process_group() and not found:
         atexit.register(leave_process_group)
-    if compute.precision == "fp16" and accelerator.device.type == "cpu":
-        raise SenetError("compute.precision is 'fp16', which needs a GPU; use bf16 or fp32 on the CPU")
+    check_precision("compute.precision", compute.precision, accelerator.device)
     return accelerator
 
 

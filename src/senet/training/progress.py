@@ -121,6 +121,7 @@ class Reporter:
 
     def say(self, sentence: str) -> None:
         """Log a line about the run."""
+        self.last_line = time.monotonic()
         if not self.quiet:
             logger.info("%s: %s", self.folder.name, sentence)
 
@@ -138,12 +139,10 @@ class Reporter:
         if self.progress is not None:
             self.progress.advance(batches, now)
         elif time.monotonic() - self.last_line > LINE_EVERY_S:
-            self.last_line = time.monotonic()
             self.say(f"batch {self.done:,}/{self.num_batches:,}  {now}")
 
     def end_epoch(self, row: Mapping[str, float]) -> None:
         """Log an epoch's line and its numbers."""
-        self.last_line = time.monotonic()
         left = row["time_s"] * (self.num_epochs - row["epoch"])
         self.say(
             f"epoch {row['epoch']:.0f}/{self.num_epochs}  train loss {row['train_loss']:.4f}  "

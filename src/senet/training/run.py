@@ -67,6 +67,9 @@ def read_config(values: Any) -> TrainConfig:
         values = {name: value for name, value in values.items() if name != "requires"}
         if "regularisation" in values:
             values = before_the_first_release(values)
+        compute = values.get("compute")
+        if isinstance(compute, Mapping) and isinstance(compute.get("compile"), bool):  # as it was at first
+            values = {**values, "compute": {**compute, "compile": "on" if compute["compile"] else "off"}}
     return TrainConfig.from_dict(values)
 
 

@@ -1,7 +1,6 @@
 """A run in progress: its steps, its evaluations, where it stands and what it saves."""
 
 import math
-import random
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,36 +11,34 @@ from itertools import islice
 from shlex import quote
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from senet.configs import is_on
 from senet.data.loading import Loaders
-from senet.data.order import seed_of
 from senet.errors import NotFiniteError, SenetError, needed_for
 from senet.evaluation.accuracy import Evaluation, score
 from senet.models.base import Network
 from senet.models.config import ModelConfig
 from senet.nn.fused import set_fused
-from senet.nn.precision import DTYPES, slow_bf16
+from senet.nn.precision import float32_products, slow_bf16
+from senet.training.compiling import Call, Steps
 from senet.training.config import TrainConfig
 from senet.training.interrupt import TrainingInterrupted, caught_signals
+from senet.training.objective import Objective, logits_of, loss_of
 from senet.training.processes import Team
 from senet.training.progress import Progress, Reporter, lines_shown
-from senet.training.regularization import build_ema, build_mixup
+from senet.training.regularization import RunningAverage, build_mixup
 from senet.training.run import RunFolder
-from senet.training.schedule import Schedule, build_optimizer
+from senet.training.schedule import Schedule, build_optimizer, restore_optimizer
+from senet.training.seeding import seed_everything
 
 with needed_for("senet.train"):
     from accelerate import Accelerator
     from accelerate.utils import broadcast
 
 STATE_KEYS = frozenset({"model", "ema", "optimizer", "schedule", "scaler", "position", "num_processes"})
-ONE_VALUE = "more than 1 value per channel"
-"""Part of PyTorch's message when BatchNorm gets one value per channel."""
 STEP_STREAM = 1
 """Keeps the random numbers of the steps apart from those of the data loaders, which share seed, epoch and batch."""
 
@@ -56,14 +53,6 @@ class Position:
     loss_sum: float = 0.0
     seconds: float = 0.0
     best_top1: float = -1.0
-
-
-def seed_everything(*parts: int) -> None:
-    """Seed Python, NumPy and PyTorch with a mix of `parts`."""
-    seed = seed_of(*parts)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  # timm's Mixup draws from the global state
-    torch.manual_seed(seed)
 
 
 class Trainer:
@@ -101,17 +90,21 @@ class Trainer:
         model.class_names = data.class_names
         set_fused(model, is_on(compute.fused))
         self.model = model.to(accelerator.device).to(memory_format=self.format)
-        self.ema = build_ema(self.model, regularization.ema_decay) if regularization.ema_decay else None
+        self.ema = RunningAverage(self.model, regularization.ema_decay) if regularization.ema_decay else None
         self.optimizer = build_optimizer(config.optimizer, self.model)
         self.schedule = Schedule(config.schedule, self.optimizer, config.optimizer.lr, config.epochs)
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=compute.precision == "fp16")
-        self.wrapped = accelerator.prepare_model(self.model)
-        self.forward = torch.compile(self.wrapped) if compute.compile else self.wrapped
         self.mixup = build_mixup(regularization, num_classes) if regularization.pairs_images else None
+        smoothing = 0.0 if self.mixup else regularization.label_smoothing  # Mixup smooths the targets
+        objective = Objective(self.model, compute.precision, smoothing)
+        self.wrapped: nn.Module = accelerator.prepare_model(objective)
+        self.steps = Steps(self.wrapped, accelerator.device, compute, distributed=self.wrapped is not objective)
         self.position = Position()
+        self.frozen = ""
         self.caught: list[int] = []
         slow = slow_bf16("compute.precision bf16", accelerator.device, "auto chooses what is fast")
-        self.notes = [slow if compute.precision == "bf16" else "", data.train.order.summary(), *notes]
+        slow = slow if compute.precision == "bf16" else ""
+        self.notes = [slow, self.steps.note, data.train.order.summary(), *notes]
 
     def run_epochs(self, progress: Progress | None = None) -> None:
         """Train and evaluate every epoch that is left.
@@ -124,9 +117,11 @@ class Trainer:
         done = position.epoch * num_batches + position.batch
         with (
             lines_shown(),
+            float32_products(self.accelerator.device, config.compute.precision),
             Reporter(self.run_folder.path, config.epochs, num_batches, done, progress, quiet=not main) as reporter,
             caught_signals() as self.caught,
         ):
+            self.steps.say = reporter.say
             for note in filter(None, self.notes):
                 reporter.say(note)
             try:
@@ -171,7 +166,7 @@ class Trainer:
         # Reading a loss waits for the GPU, which then starves; on the CPU it costs nothing.
         read_every = accumulate if self.accelerator.device.type == "cpu" else 20 * accumulate
         losses: list[Tensor] = []
-        num_images, started, lr = 0, time.perf_counter(), 0.0
+        num_images, started, lr = 0, self.clock(), 0.0
         batches = self.data.train.batches(position.epoch, position.batch)
         for first in range(position.batch, num_batches, accumulate):
             try:
@@ -183,7 +178,7 @@ class Trainer:
                 self.stop_for(error)
             lr = self.schedule.set_lr(position.epoch + first / num_batches)
             for batch, (images, labels) in enumerate(window, first):
-                seed_everything(self.config.seed, position.epoch, batch, self.accelerator.process_index, STEP_STREAM)
+                self.seed_step(batch)
                 losses.append(self.backward(images, labels, len(window), update=batch + 1 == first + len(window)))
                 num_images += len(images)
             position.step += 1
@@ -192,7 +187,7 @@ class Trainer:
                 continue
             previous, last_loss, count = position.batch, losses[-1], len(losses)
             self.read_losses(losses, done, lr)
-            now = time.perf_counter()
+            now = self.clock()
             rate = num_images * self.accelerator.num_processes / (now - started)
             position.seconds += now - started
             num_images, started = 0, now
@@ -207,17 +202,30 @@ class Trainer:
                 if stop:
                     self.interrupt()
 
+    def clock(self) -> float:
+        """Return the time in seconds, in which compiling takes none: it would hide how fast the run is."""
+        return time.perf_counter() - self.steps.seconds
+
+    def seed_step(self, batch: int) -> None:
+        """Seed everything random with the seed of the run, the epoch, the batch of the epoch and the process."""
+        process = self.accelerator.process_index
+        seed_everything(
+            self.config.seed, self.position.epoch, batch, process, STEP_STREAM, device=self.accelerator.device
+        )
+
     def backward(self, images: Tensor, labels: Tensor, window: int, update: bool) -> Tensor:
         """Add a batch's share of the gradient; with `update`, take the step. Returns the batch's loss."""
-        images = images.contiguous(memory_format=self.format)
-        targets, smoothing = labels, self.config.regularization.label_smoothing
+        images, targets = images.contiguous(memory_format=self.format), labels
         if self.mixup is not None:
             images, targets = self.mixup(images, labels)
-            smoothing = 0.0  # Mixup has smoothed the targets
+
+        def passes(call: Call) -> Tensor:
+            loss = loss_of(call, images, targets)
+            self.scaler.scale(loss if window == 1 else loss / window).backward()
+            return loss.detach()
+
         with nullcontext() if update else self.accelerator.no_sync(self.wrapped):
-            logits = self.train_logits(images)
-            loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
-            self.scaler.scale(loss / window).backward()
+            loss = self.steps.run(passes, images, self.frozen)
         if update:
             if self.config.optimizer.clip_norm is not None:
                 self.scaler.unscale_(self.optimizer)
@@ -226,27 +234,8 @@ class Trainer:
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
             if self.ema is not None:
-                self.ema.update(self.model)
-        return loss.detach()
-
-    def train_logits(self, images: Tensor) -> Tensor:
-        """Call the network to train it; one image whose last map is one pixel leaves BatchNorm nothing to average."""
-        try:
-            return self.logits(self.forward, images)
-        except (ValueError, RuntimeError) as error:
-            if ONE_VALUE not in str(error):
-                raise
-            raise SenetError(
-                f"a batch of {len(images)} image whose feature maps shrink to one pixel gives BatchNorm nothing to "
-                "average; set batch_size to at least 2, or data.preprocessing.image_size to more pixels"
-            ) from error
-
-    def logits(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """Call a network in the configured precision; float32 logits."""
-        dtype = DTYPES[self.config.compute.precision]
-        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-            logits = network(images)
-        return logits.float()
+                self.ema.update()
+        return loss
 
     def read_losses(self, losses: list[Tensor], done: int, lr: float) -> None:
         """Move the position to `done` batches, with their losses, or stop at the first that is not finite."""
@@ -261,7 +250,7 @@ class Trainer:
     def check_weights(self, lr: float) -> None:
         """Stop if the last step ruined the weights: their loss would tell in the next batch only, after a save."""
         tensors = (tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point())
-        if not all(tensor.isfinite().all() for tensor in tensors):
+        if not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():  # one wait for the GPU, not hundreds
             self.stop_at("weights are not finite", self.position.batch, lr)
 
     def stop_at(self, what: str, batch: int, lr: float) -> NoReturn:
@@ -274,7 +263,9 @@ class Trainer:
     def set_train_mode(self) -> None:
         """Set training mode; in the last `freeze_bn_epochs` epochs BatchNorm keeps its statistics."""
         self.model.train()
+        self.frozen = ""
         if self.position.epoch >= self.config.epochs - self.config.regularization.freeze_bn_epochs:
+            self.frozen = " with frozen BatchNorm"
             for module in self.model.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
@@ -309,8 +300,9 @@ class Trainer:
             self.team.agree()
             return self.sum_over_processes(totals)
 
+        forward = partial(logits_of, kept, precision=self.config.compute.precision)
         try:
-            return score(kept, self.evaluation_batches(), forward=partial(self.logits, kept), reduce=reduce)
+            return score(kept, self.evaluation_batches(), forward=forward, reduce=reduce)
         except SenetError as error:
             self.stop_for(error)
 
@@ -356,7 +348,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         self.position = Position(**state["position"])
