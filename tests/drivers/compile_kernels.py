@@ -18,7 +18,7 @@ from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from senet.ops import cuda as cuda
+from senet.ops import cuda
 
 TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.float64: "*fp64"}
 SIZES = ("U", "BM", "BC")

@@ -1,4 +1,4 @@
-"""Layers of PyTorch as one operator against the same layers one after another."""
+"""Layers of PyTorch fused against the same layers one after another."""
 
 import copy
 import io

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from drivers import ENVIRONMENT, command
+from senet.ops import plain
+from senet.ops.plain import accumulator
 
 triton = pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -29,58 +31,6 @@ def cuda():
     return cuda
 
 
-class Plain:
-    """What the operators compute, in plain PyTorch."""
-
-    @staticmethod
-    def affine(x, center_C, scale, shift):
-        def wide(v):
-            return v.reshape(*(v.shape if v.dim() == 2 else (1, -1)), 1, 1)
-
-        return (x - wide(center_C)) * wide(scale) + wide(shift)
-
-    @staticmethod
-    def moments(u, second):
-        mean_NC = u.mean((2, 3))
-        return mean_NC, (u - mean_NC[..., None, None]).square().mean((2, 3)) if second else u.new_empty(0)
-
-    @classmethod
-    def apply(cls, u, affine, shortcut, shortcut_affine, relu):
-        y = cls.affine(u, *affine)
-        if shortcut is not None:
-            y = y + (cls.affine(shortcut, *shortcut_affine) if shortcut_affine else shortcut)
-        return y.relu() if relu else y
-
-    @classmethod
-    def masked(cls, g, u, mask):
-        return torch.where(cls.affine(u, *mask) > 0, g, 0) if mask else g
-
-    @classmethod
-    def sums(cls, dy, u, center_C, y, mask, shortcut, shortcut_center_C):
-        g = cls.masked(dy if y is None else torch.where(y > 0, dy, 0), u, mask)
-        one = torch.ones_like(center_C)
-        of_u, of_shortcut = (
-            g.new_empty(0) if x is None else (g * cls.affine(x, center, one, 0 * one)).sum((2, 3))
-            for x, center in ((u, center_C), (shortcut, shortcut_center_C))
-        )
-        return g.sum((2, 3)), of_u, of_shortcut, g.new_empty(0) if y is None else g
-
-    @classmethod
-    def gradients(cls, g, u, slope, mask, shortcut, shortcut_slope):
-        g = cls.masked(g, u, mask)
-        found = []
-        for x, of_x in ((u, slope), (shortcut, shortcut_slope)):
-            if x is None:
-                return found[0], g.new_empty(0)
-            center_C, p, q_C, r = of_x
-            zero_C = torch.zeros_like(center_C)
-            found.append(cls.affine(x, center_C, q_C, r) + cls.affine(g, zero_C, p, zero_C))
-        return tuple(found)
-
-
-plain = Plain
-
-
 def assert_near(actual, expected, dtype):
     """Assert equality relative to the largest expected value."""
     assert actual.shape == expected.shape
@@ -88,10 +38,6 @@ def assert_near(actual, expected, dtype):
     if actual.numel():
         largest = expected.abs().max().clamp_min(1e-3)
         assert ((actual.double() - expected).abs().max() / largest).item() < TOLERANCES[dtype]
-
-
-def accumulator(dtype):
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def drawn(shape, dtype, layout):
@@ -141,7 +87,7 @@ def test_apply_sums_and_gradients(cuda, shape, dtype, layout, kind, relu):
     shortcut = None if kind == "none" else shortcut
     mask = affine if relu and kind == "none" else []
     if mask:  # what rounds to zero may fall on either side of it: no gradient comes from there
-        dy = torch.where(plain.affine(wide(u), *wide(affine)).abs() < 1e-4, 0, dy)
+        dy = torch.where(plain.transformed(wide(u), wide(affine)).abs() < 1e-4, 0, dy)
 
     inputs = (u, affine, shortcut, own)
     y = cuda.apply(*inputs, relu)

@@ -170,5 +170,5 @@ class ExcitationBlock(nn.Module):
         raise NotImplementedError
 
     def fused_form(self) -> Excitation | None:
-        """Return the excitation as the fused operator takes it; None for a block that always runs unfused."""
+        """Return the excitation as the fused tail takes it; None for a block that always runs unfused."""
         return None

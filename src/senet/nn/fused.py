@@ -61,7 +61,7 @@ class Fusible(nn.Module):
     ) -> Tensor:
         """Compute `relu(se(norm(u)) + shortcut_norm(shortcut))`, any part of which may be left out.
 
-        Layers that the operator cannot compute, and layers with hooks, run one after another.
+        Layers that cannot be fused, and layers with hooks, run one after another.
 
         Args:
             u: (N, C, H, W).
@@ -153,14 +153,15 @@ def fused_tail(
     small = is_small(u, se) and not synchronized  # PyTorch's own layer needs a GPU
     if small and se is None:
         return None
-    excitation = None if se is None else excitation_of(se)
-    if se is not None and excitation is None:
-        return None
     if shortcut is not None and (shortcut.dtype != u.dtype or shortcut.shape != u.shape):
         return None
-    if small and excitation is not None:
-        return small_tail(u, norm, excitation, shortcut, shortcut_norm, relu)
-    return large_tail(u, norm, excitation, shortcut, shortcut_norm, relu)
+    if se is None:
+        return large_tail(u, norm, None, shortcut, shortcut_norm, relu)
+    excitation = excitation_of(se)
+    if excitation is None:
+        return None
+    tail = small_tail if small or not has_kernels(u.device.type, u.dtype) else large_tail
+    return tail(u, norm, excitation, shortcut, shortcut_norm, relu)
 
 
 def small_tail(
@@ -171,7 +172,7 @@ def small_tail(
     shortcut_norm: nn.Module | None,
     relu: bool,
 ) -> Tensor | None:
-    """Run the norms as they are, and compute what follows in few operations."""
+    """Run the norms as they are, and compute what follows in few operations; None where that is impossible."""
     if norm is not None:
         if attached(norm) is None:
             u = norm(u)
@@ -180,7 +181,7 @@ def small_tail(
         else:
             u = plain_class(norm).forward(norm, u)
     if shortcut is not None and shortcut_norm is not None:
-        shortcut = shortcut_norm(shortcut)
+        shortcut = cast(Tensor, shortcut_norm(shortcut))
     return excited_sum(u, excitation, shortcut, relu)
 
 

@@ -33,7 +33,7 @@ def eval_mode(model: nn.Module, *, layer_by_layer: bool = False) -> Iterator[Non
 
     Args:
         model: parts of it that were frozen in evaluation mode stay so.
-        layer_by_layer: run no fused operator meanwhile, so that every layer is called and hooks see its output.
+        layer_by_layer: fuse no layers meanwhile, so that every layer is called and hooks see its output.
     """
     modes = {module: module.training for module in model.modules()}
     fused = {module: module.fused for module in modes if layer_by_layer and isinstance(module, Fusible)}

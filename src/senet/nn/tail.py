@@ -8,17 +8,17 @@ from senet.nn.fused import Fusible
 class ResidualTail(Fusible):
     """The end of a residual branch: `relu(se(norm(u)) + shortcut_norm(shortcut))`, fused where that is possible.
 
-    Fused means that one operator computes all of it. The layers run one after another where it cannot: another kind of
-    norm or block, hooks, an empty batch, a small feature map without SE on the CPU. Either way the running statistics
-    of the norms move, and outputs and gradients are the same up to rounding.
+    Fused means two passes over the feature map forward and two backward or, for a small map, few operations. The layers
+    run one after another where that cannot be: another kind of block, hooks, a small feature map without SE on the CPU.
+    Either way the running statistics of the norms move, and outputs and gradients are the same up to rounding.
 
     Args:
         norm: BatchNorm of the branch.
         se: an SE block, (N, C, H, W) -> (N, C, H, W); None for none.
         shortcut_norm: BatchNorm of the shortcut; None for none.
         relu: whether a ReLU follows the sum.
-        fused: run the layers as one operator; None means False. On the CPU the first fused call compiles for some
-            seconds. `senet.fuse` and `senet.unfuse` set it too.
+        fused: True, False, or None: in training, where it is faster. On the CPU the first fused call of a large map
+            compiles for some seconds. `senet.fuse` and `senet.unfuse` set it too.
 
     Source: arXiv:1709.01507v4, Figure 3.
 

@@ -13,6 +13,7 @@ import triton
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
+from senet.ops.plain import accumulator
 from senet.ops.triton_kernels import (
     apply_kernel,
     gradients_kernel,
@@ -122,11 +123,6 @@ def tiles_of(images: int, channels: int, positions: int, last: bool) -> tuple[tu
         bm = min(max(16, triton.next_power_of_2(positions)), 1024)
         bc = min(TILE // bm, triton.next_power_of_2(channels))
     return (images * triton.cdiv(channels, bc) * triton.cdiv(positions, bm),), bm, bc
-
-
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """Return the type in which values of `dtype` are summed."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def measured(u: Tensor) -> tuple[int, int, int, tuple[bool, int]]:

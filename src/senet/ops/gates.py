@@ -46,7 +46,7 @@ class Gate:
             SenetError: the value does not determine it.
         """
         if self.slope is None:
-            raise SenetError(f"the gate {self.name!r} has no slope from its value, which the fused operator needs")
+            raise SenetError(f"the gate {self.name!r} has no slope from its value, which fusing needs")
         return self.slope(value)
 
 

@@ -58,7 +58,7 @@ def is_compiled(dtype: torch.dtype) -> bool:
         cpu.library(dtype)
     except cpu.CompilerError as error:
         warnings.warn(
-            f"{error}; SE runs unfused on the CPU (install g++ or clang++, or name a compiler in CXX)", stacklevel=2
+            f"{error}; SE trains slower on the CPU (install g++ or clang++, or name a compiler in CXX)", stacklevel=2
         )
         return False
     return True

@@ -1,4 +1,4 @@
-"""Running BatchNorm, SE, sum and ReLU of a block as one operator, in networks of this library, timm and torchvision."""
+"""Running BatchNorm, SE, sum and ReLU of a block fused, in networks of this library, timm and torchvision."""
 
 import sys
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ def fused_classes() -> Mapping[type[nn.Module], type[Fusible]]:
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """Run BatchNorm, SE, sum and ReLU of every block as one operator, forward and backward.
+    """Run BatchNorm, SE, sum and ReLU of every block in few passes over the feature map, forward and backward.
 
-    The model changes in place; its parameters, buffers and state-dict keys do not. Outputs are the same to rounding.
+    The model changes in place; its parameters, buffers and state-dict keys do not. Outputs are the same to rounding. This
+    library's networks train so by default; `fuse` is for other libraries' networks, and for evaluation mode.
 
-    Cost: on a CPU a C++ compiler is needed, and the first call compiles for about four seconds. A training step of
-    SE-ResNet-50 there takes 0.87 times timm's time in fp32, 0.85 times in bf16 (docs/speed.md). Do not use it where all
-    modules must call global hooks, or for gradients of gradients and `torch.func`: the operator has neither.
+    Cost: on a CPU a C++ compiler is needed, and the first call compiles for about four seconds. Do not use it for gradients
+    of gradients and `torch.func`, which it does not have.
 
     Args:
         model: a network of this library, or a ResNet, ResNeXt or SENet of timm or torchvision, with inserted blocks or
@@ -40,7 +40,7 @@ def fuse(model: nn.Module) -> nn.Module:
     Raises:
         SenetError: no block of the model can run fused.
 
-    Source: the operator is `senet.ops.residual_tail`.
+    Source: what it computes is `senet.ops.residual_tail`.
 
     >>> import senet
     >>> model = fuse(senet.create_model("se_resnet50"))

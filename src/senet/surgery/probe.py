@@ -73,7 +73,7 @@ def run_on_example(model: nn.Module, example_inputs: Any, compute: Callable[[Any
     """Call `compute` with the first inputs that the model accepts, in evaluation mode, and return its result.
 
     Args:
-        model: every layer runs by itself, no fused operator; the model is left as it was.
+        model: every layer runs by itself, none fused; the model is left as it was.
         example_inputs: see `ExampleInputs`; None to try `noise_inputs` one after another.
         compute: takes the inputs, runs the model, and lets the model's exceptions through.
 

@@ -140,8 +140,8 @@ class ComputeConfig:
         channels_last: memory format of images and weights.
         compile: compile the steps with torch.compile, on CUDA into CUDA graphs: "on", "off", or "auto", which compiles
             on CUDA alone. The first step then takes a minute or two. Where it fails, "auto" goes on without.
-        fused: run BatchNorm, SE, sum and ReLU as one operator (`senet.fuse`): "on" or "off"; "auto" is "off" on every
-            device. On the CPU it needs a C++ compiler, and some seconds to compile.
+        fused: run BatchNorm, SE, sum and ReLU in few passes and operations (`senet.fuse`): "on" or "off"; "auto" is on
+            wherever it is faster. On the CPU large feature maps need a C++ compiler, and some seconds to compile.
         accumulate: number of batches whose gradients are averaged into one step.
         cpu: stay on the CPU even if there is a GPU.
     """
