@@ -47,7 +47,7 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
 def fuse_small_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run fused also what is too small to be worth it, as the maps of most tests are."""
     for name in ("MIN_FUSED_NUMEL", "MIN_FUSED_NUMEL_SE"):
-        monkeypatch.setattr(fused, name, 0)
+        monkeypatch.setattr(fused, name, {})
 
 
 @pytest.fixture

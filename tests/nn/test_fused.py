@@ -205,12 +205,12 @@ def test_layers_without_an_equal_run_as_they_are(kind, calls):
 
 
 def test_small_maps_without_se_are_not_worth_it(calls, monkeypatch):
-    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL", random_map().numel() + 1)
+    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL", {"cpu": random_map().numel() + 1})
     for se, expected in ((None, 0), (SEBlock(C, 2), 2)):  # in training and in evaluation
         unit = prepared(Unit(nn.BatchNorm2d(C), se))
         assert_fusing_changes_nothing(unit, random_map(), random_map())
         assert len(calls) == expected
-    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL", random_map().numel())
+    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL", {"cpu": random_map().numel()})
     assert_fusing_changes_nothing(prepared(Unit(nn.BatchNorm2d(C), None)), random_map(), random_map())
     assert len(calls) == 4
 

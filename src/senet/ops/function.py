@@ -121,7 +121,7 @@ class TailFunction(torch.autograd.Function):
             if of_batch or se[0] is not None:
                 m_NC, q_NC = kernels.moments(u, of_batch)
             if of_batch:
-                statistics += batch_statistics(m_NC, q_NC, u, options.group)
+                statistics.extend(batch_statistics(m_NC, q_NC, u, options.group))
                 norm[2:] = statistics[:2]
             affine, r_C = affine_of(norm, options.eps)
             function = affine
@@ -131,10 +131,10 @@ class TailFunction(torch.autograd.Function):
             if s_norm[0] is not None:
                 if s_of_batch:
                     s_m_NC, s_q_NC = kernels.moments(shortcut, True)
-                    statistics += batch_statistics(s_m_NC, s_q_NC, u, options.shortcut_group)
+                    statistics.extend(batch_statistics(s_m_NC, s_q_NC, u, options.shortcut_group))
                     s_norm[2:] = statistics[-3:-1]
                 s_affine, s_r_C = affine_of(s_norm, options.shortcut_eps)
-            y: Tensor = kernels.apply(u, function, shortcut, s_affine or (), options.relu)
+            y: Tensor = kernels.apply(u, list(function), shortcut, list(s_affine or ()), options.relu)
 
         ctx.mark_non_differentiable(*statistics)
         ctx.set_materialize_grads(False)
@@ -162,7 +162,7 @@ class TailFunction(torch.autograd.Function):
         kernels = getattr(torch.ops, namespace_for(u.device.type))
         with backward_precision(u), below_autograd():
             dy = dy.contiguous(memory_format=layout_of(u))
-            mask = Affine(affine.center_C, *of_function) if options.relu and y is None else ()
+            mask = [affine.center_C, *of_function] if options.relu and y is None else []
             A_NC, B_NC, W_NC, g = kernels.sums(dy, u, affine.center_C, y, mask, shortcut, s_center_C)
             g = dy if y is None else g
             of_se: tuple[Tensor | None, ...] = (None,) * 4
@@ -185,7 +185,7 @@ class TailFunction(torch.autograd.Function):
                 s_affine = Affine(s_center_C, s_scale_C, s_scale_C)
                 s_sums_C = of_s_norm if ctx.s_of_batch else None
                 s_slope = slope_of(s_affine, s_scale_C, s_r_C, s_sums_C, count, options.shortcut_group)
-            du, dshortcut = kernels.gradients(g, u, slope, mask, shortcut, s_slope)
+            du, dshortcut = kernels.gradients(g, u, list(slope), mask, shortcut, list(s_slope))
         if shortcut is None:
             dshortcut = g if ctx.has_shortcut else None
         return None, du, dshortcut, dweight_C, dbias_C, None, None, *of_se, *of_s_norm, None, None
