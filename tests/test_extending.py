@@ -185,7 +185,8 @@ def test_inserted_blocks_are_saved_too(tmp_path):
 
 def test_a_gate_without_a_slope_runs_unfused_and_is_copied_by_name(monkeypatch):
     monkeypatch.setattr(GATES, "_entries", dict(GATES._entries))
-    monkeypatch.setattr(fused, "residual_tail", lambda *_: pytest.fail("the operator was called"))
+    for name in ("unchecked_tail", "excited_sum"):
+        monkeypatch.setattr(fused, name, lambda *_: pytest.fail("it ran fused"))
     senet.register_gate(senet.Gate(name="sine", function=lambda logits: 1 + logits.sin(), low=0, high=2, one_at=0))
     model = senet.create_model(NAME, num_classes=10, se=SEOptions(gate="sine")).train()
     set_fused(model, True)

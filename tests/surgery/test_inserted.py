@@ -119,16 +119,21 @@ def test_twice_is_an_error(inserted):
 
 @pytest.mark.parametrize("create", [timm.create_model, torchvision_model], ids=["timm", "torchvision"])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_the_fused_operator_serves_inserted_blocks(create, name, monkeypatch):
+@pytest.mark.parametrize("small", [False, True], ids=["four operators", "few operations"])
+def test_inserted_blocks_run_fused(create, name, small, monkeypatch):
     model = randomize(create(name, num_classes=5)).double()
     report = insert_se(model)
     excite(model)
     reference, x, labels = copy.deepcopy(model).train(), image().double(), torch.tensor([0, 1])
     seen = []
-    original = fused.residual_tail
-    monkeypatch.setattr(
-        fused, "residual_tail", lambda u, norm, se, *rest: seen.append(se) or original(u, norm, se, *rest)
-    )
+    run = fused.excited_sum if small else fused.unchecked_tail
+
+    def counting(*arguments):
+        seen.append(arguments[1 if small else 2])
+        return run(*arguments)
+
+    monkeypatch.setattr(fused, run.__name__, counting)
+    monkeypatch.setattr(fused, "MIN_FUSED_NUMEL_SE", {"cpu": 10**9 if small else 0})
     senet.fuse(model.train())
     found, expected = model(x), reference(x)
     assert sum(se is not None for se in seen) == len(report.sites)

@@ -336,7 +336,7 @@ def test_inductor_trains_a_network_and_goes_on_where_it_was_stopped(tmp_path, mo
 def test_a_step_of_a_network_is_one_graph_and_gives_the_uncompiled_loss(monkeypatch, backend, fused, fused_numel):
     """In double precision, where rounding cannot hide anything, but for the loss itself, which is float32."""
     for name in ("MIN_FUSED_NUMEL", "MIN_FUSED_NUMEL_SE"):
-        monkeypatch.setattr(f"senet.nn.fused.{name}", fused_numel)
+        monkeypatch.setattr(f"senet.nn.fused.{name}", {"cpu": fused_numel})
     torch.manual_seed(0)
     model = create_model("cifar_se_resnet20", num_classes=10).double()
     objective = Objective(model, "fp32", 0.1)

@@ -307,7 +307,8 @@ def layout_of(u: Tensor) -> torch.memory_format:
 def full_precision(u: Tensor) -> AbstractContextManager[Any]:
     """Return a context without autocast, which would multiply the excitation's matrices in 16 bits."""
     kind = u.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    enabled = not u.is_meta and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if enabled else nullcontext()
 
 
 def backward_precision(u: Tensor) -> AbstractContextManager[Any]:

@@ -24,11 +24,11 @@ def fused_classes() -> Mapping[type[nn.Module], type[Fusible]]:
 def fuse(model: nn.Module) -> nn.Module:
     """Run BatchNorm, SE, sum and ReLU of every block in few passes over the feature map, forward and backward.
 
-    The model changes in place; its parameters, buffers and state-dict keys do not. Outputs are the same to rounding. This
-    library's networks train so by default; `fuse` is for other libraries' networks, and for evaluation mode.
+    The model changes in place; its parameters, buffers and state-dict keys do not. Outputs are the same to rounding.
+    This library's networks train so by default; `fuse` is for other libraries' networks, and for evaluation mode.
 
-    Cost: on a CPU a C++ compiler is needed, and the first call compiles for about four seconds. Do not use it for gradients
-    of gradients and `torch.func`, which it does not have.
+    Cost: on a CPU a C++ compiler is needed, and the first call compiles for about four seconds. Do not use it for
+    gradients of gradients and `torch.func`, which it does not have.
 
     Args:
         model: a network of this library, or a ResNet, ResNeXt or SENet of timm or torchvision, with inserted blocks or
