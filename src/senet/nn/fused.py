@@ -24,8 +24,8 @@ from senet.ops.operators import has_kernels
 from senet.ops.tail import unchecked_tail
 
 # The smallest feature maps, in values, that the four operators are worth calling for. On the CPU as measured. On CUDA
-# an estimate: a launch takes 2 microseconds, there are 18 more without SE and 28 with it, and 3 and 10 of the passes over
-# a map are saved, at 3 TB/s in 16 bits.
+# an estimate: a launch takes 2 microseconds, there are 18 more without SE and 28 with it, and 3 and 10 of the passes
+# over a map are saved, at 3 TB/s in 16 bits.
 MIN_FUSED_NUMEL: Mapping[str, int] = MappingProxyType({"cpu": 3_000_000, "cuda": 16_000_000})
 """Without SE, by type of device: smaller maps run layer by layer."""
 MIN_FUSED_NUMEL_SE: Mapping[str, int] = MappingProxyType({"cpu": 150_000, "cuda": 8_000_000})
