@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from senet.nn.attached import ScaledInput, attached, plain_class
 from senet.nn.excitation import ExcitationBlock
@@ -24,17 +25,24 @@ from senet.ops.operators import has_kernels
 from senet.ops.tail import unchecked_tail
 
 # The smallest feature maps, in values, that the four operators are worth calling for. On the CPU as measured. On CUDA
-# an estimate: a launch takes 2 microseconds, there are 18 more without SE and 28 with it, and 3 and 10 of the passes over
-# a map are saved, at 3 TB/s in 16 bits.
+# an estimate: a launch takes 2 microseconds, there are 18 more without SE and 28 with it, and 3 and 10 of the passes
+# over a map are saved, at 3 TB/s in 16 bits.
 MIN_FUSED_NUMEL: Mapping[str, int] = MappingProxyType({"cpu": 3_000_000, "cuda": 16_000_000})
 """Without SE, by type of device: smaller maps run layer by layer."""
 MIN_FUSED_NUMEL_SE: Mapping[str, int] = MappingProxyType({"cpu": 150_000, "cuda": 8_000_000})
 """With SE: smaller maps run as BatchNorm and `excited_sum`."""
 
 
-def is_recorded() -> bool:
-    """Return whether torch.jit.trace is recording, which keeps no autograd function."""
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+def needs_layers() -> bool:
+    """Return whether something looks on that takes no autograd function without a formula for it.
+
+    This is torch.jit.trace, a transform of torch.func, or forward-mode differentiation.
+    """
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    return bool(torch._C._are_functorch_transforms_active()) or forward_ad._current_level >= 0
 
 
 class Fusible(nn.Module):
@@ -65,7 +73,7 @@ class Fusible(nn.Module):
     ) -> Tensor:
         """Compute `relu(se(norm(u)) + shortcut_norm(shortcut))`, any part of which may be left out.
 
-        Layers that cannot be fused, and layers with hooks, run one after another.
+        Layers that cannot be fused, layers with hooks, and all layers under torch.func run one after another.
 
         Args:
             u: (N, C, H, W).
@@ -88,8 +96,8 @@ class Fusible(nn.Module):
     def runs_fused(self, u: Tensor) -> bool:
         """Return whether layers that can run fused do so for the feature map u."""
         if self.fused is None:
-            return self.training and torch.is_grad_enabled() and type(u) is Tensor and not is_recorded()
-        return self.fused and not is_traced(u) and not is_recorded()
+            return self.training and torch.is_grad_enabled() and type(u) is Tensor and not needs_layers()
+        return self.fused and not is_traced(u) and not needs_layers()
 
     def chain(self, modules: Sequence[nn.Module], x: Tensor) -> Tensor:
         """Apply modules one after another, BatchNorm and the ReLU after it fused."""
@@ -221,7 +229,7 @@ def is_small(u: Tensor, se: nn.Module | None) -> bool:
 
 
 def excitation_of(se: nn.Module) -> Excitation | None:
-    """Return an SE block, this library's or timm's, as the operator takes it; None if it cannot compute the block."""
+    """Return an SE block, this library's or timm's, as the fused tail takes it; None if that cannot compute it."""
     if has_hooks((se,)) or has_hooks_inside(se):
         return None
     if isinstance(se, ExcitationBlock):
@@ -251,7 +259,7 @@ def timm_gate(se: nn.Module) -> str | None:
 
 
 def norm_of(norm: nn.Module) -> Norm:
-    """Return a BatchNorm as the operator takes it, with the statistics that its own `forward` would use."""
+    """Return a BatchNorm as the fused tail takes it, with the statistics that its own `forward` would use."""
     # The dictionaries, because nn.Module looks attributes up in Python.
     parameters, buffers = norm._parameters, norm._buffers
     mean, var = buffers.get("running_mean"), buffers.get("running_var")
