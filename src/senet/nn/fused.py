@@ -6,7 +6,6 @@ so that outputs are bit for bit those of the layers, and exported models are mad
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -27,10 +26,10 @@ from senet.ops.tail import unchecked_tail
 # The smallest feature maps, in values, that the four operators are worth calling for. On the CPU as measured. On CUDA
 # an estimate: a launch takes 2 microseconds, there are 18 more without SE and 28 with it, and 3 and 10 of the passes
 # over a map are saved, at 3 TB/s in 16 bits.
-MIN_FUSED_NUMEL: Mapping[str, int] = MappingProxyType({"cpu": 3_000_000, "cuda": 16_000_000})
+MIN_FUSED_NUMEL: Mapping[str, int] = {"cpu": 3_000_000, "cuda": 16_000_000}
 """Without SE, by type of device: smaller maps run layer by layer."""
-MIN_FUSED_NUMEL_SE: Mapping[str, int] = MappingProxyType({"cpu": 150_000, "cuda": 8_000_000})
-"""With SE: smaller maps run as BatchNorm and `excited_sum`."""
+MIN_FUSED_NUMEL_SE: Mapping[str, int] = {"cpu": 150_000, "cuda": 8_000_000}
+"""With SE: smaller maps run as BatchNorm and `excited_sum` on the CPU, layer by layer elsewhere."""
 
 
 def needs_layers() -> bool:
@@ -96,8 +95,8 @@ class Fusible(nn.Module):
     def runs_fused(self, u: Tensor) -> bool:
         """Return whether layers that can run fused do so for the feature map u."""
         if self.fused is None:
-            return self.training and torch.is_grad_enabled() and type(u) is Tensor and not needs_layers()
-        return self.fused and not is_traced(u) and not needs_layers()
+            return self.training and torch.is_grad_enabled() and type(u) is Tensor
+        return self.fused and not is_traced(u)
 
     def chain(self, modules: Sequence[nn.Module], x: Tensor) -> Tensor:
         """Apply modules one after another, BatchNorm and the ReLU after it fused."""
@@ -154,6 +153,8 @@ def fused_tail(
     relu: bool,
 ) -> Tensor | None:
     """Compute `Fusible.tail` in few operations; return None where that is impossible, or slower."""
+    if se is None and type(norm) is nn.BatchNorm2d and is_small(u, None):
+        return None  # the commonest case first
     inserted = attached(norm)
     if inserted is not None:
         if se is not None or inserted.attached_at == "input":
@@ -161,10 +162,11 @@ def fused_tail(
         se = inserted
     elif type(se) is nn.Identity and not has_hooks((se,)):
         se = None
-    synchronized = type(norm) is nn.SyncBatchNorm or type(shortcut_norm) is nn.SyncBatchNorm  # PyTorch's needs a GPU
-    large = (synchronized or not is_small(u, se)) and has_kernels(u.device.type, u.dtype)
-    if not large and (se is None or torch.compiler.is_compiling()):
-        return None  # a compiler fuses the layers by itself
+    synchronized = nn.SyncBatchNorm in (type(norm), type(shortcut_norm))  # PyTorch's own needs a GPU
+    large = (not is_small(u, se) or synchronized) and has_kernels(u.device.type, u.dtype)
+    # A compiler fuses the layers by itself, and elsewhere than on the CPU they take the host less time (docs/speed.md).
+    if needs_layers() or (not large and (se is None or not u.is_cpu or torch.compiler.is_compiling())):
+        return None
     if shortcut is not None and (shortcut.dtype != u.dtype or shortcut.shape != u.shape):
         return None
     if se is None:
