@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from senet.nn.attached import ScaledInput, attached, plain_class
 from senet.nn.excitation import ExcitationBlock
@@ -31,9 +32,16 @@ MIN_FUSED_NUMEL_SE: Mapping[str, int] = {"cpu": 150_000, "cuda": 8_000_000}
 """With SE: smaller maps run as BatchNorm and `excited_sum` on the CPU, layer by layer elsewhere."""
 
 
-def is_recorded() -> bool:
-    """Return whether torch.jit.trace is recording, which keeps no autograd function."""
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+def needs_layers() -> bool:
+    """Return whether something looks on that takes no autograd function without a formula for it.
+
+    This is torch.jit.trace, a transform of torch.func, or forward-mode differentiation.
+    """
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    return bool(torch._C._are_functorch_transforms_active()) or forward_ad._current_level >= 0
 
 
 class Fusible(nn.Module):
@@ -64,7 +72,7 @@ class Fusible(nn.Module):
     ) -> Tensor:
         """Compute `relu(se(norm(u)) + shortcut_norm(shortcut))`, any part of which may be left out.
 
-        Layers that cannot be fused, and layers with hooks, run one after another.
+        Layers that cannot be fused, layers with hooks, and all layers under torch.func run one after another.
 
         Args:
             u: (N, C, H, W).
@@ -157,7 +165,7 @@ def fused_tail(
     synchronized = nn.SyncBatchNorm in (type(norm), type(shortcut_norm))  # PyTorch's own needs a GPU
     large = (not is_small(u, se) or synchronized) and has_kernels(u.device.type, u.dtype)
     # A compiler fuses the layers by itself, and elsewhere than on the CPU they take the host less time (docs/speed.md).
-    if is_recorded() or (not large and (se is None or not u.is_cpu or torch.compiler.is_compiling())):
+    if needs_layers() or (not large and (se is None or not u.is_cpu or torch.compiler.is_compiling())):
         return None
     if shortcut is not None and (shortcut.dtype != u.dtype or shortcut.shape != u.shape):
         return None
@@ -223,7 +231,7 @@ def is_small(u: Tensor, se: nn.Module | None) -> bool:
 
 
 def excitation_of(se: nn.Module) -> Excitation | None:
-    """Return an SE block, this library's or timm's, as the operator takes it; None if it cannot compute the block."""
+    """Return an SE block, this library's or timm's, as the fused tail takes it; None if that cannot compute it."""
     if has_hooks((se,)) or has_hooks_inside(se):
         return None
     if isinstance(se, ExcitationBlock):
@@ -253,7 +261,7 @@ def timm_gate(se: nn.Module) -> str | None:
 
 
 def norm_of(norm: nn.Module) -> Norm:
-    """Return a BatchNorm as the operator takes it, with the statistics that its own `forward` would use."""
+    """Return a BatchNorm as the fused tail takes it, with the statistics that its own `forward` would use."""
     # The dictionaries, because nn.Module looks attributes up in Python.
     parameters, buffers = norm._parameters, norm._buffers
     mean, var = buffers.get("running_mean"), buffers.get("running_var")
