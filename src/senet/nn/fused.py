@@ -28,7 +28,7 @@ from senet.ops.tail import unchecked_tail
 MIN_FUSED_NUMEL: Mapping[str, int] = {"cpu": 3_000_000, "cuda": 16_000_000}
 """Without SE, by type of device: smaller maps run layer by layer."""
 MIN_FUSED_NUMEL_SE: Mapping[str, int] = {"cpu": 150_000, "cuda": 8_000_000}
-"""With SE: smaller maps run as BatchNorm and `excited_sum`."""
+"""With SE: smaller maps run as BatchNorm and `excited_sum` on the CPU, layer by layer elsewhere."""
 
 
 def is_recorded() -> bool:
@@ -156,8 +156,9 @@ def fused_tail(
         se = None
     synchronized = nn.SyncBatchNorm in (type(norm), type(shortcut_norm))  # PyTorch's own needs a GPU
     large = (not is_small(u, se) or synchronized) and has_kernels(u.device.type, u.dtype)
-    if is_recorded() or (not large and (se is None or torch.compiler.is_compiling())):
-        return None  # a compiler fuses the layers by itself
+    # A compiler fuses the layers by itself, and elsewhere than on the CPU they take the host less time (docs/speed.md).
+    if is_recorded() or (not large and (se is None or not u.is_cpu or torch.compiler.is_compiling())):
+        return None
     if shortcut is not None and (shortcut.dtype != u.dtype or shortcut.shape != u.shape):
         return None
     if se is None:

@@ -140,12 +140,8 @@ class TailFunction(torch.autograd.Function):
 
         ctx.mark_non_differentiable(*statistics)
         ctx.set_materialize_grads(False)
-        ctx.options, ctx.of_batch, ctx.s_of_batch, ctx.has_shortcut = (
-            options,
-            of_batch,
-            s_of_batch,
-            shortcut is not None,
-        )
+        ctx.options, ctx.has_shortcut = options, shortcut is not None
+        ctx.of_batch, ctx.s_of_batch = of_batch, s_of_batch
         of_s_norm = (None,) * 3 if s_affine is None else (shortcut, s_affine.center_C, s_affine.scale)
         y_if_signed = y if options.relu and shortcut is not None else None
         ctx.save_for_backward(u, y_if_signed, *affine, r_C, *function[1:], *se, *excited, *of_s_norm, s_r_C)
