@@ -6,13 +6,13 @@ so that outputs are bit for bit those of the layers, and exported models are mad
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import cast
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from senet.nn.attached import ScaledInput, attached, plain_class
 from senet.nn.excitation import ExcitationBlock
@@ -24,17 +24,24 @@ from senet.ops.operators import has_kernels
 from senet.ops.tail import unchecked_tail
 
 # The smallest feature maps, in values, that the four operators are worth calling for. On the CPU as measured. On CUDA
-# an estimate: a launch takes 2 microseconds, there are 18 more without SE and 28 with it, and 3 and 10 of the passes over
-# a map are saved, at 3 TB/s in 16 bits.
-MIN_FUSED_NUMEL: Mapping[str, int] = MappingProxyType({"cpu": 3_000_000, "cuda": 16_000_000})
+# an estimate: a launch takes 2 microseconds, there are 18 more without SE and 28 with it, and 3 and 10 of the passes
+# over a map are saved, at 3 TB/s in 16 bits.
+MIN_FUSED_NUMEL: Mapping[str, int] = {"cpu": 3_000_000, "cuda": 16_000_000}
 """Without SE, by type of device: smaller maps run layer by layer."""
-MIN_FUSED_NUMEL_SE: Mapping[str, int] = MappingProxyType({"cpu": 150_000, "cuda": 8_000_000})
-"""With SE: smaller maps run as BatchNorm and `excited_sum`."""
+MIN_FUSED_NUMEL_SE: Mapping[str, int] = {"cpu": 150_000, "cuda": 8_000_000}
+"""With SE: smaller maps run as BatchNorm and `excited_sum` on the CPU, layer by layer elsewhere."""
 
 
-def is_recorded() -> bool:
-    """Return whether torch.jit.trace is recording, which keeps no autograd function."""
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+def needs_layers() -> bool:
+    """Return whether something looks on that takes no autograd function without a formula for it.
+
+    This is torch.jit.trace, a transform of torch.func, or forward-mode differentiation.
+    """
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    return bool(torch._C._are_functorch_transforms_active()) or forward_ad._current_level >= 0
 
 
 class Fusible(nn.Module):
@@ -65,7 +72,7 @@ class Fusible(nn.Module):
     ) -> Tensor:
         """Compute `relu(se(norm(u)) + shortcut_norm(shortcut))`, any part of which may be left out.
 
-        Layers that cannot be fused, and layers with hooks, run one after another.
+        Layers that cannot be fused, layers with hooks, and all layers under torch.func run one after another.
 
         Args:
             u: (N, C, H, W).
@@ -88,8 +95,8 @@ class Fusible(nn.Module):
     def runs_fused(self, u: Tensor) -> bool:
         """Return whether layers that can run fused do so for the feature map u."""
         if self.fused is None:
-            return self.training and torch.is_grad_enabled() and type(u) is Tensor and not is_recorded()
-        return self.fused and not is_traced(u) and not is_recorded()
+            return self.training and torch.is_grad_enabled() and type(u) is Tensor
+        return self.fused and not is_traced(u)
 
     def chain(self, modules: Sequence[nn.Module], x: Tensor) -> Tensor:
         """Apply modules one after another, BatchNorm and the ReLU after it fused."""
@@ -146,6 +153,8 @@ def fused_tail(
     relu: bool,
 ) -> Tensor | None:
     """Compute `Fusible.tail` in few operations; return None where that is impossible, or slower."""
+    if se is None and type(norm) is nn.BatchNorm2d and is_small(u, None):
+        return None  # the commonest case first
     inserted = attached(norm)
     if inserted is not None:
         if se is not None or inserted.attached_at == "input":
@@ -153,10 +162,11 @@ def fused_tail(
         se = inserted
     elif type(se) is nn.Identity and not has_hooks((se,)):
         se = None
-    synchronized = type(norm) is nn.SyncBatchNorm or type(shortcut_norm) is nn.SyncBatchNorm  # PyTorch's needs a GPU
-    large = (synchronized or not is_small(u, se)) and has_kernels(u.device.type, u.dtype)
-    if not large and (se is None or torch.compiler.is_compiling()):
-        return None  # a compiler fuses the layers by itself
+    synchronized = nn.SyncBatchNorm in (type(norm), type(shortcut_norm))  # PyTorch's own needs a GPU
+    large = (not is_small(u, se) or synchronized) and has_kernels(u.device.type, u.dtype)
+    # A compiler fuses the layers by itself, and elsewhere than on the CPU they take the host less time (docs/speed.md).
+    if needs_layers() or (not large and (se is None or not u.is_cpu or torch.compiler.is_compiling())):
+        return None
     if shortcut is not None and (shortcut.dtype != u.dtype or shortcut.shape != u.shape):
         return None
     if se is None:
@@ -221,7 +231,7 @@ def is_small(u: Tensor, se: nn.Module | None) -> bool:
 
 
 def excitation_of(se: nn.Module) -> Excitation | None:
-    """Return an SE block, this library's or timm's, as the operator takes it; None if it cannot compute the block."""
+    """Return an SE block, this library's or timm's, as the fused tail takes it; None if that cannot compute it."""
     if has_hooks((se,)) or has_hooks_inside(se):
         return None
     if isinstance(se, ExcitationBlock):
@@ -251,7 +261,7 @@ def timm_gate(se: nn.Module) -> str | None:
 
 
 def norm_of(norm: nn.Module) -> Norm:
-    """Return a BatchNorm as the operator takes it, with the statistics that its own `forward` would use."""
+    """Return a BatchNorm as the fused tail takes it, with the statistics that its own `forward` would use."""
     # The dictionaries, because nn.Module looks attributes up in Python.
     parameters, buffers = norm._parameters, norm._buffers
     mean, var = buffers.get("running_mean"), buffers.get("running_var")

@@ -1,7 +1,8 @@
 """SE, sum and ReLU of small feature maps as one autograd function: few operations instead of few bytes.
 
 What a small map costs is not the bytes that move but the operations that start. The fused tail takes some fifty; this
-takes eight forward and twenty backward, in plain PyTorch, after the norm's own layer.
+takes eight forward and twenty backward, in plain PyTorch, after the norm's own layer. Under torch.compile the layers
+themselves run, which a compiler fuses.
 """
 
 from collections.abc import Sequence
@@ -11,14 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from senet.ops.function import (
-    Excitation,
-    backward_precision,
-    below_autograd,
-    full_precision,
-    layer_gradients,
-    refuse_second_order,
-)
+from senet.ops.function import Excitation, full_precision, layer_gradients, refuse_second_order
 from senet.ops.gates import GATES
 from senet.ops.plain import accumulator, in_type
 
@@ -39,10 +33,12 @@ class ExcitationFunction(torch.autograd.Function):
         relu: bool,
     ) -> Tensor:
         """Return y; see `excited_sum`."""
-        with below_autograd():
+        ctx.shapes = (fc1.shape, fc2.shape)
+        with torch._C._AutoDispatchBelowAutograd():
+            fc1, fc2 = fc1.flatten(1), fc2.flatten(1)
             z_NC = v.mean((2, 3), dtype=fc1.dtype)
-            hidden_NK = F.linear(z_NC, fc1.flatten(1), bias1).relu_()
-            gate_NC = GATES[gate].function(F.linear(hidden_NK, fc2.flatten(1), bias2))
+            hidden_NK = F.linear(z_NC, fc1, bias1).relu_()
+            gate_NC = GATES[gate].function(F.linear(hidden_NK, fc2, bias2))
             scale = in_type(gate_NC, v.dtype)[:, :, None, None]
             y = v * scale if shortcut is None else torch.addcmul(shortcut, v, scale)
             y = y.relu_() if relu else y
@@ -56,13 +52,14 @@ class ExcitationFunction(torch.autograd.Function):
         refuse_second_order()
         v, *se, z_NC, hidden_NK, gate_NC, scale, y = ctx.saved_tensors
         dtype, positions = gate_NC.dtype, v.shape[2] * v.shape[3]
-        with backward_precision(v), below_autograd():
+        with full_precision(v), torch._C._AutoDispatchBelowAutograd():
             g = dy if y is None else torch.ops.aten.threshold_backward(dy, y, 0)
             dgate_NC = (in_type(g, dtype) * in_type(v, dtype)).sum((2, 3))
             dlogit_NC = dgate_NC.mul_(GATES[ctx.gate].slope_from(gate_NC))
-            of_layers, dz_NC = layer_gradients(dlogit_NC, se, z_NC, hidden_NK)
+            (dfc1, dfc2, *of_biases), dz_NC = layer_gradients(dlogit_NC, se, z_NC, hidden_NK)
             dz_NC = dz_NC.mul_(1 / positions)
             dv = torch.addcmul(in_type(dz_NC, v.dtype)[:, :, None, None], g, scale)
+        of_layers = (dfc1.view(ctx.shapes[0]), dfc2.view(ctx.shapes[1]), *of_biases)
         return dv, *of_layers, g if ctx.has_shortcut else None, None, None
 
 

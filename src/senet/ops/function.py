@@ -111,6 +111,7 @@ class TailFunction(torch.autograd.Function):
                 weight, bias, mean and var of the shortcut's norm, or None. The mean and var of a batch are None.
         """
         norm, se, s_norm = list(tensors[:4]), tensors[4:8], list(tensors[8:])
+        ctx.shapes = [None if x is None else x.shape for x in se[:2]]
         of_batch, s_of_batch = norm[2] is None, s_norm[2] is None
         kernels = getattr(torch.ops, namespace_for(u.device.type))
         statistics: list[Tensor] = []
@@ -126,6 +127,7 @@ class TailFunction(torch.autograd.Function):
             affine, r_C = affine_of(norm, options.eps)
             function = affine
             if se[0] is not None:
+                se = (se[0].flatten(1), se[1].flatten(1), *se[2:])
                 excited = excite(m_NC, affine, se, options.gate)
                 function = Affine(affine.center_C, excited.gate_NC * affine.scale, excited.gate_NC * affine.shift)
             if s_norm[0] is not None:
@@ -138,12 +140,8 @@ class TailFunction(torch.autograd.Function):
 
         ctx.mark_non_differentiable(*statistics)
         ctx.set_materialize_grads(False)
-        ctx.options, ctx.of_batch, ctx.s_of_batch, ctx.has_shortcut = (
-            options,
-            of_batch,
-            s_of_batch,
-            shortcut is not None,
-        )
+        ctx.options, ctx.has_shortcut = options, shortcut is not None
+        ctx.of_batch, ctx.s_of_batch = of_batch, s_of_batch
         of_s_norm = (None,) * 3 if s_affine is None else (shortcut, s_affine.center_C, s_affine.scale)
         y_if_signed = y if options.relu and shortcut is not None else None
         ctx.save_for_backward(u, y_if_signed, *affine, r_C, *function[1:], *se, *excited, *of_s_norm, s_r_C)
@@ -170,9 +168,10 @@ class TailFunction(torch.autograd.Function):
             if se[0] is None:
                 dscale_C, dbias_C = B_NC.sum(0), A_NC.sum(0)
             else:
-                of_se, dz_NC, dscale_C, dbias_C = excite_gradients(
+                (dfc1, dfc2, *of_biases), dz_NC, dscale_C, dbias_C = excite_gradients(
                     A_NC, B_NC, affine, se, Excited(*excited), options.gate
                 )
+                of_se = (dfc1.view(ctx.shapes[0]), dfc2.view(ctx.shapes[1]), *of_biases)
             dweight_C = dscale_C * r_C
             sums_C = (dweight_C, dbias_C) if ctx.of_batch else None
             slope = slope_of(affine, of_function[0], r_C, sums_C, count, options.group)
@@ -215,19 +214,19 @@ def excite(m_NC: Tensor, affine: Affine, se: Sequence[Any], gate: str) -> Excite
     Args:
         m_NC: means of u over positions.
         affine: what the norm does to u.
-        se: fc1, fc2, bias1 and bias2.
+        se: fc1 (K, C), fc2 (C, K), bias1 and bias2.
         gate: its name.
     """
     fc1, fc2, bias1, bias2 = se
     apart_NC = m_NC - affine.center_C
     z_NC = torch.addcmul(affine.shift, apart_NC, affine.scale)
-    hidden_NK = F.linear(z_NC, fc1.flatten(1), bias1).relu_()
-    return Excited(apart_NC, z_NC, hidden_NK, GATES[gate].function(F.linear(hidden_NK, fc2.flatten(1), bias2)))
+    hidden_NK = F.linear(z_NC, fc1, bias1).relu_()
+    return Excited(apart_NC, z_NC, hidden_NK, GATES[gate].function(F.linear(hidden_NK, fc2, bias2)))
 
 
 def excite_gradients(
     A_NC: Tensor, B_NC: Tensor, affine: Affine, se: Sequence[Any], excited: Excited, gate: str
-) -> tuple[tuple[Tensor | None, ...], Tensor, Tensor, Tensor]:
+) -> tuple[tuple[Any, ...], Tensor, Tensor, Tensor]:
     """Go back through `excite` and the scale.
 
     Args:
@@ -251,12 +250,12 @@ def excite_gradients(
 
 def layer_gradients(
     dlogit_NC: Tensor, se: Sequence[Any], z_NC: Tensor, hidden_NK: Tensor
-) -> tuple[tuple[Tensor | None, ...], Tensor]:
+) -> tuple[tuple[Any, ...], Tensor]:
     """Go back through the two layers of an excitation.
 
     Args:
         dlogit_NC: gradient of the second layer's output.
-        se: fc1, fc2, bias1 and bias2.
+        se: fc1 (K, C), fc2 (C, K), bias1 and bias2.
         z_NC: the squeeze.
         hidden_NK: the first layer's output, after its ReLU.
 
@@ -264,11 +263,11 @@ def layer_gradients(
         The gradients of `se`, and of the squeeze (N, C).
     """
     fc1, fc2, bias1, bias2 = se
-    dhidden_NK = torch.ops.aten.threshold_backward(product(dlogit_NC, fc2.flatten(1)), hidden_NK, 0)
-    dfc1, dfc2 = product(dhidden_NK.T, z_NC).view(fc1.shape), product(dlogit_NC.T, hidden_NK).view(fc2.shape)
+    dhidden_NK = torch.ops.aten.threshold_backward(product(dlogit_NC, fc2), hidden_NK, 0)
+    dfc1, dfc2 = product(dhidden_NK.T, z_NC), product(dlogit_NC.T, hidden_NK)
     dbias1 = None if bias1 is None else dhidden_NK.sum(0)
     dbias2 = None if bias2 is None else dlogit_NC.sum(0)
-    return (dfc1, dfc2, dbias1, dbias2), product(dhidden_NK, fc1.flatten(1))
+    return (dfc1, dfc2, dbias1, dbias2), product(dhidden_NK, fc1)
 
 
 def slope_of(
@@ -306,9 +305,9 @@ def layout_of(u: Tensor) -> torch.memory_format:
 
 def full_precision(u: Tensor) -> AbstractContextManager[Any]:
     """Return a context without autocast, which would multiply the excitation's matrices in 16 bits."""
-    kind = u.device.type
-    enabled = not u.is_meta and torch.is_autocast_enabled(kind)
-    return torch.autocast(kind, enabled=False) if enabled else nullcontext()
+    if not torch._C._is_any_autocast_enabled():
+        return nullcontext()
+    return torch.autocast(u.device.type, enabled=False)
 
 
 def backward_precision(u: Tensor) -> AbstractContextManager[Any]:
@@ -322,7 +321,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     In a compiled backward pass under autocast the product itself is of 16 bits, as that of PyTorch's layers is: Dynamo
     traces it with autocast off, and what compiles the trace turns it on again.
     """
-    return (a @ b).to(a.dtype)
+    return (a @ b).to(a.dtype) if torch.compiler.is_compiling() else a @ b
 
 
 def below_autograd() -> AbstractContextManager[Any]:
