@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 import before_after
-from before_after import CASES, ROOT, Arguments, Case
+from before_after import CASES, ROOT, Arguments, Case, measure
 from pages.speed_before import before_section
 from report import KEEPING
+from seats import SeatError
 
 TAIL = Case(what="tail", shape=(2, 4, 2, 2), precision="fp32", calls=1)
 KINDS = ("plain", "SE", "fused", "as built")
@@ -68,6 +69,26 @@ def test_a_version_from_elsewhere_is_not_timed(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)  # undoes the change of sys.path
     with pytest.raises(RuntimeError, match="not from"):
         before_after.use(tmp_path)
+
+
+def test_rounds_go_forth_and_back_the_first_is_not_counted_and_failures_have_no_times(monkeypatch):
+    asked = []
+
+    def turn(seat, root, case, kind):
+        asked.append(f"{root} {kind}")
+        if asked[-1] == "after SE" and asked.count("after SE") == 2:
+            raise SeatError("broken")
+        return float(len(asked))
+
+    monkeypatch.setattr(before_after, "turn", turn)
+    found = measure(TAIL, {"before": "before", "after": "after"}, rounds=2, processes=1)
+    names = [f"{version} {kind}" for kind in KINDS for version in ("before", "after")]
+    assert asked[:8] == names
+    assert asked[8:16] == names[::-1]
+    assert asked[16:] == [name for name in names if name != "after SE"]
+    assert found["errors"] == {"after SE": "broken"}
+    assert found["milliseconds"].keys() == set(names) - {"after SE"}
+    assert found["milliseconds"]["before plain"] == [16_000.0, 17_000.0]
 
 
 @pytest.mark.slow
