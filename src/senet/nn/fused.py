@@ -13,9 +13,10 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from senet.nn.attached import ScaledInput, attached, plain_class
-from senet.nn.excitation import ExcitationBlock
+from senet.nn.excitation import ExcitationBlock, parameter
 from senet.nn.tracing import is_traced, script_form
 from senet.ops.excitation import excited_sum
 from senet.ops.function import BatchStatistics, Excitation, Norm
@@ -32,9 +33,13 @@ MIN_FUSED_NUMEL_SE: Mapping[str, int] = MappingProxyType({"cpu": 150_000, "cuda"
 """With SE: smaller maps run as BatchNorm and `excited_sum`."""
 
 
-def is_recorded() -> bool:
-    """Return whether torch.jit.trace is recording, which keeps no autograd function."""
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+def has_only_backward() -> bool:
+    """Return whether an autograd function gives all that is asked for: a backward pass.
+
+    It gives torch.jit.trace nothing to record, and `torch.func` and forward-mode differentiation nothing to transform.
+    """
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return not transformed and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 class Fusible(nn.Module):
@@ -88,8 +93,8 @@ class Fusible(nn.Module):
     def runs_fused(self, u: Tensor) -> bool:
         """Return whether layers that can run fused do so for the feature map u."""
         if self.fused is None:
-            return self.training and torch.is_grad_enabled() and type(u) is Tensor and not is_recorded()
-        return self.fused and not is_traced(u) and not is_recorded()
+            return self.training and torch.is_grad_enabled() and type(u) is Tensor and has_only_backward()
+        return self.fused and not is_traced(u) and has_only_backward()
 
     def chain(self, modules: Sequence[nn.Module], x: Tensor) -> Tensor:
         """Apply modules one after another, BatchNorm and the ReLU after it fused."""
@@ -252,13 +257,13 @@ def timm_gate(se: nn.Module) -> str | None:
 
 def norm_of(norm: nn.Module) -> Norm:
     """Return a BatchNorm as the operator takes it, with the statistics that its own `forward` would use."""
-    # The dictionaries, because nn.Module looks attributes up in Python.
-    parameters, buffers = norm._parameters, norm._buffers
+    # The dictionary, because nn.Module looks attributes up in Python.
+    buffers = norm._buffers
     mean, var = buffers.get("running_mean"), buffers.get("running_var")
     if norm.training or mean is None or var is None:
         mean = var = None
     group = group_of(norm) if norm.training and isinstance(norm, nn.SyncBatchNorm) else None
-    return Norm(parameters["weight"], parameters["bias"], mean, var, cast(float, norm.eps), group)
+    return Norm(parameter(norm, "weight"), parameter(norm, "bias"), mean, var, cast(float, norm.eps), group)
 
 
 def group_of(norm: nn.SyncBatchNorm) -> str | None:

@@ -4,27 +4,26 @@ What a small map costs is not the bytes that move but the operations that start.
 takes eight forward and twenty backward, in plain PyTorch, after the norm's own layer.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from senet.ops import second_order
 from senet.ops.function import (
     Excitation,
     backward_precision,
     below_autograd,
     full_precision,
     layer_gradients,
-    refuse_second_order,
 )
 from senet.ops.gates import GATES
 from senet.ops.plain import accumulator, in_type
 
 
 class ExcitationFunction(torch.autograd.Function):
-    """Computes `excited_sum`; gradients of gradients are not supported."""
+    """Computes `excited_sum`."""
 
     @staticmethod
     def forward(
@@ -41,11 +40,13 @@ class ExcitationFunction(torch.autograd.Function):
         """Return y; see `excited_sum`."""
         with below_autograd():
             z_NC = v.mean((2, 3), dtype=fc1.dtype)
-            hidden_NK = F.linear(z_NC, fc1.flatten(1), bias1).relu_()
+            # Not `relu_`: selective checkpointing may keep what `linear` returned.
+            hidden_NK = F.linear(z_NC, fc1.flatten(1), bias1).relu()
             gate_NC = GATES[gate].function(F.linear(hidden_NK, fc2.flatten(1), bias2))
             scale = in_type(gate_NC, v.dtype)[:, :, None, None]
             y = v * scale if shortcut is None else torch.addcmul(shortcut, v, scale)
-            y = y.relu_() if relu else y
+            if relu:  # in place is faster, but selective checkpointing, a dispatch mode, may keep what `addcmul` returned
+                y = F.relu(y, inplace=torch._C._len_torch_dispatch_stack() == 0)
         ctx.gate, ctx.has_shortcut = gate, shortcut is not None
         ctx.save_for_backward(v, fc1, fc2, bias1, bias2, z_NC, hidden_NK, gate_NC, scale, y if relu else None)
         return y
@@ -53,7 +54,8 @@ class ExcitationFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the arguments."""
-        refuse_second_order()
+        if second_order.is_wanted(dy):
+            return differentiable_gradients(ctx, dy)
         v, *se, z_NC, hidden_NK, gate_NC, scale, y = ctx.saved_tensors
         dtype, positions = gate_NC.dtype, v.shape[2] * v.shape[3]
         with backward_precision(v), below_autograd():
@@ -64,6 +66,15 @@ class ExcitationFunction(torch.autograd.Function):
             dz_NC = dz_NC.mul_(1 / positions)
             dv = torch.addcmul(in_type(dz_NC, v.dtype)[:, :, None, None], g, scale)
         return dv, *of_layers, g if ctx.has_shortcut else None, None, None
+
+
+def differentiable_gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    """Return what `ExcitationFunction.backward` does, in differentiable operations."""
+    v, *se, _, _, _, _, y = ctx.saved_tensors
+    with full_precision(v):
+        g = second_order.through_relu(dy, y)
+        gradients = second_order.gradients_through(lambda *inputs: second_order.excited(*inputs, ctx.gate), (v, *se), g)
+    return *gradients, g if ctx.has_shortcut else None, None, None
 
 
 def excited_sum(v: Tensor, excitation: Excitation, shortcut: Tensor | None, relu: bool) -> Tensor:
@@ -78,9 +89,7 @@ def excited_sum(v: Tensor, excitation: Excitation, shortcut: Tensor | None, relu
     Source: arXiv:1709.01507v4, equations 2-4.
     """
     dtype = accumulator(v.dtype)
-    layers: Sequence[Tensor | None] = excitation[:4]
-    if excitation.fc1.dtype != dtype:
-        layers = [None if x is None else in_type(x, dtype) for x in layers]
+    layers = [None if x is None else in_type(x, dtype) for x in excitation[:4]]
     with full_precision(v):
         result: Tensor = ExcitationFunction.apply(v, *layers, shortcut, excitation.gate, relu)
     return result
