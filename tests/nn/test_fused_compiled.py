@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from senet import unfuse
-from senet.errors import SenetError
 from senet.models.resnet import cifar_resnet
 from senet.nn import fused
 from senet.nn.block import SEBlock, SEOptions
@@ -117,17 +115,6 @@ def test_export_of_a_training_step(fuse_small_maps):
     tail, u = ResidualTail(nn.BatchNorm2d(8), SEBlock(8, 2), fused=True), torch.randn(2, 8, 4, 4)
     exported = torch.export.export(tail, (u, torch.randn_like(u)))
     assert operators_in(exported.graph_module) == ["moments", "apply"]
-
-
-def test_gradients_of_gradients_are_refused_with_a_remedy(fuse_small_maps):
-    model, x = network(), torch.randn(2, 3, 16, 16, requires_grad=True)
-    (gradient,) = torch.autograd.grad(model(x).sum(), x)
-    with pytest.raises(SenetError, match=r"no gradients of gradients; call senet.unfuse\(model\) first"):
-        torch.autograd.grad(model(x).sum(), x, create_graph=True)
-    unfuse(model)
-    (again,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
-    torch.testing.assert_close(again, gradient, rtol=1e-3, atol=1e-4)
-    again.square().sum().backward()
 
 
 @pytest.mark.parametrize("number", [0, 10**9])

@@ -110,8 +110,8 @@ class SEBlock(ExcitationBlock):
         plain = type(self) is SEBlock and type(fc1) is nn.Conv2d and type(fc2) is nn.Conv2d
         if not plain or self.squeeze != "avg" or GATES[self.gate_name].slope is None:
             return None
-        weights, biases = ([parameter(fc, name) for fc in (fc1, fc2)] for name in ("weight", "bias"))
-        return Excitation(*weights, *biases, self.gate_name)
+        weight1, weight2 = parameter(fc1, "weight"), parameter(fc2, "weight")
+        return Excitation(weight1, weight2, parameter(fc1, "bias"), parameter(fc2, "bias"), self.gate_name)
 
     def extra_repr(self) -> str:
         """Show what the two layers do not."""

@@ -6,7 +6,6 @@ so that outputs are bit for bit those of the layers, and exported models are mad
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -25,21 +24,21 @@ from senet.ops.operators import has_kernels
 from senet.ops.tail import unchecked_tail
 
 # The smallest feature maps, in values, that the four operators are worth calling for. On the CPU as measured. On CUDA
-# an estimate: a launch takes 2 microseconds, there are 18 more without SE and 28 with it, and 3 and 10 of the passes over
-# a map are saved, at 3 TB/s in 16 bits.
-MIN_FUSED_NUMEL: Mapping[str, int] = MappingProxyType({"cpu": 3_000_000, "cuda": 16_000_000})
+# an estimate: a launch takes 2 microseconds, there are 18 more without SE and 28 with it, and 3 and 10 of the passes
+# over a map are saved, at 3 TB/s in 16 bits.
+MIN_FUSED_NUMEL: Mapping[str, int] = {"cpu": 3_000_000, "cuda": 16_000_000}
 """Without SE, by type of device: smaller maps run layer by layer."""
-MIN_FUSED_NUMEL_SE: Mapping[str, int] = MappingProxyType({"cpu": 150_000, "cuda": 8_000_000})
-"""With SE: smaller maps run as BatchNorm and `excited_sum`."""
+MIN_FUSED_NUMEL_SE: Mapping[str, int] = {"cpu": 150_000, "cuda": 8_000_000}
+"""With SE: smaller maps run as BatchNorm and `excited_sum` on the CPU, layer by layer elsewhere."""
 
 
-def has_only_backward() -> bool:
-    """Return whether an autograd function gives all that is asked for: a backward pass.
+def needs_layers() -> bool:
+    """Return whether more is asked for than a backward pass, which is all that an autograd function has.
 
-    It gives torch.jit.trace nothing to record, and `torch.func` and forward-mode differentiation nothing to transform.
+    torch.jit.trace records operations; torch.func and forward-mode differentiation transform them.
     """
     transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return not transformed and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return transformed or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 class Fusible(nn.Module):
@@ -93,8 +92,8 @@ class Fusible(nn.Module):
     def runs_fused(self, u: Tensor) -> bool:
         """Return whether layers that can run fused do so for the feature map u."""
         if self.fused is None:
-            return self.training and torch.is_grad_enabled() and type(u) is Tensor and has_only_backward()
-        return self.fused and not is_traced(u) and has_only_backward()
+            return self.training and torch.is_grad_enabled() and type(u) is Tensor
+        return self.fused and not is_traced(u)
 
     def chain(self, modules: Sequence[nn.Module], x: Tensor) -> Tensor:
         """Apply modules one after another, BatchNorm and the ReLU after it fused."""
@@ -151,6 +150,8 @@ def fused_tail(
     relu: bool,
 ) -> Tensor | None:
     """Compute `Fusible.tail` in few operations; return None where that is impossible, or slower."""
+    if se is None and type(norm) is nn.BatchNorm2d and is_small(u, None):
+        return None  # the commonest case first
     inserted = attached(norm)
     if inserted is not None:
         if se is not None or inserted.attached_at == "input":
@@ -158,10 +159,11 @@ def fused_tail(
         se = inserted
     elif type(se) is nn.Identity and not has_hooks((se,)):
         se = None
-    synchronized = type(norm) is nn.SyncBatchNorm or type(shortcut_norm) is nn.SyncBatchNorm  # PyTorch's needs a GPU
-    large = (synchronized or not is_small(u, se)) and has_kernels(u.device.type, u.dtype)
-    if not large and (se is None or torch.compiler.is_compiling()):
-        return None  # a compiler fuses the layers by itself
+    synchronized = nn.SyncBatchNorm in (type(norm), type(shortcut_norm))  # PyTorch's own needs a GPU
+    large = (not is_small(u, se) or synchronized) and has_kernels(u.device.type, u.dtype)
+    # A compiler fuses the layers by itself, and elsewhere than on the CPU they take the host less time (docs/speed.md).
+    if needs_layers() or (not large and (se is None or not u.is_cpu or torch.compiler.is_compiling())):
+        return None
     if shortcut is not None and (shortcut.dtype != u.dtype or shortcut.shape != u.shape):
         return None
     if se is None:

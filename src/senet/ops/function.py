@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import senet.ops.second_order as second_order
 from senet.errors import SenetError
-from senet.ops import second_order
 from senet.ops.gates import GATES
 from senet.ops.operators import namespace_for
 from senet.ops.plain import Affine, Slope
@@ -127,6 +127,7 @@ class TailFunction(torch.autograd.Function):
             affine, r_C = affine_of(norm, options.eps)
             function = affine
             if se[0] is not None:
+                se = (se[0].flatten(1), se[1].flatten(1), *se[2:])
                 excited = excite(m_NC, affine, se, options.gate)
                 function = Affine(affine.center_C, excited.gate_NC * affine.scale, excited.gate_NC * affine.shift)
             if s_norm[0] is not None:
@@ -139,17 +140,13 @@ class TailFunction(torch.autograd.Function):
 
         ctx.mark_non_differentiable(*statistics)
         ctx.set_materialize_grads(False)
-        ctx.options, ctx.of_batch, ctx.s_of_batch, ctx.has_shortcut = (
-            options,
-            of_batch,
-            s_of_batch,
-            shortcut is not None,
-        )
+        ctx.options, ctx.has_shortcut = options, shortcut is not None
+        ctx.of_batch, ctx.s_of_batch = of_batch, s_of_batch
         of_s_norm = (None,) * 3 if s_affine is None else (shortcut, s_affine.center_C, s_affine.scale)
         y_if_signed = y if options.relu and shortcut is not None else None
         ctx.save_for_backward(
             *(u, y_if_signed, *affine, r_C, *function[1:], *se, *excited, *of_s_norm, s_r_C),
-            *(norm[0], s_norm[0]),  # for gradients of gradients
+            *(*tensors[4:6], norm[0], s_norm[0]),
         )
         return y, *statistics
 
@@ -175,9 +172,10 @@ class TailFunction(torch.autograd.Function):
             if se[0] is None:
                 dscale_C, dbias_C = B_NC.sum(0), A_NC.sum(0)
             else:
-                of_se, dz_NC, dscale_C, dbias_C = excite_gradients(
+                (dfc1, dfc2, *of_biases), dz_NC, dscale_C, dbias_C = excite_gradients(
                     A_NC, B_NC, affine, se, Excited(*excited), options.gate
                 )
+                of_se = (strided_like(dfc1, saved[18]), strided_like(dfc2, saved[19]), *of_biases)
             dweight_C = dscale_C * r_C
             sums_C = (dweight_C, dbias_C) if ctx.of_batch else None
             slope = slope_of(affine, of_function[0], r_C, sums_C, count, options.group)
@@ -220,20 +218,19 @@ def excite(m_NC: Tensor, affine: Affine, se: Sequence[Any], gate: str) -> Excite
     Args:
         m_NC: means of u over positions.
         affine: what the norm does to u.
-        se: fc1, fc2, bias1 and bias2.
+        se: fc1 (K, C), fc2 (C, K), bias1 and bias2.
         gate: its name.
     """
     fc1, fc2, bias1, bias2 = se
     apart_NC = m_NC - affine.center_C
     z_NC = torch.addcmul(affine.shift, apart_NC, affine.scale)
-    # Not `relu_`: selective checkpointing may keep what `linear` returned.
-    hidden_NK = F.linear(z_NC, fc1.flatten(1), bias1).relu()
-    return Excited(apart_NC, z_NC, hidden_NK, GATES[gate].function(F.linear(hidden_NK, fc2.flatten(1), bias2)))
+    hidden_NK = F.linear(z_NC, fc1, bias1).relu()  # `relu_` would change what selective checkpointing may keep
+    return Excited(apart_NC, z_NC, hidden_NK, GATES[gate].function(F.linear(hidden_NK, fc2, bias2)))
 
 
 def excite_gradients(
     A_NC: Tensor, B_NC: Tensor, affine: Affine, se: Sequence[Any], excited: Excited, gate: str
-) -> tuple[tuple[Tensor | None, ...], Tensor, Tensor, Tensor]:
+) -> tuple[tuple[Any, ...], Tensor, Tensor, Tensor]:
     """Go back through `excite` and the scale.
 
     Args:
@@ -257,12 +254,12 @@ def excite_gradients(
 
 def layer_gradients(
     dlogit_NC: Tensor, se: Sequence[Any], z_NC: Tensor, hidden_NK: Tensor
-) -> tuple[tuple[Tensor | None, ...], Tensor]:
+) -> tuple[tuple[Any, ...], Tensor]:
     """Go back through the two layers of an excitation.
 
     Args:
         dlogit_NC: gradient of the second layer's output.
-        se: fc1, fc2, bias1 and bias2.
+        se: fc1 (K, C), fc2 (C, K), bias1 and bias2.
         z_NC: the squeeze.
         hidden_NK: the first layer's output, after its ReLU.
 
@@ -270,13 +267,11 @@ def layer_gradients(
         The gradients of `se`, and of the squeeze (N, C).
     """
     fc1, fc2, bias1, bias2 = se
-    dhidden_NK = torch.ops.aten.threshold_backward(product(dlogit_NC, fc2.flatten(1)), hidden_NK, 0)
-    # With the strides of the weights, which optimizers and DistributedDataParallel are fastest with.
-    dfc1 = product(dhidden_NK.T, z_NC).as_strided(fc1.shape, fc1.stride())
-    dfc2 = product(dlogit_NC.T, hidden_NK).as_strided(fc2.shape, fc2.stride())
+    dhidden_NK = torch.ops.aten.threshold_backward(product(dlogit_NC, fc2), hidden_NK, 0)
+    dfc1, dfc2 = product(dhidden_NK.T, z_NC), product(dlogit_NC.T, hidden_NK)
     dbias1 = None if bias1 is None else dhidden_NK.sum(0)
     dbias2 = None if bias2 is None else dlogit_NC.sum(0)
-    return (dfc1, dfc2, dbias1, dbias2), product(dhidden_NK, fc1.flatten(1))
+    return (dfc1, dfc2, dbias1, dbias2), product(dhidden_NK, fc1)
 
 
 def slope_of(
@@ -308,8 +303,9 @@ def differentiable_gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         SenetError: the batches of several processes count as one.
     """
     u, y, center_C, _, bias_C, r_C, *saved = ctx.saved_tensors
-    se, shortcut, s_center_C, s_r_C = saved[2:6], saved[10], saved[11], saved[13]
-    weight_C, s_weight_C = saved[14:]
+    biases, shortcut, s_center_C, s_r_C = saved[4:6], saved[10], saved[11], saved[13]
+    *matrices, weight_C, s_weight_C = saved[14:]
+    se = (*matrices, *biases)
     options: Options = ctx.options
     if (ctx.of_batch and options.group) or (ctx.s_of_batch and options.shortcut_group):
         raise SenetError("a fused SyncBatchNorm has no gradients of gradients; call senet.unfuse(model) first")
@@ -317,7 +313,7 @@ def differentiable_gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     def branch(u: Tensor, weight_C: Tensor, bias_C: Tensor, *se: Any) -> Tensor:
         given = None if ctx.of_batch else (center_C, r_C)
         out = second_order.normalized(u, weight_C, bias_C, given, options.eps)
-        out = out if se[0] is None else second_order.excited(out, *se, options.gate)
+        out = out if se[0] is None else second_order.excited(out, se, options.gate)
         return F.relu(out) if options.relu and y is None else out
 
     def of_shortcut(shortcut: Tensor, weight_C: Tensor, bias_C: Tensor) -> Tensor:
@@ -335,6 +331,14 @@ def differentiable_gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return None, du, dshortcut, dweight_C, dbias_C, None, None, *of_se, *of_s_norm, None, None
 
 
+def strided_like(gradient: Tensor, weight: Tensor) -> Tensor:
+    """View the gradient of a matrix in the shape of the weight, which may be a convolution's, and with its strides.
+
+    Optimizers and DistributedDataParallel are slower where the strides differ.
+    """
+    return gradient.as_strided(weight.shape, weight.stride())
+
+
 def layout_of(u: Tensor) -> torch.memory_format:
     """Return the memory format that the kernels use for u."""
     return torch.channels_last if u.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
@@ -342,9 +346,9 @@ def layout_of(u: Tensor) -> torch.memory_format:
 
 def full_precision(u: Tensor) -> AbstractContextManager[Any]:
     """Return a context without autocast, which would multiply the excitation's matrices in 16 bits."""
-    kind = u.device.type
-    enabled = not u.is_meta and torch.is_autocast_enabled(kind)
-    return torch.autocast(kind, enabled=False) if enabled else nullcontext()
+    if not torch._C._is_any_autocast_enabled():
+        return nullcontext()
+    return torch.autocast(u.device.type, enabled=False)
 
 
 def backward_precision(u: Tensor) -> AbstractContextManager[Any]:
@@ -358,7 +362,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     In a compiled backward pass under autocast the product itself is of 16 bits, as that of PyTorch's layers is: Dynamo
     traces it with autocast off, and what compiles the trace turns it on again.
     """
-    return (a @ b).to(a.dtype)
+    return (a @ b).to(a.dtype) if torch.compiler.is_compiling() else a @ b
 
 
 def below_autograd() -> AbstractContextManager[Any]:

@@ -5,6 +5,7 @@ what was saved, and autograd goes back through it.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +24,7 @@ def is_wanted(dy: Tensor) -> bool:
     return torch._C._functorch.is_legacy_batchedtensor(dy)  # the vmap of torch.autograd
 
 
-def gradients_through(
-    function: Callable[..., Tensor], inputs: Sequence[Tensor | None], dy: Tensor
-) -> list[Tensor | None]:
+def gradients_through(function: Callable[..., Tensor], inputs: Sequence[Any], dy: Tensor) -> list[Tensor | None]:
     """Return the gradients of a function's inputs, differentiable if gradients are recorded.
 
     Args:
@@ -38,11 +37,11 @@ def gradients_through(
         # Views, so that the gradient of an input that another was computed from ends at the function.
         own = [x.view_as(x) if x is not None and x.requires_grad else x for x in inputs]
         y = function(*own)
-    wanted = [i for i, x in enumerate(own) if x is not None and x.requires_grad]
+    wanted = {i: x for i, x in enumerate(own) if x is not None and x.requires_grad}
     found: list[Tensor | None] = [None] * len(own)
     if wanted:
         gradients = torch.autograd.grad(
-            y, [own[i] for i in wanted], in_type(dy, y.dtype), create_graph=recorded, allow_unused=True
+            y, list(wanted.values()), in_type(dy, y.dtype), create_graph=recorded, allow_unused=True
         )
         for i, gradient in zip(wanted, gradients, strict=True):
             found[i] = gradient
@@ -54,8 +53,15 @@ def through_relu(dy: Tensor, y: Tensor | None) -> Tensor:
     return dy if y is None else torch.where(y.detach() <= 0, torch.zeros_like(dy), dy)
 
 
-def excited(v: Tensor, fc1: Tensor, fc2: Tensor, bias1: Tensor | None, bias2: Tensor | None, gate: str) -> Tensor:
-    """Return SE of a feature map; see `senet.ops.excitation.excited_sum`."""
+def excited(v: Tensor, se: Sequence[Any], gate: str) -> Tensor:
+    """Return SE of a feature map.
+
+    Args:
+        v: (N, C, H, W).
+        se: fc1, fc2, bias1 and bias2 of `senet.ops.function.Excitation`.
+        gate: its name.
+    """
+    fc1, fc2, bias1, bias2 = se
     hidden_NK = F.relu(F.linear(v.mean((2, 3), dtype=fc1.dtype), fc1.flatten(1), bias1))
     gate_NC = GATES[gate].function(F.linear(hidden_NK, fc2.flatten(1), bias2))
     return v * over_map(in_type(gate_NC, v.dtype))
