@@ -30,6 +30,7 @@ Results: benchmarks/results/gpu.json
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -62,7 +63,7 @@ class Arguments:
         rounds: of all contestants in turn.
         again: keep what the file has of the same machine, versions and settings, and measure the rest.
         smoke: small images and batches, few rounds.
-        output: the file of results.
+        output: the file of results; by default gpu.json in benchmarks/results, or with --smoke in a temporary folder.
     """
 
     device: Device = "cuda"
@@ -70,7 +71,7 @@ class Arguments:
     rounds: int = 15
     again: bool = False
     smoke: bool = False
-    output: Path = RESULTS / "gpu.json"
+    output: Path | None = None
 
 
 def training(form: of.Form, arguments: Arguments) -> list[Measurement]:
@@ -167,11 +168,15 @@ def main(arguments: Arguments) -> int:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("gpu.py needs a GPU that PyTorch sees; the other benchmarks run on the CPU", file=sys.stderr)
         return 2
+    if arguments.device == "cpu" and not arguments.smoke:
+        print("gpu.py on the CPU takes hours and says nothing of a GPU; add --smoke to try it out", file=sys.stderr)
+        return 2
     share_cores()
     settings = {name: value for name, value in asdict(arguments).items() if name in ("device", "rounds", "smoke")}
-    results = start_results(arguments.output, settings, PACKAGES, arguments.again)
+    output = arguments.output or (Path(tempfile.mkdtemp()) if arguments.smoke else RESULTS) / "gpu.json"
+    results = start_results(output, settings, PACKAGES, arguments.again)
     complete = carry_out(waves(arguments), results, arguments.minutes, patience=3 if arguments.device == "cuda" else 30)
-    print(f"Wrote {arguments.output}")
+    print(f"Wrote {output}")
     return 0 if complete and exact(results) else 1
 
 

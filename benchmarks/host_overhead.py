@@ -12,7 +12,7 @@ sometimes more.
 
 Networks: resnet50 and se_resnet50, cifar_resnet20 and cifar_se_resnet20. Contestants: plain; SE, layer by layer; senet,
 small maps: `excited_sum`, as on small maps on the CPU; senet: the operators where there is SE, as in a compiled network
-on CUDA; senet, every norm: the operators for every BatchNorm and ReLU, as in eager PyTorch on CUDA.
+on CUDA; senet, every norm: the operators for every BatchNorm and ReLU, as for large maps in eager PyTorch on CUDA.
 
 Command: python benchmarks/host_overhead.py
 Cost: half a minute on one core.

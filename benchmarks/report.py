@@ -25,6 +25,8 @@ KEPT = "MALLOC_TRIM_THRESHOLD_"
 """With this variable set, and MALLOC_MMAP_THRESHOLD_, glibc keeps what is freed, as allocators of GPU memory do. Else
 feature maps of 32 MB and more are mapped again at every step, and page faults are a part of every time: 2 us for 4 kB,
 but up to 2 ms for 2 MB where a virtual machine's host has taken the memory back."""
+KEEPING = {KEPT: str(64 << 30), "MALLOC_MMAP_THRESHOLD_": str(4 << 30)}
+"""The environment of a process that keeps it, as the Makefile has it; glibc reads it when the process starts."""
 
 
 def machine() -> dict[str, Any]:

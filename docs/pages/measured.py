@@ -15,6 +15,7 @@ COMMANDS = {
     "small_networks": "python benchmarks/small_networks.py",
     "host_overhead": "python benchmarks/host_overhead.py",
     "decoding": "python benchmarks/decoding.py",
+    "before_after": "python benchmarks/before_after.py OTHER",
     "gpu": "make bench-gpu",
 }
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from pages.measured import Result, median, provenance, ratios, read, spread, table
+from pages.speed_before import before_section
 from pages.speed_decoding import decoding_section
 from pages.speed_goals import all_goals, fastest_of_ours, fastest_peer, table_of_cases, table_of_goals
 from pages.speed_gpu import gpu_goals_section, gpu_section
@@ -53,6 +54,7 @@ SECTIONS: Mapping[str, Callable[[Result], str]] = {
     "training_step": training_section,
     "inference": inference_section,
     "decoding": decoding_section,
+    "before_after": before_section,
 }
 EVERY_GOAL = """
 ## Every goal

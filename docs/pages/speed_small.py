@@ -16,9 +16,9 @@ HOST_HEAD = """
 Forward and backward, with networks so narrow and images so small that arithmetic takes next to no time, and the tail's
 operators replaced by ones that only allocate: what Python, autograd and the dispatcher do, in microseconds of one core.
 On a GPU an eager step cannot be faster than this; CUDA graphs take it out of the step. Small maps on the CPU take
-`excited_sum`; on CUDA a compiled network takes the operators where there is SE, an eager one for every norm. A launch
-is an operator that neither makes a view nor only allocates. The last columns are the difference from the plain network
-for each block.
+`excited_sum`; on CUDA a compiled network takes the operators where there is SE, an eager one for large maps, with and
+without SE. A launch is an operator that neither makes a view nor only allocates. The last columns are the difference
+from the plain network for each block.
 """
 KINDS = {
     "plain": "without SE",

@@ -40,6 +40,23 @@ def test_what_needs_a_gpu_says_so():
             of.training(of.SMALL_PLAIN, form, 2, 16, "cpu", "fp32")
 
 
+def test_a_whole_run_on_the_cpu_is_refused_with_a_remedy(monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "carry_out", lambda *_, **__: pytest.fail("it started"))
+    assert gpu.main(Arguments(device="cpu")) == 2
+    assert "add --smoke" in capsys.readouterr().err
+
+
+def test_trying_it_out_leaves_the_measurements_alone(monkeypatch, tmp_path):
+    """docs/speed.md shows whatever benchmarks/results/gpu.json holds."""
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
+    monkeypatch.setattr(gpu, "share_cores", lambda: None)
+    monkeypatch.setattr(gpu, "carry_out", lambda _, results, *__, **___: results.write() is None)
+    assert gpu.main(Arguments(device="cpu", smoke=True)) == 0
+    assert not list(tmp_path.iterdir())
+    assert gpu.main(Arguments(device="cpu", smoke=True, output=tmp_path / "mine.json")) == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.json"]
+
+
 def test_inference_is_built_as_the_other_benchmark_does():
     ready = of.inferring("SE", "eager", 1, 32, "cpu", "fp32")
     assert ready.run().shape == (1, 1000)

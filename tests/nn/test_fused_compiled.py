@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import forward_ad
 
 from senet.models.resnet import cifar_resnet
 from senet.nn import fused
@@ -115,6 +116,28 @@ def test_export_of_a_training_step(fuse_small_maps):
     tail, u = ResidualTail(nn.BatchNorm2d(8), SEBlock(8, 2), fused=True), torch.randn(2, 8, 4, 4)
     exported = torch.export.export(tail, (u, torch.randn_like(u)))
     assert operators_in(exported.graph_module) == ["moments", "apply"]
+
+
+@pytest.mark.parametrize("fused", [None, True])
+def test_transforms_of_functions_see_layers(fused):
+    """PyTorch refuses autograd functions there that have no formula for them; gradients against a backward pass."""
+    tail, u = (
+        ResidualTail(nn.BatchNorm2d(8, track_running_stats=False), SEBlock(8, 2), fused=fused),
+        torch.randn(2, 8, 4, 4),
+    )
+    parameters = dict(tail.named_parameters())
+
+    def loss(parameters, u):
+        return torch.func.functional_call(tail, parameters, (u,)).square().sum()
+
+    found = torch.func.grad(loss)(parameters, u)
+    expected = torch.autograd.grad(tail(u).square().sum(), list(parameters.values()))
+    torch.testing.assert_close(list(found.values()), list(expected), rtol=1e-4, atol=1e-4)
+    each = torch.func.vmap(torch.func.grad(loss, argnums=1), in_dims=(None, 0))(parameters, u[:, None])
+    assert each.shape == (2, 1, 8, 4, 4)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(tail(forward_ad.make_dual(u, u))).tangent
+    torch.testing.assert_close(tangent, torch.func.jvp(tail, (u,), (u,))[1])
 
 
 @pytest.mark.parametrize("number", [0, 10**9])

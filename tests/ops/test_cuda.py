@@ -309,5 +309,6 @@ def test_compiled_graphs_hold_the_kernels_and_no_other_pass(images, kind):
     kernels = {"moments_kernel": "mean,q", "apply_kernel": "y", "sums_kernel": "A,B,g", "gradients_kernel": "du"}
     assert written == kernels | merged
     others = {name for what, name, *_ in lines if what == "operator"}
-    # empty_like would be filled by a kernel of its own
-    assert others <= {"aten.new_empty.default", "aten.new_empty_strided.default", "<built-in"}
+    # empty_like would be filled by a kernel of its own, and PyTorch 2.11 would take equal calls of new_empty_strided,
+    # as of a tail's forward and backward passes, for one tensor and copy it
+    assert others <= {"aten.new_empty.default", "aten.permute.default", "<built-in"}

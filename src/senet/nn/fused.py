@@ -33,12 +33,15 @@ MIN_FUSED_NUMEL_SE: Mapping[str, int] = {"cpu": 150_000, "cuda": 8_000_000}
 
 
 def needs_layers() -> bool:
-    """Return whether more is asked for than a backward pass, which is all that an autograd function has.
+    """Return whether something looks on that takes no autograd function without a formula for it.
 
-    torch.jit.trace records operations; torch.func and forward-mode differentiation transform them.
+    This is torch.jit.trace, a transform of torch.func, or forward-mode differentiation.
     """
-    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return transformed or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    return bool(torch._C._are_functorch_transforms_active()) or forward_ad._current_level >= 0
 
 
 class Fusible(nn.Module):
@@ -69,7 +72,7 @@ class Fusible(nn.Module):
     ) -> Tensor:
         """Compute `relu(se(norm(u)) + shortcut_norm(shortcut))`, any part of which may be left out.
 
-        Layers that cannot be fused, and layers with hooks, run one after another.
+        Layers that cannot be fused, layers with hooks, and all layers under torch.func run one after another.
 
         Args:
             u: (N, C, H, W).
@@ -228,7 +231,7 @@ def is_small(u: Tensor, se: nn.Module | None) -> bool:
 
 
 def excitation_of(se: nn.Module) -> Excitation | None:
-    """Return an SE block, this library's or timm's, as the operator takes it; None if it cannot compute the block."""
+    """Return an SE block, this library's or timm's, as the fused tail takes it; None if that cannot compute it."""
     if has_hooks((se,)) or has_hooks_inside(se):
         return None
     if isinstance(se, ExcitationBlock):
@@ -258,7 +261,7 @@ def timm_gate(se: nn.Module) -> str | None:
 
 
 def norm_of(norm: nn.Module) -> Norm:
-    """Return a BatchNorm as the operator takes it, with the statistics that its own `forward` would use."""
+    """Return a BatchNorm as the fused tail takes it, with the statistics that its own `forward` would use."""
     # The dictionary, because nn.Module looks attributes up in Python.
     buffers = norm._buffers
     mean, var = buffers.get("running_mean"), buffers.get("running_var")

@@ -9,8 +9,8 @@ class ResidualTail(Fusible):
     """The end of a residual branch: `relu(se(norm(u)) + shortcut_norm(shortcut))`, fused where that is possible.
 
     Fused means two passes over the feature map forward and two backward or, for a small map, few operations. The layers
-    run one after another where that cannot be: another kind of block, hooks, a small feature map without SE on the CPU.
-    Either way the running statistics of the norms move, and outputs and gradients are the same up to rounding.
+    run one after another where that cannot be: another kind of block, hooks, a small feature map without SE. Either way
+    the running statistics of the norms move, and outputs and gradients are the same up to rounding.
 
     Args:
         norm: BatchNorm of the branch.

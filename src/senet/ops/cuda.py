@@ -139,8 +139,17 @@ def measured(u: Tensor) -> tuple[int, int, int, tuple[bool, int]]:
 
 
 def like(u: Tensor) -> Tensor:
-    """Return an empty tensor like u: `torch.empty_like`, which in a compiled graph is a pass that fills it."""
-    return u.new_empty_strided(u.shape, u.stride())
+    """Return an empty tensor like u.
+
+    In a compiled graph `torch.empty_like` is a pass that fills it. PyTorch 2.11 takes two calls of `new_empty_strided`
+    with the same arguments for one tensor, which it then copies for each that writes to it; not so with `new_empty`.
+    """
+    if type(u) is Tensor:
+        return u.new_empty_strided(u.shape, u.stride())
+    n, c, h, w = u.shape
+    if u.is_contiguous(memory_format=torch.channels_last):
+        return u.new_empty((n, h, w, c)).permute(0, 3, 1, 2)
+    return u.new_empty(u.shape)
 
 
 def per_image(vectors: Sequence[Tensor]) -> bool:

@@ -27,12 +27,12 @@ def fuse(model: nn.Module) -> nn.Module:
     The model changes in place; its parameters, buffers and state-dict keys do not. Outputs are the same to rounding.
     This library's networks train so by default; `fuse` is for other libraries' networks, and for evaluation mode.
 
-    Cost: on a CPU a C++ compiler is needed, and the first call compiles for about four seconds. Under `torch.func` the
-    layers run one after another; gradients of gradients compute the layers again.
+    Cost: on a CPU large feature maps need a C++ compiler, and the first of them compiles for about four seconds.
+    Gradients of gradients compute the layers again.
 
     Args:
         model: a network of this library, or a ResNet, ResNeXt or SENet of timm or torchvision, with inserted blocks or
-            without. A layer that the operator cannot express (other norms, hooks) runs by itself.
+            without. Layers that cannot be fused (other norms, hooks) run one after another.
 
     Returns:
         The model.

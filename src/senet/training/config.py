@@ -178,7 +178,7 @@ class TrainConfig:
         optimizer: settings of stochastic gradient descent.
         schedule: the schedule of the learning rate.
         regularization: label smoothing, mixup, moving average of the weights.
-        compute: precision, memory format, accumulation.
+        compute: precision, compiling, fused layers, accumulation.
         epochs: passes over the training images.
         batch_size: images of a batch in one process, before accumulation.
         seed: of everything random.
