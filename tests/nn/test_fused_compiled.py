@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 
-from senet import unfuse
-from senet.errors import SenetError
 from senet.models.resnet import cifar_resnet
 from senet.nn import fused
 from senet.nn.block import SEBlock, SEOptions
@@ -140,17 +138,6 @@ def test_transforms_of_functions_see_layers(fused):
     with forward_ad.dual_level():
         tangent = forward_ad.unpack_dual(tail(forward_ad.make_dual(u, u))).tangent
     torch.testing.assert_close(tangent, torch.func.jvp(tail, (u,), (u,))[1])
-
-
-def test_gradients_of_gradients_are_refused_with_a_remedy(fuse_small_maps):
-    model, x = network(), torch.randn(2, 3, 16, 16, requires_grad=True)
-    (gradient,) = torch.autograd.grad(model(x).sum(), x)
-    with pytest.raises(SenetError, match=r"no gradients of gradients; call senet.unfuse\(model\) first"):
-        torch.autograd.grad(model(x).sum(), x, create_graph=True)
-    unfuse(model)
-    (again,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
-    torch.testing.assert_close(again, gradient, rtol=1e-3, atol=1e-4)
-    again.square().sum().backward()
 
 
 @pytest.mark.parametrize("number", [0, 10**9])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.errors import SenetError, check_choice
-from senet.nn.excitation import ExcitationBlock
+from senet.nn.excitation import ExcitationBlock, parameter
 from senet.ops.function import Excitation
 from senet.ops.gates import GATES
 from senet.registry import Registry, calling_module
@@ -104,14 +104,14 @@ class SEBlock(ExcitationBlock):
 
         None for subclasses too, which may compute something else; one that can be fused overrides this.
         """
-        # The dictionaries, because nn.Module looks attributes up in Python.
+        # The dictionary, because nn.Module looks attributes up in Python.
         fc1: Any = self._modules["fc1"]
         fc2: Any = self._modules["fc2"]
         plain = type(self) is SEBlock and type(fc1) is nn.Conv2d and type(fc2) is nn.Conv2d
         if not plain or self.squeeze != "avg" or GATES[self.gate_name].slope is None:
             return None
-        of_fc1, of_fc2 = fc1._parameters, fc2._parameters
-        return Excitation(of_fc1["weight"], of_fc2["weight"], of_fc1["bias"], of_fc2["bias"], self.gate_name)
+        weight1, weight2 = parameter(fc1, "weight"), parameter(fc2, "weight")
+        return Excitation(weight1, weight2, parameter(fc1, "bias"), parameter(fc2, "bias"), self.gate_name)
 
     def extra_repr(self) -> str:
         """Show what the two layers do not."""

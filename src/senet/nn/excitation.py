@@ -12,6 +12,12 @@ from senet.ops.function import Excitation
 from senet.ops.gates import GATES
 
 
+def parameter(layer: nn.Module, name: str) -> Any:
+    """Return a parameter of a layer, or the tensor that has taken its place, as in the copies of nn.DataParallel."""
+    own = layer._parameters  # nn.Module looks attributes up in Python, which is slower
+    return own[name] if name in own else getattr(layer, name)
+
+
 class ExcitationBlock(nn.Module):
     """Scales every channel of a feature map by a gate that it computes from the map: `x * gate(logits(x))`.
 

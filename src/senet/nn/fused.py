@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from senet.nn.attached import ScaledInput, attached, plain_class
-from senet.nn.excitation import ExcitationBlock
+from senet.nn.excitation import ExcitationBlock, parameter
 from senet.nn.tracing import is_traced, script_form
 from senet.ops.excitation import excited_sum
 from senet.ops.function import BatchStatistics, Excitation, Norm
@@ -262,13 +262,13 @@ def timm_gate(se: nn.Module) -> str | None:
 
 def norm_of(norm: nn.Module) -> Norm:
     """Return a BatchNorm as the fused tail takes it, with the statistics that its own `forward` would use."""
-    # The dictionaries, because nn.Module looks attributes up in Python.
-    parameters, buffers = norm._parameters, norm._buffers
+    # The dictionary, because nn.Module looks attributes up in Python.
+    buffers = norm._buffers
     mean, var = buffers.get("running_mean"), buffers.get("running_var")
     if norm.training or mean is None or var is None:
         mean = var = None
     group = group_of(norm) if norm.training and isinstance(norm, nn.SyncBatchNorm) else None
-    return Norm(parameters["weight"], parameters["bias"], mean, var, cast(float, norm.eps), group)
+    return Norm(parameter(norm, "weight"), parameter(norm, "bias"), mean, var, cast(float, norm.eps), group)
 
 
 def group_of(norm: nn.SyncBatchNorm) -> str | None:

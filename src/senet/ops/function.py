@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import senet.ops.second_order as second_order
 from senet.errors import SenetError
 from senet.ops.gates import GATES
 from senet.ops.operators import namespace_for
@@ -94,7 +95,7 @@ class Excited(NamedTuple):
 
 
 class TailFunction(torch.autograd.Function):
-    """Computes the residual tail; gradients of gradients are not supported."""
+    """Computes the residual tail."""
 
     @staticmethod
     def forward(ctx: Any, options: Options, u: Tensor, shortcut: Tensor | None, *tensors: Any) -> tuple[Tensor, ...]:
@@ -111,7 +112,6 @@ class TailFunction(torch.autograd.Function):
                 weight, bias, mean and var of the shortcut's norm, or None. The mean and var of a batch are None.
         """
         norm, se, s_norm = list(tensors[:4]), tensors[4:8], list(tensors[8:])
-        ctx.shapes = [None if x is None else x.shape for x in se[:2]]
         of_batch, s_of_batch = norm[2] is None, s_norm[2] is None
         kernels = getattr(torch.ops, namespace_for(u.device.type))
         statistics: list[Tensor] = []
@@ -144,7 +144,10 @@ class TailFunction(torch.autograd.Function):
         ctx.of_batch, ctx.s_of_batch = of_batch, s_of_batch
         of_s_norm = (None,) * 3 if s_affine is None else (shortcut, s_affine.center_C, s_affine.scale)
         y_if_signed = y if options.relu and shortcut is not None else None
-        ctx.save_for_backward(u, y_if_signed, *affine, r_C, *function[1:], *se, *excited, *of_s_norm, s_r_C)
+        ctx.save_for_backward(
+            *(u, y_if_signed, *affine, r_C, *function[1:], *se, *excited, *of_s_norm, s_r_C),
+            *(*tensors[4:6], norm[0], s_norm[0]),
+        )
         return y, *statistics
 
     @staticmethod
@@ -152,10 +155,11 @@ class TailFunction(torch.autograd.Function):
         """Return the gradients of the arguments; the statistics have none."""
         if dy is None:
             return (None,) * 15
-        refuse_second_order()
+        if second_order.is_wanted(dy):
+            return differentiable_gradients(ctx, dy)
         u, y, *saved = ctx.saved_tensors
         affine, r_C, of_function, se, excited = Affine(*saved[:3]), saved[3], saved[4:6], saved[6:10], saved[10:14]
-        shortcut, s_center_C, s_scale_C, s_r_C = saved[14:]
+        shortcut, s_center_C, s_scale_C, s_r_C = saved[14:18]
         options, count = ctx.options, len(u) * u.shape[2] * u.shape[3]
         kernels = getattr(torch.ops, namespace_for(u.device.type))
         with backward_precision(u), below_autograd():
@@ -171,7 +175,7 @@ class TailFunction(torch.autograd.Function):
                 (dfc1, dfc2, *of_biases), dz_NC, dscale_C, dbias_C = excite_gradients(
                     A_NC, B_NC, affine, se, Excited(*excited), options.gate
                 )
-                of_se = (dfc1.view(ctx.shapes[0]), dfc2.view(ctx.shapes[1]), *of_biases)
+                of_se = (strided_like(dfc1, saved[18]), strided_like(dfc2, saved[19]), *of_biases)
             dweight_C = dscale_C * r_C
             sums_C = (dweight_C, dbias_C) if ctx.of_batch else None
             slope = slope_of(affine, of_function[0], r_C, sums_C, count, options.group)
@@ -220,7 +224,7 @@ def excite(m_NC: Tensor, affine: Affine, se: Sequence[Any], gate: str) -> Excite
     fc1, fc2, bias1, bias2 = se
     apart_NC = m_NC - affine.center_C
     z_NC = torch.addcmul(affine.shift, apart_NC, affine.scale)
-    hidden_NK = F.linear(z_NC, fc1, bias1).relu_()
+    hidden_NK = F.linear(z_NC, fc1, bias1).relu()  # `relu_` would change what selective checkpointing may keep
     return Excited(apart_NC, z_NC, hidden_NK, GATES[gate].function(F.linear(hidden_NK, fc2, bias2)))
 
 
@@ -292,10 +296,47 @@ def slope_of(
     return Slope(affine.center_C, p, share_C * r_C * sums_C[0], share_C * sums_C[1])
 
 
-def refuse_second_order() -> None:
-    """Raise a SenetError in a backward pass whose own gradients are wanted."""
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise SenetError("a fused network has no gradients of gradients; call senet.unfuse(model) first")
+def differentiable_gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    """Return what `TailFunction.backward` does, in differentiable operations.
+
+    Raises:
+        SenetError: the batches of several processes count as one.
+    """
+    u, y, center_C, _, bias_C, r_C, *saved = ctx.saved_tensors
+    biases, shortcut, s_center_C, s_r_C = saved[4:6], saved[10], saved[11], saved[13]
+    *matrices, weight_C, s_weight_C = saved[14:]
+    se = (*matrices, *biases)
+    options: Options = ctx.options
+    if (ctx.of_batch and options.group) or (ctx.s_of_batch and options.shortcut_group):
+        raise SenetError("a fused SyncBatchNorm has no gradients of gradients; call senet.unfuse(model) first")
+
+    def branch(u: Tensor, weight_C: Tensor, bias_C: Tensor, *se: Any) -> Tensor:
+        given = None if ctx.of_batch else (center_C, r_C)
+        out = second_order.normalized(u, weight_C, bias_C, given, options.eps)
+        out = out if se[0] is None else second_order.excited(out, se, options.gate)
+        return F.relu(out) if options.relu and y is None else out
+
+    def of_shortcut(shortcut: Tensor, weight_C: Tensor, bias_C: Tensor) -> Tensor:
+        given = None if ctx.s_of_batch else (s_center_C, s_r_C)
+        return second_order.normalized(shortcut, weight_C, bias_C, given, options.shortcut_eps)
+
+    with full_precision(u):
+        g = second_order.through_relu(dy, y)
+        du, dweight_C, dbias_C, *of_se = second_order.gradients_through(branch, (u, weight_C, bias_C, *se), g)
+        dshortcut = g if ctx.has_shortcut else None
+        of_s_norm: list[Tensor | None] = [None, None]
+        if shortcut is not None:
+            s_bias_C = torch.zeros_like(s_weight_C, requires_grad=True)  # its value changes no gradient
+            dshortcut, *of_s_norm = second_order.gradients_through(of_shortcut, (shortcut, s_weight_C, s_bias_C), g)
+    return None, du, dshortcut, dweight_C, dbias_C, None, None, *of_se, *of_s_norm, None, None
+
+
+def strided_like(gradient: Tensor, weight: Tensor) -> Tensor:
+    """View the gradient of a matrix in the shape of the weight, which may be a convolution's, and with its strides.
+
+    Optimizers and DistributedDataParallel are slower where the strides differ.
+    """
+    return gradient.as_strided(weight.shape, weight.stride())
 
 
 def layout_of(u: Tensor) -> torch.memory_format:

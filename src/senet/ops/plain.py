@@ -84,7 +84,7 @@ def sums(
     dtype = center_C.dtype
     g = dy.to(dtype)
     if y is not None:
-        g = torch.where(y > 0, g, torch.zeros_like(g))
+        g = torch.where(y <= 0, torch.zeros_like(g), g)  # a NaN lets g pass, as in PyTorch's ReLU
     elif mask:
         g = masked(g, u, mask)
     W_NC = g.new_empty(0)
@@ -132,7 +132,7 @@ def transformed(x: Tensor, affine: Sequence[Tensor]) -> Tensor:
 
 def masked(g: Tensor, u: Tensor, mask: Sequence[Tensor]) -> Tensor:
     """Return g where the `Affine` function of u is positive, zero elsewhere."""
-    return torch.where(transformed(u, mask) > 0, g, torch.zeros_like(g))
+    return torch.where(transformed(u, mask) <= 0, torch.zeros_like(g), g)
 
 
 def descended(g: Tensor, x: Tensor, slope: Sequence[Tensor]) -> Tensor:

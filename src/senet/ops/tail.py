@@ -44,7 +44,7 @@ def residual_tail(
     """Compute `relu(gate * norm(u) + shortcut_norm(shortcut))`, any part of which may be left out.
 
     It saves for the backward pass u and y (the next layer's input), vectors over channels, and the shortcut where it
-    has a norm. Gradients of gradients are not supported.
+    has a norm. Gradients of gradients compute it again.
 
     Args:
         u: (N, C, H, W), float32, bfloat16, float16 or float64; channels-last is fastest.

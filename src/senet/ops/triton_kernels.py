@@ -186,9 +186,9 @@ def sums_kernel(
         x = tl.load(u + place, mask=inside, other=0).to(acc)
         if of_y:
             sign = tl.load(y + place, mask=inside, other=0)
-            value = tl.where(sign > 0, value, 0)
+            value = tl.where(sign <= 0, 0, value)  # where it is NaN, dy passes
         if masked:
-            value = tl.where(affine_of(x, m_center, m_scale, m_shift) > 0, value, 0)
+            value = tl.where(affine_of(x, m_center, m_scale, m_shift) <= 0, 0, value)
         a += added_up(value, U, BM, BC)
         b += added_up(value * (x - middle), U, BM, BC)
         if third:
@@ -347,7 +347,7 @@ def gradients_kernel(
     if masked:
         m_image = n * C if mask_per_image else 0
         m_scale, m_shift = channels(mask_scale + m_image, c, C), channels(mask_shift + m_image, c, C)
-        value = tl.where(affine_of(x, channels(mask_center, c, C), m_scale, m_shift) > 0, value, 0)
+        value = tl.where(affine_of(x, channels(mask_center, c, C), m_scale, m_shift) <= 0, 0, value)
     found = affine_of(x, channels(center, c, C), channels(Q, c, C), channels(R + image, c, C))
     found = tl.fma(value, channels(P + image, c, C), found)
     tl.store(du + place, found.to(du.dtype.element_ty), mask=inside)

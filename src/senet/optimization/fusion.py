@@ -27,8 +27,8 @@ def fuse(model: nn.Module) -> nn.Module:
     The model changes in place; its parameters, buffers and state-dict keys do not. Outputs are the same to rounding.
     This library's networks train so by default; `fuse` is for other libraries' networks, and for evaluation mode.
 
-    Cost: on a CPU large feature maps need a C++ compiler, and the first of them compiles for about four seconds. Do not
-    use it for gradients of gradients, which it does not have.
+    Cost: on a CPU large feature maps need a C++ compiler, and the first of them compiles for about four seconds.
+    Gradients of gradients compute the layers again.
 
     Args:
         model: a network of this library, or a ResNet, ResNeXt or SENet of timm or torchvision, with inserted blocks or
