@@ -15,7 +15,8 @@ import copy
 import re
 import warnings
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -74,6 +75,10 @@ class Driver:
         """Return an H100."""
         return GPUTarget("cuda", 90, 32)
 
+    def get_current_device(self) -> int:
+        """Return the first device."""
+        return 0
+
 
 class WrittenError(Exception):
     """The code is there; compiling it further needs a GPU.
@@ -87,8 +92,8 @@ class WrittenError(Exception):
         self.code = code
 
 
-def without_values(network: nn.Module) -> None:
-    """Replace the weights by such without values on a GPU."""
+def without_values(network: nn.Module, *, trained: bool = False) -> None:
+    """Replace the weights by such without values on a GPU, with gradients if the network is trained."""
     for module in network.modules():
         both: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for tensors in both:
@@ -96,7 +101,23 @@ def without_values(network: nn.Module) -> None:
                 if value is not None:
                     empty = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
                     is_weight = isinstance(value, nn.Parameter)
-                    tensors[name] = nn.Parameter(empty, requires_grad=False) if is_weight else empty
+                    tensors[name] = nn.Parameter(empty, requires_grad=trained) if is_weight else empty
+
+
+@contextmanager
+def pretending() -> Iterator[ExitStack]:
+    """Pretend meanwhile that there is a GPU; what else is entered with the stack ends with it."""
+    with ExitStack() as stack:
+        for name, replacement in REPLACED.items():
+            stack.enter_context(patch(name, replacement))
+        for name in ("get_device_properties", "get_compute_capability", "is_available", "device_count"):
+            answer = {"get_device_properties": H100, "get_compute_capability": 90}.get(name, 1)
+            stack.enter_context(patch.object(CudaInterface, name, staticmethod(lambda _=None, a=answer: a)))
+        stack.enter_context(
+            patch.object(CudaInterface.Worker, "get_device_properties", staticmethod(lambda _=None: H100))
+        )
+        stack.enter_context(patch.object(triton.runtime.driver, "_active", Driver()))
+        yield stack
 
 
 @torch.no_grad()
@@ -109,16 +130,7 @@ def code_of(network: nn.Module, batch: int, side: int) -> str:
     def stop(graph: Any) -> None:
         raise WrittenError(write(graph)[0].value)
 
-    with FakeTensorMode(), ExitStack() as stack:
-        for name, replacement in REPLACED.items():
-            stack.enter_context(patch(name, replacement))
-        for name in ("get_device_properties", "get_compute_capability", "is_available", "device_count"):
-            answer = {"get_device_properties": H100, "get_compute_capability": 90}.get(name, 1)
-            stack.enter_context(patch.object(CudaInterface, name, staticmethod(lambda _=None, a=answer: a)))
-        stack.enter_context(
-            patch.object(CudaInterface.Worker, "get_device_properties", staticmethod(lambda _=None: H100))
-        )
-        stack.enter_context(patch.object(triton.runtime.driver, "_active", Driver()))
+    with FakeTensorMode(), pretending() as stack:
         stack.enter_context(patch.object(GraphLowering, "codegen", stop))
         stack.enter_context(torch._inductor.config.patch(freezing=True))
         without_values(network)
