@@ -153,3 +153,13 @@ def test_hooks_of_all_modules_are_called(number, monkeypatch):
         handle.remove()
     blocks = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | SEBlock)]
     assert set(blocks) <= set(seen)
+
+
+def test_a_backward_pass_inside_a_compiled_function():
+    """The hook that `senet.nn.attached` sets for all modules must not be in the way, whatever the network."""
+    model, x = nn.Sequential(nn.Linear(3, 3), nn.ReLU()), torch.randn(2, 3)
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        torch.compile(lambda x: model(x).sum().backward(), backend="aot_eager")(x)
+    expected = torch.autograd.grad(model(x).sum(), list(model.parameters()))
+    torch.testing.assert_close([p.grad for p in model.parameters()], list(expected))

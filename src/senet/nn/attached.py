@@ -202,6 +202,8 @@ def guard(module: nn.Module) -> None:
 
 def keep_blocks(parent: nn.Module, name: str, child: nn.Module | None) -> None:
     """Guard the blocks of a child that a module is about to get; a hook that PyTorch calls for every new child."""
+    if torch.compiler.is_compiling():  # torch.compile registers modules of its own, and cannot trace what follows
+        return
     if isinstance(child, ExcitationBlock) and child.attached_at is not None and name == NAME:
         if isinstance(parent, _BatchNorm) and not isinstance(parent, Scaled):  # a conversion moves children over
             run(parent, child)

@@ -386,7 +386,7 @@ void gradients(const Shape& s, const T* g, const T* u, const Slope<acc_of<T>>& o
       for (Index i = 0; i < width; ++i) {
         const Index c = last ? i : 0;
         const acc of_y = load(dout[i]);  // loaded whether used or not, which vectors need
-        const acc value = masked && affine(sign, c, load(x[i])) <= 0 ? acc(0) : of_y;
+        const acc value = !masked || !(affine(sign, c, load(x[i])) <= 0) ? of_y : acc(0);
         store(dx[i], slope(du_line, c, value, load(x[i])));
         if (with_w) store(dshortcut[i], slope(dw_line, c, value, load(w[i])));
       }
