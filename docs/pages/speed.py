@@ -35,13 +35,13 @@ with its spread is [below](#every-goal).
 MISSED = """
 ### What is missed, and why
 
-- **Small maps on the CPU**: a block's SE is some thirty operations forward and backward, however small the map, and in a
-  network each takes two to three times as long as alone in a loop, because caches are cold in between: the four
+- **Small maps on the CPU**: a block's SE is some thirty operations forward and backward, however small the map, and in
+  a network each takes two to three times as long as alone in a loop, because caches are cold in between: the four
   operators' way took 65 microseconds forward by itself and 180 in cifar_se_resnet20. So small maps take the way with
   the fewest operations (`senet.ops.excitation`) instead of the fewest bytes.
 - **Small maps on a GPU**: the vectors between the four operators are some forty small launches a block
-  ([what the host does](#what-the-host-does)), more than SE layer by layer has. So eager PyTorch runs small maps layer by
-  layer there; in a CUDA graph and under torch.compile, which `senet train` uses by itself, launches cost little.
+  ([what the host does](#what-the-host-does)), more than SE layer by layer has. So eager PyTorch runs small maps layer
+  by layer there; in a CUDA graph and under torch.compile, which `senet train` uses by itself, launches cost little.
 - **Peak memory**: SE's own 2.5 million parameters, with gradients and momenta (30 MB); of feature maps the operator
   keeps no more than plain BatchNorm and ReLU do.
 - **Inference**: SE adds one pass that scales, adds the shortcut and applies the ReLU. OpenVINO does the latter two
