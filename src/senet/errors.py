@@ -73,6 +73,12 @@ def needed_for(what: str) -> Iterator[None]:
         ) from error
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of the message of an error that another library raised; its kind if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the three known names that are most like one that is not known, nearest first, for a message."""
     return ", ".join(get_close_matches(name, list(known), n=3, cutoff=0.0))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import senet.ops.second_order as second_order
 from senet.ops.function import Excitation, full_precision, layer_gradients, strided_like
-from senet.ops.gates import GATES
+from senet.ops.gates import GATES, hidden_and_gate
 from senet.ops.plain import accumulator, in_type
 
 
@@ -37,14 +37,11 @@ class ExcitationFunction(torch.autograd.Function):
         with torch._C._AutoDispatchBelowAutograd():
             fc1, fc2 = fc1.flatten(1), fc2.flatten(1)
             z_NC = v.mean((2, 3), dtype=fc1.dtype)
-            hidden_NK = F.linear(z_NC, fc1, bias1).relu()
-            gate_NC = GATES[gate].function(F.linear(hidden_NK, fc2, bias2))
+            hidden_NK, gate_NC = hidden_and_gate(z_NC, (fc1, fc2, bias1, bias2), gate)
             scale = in_type(gate_NC, v.dtype)[:, :, None, None]
             y = v * scale if shortcut is None else torch.addcmul(shortcut, v, scale)
-            if (
-                relu
-            ):  # in place is faster, but selective checkpointing, a dispatch mode, may keep what `addcmul` returned
-                y = F.relu(y, inplace=torch._C._len_torch_dispatch_stack() == 0)
+            # In place is faster, but selective checkpointing, a dispatch mode, may keep what `addcmul` returned.
+            y = F.relu(y, inplace=torch._C._len_torch_dispatch_stack() == 0) if relu else y
         ctx.gate, ctx.has_shortcut = gate, shortcut is not None
         saved = (v, fc1, fc2, bias1, bias2, z_NC, hidden_NK, gate_NC, scale, y if relu else None)
         ctx.save_for_backward(*saved, *weights)

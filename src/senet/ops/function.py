@@ -15,7 +15,7 @@ from torch import Tensor
 
 import senet.ops.second_order as second_order
 from senet.errors import SenetError
-from senet.ops.gates import GATES
+from senet.ops.gates import GATES, hidden_and_gate
 from senet.ops.operators import namespace_for
 from senet.ops.plain import Affine, Slope
 from senet.ops.sync import mean_over_batch, merged_statistics
@@ -221,11 +221,9 @@ def excite(m_NC: Tensor, affine: Affine, se: Sequence[Any], gate: str) -> Excite
         se: fc1 (K, C), fc2 (C, K), bias1 and bias2.
         gate: its name.
     """
-    fc1, fc2, bias1, bias2 = se
     apart_NC = m_NC - affine.center_C
     z_NC = torch.addcmul(affine.shift, apart_NC, affine.scale)
-    hidden_NK = F.linear(z_NC, fc1, bias1).relu()  # `relu_` would change what selective checkpointing may keep
-    return Excited(apart_NC, z_NC, hidden_NK, GATES[gate].function(F.linear(hidden_NK, fc2, bias2)))
+    return Excited(apart_NC, z_NC, *hidden_and_gate(z_NC, se, gate))
 
 
 def excite_gradients(

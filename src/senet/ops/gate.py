@@ -40,6 +40,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from senet.ops.gates import GATES
+from senet.ops.plain import accumulator, over_map
 
 KINDS = ("sigmoid", "tanh", "relu", "hard_sigmoid", "sigmoid_x2", "hard_sigmoid_x2")
 """The gates that the kernels compute, in the order of their numbers there."""
@@ -61,16 +62,6 @@ def runs_in_kernels(x: Tensor) -> bool:
     return x.is_cuda and x.dim() == 4 and x.numel() > 0 and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
-def accumulator(x: Tensor) -> torch.dtype:
-    """Return the type of sums over a feature map."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def over_map(vector: Tensor) -> Tensor:
-    """(C,) or (N, C) -> one that broadcasts over (N, C, H, W)."""
-    return vector[..., None, None]
-
-
 def squeeze(x: Tensor, bias: Tensor | None, relu: bool, fc1: Tensor, bias1: Tensor) -> tuple[Tensor, Tensor]:
     """Return the hidden layer of the excitation, in parts, and the feature map that it comes from.
 
@@ -89,7 +80,7 @@ def squeeze(x: Tensor, bias: Tensor | None, relu: bool, fc1: Tensor, bias1: Tens
         return parts, x if bias is None and not relu else h
     h = x if bias is None else x + over_map(bias)
     h = h.relu() if relu else h
-    acc = accumulator(x)
+    acc = accumulator(x.dtype)
     return F.linear(h.mean((2, 3), dtype=acc), fc1.to(acc), bias1.to(acc))[:, None], h
 
 
@@ -124,7 +115,7 @@ def excite(
     if runs_in_kernels(v) and alike and gate in KINDS:
         operator, kind = torch.ops.senet_triton.excite, KINDS.index(gate)
         return cast(Tensor, operator(v, parts, fc2, bias2, kind, bias, shortcut, shortcut_bias, relu))
-    acc = accumulator(v)
+    acc = accumulator(v.dtype)
     logits = F.linear(parts.to(acc).sum(1).relu(), fc2.to(acc), bias2.to(acc))
     y = (v if bias is None else v + over_map(bias)) * over_map(GATES[gate].function(logits).to(v.dtype))
     if shortcut is not None:

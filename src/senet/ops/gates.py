@@ -1,8 +1,9 @@
 """The gates: the functions that close an excitation, in one table with all that is known of each."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -118,6 +119,19 @@ OWN = (
 GATES: Registry[Gate] = Registry("gate", {gate.name: gate for gate in OWN})
 GATE_OF_LAYER = {layer: gate.name for gate in OWN for layer in gate.layers}
 """The gates by the names of the classes that compute them elsewhere."""
+
+
+def hidden_and_gate(z_NC: Tensor, se: Sequence[Any], gate: str) -> tuple[Tensor, Tensor]:
+    """Return the hidden layer (N, K) of an excitation, after its ReLU, and its gates (N, C).
+
+    Args:
+        z_NC: the squeeze, (N, C).
+        se: fc1 (K, C), fc2 (C, K), bias1 and bias2; None for no biases.
+        gate: its name.
+    """
+    fc1, fc2, bias1, bias2 = se
+    hidden_NK = F.linear(z_NC, fc1, bias1).relu()  # `relu_` would change what selective checkpointing may keep
+    return hidden_NK, GATES[gate].function(F.linear(hidden_NK, fc2, bias2))
 
 
 def register_gate(gate: Gate) -> None:

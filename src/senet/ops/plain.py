@@ -121,7 +121,7 @@ def gradients(
 
 def over_map(vector: Tensor) -> Tensor:
     """View (C,) or (N, C) so that it broadcasts over (N, C, H, W)."""
-    return vector.reshape(*(vector.shape if vector.dim() == 2 else (1, -1)), 1, 1)
+    return vector[..., None, None]
 
 
 def transformed(x: Tensor, affine: Sequence[Tensor]) -> Tensor:

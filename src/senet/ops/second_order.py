@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from senet.ops.gates import GATES
+from senet.ops.gates import hidden_and_gate
 from senet.ops.plain import in_type, over_map
 
 
@@ -62,8 +61,8 @@ def excited(v: Tensor, se: Sequence[Any], gate: str) -> Tensor:
         gate: its name.
     """
     fc1, fc2, bias1, bias2 = se
-    hidden_NK = F.relu(F.linear(v.mean((2, 3), dtype=fc1.dtype), fc1.flatten(1), bias1))
-    gate_NC = GATES[gate].function(F.linear(hidden_NK, fc2.flatten(1), bias2))
+    z_NC = v.mean((2, 3), dtype=fc1.dtype)
+    _, gate_NC = hidden_and_gate(z_NC, (fc1.flatten(1), fc2.flatten(1), bias1, bias2), gate)
     return v * over_map(in_type(gate_NC, v.dtype))
 
 

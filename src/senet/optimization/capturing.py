@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, cuda
 
-from senet.errors import SenetError, warn
+from senet.errors import SenetError, first_line, warn
 
 MAX_GRAPHS = 8
 """As many shapes as torch.compile compiles for before it gives up: each graph keeps its input and output."""
@@ -118,8 +118,7 @@ class GraphRunner:
     def give_up(self, error: RuntimeError) -> None:
         """Go on without graphs, and say why."""
         self.gave_up = True
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        message = f"inference cannot be captured in a CUDA graph: {reason}"
+        message = f"inference cannot be captured in a CUDA graph: {first_line(error)}"
         if self.required:
             raise SenetError(f"{message}; choose cuda_graphs='auto' to run without") from error
         warn(f"{message}; it runs without one, which takes longer for small batches")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from senet.errors import SenetError
+from senet.errors import SenetError, first_line
 from senet.nn.attached import attached, detach
 from senet.nn.excitation import ExcitationBlock
 from senet.nn.fused import excitation_of, has_hooks, set_fused
@@ -91,9 +91,8 @@ def rewrite(model: nn.Module) -> fx.GraphModule:
     try:
         graph = fx.GraphModule(model, Tracer().trace(model))
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SenetError(
-            f"{type(model).__name__} cannot be rewritten, for torch.fx cannot trace it: {reason}"
+            f"{type(model).__name__} cannot be rewritten, for torch.fx cannot trace it: {first_line(error)}"
         ) from error
     remove_identities(graph)
     fold_norms(graph)
