@@ -8,7 +8,7 @@ import torch
 import senet
 from senet.data import loading
 from senet.recipes.digits import digits
-from senet.training.config import ComputeConfig
+from senet.training.sections import ComputeConfig
 
 torch.set_num_threads(1)
 open_all, sizes = loading.open_split, {"train": 96, "eval": 60}

@@ -14,8 +14,8 @@ from senet.data import loading
 from senet.recipes.digits import digits
 from senet.training import loop
 from senet.training import trainer as trainer_module
-from senet.training.config import ComputeConfig, RegularizationConfig
 from senet.training.interrupt import TrainingInterrupted
+from senet.training.sections import ComputeConfig, RegularizationConfig
 
 torch.set_num_threads(1)
 folder, num_eval, rank = Path(sys.argv[1]), int(sys.argv[2]), int(os.environ["RANK"])

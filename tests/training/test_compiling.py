@@ -22,11 +22,12 @@ from senet.recipes import RECIPES, get_recipe
 from senet.recipes.digits import digits
 from senet.training import compiling, loop, trainer
 from senet.training.compiling import Steps, has_graphs, is_compiled
-from senet.training.config import ComputeConfig, RegularizationConfig, TrainConfig
+from senet.training.config import TrainConfig
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import resume, train
 from senet.training.objective import Objective
 from senet.training.run import RunFolder
+from senet.training.sections import ComputeConfig, RegularizationConfig
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 OFF = ComputeConfig(cpu=True, compile="off")

@@ -7,7 +7,8 @@ import pytest
 from senet.data.config import Augmentation, DataConfig
 from senet.errors import SenetError
 from senet.models.config import ModelConfig
-from senet.training.config import ComputeConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig, TrainConfig
+from senet.training.config import TrainConfig
+from senet.training.sections import ComputeConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig
 
 CONFIG = TrainConfig(model=ModelConfig(name="cifar_se_resnet20"), data=DataConfig())
 NAN = float("nan")

@@ -21,9 +21,9 @@ from senet.files import read_jsonl
 from senet.models.base import Network
 from senet.recipes.digits import digits
 from senet.training import loop, objective, schedule, trainer
-from senet.training.config import ComputeConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig
 from senet.training.loop import resume, train
 from senet.training.run import RunFolder
+from senet.training.sections import ComputeConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig
 
 CPU = ComputeConfig(cpu=True)
 RUN = replace(digits(), epochs=2, compute=CPU)  # three batches of 32 an epoch

@@ -12,8 +12,8 @@ from senet.errors import SenetError, warn
 from senet.nn import precision
 from senet.recipes import RECIPES, get_recipe
 from senet.training import trainer
-from senet.training.config import ComputeConfig
 from senet.training.loop import resume, train
+from senet.training.sections import ComputeConfig
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 RUN = replace(get_recipe("digits"), epochs=1, compute=ComputeConfig(cpu=True, precision="auto"))

@@ -23,10 +23,10 @@ from senet.errors import SenetError
 from senet.files import read_jsonl
 from senet.recipes.digits import digits
 from senet.training import loop, trainer
-from senet.training.config import ComputeConfig, RegularizationConfig, ScheduleConfig
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import resume, train
 from senet.training.run import RunFolder
+from senet.training.sections import ComputeConfig, RegularizationConfig, ScheduleConfig
 
 SIZES = {"train": 96, "eval": 60}
 SIMPLE = replace(digits(), epochs=3, compute=ComputeConfig(cpu=True))  # three batches of 32 an epoch

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from senet.factory import create_model
-from senet.training.config import OptimizerConfig, ScheduleConfig
 from senet.training.schedule import Schedule, build_optimizer, lr_factor, restore_optimizer
+from senet.training.sections import OptimizerConfig, ScheduleConfig
 
 STEP = ScheduleConfig(name="step", milestones=(30, 60, 90))
 COSINE = ScheduleConfig(name="cosine")

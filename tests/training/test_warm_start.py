@@ -22,10 +22,11 @@ from senet.models.config import ModelConfig
 from senet.nn.attached import attached_blocks
 from senet.nn.block import SEOptions
 from senet.recipes import get_recipe
-from senet.training.config import ComputeConfig, TrainConfig
+from senet.training.config import TrainConfig
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import Trainer, resume, train
 from senet.training.run import RunFolder
+from senet.training.sections import ComputeConfig
 from senet.training.warm_start import start_from_weights
 from senet.weights.folder import save_pretrained
 

@@ -1,16 +1,16 @@
 """The configuration of data: which images, and how they are augmented."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from senet.data.preprocessing import CIFAR, Preprocessing
-from senet.errors import SenetError
+from senet.errors import SenetError, check_ranges
 
 ASPECT_RATIO = (3 / 4, 4 / 3)
-DATASET_SPECIFIC = ("class_names", "val_fraction")
+DATASET_SPECIFIC = ("class_names", "val_fraction", "split_seed")
 """Settings that belong to one data set and are wrong for another."""
 
 
@@ -19,7 +19,7 @@ class Augmentation:
     """Random changes of the training images.
 
     Data in memory is augmented a batch at a time on the device (flip, padding, cutout); data on disk an image at a time
-    in the loader's workers (flip, crop_scale, rotation, pixel_shift).
+    in the loader's workers (flip, crop_scale, rotation, pixel_shift, auto_augment, random_erasing).
 
     Args:
         flip: mirror left to right, with probability one half.
@@ -29,6 +29,11 @@ class Augmentation:
         crop_ratio: range of the crop's aspect ratio before it is scaled to the square.
         rotation: largest angle in degrees, either way.
         pixel_shift: largest number, of 255, that is added to or subtracted from all pixels of an image.
+        auto_augment: "trivial" for TrivialAugment (arXiv:2103.10158); or a policy in timm's notation, such as
+            "rand-m7-mstd0.5-inc1" (RandAugment), "augmix-m5-w4-d2" or "original"; None for none.
+        random_erasing: probability that a rectangle of an image is replaced by noise (arXiv:1708.04896).
+        repeats: how often an image is in an epoch, each time changed in another way, while the epoch stays as long:
+            it has the fewer images (repeated augmentation, arXiv:1901.09335).
     """
 
     flip: bool = False
@@ -38,11 +43,15 @@ class Augmentation:
     crop_ratio: tuple[float, float] = ASPECT_RATIO
     rotation: float = 0.0
     pixel_shift: int = 0
+    auto_augment: str | None = None
+    random_erasing: float = 0.0
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         for name in ("padding", "cutout", "rotation", "pixel_shift"):
             if not getattr(self, name) >= 0:
                 raise SenetError(f"augmentation.{name} is {getattr(self, name)}; expected at least 0")
+        check_ranges(self, "augmentation.", {"random_erasing": (0, 1), "repeats": (1, 100)})
         if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise SenetError(f"augmentation.crop_scale is {self.crop_scale}; expected 0 < low <= high <= 1")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
@@ -52,10 +61,10 @@ class Augmentation:
 
     def check(self, in_memory: bool) -> None:
         """Raise a SenetError if an option is set that has no effect on this kind of data."""
-        without_effect = ("crop_scale", "rotation", "pixel_shift") if in_memory else ("padding", "cutout")
-        for name in without_effect:
+        on_disk = ("crop_scale", "rotation", "pixel_shift", "auto_augment", "random_erasing")
+        for name in on_disk if in_memory else ("padding", "cutout"):
             if getattr(self, name):
-                off = None if name == "crop_scale" else 0
+                off = None if name in ("crop_scale", "auto_augment") else 0
                 raise SenetError(
                     f"data.augmentation.{name} has no effect on data {'in memory' if in_memory else 'on disk'}; "
                     f"set data.augmentation.{name}={off} or data.in_memory={not in_memory}"
@@ -79,7 +88,9 @@ class DataConfig:
         label_column: of a Hugging Face or parquet data set.
         class_names: names of the classes where the data set has only numbers; None for its own.
         val_fraction: share of each class's images that is held out for evaluation, for a folder of classes without
-            val/; which ones depends on the names of the files alone. None where the data set has evaluation images.
+            val/; which ones depends on the names of the files and on `split_seed`. None where the data set has
+            evaluation images.
+        split_seed: chooses which images are held out; 0 or more.
     """
 
     dataset: Annotated[str, tyro.conf.arg(name="", metavar="DATASET")] = "cifar10"  # on a command line `--data`
@@ -92,11 +103,15 @@ class DataConfig:
     label_column: str = "label"
     class_names: tuple[str, ...] | None = None
     val_fraction: float | None = None
+    split_seed: int = 0
 
     def __post_init__(self) -> None:
         if self.num_workers < 0:
             raise SenetError(f"data.num_workers is {self.num_workers}; expected at least 0")
         self.augmentation.check(self.in_memory)
+        check_ranges(self, "data.", {"split_seed": (0, 2**63 - 1)})
+        if self.split_seed and self.val_fraction is None:
+            raise SenetError("data.split_seed has no effect without data.val_fraction; set that too")
         if self.class_names == ():
             raise SenetError("data.class_names is empty; give the names in the order of the labels, or leave it out")
         if self.class_names is not None and len(set(self.class_names)) < len(self.class_names):
@@ -109,5 +124,6 @@ class DataConfig:
         """Return this without the class names and held-out share that it inherited from another data set's settings."""
         if earlier is None or self.dataset == earlier.dataset:
             return self
-        taken_over = {name: None for name in DATASET_SPECIFIC if getattr(self, name) == getattr(earlier, name)}
-        return replace(self, **taken_over)  # type: ignore[arg-type]
+        defaults: dict[str, Any] = {part.name: part.default for part in fields(DataConfig)}
+        taken_over = {name for name in DATASET_SPECIFIC if getattr(self, name) == getattr(earlier, name)}
+        return replace(self, **{name: defaults[name] for name in taken_over})

@@ -24,12 +24,18 @@ class Evaluation:
         top5: images whose class is among the five predicted first, in %.
         loss: mean cross entropy, in nats.
         num_images: evaluated.
+        balanced_accuracy: the mean over the classes of the share of their images that are predicted right, in %.
+        macro_f1: the mean over the classes of F1, 2 right / (images + predictions of the class), in %.
+
+    Classes without images count in neither mean.
     """
 
     top1: float
     top5: float
     loss: float
     num_images: int
+    balanced_accuracy: float
+    macro_f1: float
 
 
 def log_probabilities(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
@@ -67,15 +73,43 @@ def score(
     model.eval()
     totals = None
     for images, labels in batches:
-        predicted = log_probabilities(forward or model, images)
-        hits = predicted.topk(min(5, predicted.shape[1])).indices == labels[:, None]
-        loss = F.nll_loss(predicted, labels, reduction="sum")
-        sums = torch.stack([loss, hits[:, 0].sum(), hits.sum(), labels.new_tensor(len(labels))]).double()
+        sums = sums_of(log_probabilities(forward or model, images), labels)
         totals = sums if totals is None else totals + sums
     if totals is None:
         raise ValueError("there are no batches to evaluate")
-    loss_sum, top1, top5, count = (reduce(totals) if reduce else totals).tolist()
-    return Evaluation(top1=100 * top1 / count, top5=100 * top5 / count, loss=loss_sum / count, num_images=int(count))
+    return evaluation_of(reduce(totals) if reduce else totals)
+
+
+def sums_of(predicted: Tensor, labels: Tensor) -> Tensor:
+    """Return what `evaluation_of` needs to know of a batch, to be added up: float64 (2 + 3 num_classes,).
+
+    Args:
+        predicted: log probabilities (N, num_classes).
+        labels: (N,).
+    """
+    num_classes = predicted.shape[1]
+    first = predicted.topk(min(5, num_classes)).indices
+    hits = first == labels[:, None]
+    loss = F.nll_loss(predicted, labels, reduction="sum")
+    by_class = [torch.bincount(of, minlength=num_classes) for of in (labels, first[:, 0], labels[hits[:, 0]])]
+    return torch.cat([torch.stack([loss, hits.sum()]).double(), *by_class])
+
+
+def evaluation_of(sums: Tensor) -> Evaluation:
+    """Return the evaluation of all images from the sums over their batches, see `sums_of`."""
+    loss, top5 = sums[:2].tolist()
+    images_C, predictions_C, right_C = sums[2:].view(3, -1)
+    count, present = images_C.sum().item(), images_C > 0
+    recall_C = right_C[present] / images_C[present]
+    f1_C = 2 * right_C[present] / (images_C + predictions_C)[present]
+    return Evaluation(
+        top1=100 * right_C.sum().item() / count,
+        top5=100 * top5 / count,
+        loss=loss / count,
+        num_images=int(count),
+        balanced_accuracy=100 * recall_C.mean().item(),
+        macro_f1=100 * f1_C.mean().item(),
+    )
 
 
 def evaluate(

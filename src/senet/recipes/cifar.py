@@ -5,7 +5,8 @@ from dataclasses import replace
 from senet.data.config import Augmentation, DataConfig
 from senet.data.preprocessing import CIFAR, CIFAR100
 from senet.models.config import ModelConfig
-from senet.training.config import ComputeConfig, OptimizerConfig, ScheduleConfig, TrainConfig, recipe
+from senet.training.config import TrainConfig, recipe
+from senet.training.sections import ComputeConfig, OptimizerConfig, ScheduleConfig
 
 FLIP_AND_CROP = Augmentation(flip=True, padding=4)
 

@@ -3,7 +3,8 @@
 from senet.data.config import Augmentation, DataConfig
 from senet.data.preprocessing import Preprocessing
 from senet.models.config import ModelConfig
-from senet.training.config import ComputeConfig, OptimizerConfig, ScheduleConfig, TrainConfig, recipe
+from senet.training.config import TrainConfig, recipe
+from senet.training.sections import ComputeConfig, OptimizerConfig, ScheduleConfig
 
 DIGITS = Preprocessing(image_size=8, resize=8, mean=(0.3053,), std=(0.3765,))
 

@@ -6,14 +6,8 @@ from senet.data.config import Augmentation, DataConfig
 from senet.data.preprocessing import IMAGENET
 from senet.models.config import ModelConfig
 from senet.nn.block import SEOptions
-from senet.training.config import (
-    ComputeConfig,
-    OptimizerConfig,
-    RegularizationConfig,
-    ScheduleConfig,
-    TrainConfig,
-    recipe,
-)
+from senet.training.config import TrainConfig, recipe
+from senet.training.sections import ComputeConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig
 
 FIT_224 = Augmentation(flip=True, crop_scale=(0.08, 1.0))
 

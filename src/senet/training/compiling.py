@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from senet.configs import Switch
 from senet.errors import SenetError
-from senet.training.config import ComputeConfig
+from senet.training.sections import ComputeConfig
 
 Call = Callable[[Tensor, Tensor], Tensor]
 """Images and targets to the loss."""

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from senet.errors import SenetError, needed_for
 from senet.nn.precision import check_precision
-from senet.training.config import ComputeConfig
+from senet.training.sections import ComputeConfig
 
 with needed_for("senet.train"):
     from accelerate import Accelerator

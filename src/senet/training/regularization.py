@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from senet.errors import needed_for
-from senet.training.config import RegularizationConfig
+from senet.training.sections import RegularizationConfig
 
 
 def places_of(model: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:

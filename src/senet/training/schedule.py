@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from senet.training.config import OptimizerConfig, ScheduleConfig
+from senet.training.sections import OptimizerConfig, ScheduleConfig
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.SGD:
