@@ -14,10 +14,12 @@ from senet.models.build import build
 from senet.models.config import ModelConfig
 from senet.nn.precision import fast_precision
 from senet.training.config import TrainConfig
+from senet.training.optimizers import check_optimizer
 from senet.training.processes import build_accelerator
 from senet.training.progress import Progress, lines_shown
 from senet.training.run import RunFolder, changed
-from senet.training.trainer import STATE_KEYS, Trainer
+from senet.training.state import STATE_KEYS
+from senet.training.trainer import Trainer
 from senet.training.warm_start import start_from_weights
 
 logger = logging.getLogger(__name__)
@@ -108,6 +110,7 @@ def carry_out(run: RunFolder, config: TrainConfig, state: Mapping[str, Any] | No
         state: the training state to go on from; None to begin.
         progress: see `train`.
     """
+    check_optimizer(config.optimizer)
     accelerator = build_accelerator(config.compute)
     notes, start = [], None
     make: Callable[[ModelConfig], Network] = partial(build, surgery=run.surgery())

@@ -1,49 +1,11 @@
-"""The optimizer and its learning rate."""
+"""The schedule of the learning rate."""
 
 import math
 from bisect import bisect_right
-from typing import Any
 
 import torch
-from torch import nn
 
-from senet.training.sections import OptimizerConfig, ScheduleConfig
-
-
-def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.SGD:
-    """Build SGD; without `decay_norm_and_bias`, vectors and biases go to a group of their own without weight decay.
-
-    On CUDA a step is a few kernels for all weights together, and waits for nothing, not even with scaled losses.
-
-    Args:
-        config: of the optimizer.
-        model: on its device.
-    """
-    if config.decay_norm_and_bias:
-        parameters: Any = model.parameters()
-    else:
-        weights = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-        without_decay = {name for name, weight in weights if weight.ndim <= 1 or name.endswith(".bias")}
-        parameters = [
-            {"params": [weight for name, weight in weights if name in without_decay], "weight_decay": 0.0},
-            {"params": [weight for name, weight in weights if name not in without_decay]},
-        ]
-    return torch.optim.SGD(
-        parameters,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        fused=next(model.parameters()).is_cuda or None,
-    )
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimizer's state but for how its steps are computed, which depends on the device and the version."""
-    here = {key: optimizer.defaults[key] for key in ("foreach", "fused")}
-    optimizer.load_state_dict(state)
-    for group in optimizer.param_groups:
-        group.update(here)
+from senet.training.sections import ScheduleConfig
 
 
 def lr_factor(config: ScheduleConfig, epoch: float, num_epochs: int) -> float:
@@ -92,10 +54,13 @@ class Schedule:
         self.plateau_factor = 1.0
 
     def set_lr(self, epoch: float) -> float:
-        """Set and return the learning rate at `epoch`, passes over the data with fraction."""
+        """Set and return the learning rate at `epoch`, passes over the data with fraction.
+
+        A group of parameters with an `lr_scale` gets that share of it.
+        """
         lr = self.lr * self.plateau_factor * lr_factor(self.config, epoch, self.num_epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         return lr
 
     def end_epoch(self, eval_loss: float) -> None:

@@ -1,11 +1,10 @@
 """A run in progress: its steps, its evaluations, where it stands and what it saves."""
 
-import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from shlex import quote
@@ -25,34 +24,24 @@ from senet.nn.fused import set_fused
 from senet.nn.precision import float32_products, slow_bf16
 from senet.training.compiling import Call, Steps
 from senet.training.config import TrainConfig
+from senet.training.finite import first_not_finite, is_finite
 from senet.training.interrupt import TrainingInterrupted, caught_signals
 from senet.training.objective import Objective, logits_of, loss_of
+from senet.training.optimizers import Restorable, build_optimizer
 from senet.training.processes import Team
 from senet.training.progress import Progress, Reporter, lines_shown
 from senet.training.regularization import RunningAverage, build_mixup
 from senet.training.run import RunFolder
-from senet.training.schedule import Schedule, build_optimizer, restore_optimizer
+from senet.training.schedule import Schedule
 from senet.training.seeding import seed_everything
+from senet.training.state import Part, Position, gather
 
 with needed_for("senet.train"):
     from accelerate import Accelerator
     from accelerate.utils import broadcast
 
-STATE_KEYS = frozenset({"model", "ema", "optimizer", "schedule", "scaler", "position", "num_processes"})
 STEP_STREAM = 1
 """Keeps the random numbers of the steps apart from those of the data loaders, which share seed, epoch and batch."""
-
-
-@dataclass
-class Position:
-    """Where a run stands: `batch` batches into epoch number `epoch` (both from 0), with that epoch's sums so far."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    seconds: float = 0.0
-    best_top1: float = -1.0
 
 
 class Trainer:
@@ -99,6 +88,11 @@ class Trainer:
         objective = Objective(self.model, compute.precision, smoothing)
         self.wrapped: nn.Module = accelerator.prepare_model(objective)
         self.steps = Steps(self.wrapped, accelerator.device, compute, distributed=self.wrapped is not objective)
+        self.parts: dict[str, Part] = {
+            "optimizer": Restorable(self.optimizer),
+            "schedule": self.schedule,
+            "scaler": self.scaler,
+        }
         self.position = Position()
         self.frozen = ""
         self.caught: list[int] = []
@@ -241,16 +235,15 @@ class Trainer:
         """Move the position to `done` batches, with their losses, or stop at the first that is not finite."""
         values = torch.stack(losses).tolist() if losses else []
         losses.clear()
-        for batch, loss in enumerate(values, done + 1 - len(values)):
-            if not math.isfinite(loss):
-                self.stop_at(f"loss is {loss}", batch, lr)
+        if (bad := first_not_finite(values)) is not None:
+            self.stop_at(f"loss is {values[bad]}", done + 1 - len(values) + bad, lr)
+        for loss in values:  # one after the other: their sum depends on the order
             self.position.loss_sum += loss
         self.position.batch = done
 
     def check_weights(self, lr: float) -> None:
         """Stop if the last step ruined the weights: their loss would tell in the next batch only, after a save."""
-        tensors = (tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point())
-        if not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():  # one wait for the GPU, not hundreds
+        if not is_finite(self.model):
             self.stop_at("weights are not finite", self.position.batch, lr)
 
     def stop_at(self, what: str, batch: int, lr: float) -> NoReturn:
@@ -280,7 +273,7 @@ class Trainer:
         return {
             "epoch": position.epoch + 1,
             "step": position.step,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": max(group["lr"] for group in self.optimizer.param_groups),  # the others have a share of it
             "train_loss": train_loss,
             "loss": result.loss,
             "top1": result.top1,
@@ -322,16 +315,9 @@ class Trainer:
 
     def save(self, metrics: dict[str, float], *, best: bool) -> None:
         """Write last/, and best/ if it is the best."""
-        state = {
-            "model": self.model.state_dict(),
-            "ema": self.ema.module.state_dict() if self.ema else None,
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "position": vars(self.position),
-            "num_processes": self.accelerator.num_processes,
-        }
         kept = self.ema.module if self.ema else self.model
+        ema, processes = self.ema.module if self.ema else None, self.accelerator.num_processes
+        state = gather(self.model, ema, self.parts, self.position, processes)
         self.run_folder.save(kept, state, metrics, best=best)
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
@@ -348,9 +334,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
-        restore_optimizer(self.optimizer, state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
         self.position = Position(**state["position"])
         if self.accelerator.is_main_process:
             self.run_folder.keep_metrics(self.position.epoch if self.position.step else -1)
