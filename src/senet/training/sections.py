@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from senet.configs import Switch
+from senet.data.balance import Balance
 from senet.errors import SenetError, check_choice, check_ranges
 from senet.nn.precision import Precision
 
 ScheduleName = Literal["step", "cosine", "one_cycle", "plateau"]
 Loss = Literal["cross_entropy", "binary_cross_entropy"]
-Balance = Literal["off", "auto", "sampler", "weights"]
 Metric = Literal["top1", "balanced_accuracy", "macro_f1", "loss"]
 """What is measured on the evaluation images, in % but for the loss."""
 Freeze = Literal["none", "bn", "trunk"]
