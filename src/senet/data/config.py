@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from senet.data.policies import check_policy
 from senet.data.preprocessing import CIFAR, Preprocessing
 from senet.errors import SenetError, check_ranges
 
@@ -52,6 +53,14 @@ class Augmentation:
             if not getattr(self, name) >= 0:
                 raise SenetError(f"augmentation.{name} is {getattr(self, name)}; expected at least 0")
         check_ranges(self, "augmentation.", {"random_erasing": (0, 1), "repeats": (1, 100)})
+        if self.auto_augment is not None:
+            check_policy(self.auto_augment)
+        changing = ("flip", "padding", "cutout", "crop_scale", "rotation", "pixel_shift", "auto_augment")
+        if self.repeats > 1 and not (self.random_erasing or any(getattr(self, name) for name in changing)):
+            raise SenetError(
+                f"augmentation.repeats is {self.repeats}, but nothing changes the images, so that all copies are "
+                "the same; set augmentation.flip or another change, or leave it out"
+            )
         if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise SenetError(f"augmentation.crop_scale is {self.crop_scale}; expected 0 < low <= high <= 1")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
