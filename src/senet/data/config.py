@@ -97,8 +97,8 @@ class DataConfig:
         label_column: of a Hugging Face or parquet data set.
         class_names: names of the classes where the data set has only numbers; None for its own.
         val_fraction: share of each class's images that is held out for evaluation, for a folder of classes without
-            val/; which ones depends on the names of the files and on `split_seed`. None where the data set has
-            evaluation images.
+            val/, or parquet files with a train split alone; which ones depends on the names of the files (the contents
+            in parquet files) and on `split_seed`. None where the data set has evaluation images.
         split_seed: chooses which images are held out; 0 or more.
     """
 
