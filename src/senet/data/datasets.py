@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 from urllib.error import URLError
@@ -23,7 +24,7 @@ from senet.data.folders import (
     read_classes,
     visible_folders,
 )
-from senet.data.readers import Arrays, Files, Reader, Relabeled, Rows
+from senet.data.readers import Arrays, Files, Reader, Relabeled, Rows, labels_of
 from senet.data.reading import naming, read_named
 from senet.errors import HubError, MissingFileError, SenetError, needed_for, warn
 
@@ -57,6 +58,12 @@ class ImageSplit:
 
     def __len__(self) -> int:
         return self.size
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:
+        """The labels (N,) in int64; None for images without classes, or from a reader that only reads."""
+        labels = labels_of(self.read_image) if self.class_names else None
+        return None if labels is None else labels[: self.size]
 
     def __getitem__(self, index: int) -> tuple[Picture, int]:
         """Return image and label.

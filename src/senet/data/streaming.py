@@ -21,6 +21,8 @@ from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
 
 ToPixels = Callable[[Picture], Tensor]
+Key = tuple[int, int] | tuple[int, int, int]
+"""(epoch, index), and for an image that the epoch has had before, how often."""
 
 
 class PixelShift(torch.nn.Module):
@@ -84,7 +86,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class SeededImages(Dataset[tuple[Tensor, int]]):
-    """Images whose augmentation is a function of (seed, epoch, index).
+    """Images whose augmentation is a function of (seed, epoch, index), and of the copy where an epoch has several.
 
     A key contains the epoch, because worker processes stay alive through all epochs and do not know the current one.
     """
@@ -97,9 +99,9 @@ class SeededImages(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        epoch, index = key
-        with seeded(seed_of(self.seed, epoch, index)):
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        epoch, index, *copy = key
+        with seeded(seed_of(self.seed, epoch, index, *copy)):
             return self.split.prepared(index, self.to_pixels)
 
 
@@ -116,7 +118,7 @@ def collate(batch: list[tuple[Tensor, int]], shape: tuple[int, int, int]) -> tup
 
 
 class Keys:
-    """The batches of (epoch, index) for a DataLoader's workers; `epoch` and `start` are set before each pass."""
+    """The batches of keys for a DataLoader's workers; `epoch` and `start` are set before each pass."""
 
     def __init__(self, order: BatchOrder) -> None:
         self.order = order
@@ -126,9 +128,15 @@ class Keys:
     def __len__(self) -> int:
         return len(self.order) - self.start
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for indices in self.order.batches(self.epoch, self.start):
-            yield [(self.epoch, int(index)) for index in indices]
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, batches = self.epoch, self.order.batches(self.epoch, self.start)
+        if not self.order.has_copies:
+            for indices in batches:
+                yield [(epoch, index) for index in indices.tolist()]
+            return
+        for indices, copies in zip(batches, self.order.copies(epoch, self.start), strict=True):
+            pairs = zip(indices.tolist(), copies.tolist(), strict=True)
+            yield [(epoch, index, copy) if copy else (epoch, index) for index, copy in pairs]
 
 
 def ignore_ctrl_c(worker: int) -> None:

@@ -85,7 +85,7 @@ def before_the_first_release(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settled(config: TrainConfig, stored: TrainConfig) -> TrainConfig:
-    """Return a configuration with what its run fixed when it started: the precision, the network of its weights.
+    """Return a configuration with what its run fixed when it started: precision, balancing, the network of its weights.
 
     Args:
         config: as before the run.
@@ -93,6 +93,8 @@ def settled(config: TrainConfig, stored: TrainConfig) -> TrainConfig:
     """
     if config.compute.precision == "auto":
         config = replace(config, compute=replace(config.compute, precision=stored.compute.precision))
+    if config.objective.balance == "auto":
+        config = replace(config, objective=replace(config.objective, balance=stored.objective.balance))
     if config.weights is not None and config.weights == stored.weights:
         config = with_asked(config, stored.model, stored.data.preprocessing)
     return config

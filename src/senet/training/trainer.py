@@ -95,8 +95,7 @@ class Trainer:
         self.schedule = Schedule(config.schedule, self.optimizer, config.optimizer.lr, config.epochs)
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=compute.precision == "fp16")
         self.mixup = build_mixup(regularization, num_classes) if regularization.pairs_images else None
-        smoothing = 0.0 if self.mixup else regularization.label_smoothing  # Mixup smooths the targets
-        objective = Objective(self.model, compute.precision, smoothing)
+        objective = Objective(self.model, compute.precision, regularization.label_smoothing, config=config.objective)
         self.wrapped: nn.Module = accelerator.prepare_model(objective)
         self.steps = Steps(self.wrapped, accelerator.device, compute, distributed=self.wrapped is not objective)
         self.position = Position()
