@@ -175,3 +175,26 @@ def test_a_compiled_objective_computes_the_same(labels, shares, loss):
 def test_options_without_effect_are_refused(options, said):
     with pytest.raises(SenetError, match=said):
         ObjectiveConfig(**options)
+
+
+def test_in_distributed_data_parallel_the_teacher_is_left_alone(labels, tmp_path):
+    torch.manual_seed(0)
+    network, teacher = (nn.Sequential(nn.Linear(8, C), nn.BatchNorm1d(C)) for _ in range(2))
+    teacher.eval().requires_grad_(False)
+    config, images = ObjectiveConfig(loss=BCE, target_threshold=0.2, teacher="it"), torch.randn(N, 8)
+    objective = Objective(network, "fp32", 0.0, config=config, class_weights=WEIGHTS.float(), teacher=teacher)
+    expected = objective(images, labels)
+    expected.backward()
+    gradients = [parameter.grad.clone() for parameter in network.parameters()]
+    objective.zero_grad()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(objective)
+        assert {name.partition(".")[0] for name in wrapped.parameters_to_ignore} == {"teacher"}
+        found = wrapped(images, labels)
+        found.backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    torch.testing.assert_close(found, expected)
+    for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
