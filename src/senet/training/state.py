@@ -1,10 +1,13 @@
 """The training state: where a run stands and what it needs to go on, gathered from its parts and given back to them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import nn
+
+from senet.training.budget import Budget
+from senet.training.selection import from_metrics
 
 STATE_KEYS = frozenset({"model", "ema", "optimizer", "schedule", "scaler", "position", "num_processes"})
 """What every training state holds, also those of former versions."""
@@ -19,7 +22,6 @@ class Position:
     step: int = 0
     loss_sum: float = 0.0
     seconds: float = 0.0
-    best_top1: float = -1.0
 
 
 class Part(Protocol):
@@ -51,3 +53,21 @@ def gather(
         "position": vars(position),
         "num_processes": num_processes,
     }
+
+
+def up_to_date(state: Mapping[str, Any], epochs: int, metrics: Iterable[Mapping[str, float]]) -> dict[str, Any]:
+    """Return a training state with what those of former versions do not hold.
+
+    Args:
+        state: of any version.
+        epochs: of the run.
+        metrics: the lines of its metrics.jsonl.
+    """
+    position, found = dict(state["position"]), dict(state)
+    best_top1 = position.pop("best_top1", None)
+    if best_top1 is not None:
+        rows = [row for row in metrics if 0 < row["epoch"] <= position["epoch"]]
+        spent = sum(row["time_s"] for row in rows) + position["seconds"]
+        found["selection"] = from_metrics(best_top1, rows)
+        found["budget"] = Budget(None, epochs).state_dict() | {"spent": spent}
+    return found | {"position": position}
