@@ -121,6 +121,7 @@ def load_data(
     num_processes: int = 1,
     even: bool = False,
     balance: Balance = "off",
+    softmax: bool = True,
 ) -> Loaders:
     """Open both splits of a data set and build their loaders.
 
@@ -131,8 +132,8 @@ def load_data(
     check_classes(train_images, eval_images)
     assert train_images.labels is not None  # every data set that can be opened for training has labels
     counts = np.bincount(train_images.labels, minlength=len(train_images.class_names))
-    chosen = resolve_balance(balance, counts)
-    note = balance_note(balance, counts)
+    chosen = resolve_balance(balance, counts, softmax=softmax)
+    note = balance_note(balance, counts, softmax=softmax)
 
     def loader(images: ImageSplit, split: Split) -> Loader:
         return build_loader(
