@@ -5,9 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from senet.data import loading
-from senet.data.balance import balance_note, class_weights, resolve_balance
+from senet.data.balance import balance_note, class_offsets, class_weights, resolve_balance
 from senet.data.config import Augmentation, DataConfig
 from senet.data.datasets import ImageSplit
 from senet.data.loading import load_data
@@ -97,15 +98,26 @@ def test_weights_make_classes_equal_and_images_one():
     assert np.average(weights, weights=COUNTS) == pytest.approx(1)
 
 
+def test_with_its_offsets_a_network_that_prefers_no_class_has_nothing_to_learn_from_how_often_they_come():
+    labels = torch.from_numpy(np.repeat(np.arange(len(COUNTS)), COUNTS))
+    logits = torch.zeros(1, len(COUNTS), requires_grad=True)
+    offsets = class_offsets(COUNTS)
+    assert offsets.dtype == np.float32
+    F.cross_entropy((logits + torch.from_numpy(offsets)).expand(len(labels), -1), labels).backward()
+    torch.testing.assert_close(logits.grad, torch.zeros_like(logits), atol=1e-6, rtol=0)
+    assert class_offsets(np.array([7, 7])).tolist() == [0, 0]
+
+
 def test_what_auto_chooses():
     assert resolve_balance("auto", np.array([20, 20, 20])) == "off"
     assert resolve_balance("auto", np.array([21, 20, 20])) == "off"
-    assert resolve_balance("auto", COUNTS) == "sampler"
-    for balance in ("off", "sampler", "weights"):
+    assert resolve_balance("auto", COUNTS) == "logits"
+    assert resolve_balance("auto", COUNTS, softmax=False) == "sampler"
+    for balance in ("off", "sampler", "weights", "logits"):
         assert resolve_balance(balance, COUNTS) == balance
 
 
-@pytest.mark.parametrize("balance", ["sampler", "weights"])
+@pytest.mark.parametrize("balance", ["sampler", "weights", "logits"])
 def test_balancing_equal_classes_is_refused(balance):
     with pytest.raises(SenetError, match=rf"objective\.balance {balance} has no effect on classes of equal size"):
         resolve_balance(balance, np.array([7, 7]))
@@ -116,6 +128,7 @@ def test_what_the_log_says():
     assert "the largest class has 104 training images and the smallest 1" in balance_note("auto", COUNTS)
     sampler = balance_note("sampler", COUNTS)
     assert "an image of the smallest comes 19.5 times, and one of the largest 0.19 times" in sampler
+    assert "each class's share of the images is added to its logits" in balance_note("logits", COUNTS)
     assert "an image of the smallest counts 104 times one of the largest" in balance_note("weights", COUNTS)
 
 
@@ -138,7 +151,7 @@ def test_both_loaders_balance_training_alone_and_change_each_copy(in_memory):
     config = DataConfig(
         dataset="noise", preprocessing=gray, augmentation=augmentation, in_memory=in_memory, num_workers=0
     )
-    data = load_data(config, batch_size=50, device=CPU, balance="auto")
+    data = load_data(config, batch_size=50, device=CPU, balance="auto", softmax=False)
     assert data.balance == "sampler"
     assert data.counts.tolist() == [40, 8, 2]
     assert len(data.notes) == 1

@@ -43,6 +43,8 @@ class Loaders:
         counts: training images of each class, (C,).
         balance: what is done about classes of different size; the training batches do what "sampler" says.
         notes: sentences for the log.
+        held_out: names of the evaluation images, if they were held out of the training images: paths in the folder, or
+            rows of the table.
     """
 
     train: Loader
@@ -51,6 +53,7 @@ class Loaders:
     counts: np.ndarray
     balance: Balanced = "off"
     notes: tuple[str, ...] = ()
+    held_out: tuple[str, ...] | None = None
 
 
 def build_loader(
@@ -104,6 +107,7 @@ def load_data(
     num_processes: int = 1,
     even: bool = False,
     balance: Balance = "off",
+    softmax: bool = True,
 ) -> Loaders:
     """Open both splits of a data set and build their loaders.
 
@@ -123,8 +127,8 @@ def load_data(
         )
     assert train_images.labels is not None  # every data set that can be opened for training has labels
     counts = np.bincount(train_images.labels, minlength=len(train_images.class_names))
-    chosen = resolve_balance(balance, counts)
-    note = balance_note(balance, counts)
+    chosen = resolve_balance(balance, counts, softmax=softmax)
+    note = balance_note(balance, counts, softmax=softmax)
 
     def loader(images: ImageSplit, split: Split) -> Loader:
         return build_loader(
@@ -147,4 +151,5 @@ def load_data(
         counts=counts,
         balance=chosen,
         notes=(note,) if note else (),
+        held_out=eval_images.held_out,
     )

@@ -128,6 +128,7 @@ def carry_out(run: RunFolder, config: TrainConfig, state: Mapping[str, Any] | No
         num_processes=accelerator.num_processes,
         even=config.regularization.pairs_images,
         balance=config.objective.balance,
+        softmax=config.objective.loss == "cross_entropy",
     )
     config = replace(config, objective=replace(config.objective, balance=data.balance))
     notes.extend(data.notes)
