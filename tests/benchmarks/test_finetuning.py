@@ -1,4 +1,4 @@
-"""The comparison of fine-tuning with fastai and timm: its pictures, its jobs, how it goes on, and what is said of it."""
+"""The comparison of fine-tuning with fastai and timm: its pictures, its jobs, how it goes on, what is said of it."""
 
 import io
 import json
