@@ -43,6 +43,8 @@ class Loaders:
         counts: training images of each class, (C,).
         balance: what is done about classes of different size; the training batches do what "sampler" says.
         notes: sentences for the log.
+        held_out: names of the evaluation images, if they were held out of the training images: paths in the folder, or
+            rows of the table.
     """
 
     train: Loader
@@ -51,6 +53,7 @@ class Loaders:
     counts: np.ndarray
     balance: Balanced = "off"
     notes: tuple[str, ...] = ()
+    held_out: tuple[str, ...] | None = None
 
 
 def build_loader(
@@ -148,4 +151,5 @@ def load_data(
         counts=counts,
         balance=chosen,
         notes=(note,) if note else (),
+        held_out=eval_images.held_out,
     )

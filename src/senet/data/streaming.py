@@ -1,6 +1,5 @@
 """Data that stay on disk: read and augmented image by image in worker processes, normalized on the device."""
 
-import random
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,9 @@ from senet.data.channels import Picture
 from senet.data.config import Augmentation
 from senet.data.datasets import ImageSplit
 from senet.data.order import BatchOrder, seed_of
+from senet.data.policies import AutoAugment, RandomErasing
 from senet.data.preprocessing import Preprocessing
+from senet.data.randomness import seeded
 from senet.errors import SenetError
 
 ToPixels = Callable[[Picture], Tensor]
@@ -42,9 +43,11 @@ class PixelShift(torch.nn.Module):
 
 
 def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> ToPixels:
-    """Return the paper's ImageNet augmentation: picture -> uint8 (C, H, W).
+    """Return the augmentation of data on disk: picture -> uint8 (C, H, W).
 
-    Source: arXiv:1709.01507v4, section 5.1 (crop, flip) and the authors' release (rotation, pixel jitter).
+    The order of the paper's and timm's transforms: what changes the place of pixels, then their values.
+
+    Source: arXiv:1709.01507v4, section 5.1 (crop, flip) and the authors' release (rotation, pixel jitter); timm.
     """
     size = preprocessing.image_size
     if augmentation.crop_scale is None:
@@ -57,9 +60,13 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
         steps.append(v2.RandomHorizontalFlip())
     if augmentation.rotation:
         steps.append(v2.RandomRotation(augmentation.rotation, interpolation=v2.InterpolationMode.BILINEAR))
+    if augmentation.auto_augment:
+        steps.append(AutoAugment(augmentation.auto_augment, preprocessing))
     steps.append(v2.PILToTensor())
     if augmentation.pixel_shift:
         steps.append(PixelShift(augmentation.pixel_shift))
+    if augmentation.random_erasing:
+        steps.append(RandomErasing(augmentation.random_erasing, preprocessing))
     to_pixels: ToPixels = v2.Compose(steps)
     return to_pixels
 
@@ -67,22 +74,6 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
 def eval_transform(preprocessing: Preprocessing) -> ToPixels:
     """Return the evaluation transform: picture -> uint8 (C, H, W)."""
     return train_transform(preprocessing, Augmentation())
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed the CPU's random generators for a while, and restore their states afterwards.
-
-    Otherwise reading images in the main process would change what dropout and mixup draw.
-    """
-    state = random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(state)
 
 
 class SeededImages(Dataset[tuple[Tensor, int]]):
