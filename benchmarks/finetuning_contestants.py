@@ -27,7 +27,6 @@ from torch import Tensor, nn
 import senet
 from senet.data.preprocessing import Preprocessing
 from senet.evaluation.accuracy import score
-from senet.training.sections import ComputeConfig
 
 CALIBRATION = (2, 8)
 """Epochs of the two runs that tell how long an epoch takes, where the contestant cannot be told the time."""
@@ -94,7 +93,7 @@ class Trained:
 
 def finetuned(task: Task, **options: Any) -> Trained:
     """Fine-tune with `senet.finetune`'s defaults."""
-    budget = {"max_seconds": task.seconds} if task.epochs is None else {"epochs": task.epochs}
+    budget = {"time": task.seconds} if task.epochs is None else {"epochs": task.epochs}
     given = {"model": str(task.start), "seed": task.seed, **budget, **options}
     start = time.perf_counter()
     library: Any = senet
@@ -122,7 +121,7 @@ def with_se_inserted(task: Task) -> Trained:
 
 def in_float32(task: Task) -> Trained:
     """Fine-tune with the defaults, but in float32, as timm's train.py does unless told otherwise."""
-    return finetuned(task, compute=ComputeConfig(precision="fp32"))
+    return finetuned(task, settings={"compute.precision": "fp32"})
 
 
 # ---- fastai ----------------------------------------------------------------------------------------------------------
