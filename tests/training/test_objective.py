@@ -1,5 +1,6 @@
 """The loss of a batch beside timm's and PyTorch's, and beside its formula in double precision."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from timm.loss import BinaryCrossEntropy
 from torch import nn
 
 from senet.errors import SenetError
-from senet.training.objective import Objective, binary_cross_entropy, cross_entropy, distillation
+from senet.training.objective import Objective, binary_cross_entropy, by_class, cross_entropy, distillation
 from senet.training.sections import ObjectiveConfig
 
 N, C = 12, 5
@@ -83,6 +84,25 @@ def test_two_half_batches_have_the_weighted_loss_and_gradient_of_the_whole(logit
     for part in (slice(0, N // 2), slice(N // 2, N)):
         (objective.loss(halves[part], targets[part]) / 2).backward()
     torch.testing.assert_close(halves.grad, whole.grad)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_class_offsets_are_added_to_the_logits_in_the_loss(logits, labels, shares, mixed):
+    offsets, targets = torch.tensor([0.7, -1.0, 0.3, 2.0, 0.0]), shares if mixed else labels
+    found = Objective(nn.Identity(), "fp32", 0.1, class_offsets=offsets).loss(logits, targets)
+    expected = F.cross_entropy(logits + offsets, targets, label_smoothing=0.1)
+    torch.testing.assert_close(found, expected)
+
+
+def test_how_each_kind_of_balance_enters_the_loss():
+    counts = np.array([8, 1, 3])
+    assert by_class(ObjectiveConfig(), counts) == by_class(ObjectiveConfig(balance="sampler"), counts) == {}
+    (weights,) = by_class(ObjectiveConfig(balance="weights"), counts).values()
+    torch.testing.assert_close(weights, torch.tensor([0.5, 4.0, 4 / 3]))
+    (offsets,) = by_class(ObjectiveConfig(balance="logits"), counts).values()
+    torch.testing.assert_close(offsets, torch.tensor([2.0, 0.25, 0.75]).log())
+    with pytest.raises(SenetError, match="balance logits needs the cross entropy, not binary_cross_entropy"):
+        ObjectiveConfig(balance="logits", loss="binary_cross_entropy")
 
 
 # ---- binary cross entropy --------------------------------------------------------------------------------------------

@@ -347,7 +347,7 @@ def stopping_after(epoch, evaluate, stopped_at):
     ("changes", "said"),
     [
         ({"size": 95}, "num_train_images was 96 and is 95"),
-        ({"class_names": tuple("abcdefghij")}, "class_names was ['0', "),
+        ({"class_names": tuple("abcdefghij")}, "class_names was [0, 1, 2, 3, 4 and 5 more] and is [a, "),
     ],
 )
 def test_a_run_whose_data_have_changed_says_so(tmp_path, monkeypatch, changes, said):

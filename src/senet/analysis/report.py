@@ -1,9 +1,6 @@
 """One self-contained HTML page about a network: its SE blocks, their gates, what each contributes, and examples."""
 
-import base64
 import inspect
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -30,28 +27,23 @@ from senet.analysis.measures import (
     specificity,
     spread,
 )
+from senet.analysis.pages import THUMBNAIL, data_uri, plain, write_page
 from senet.analysis.recording import BlockRecord, Recording, record_excitations
 from senet.data.channels import to_rgb
 from senet.data.folders import listed
 from senet.data.reading import naming
 from senet.errors import SenetError, needed_for
 from senet.evaluation.batches import Batches, DataSource, model_and_data, open_batches
-from senet.files import check_writable, read_jsonl, write_output
+from senet.files import check_writable, read_jsonl
 from senet.nn.modes import borrowed, dtype_of
 
 with needed_for("senet.explain"):
     import plotly.graph_objects as go
-    import plotly.offline
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
 
-PAGE = Path(__file__).parent / "page"
 NUMBERS = 400_000
 """Largest number of values in the page's curves. With too many classes only every second, third, ... is in the page."""
 TOP = 5
 """Channels listed as most raised and as most lowered."""
-THUMBNAIL = 96
-"""Largest side of an example's image, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +69,7 @@ class Example:
     @property
     def uri(self) -> str:
         """The image as a data URI."""
-        file = io.BytesIO()
-        kind = "png" if max(self.image.size) <= 32 else "webp"
-        self.image.save(file, kind)
-        return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+        return data_uri(self.image)
 
 
 @torch.no_grad()
@@ -231,10 +220,13 @@ def write_report(
         "examples": [example_data(example, recording) for example in examples],
     }
     about = recording.provenance
-    environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template("report.html").render(
+    write_page(
+        path,
+        "report",
         title=f"What the gates of {about.get('model', 'a network')} do",
         facts=facts(recording, model, knockout),
+        provenance=[f"{name}: {value}" for name, value in about.items() if value],
+        data=data,
         stages=stages(recording, numbers),
         classes=data["classes"],
         num_classes=len(recording.class_names),
@@ -246,13 +238,7 @@ def write_report(
         unscored=unscored,
         curves={name: figure.layout.title.text for name, figure in curves.items()},
         examples=examples,
-        provenance=[f"{name}: {value}" for name, value in about.items() if value],
-        css=Markup((PAGE / "report.css").read_text()),
-        js=Markup((PAGE / "report.js").read_text()),
-        plotly=Markup(plotly.offline.get_plotlyjs()),
-        data=data,
     )
-    write_output(path, page.encode())
     return path
 
 
@@ -344,11 +330,6 @@ def block_text(block: GateBlock, numbers: BlockStatistics) -> str:
     )
 
 
-def plain(figure: go.Figure) -> Any:
-    """Return a figure as plain values."""
-    return json.loads(figure.to_json())
-
-
 def training_curves(metrics: Sequence[Mapping[str, float]]) -> dict[str, go.Figure]:
     """Draw loss and accuracy over the epochs of a run."""
     if not metrics:
@@ -371,10 +352,15 @@ def training_curves(metrics: Sequence[Mapping[str, float]]) -> dict[str, go.Figu
 
 def example_data(example: Example, recording: Recording) -> dict[str, Any]:
     """Return the channels that the gates raise and lower most, against the mean over all images, for each block."""
-    found = {}
-    for record in recording.blocks:
-        change = example.gates[record.block.name] - record.overall_mean
-        order = change.argsort()
-        pairs = {"raised": order.flip(0)[:TOP], "lowered": order[:TOP]}
-        found[record.block.name] = {k: [[int(c), round(float(change[c]), 3)] for c in v] for k, v in pairs.items()}
-    return found
+    return {r.block.name: most_changed(example.gates[r.block.name] - r.overall_mean) for r in recording.blocks}
+
+
+def most_changed(change: Tensor) -> dict[str, list[list[float]]]:
+    """Return the channels whose gates are highest and lowest, with by how much, against their mean.
+
+    Args:
+        change: (C,), the gates less their mean.
+    """
+    order = change.argsort()
+    pairs = {"raised": order.flip(0)[:TOP], "lowered": order[:TOP]}
+    return {kind: [[int(c), round(float(change[c]), 3)] for c in chosen] for kind, chosen in pairs.items()}

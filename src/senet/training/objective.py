@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from senet.data.balance import class_offsets, class_weights
 from senet.errors import SenetError
 from senet.nn.precision import DTYPES, Precision
 from senet.training.sections import ObjectiveConfig
@@ -32,10 +34,13 @@ class Objective(nn.Module):
         config: the loss, and the teacher's share of it; None for the cross entropy.
         class_weights: (num_classes,) float32, of the images of each class, 1 on average over the training images; None
             for the same weight for all.
+        class_offsets: (num_classes,) float32, added to the logits in the loss, but not in the teacher's share of it;
+            None for 0.
         teacher: images to logits, in the order of the network's classes; None for none.
     """
 
     class_weights: Tensor | None
+    class_offsets: Tensor | None
 
     def __init__(
         self,
@@ -45,12 +50,14 @@ class Objective(nn.Module):
         *,
         config: ObjectiveConfig | None = None,
         class_weights: Tensor | None = None,
+        class_offsets: Tensor | None = None,
         teacher: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.network, self.precision, self.label_smoothing = network, precision, label_smoothing
         self.config = config or ObjectiveConfig()
         self.register_buffer("class_weights", class_weights, persistent=False)
+        self.register_buffer("class_offsets", class_offsets, persistent=False)
         self.teacher = teacher
         if teacher is not None:  # it does not change, so that processes have nothing to tell each other of it
             names = [name for name, _ in (*self.named_parameters(), *self.named_buffers())]
@@ -68,10 +75,24 @@ class Objective(nn.Module):
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of logits (N, num_classes), without the teacher's share."""
+        if self.class_offsets is not None:
+            logits = logits + self.class_offsets
         if self.config.loss == "cross_entropy":
             return cross_entropy(logits, targets, self.label_smoothing, self.class_weights)
         threshold = self.config.target_threshold
         return binary_cross_entropy(logits, targets, self.label_smoothing, threshold, self.class_weights)
+
+
+def by_class(config: ObjectiveConfig, counts: np.ndarray) -> dict[str, Tensor]:
+    """Return the arguments of an `Objective` that make up for classes of few images.
+
+    Args:
+        config: its `balance` is resolved, not "auto".
+        counts: training images of each class, (num_classes,).
+    """
+    if config.balance == "weights":
+        return {"class_weights": torch.from_numpy(class_weights(counts))}
+    return {"class_offsets": torch.from_numpy(class_offsets(counts))} if config.balance == "logits" else {}
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float, class_weights: Tensor | None) -> Tensor:

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from senet.configs import Switch
+from senet.data.balance import Balance
 from senet.errors import SenetError, check_choice, check_ranges
 from senet.nn.precision import Precision
 
 ScheduleName = Literal["step", "cosine", "one_cycle", "plateau"]
 Loss = Literal["cross_entropy", "binary_cross_entropy"]
-Balance = Literal["off", "auto", "sampler", "weights"]
 Metric = Literal["top1", "balanced_accuracy", "macro_f1", "loss"]
 """What is measured on the evaluation images, in % but for the loss."""
 Freeze = Literal["none", "bn", "trunk"]
@@ -29,7 +29,8 @@ class ObjectiveConfig:
             larger than this; None keeps the shares.
         balance: how classes of few images are made up for: "sampler" draws all classes equally often, "weights" gives
             the images of a class a weight in the loss that falls with their number (a mixed image has the weights of
-            its classes in their shares); "auto" decides by the numbers.
+            its classes in their shares), "logits" adds the logarithm of each class's share of the images to its
+            logits in training (arXiv:2007.07314), for the cross entropy; "auto" decides by the numbers.
         teacher: a run, a model folder or whatever `senet.from_pretrained` opens, whose probabilities are learned too
             (knowledge distillation, arXiv:1503.02531); None for none. It must have the same classes, sees the same
             mixed and augmented images, and must still be there when the run is resumed.
@@ -48,6 +49,11 @@ class ObjectiveConfig:
         check_choice("objective.loss", self.loss, get_args(Loss))
         check_choice("objective.balance", self.balance, get_args(Balance))
         check_ranges(self, "objective.", {"distillation": (0, 1), "temperature": (1e-3, 1e3)})
+        if self.balance == "logits" and self.loss != "cross_entropy":
+            raise SenetError(
+                f"objective.balance logits needs the cross entropy, not {self.loss}, in which no class's logit counts "
+                "against the others'; set it to sampler or weights"
+            )
         for name in ("distillation", "temperature"):
             if self.teacher is None and getattr(self, name) != getattr(type(self), name):
                 raise SenetError(f"objective.{name} has no effect without objective.teacher; set that too")

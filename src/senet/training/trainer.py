@@ -29,7 +29,7 @@ from senet.training.compiling import Call, Steps
 from senet.training.config import TrainConfig
 from senet.training.distillation import open_teacher
 from senet.training.interrupt import TrainingInterrupted, caught_signals
-from senet.training.objective import Objective, logits_of, loss_of
+from senet.training.objective import Objective, by_class, logits_of, loss_of
 from senet.training.processes import Team
 from senet.training.progress import Progress, Reporter, lines_shown
 from senet.training.regularization import RunningAverage, build_mixup
@@ -108,6 +108,7 @@ class Trainer:
             regularization.label_smoothing,
             config=config.objective,
             teacher=self.teacher,
+            **by_class(config.objective, data.counts),
         )
         self.wrapped: nn.Module = accelerator.prepare_model(objective)
         self.steps = Steps(self.wrapped, accelerator.device, compute, distributed=self.wrapped is not objective)

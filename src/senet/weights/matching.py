@@ -223,8 +223,6 @@ def network_of_depth(card: Card, depth: int) -> str | None:
 
 def check_external(config: ModelConfig, stated: ModelConfig, source: str) -> None:
     """Raise a SenetError for the first option in which another library's network differs from what weights say."""
-    if config.in_channels != stated.in_channels:
-        raise SenetError(f"{source} is for images of {stated.in_channels} channels; leave in_channels out")
     for option, value in config.options.items():
         if option not in NOT_OF_THE_WEIGHTS and stated.options.get(option, value) != value:
             raise SenetError(f"{source} has weights for {option}={stated.options[option]!r}; leave {option} out")

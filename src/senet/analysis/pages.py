@@ -1,0 +1,67 @@
+"""HTML pages: one self-contained file each, made of the templates in `page/`."""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from senet.errors import needed_for
+from senet.files import write_output
+
+with needed_for("a page"):
+    import plotly.graph_objects as go
+    import plotly.offline
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+PAGE = Path(__file__).parent / "page"
+THUMBNAIL = 96
+"""Largest side of a picture in a page, in pixels."""
+
+
+def write_page(
+    path: Path, name: str, *, title: str, facts: Sequence[str], provenance: Sequence[str], data: Any, **values: Any
+) -> None:
+    """Write the page of a template, which extends `page.html`.
+
+    Args:
+        path: of the file, .html.
+        name: of the template and its script, in `page/`.
+        title: of the page.
+        facts: what the first line says.
+        provenance: what the last line says.
+        data: plain values that the script draws.
+        values: of the template.
+
+    Raises:
+        SenetError: the file cannot be written.
+    """
+    environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
+    page = environment.get_template(f"{name}.html").render(
+        title=title,
+        facts=facts,
+        provenance=provenance,
+        data=data,
+        css=Markup((PAGE / "page.css").read_text()),
+        js=Markup((PAGE / "page.js").read_text() + (PAGE / f"{name}.js").read_text()),
+        plotly=Markup(plotly.offline.get_plotlyjs()),
+        **values,
+    )
+    write_output(path, page.encode())
+
+
+def plain(figure: go.Figure) -> Any:
+    """Return a figure as plain values."""
+    return json.loads(figure.to_json())
+
+
+def data_uri(image: Image.Image) -> str:
+    """Return a picture as a data URI."""
+    file = io.BytesIO()
+    kind = "png" if max(image.size) <= 32 else "webp"
+    image.save(file, kind)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
