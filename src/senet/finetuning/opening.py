@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from senet import factory
 from senet.data.channels import UnfitPictureError, to_channels
 from senet.data.config import DataConfig
 from senet.data.datasets import EVAL_SPLITS, OPENERS, ImageSplit, Split, opener_of
@@ -134,7 +133,7 @@ def open_network(request: Request, splits: tuple[ImageSplit, ImageSplit]) -> tup
 @contextmanager
 def quiet_factory() -> Iterator[None]:
     """Keep back what is said of weights that are fitted: it is said when the run starts."""
-    logger = logging.getLogger(factory.__name__)
+    logger = logging.getLogger("senet.factory")
     was, logger.disabled = logger.disabled, True
     try:
         yield
