@@ -118,7 +118,7 @@ def test_it_says_what_it_found_and_what_came_of_it(pictures, tmp_path, caplog):
         run = tuned(pictures, tmp_path / "run", "cifar_se_resnet20", epochs=2, time="10m")
     said = caplog.text
     for part in (
-        "20 images to train on and 5 to evaluate on, 20% held out, of 3 classes with 4 (fox) to 11 (cat)",
+        "3 classes, 20 training images, 5 evaluation images (held out)",
         "always saying cat would reach 60.0 % top-1 and 33.3 % balanced accuracy",
         "cifar_se_resnet20 from cifar10, 0.3 million weights, images of 32 pixels and 3 channels",
         "at most 10 min",
@@ -142,6 +142,13 @@ def refused(tmp_path, pictures, said, model="cifar_se_resnet20", **changes):
 def test_pictures_that_make_no_data_set_are_refused(tmp_path):
     single = write_pictures(tmp_path / "single", sizes={"cat": 4, "dog": 1})
     refused(tmp_path, single, "is the only image of its class")
+    for split in ("train", "val"):
+        write_pictures(tmp_path / "equal" / split, sizes={"cat": 2, "dog": 2})
+    for copy in (tmp_path / "equal").rglob("*.png"):
+        copy.write_bytes((single / "dog" / "0.png").read_bytes())
+    refused(tmp_path, tmp_path / "equal", "all 4 training images of .* are the same picture")
+    (single / "dog" / "1.png").write_bytes((single / "cat" / "0.png").read_bytes()[:200])
+    refused(tmp_path, single, "1 images cannot be used: .*1.png")
     refused(tmp_path, write_pictures(tmp_path / "one", sizes={"cat": 4}), r"has only one class \(cat")
     (tmp_path / "empty").mkdir()
     refused(tmp_path, tmp_path / "empty", "has no folders of images")
