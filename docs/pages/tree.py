@@ -9,6 +9,7 @@ OTHERS = {
     "py.typed": "Says that the package has type annotations.",
     "analysis/page": "The templates of the pages: HTML, style, scripts.",
     "ops/kernels.cpp": "The operators in C++, compiled by `cpu.py` on first use.",
+    "pictures": "Pictures of leaves, drawn by docs/leaves.py: what the demo fine-tunes a network to.",
     "pretrained": "The weights that are part of the package.",
 }
 """What is not a module."""

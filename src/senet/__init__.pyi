@@ -22,6 +22,7 @@ from .evaluation.scores import evaluate as evaluate
 from .evaluation.scores import score_images as score_images
 from .factory import create_model as create_model
 from .factory import from_pretrained as from_pretrained
+from .finetuning.run import finetune as finetune
 from .models.catalog import Card as Card
 from .models.catalog import list_models as list_models
 from .models.catalog import model_card as model_card

@@ -165,7 +165,7 @@ def read_weights(
     """Read the weights that `create_model` is given for the network `name`: a tag of the package, or a source.
 
     Args:
-        name: of the network.
+        name: of the network; empty for that which the weights name.
         weights: the tag or source.
         layout: see `load_weights`.
         key: see `load_weights`.
@@ -176,7 +176,7 @@ def read_weights(
     """
     if tag_of(name):
         raise SenetError(f"weights is {str(weights)!r}, but {name} means the weights {tag_of(name)!r}; leave one out")
-    tags = packaged_weights(name)
+    tags = packaged_weights(name) if name else []
     if str(weights) in tags:
         return read(packaged_folder(name, str(weights)), layout=layout, key=key)
     if not is_source(weights):

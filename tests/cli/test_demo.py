@@ -1,16 +1,20 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import senet
-from senet.cli.demo import demo, free_folder
+from senet.cli.demo import free_folder
+from senet.cli.demo_digits import compare_twins
+from senet.recipes import get_recipe
 
 
 @pytest.mark.usefixtures("few_digits")
 def test_demo_leaves_runs_that_evaluate_and_predict_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "demo"
-    plain, se = demo(folder, epochs=2)
+    folder.mkdir()
+    plain, se = compare_twins(replace(get_recipe("digits"), epochs=2), folder)
     assert (plain.name, se.name) == ("cifar_resnet20", "cifar_se_resnet20")
     assert plain.parameters == senet.cost(senet.create_model(plain.name, in_channels=1)).parameters
     # The blocks add C * (C // 16) * 2 weights and C + C // 16 biases in each of three units per stage.

@@ -400,6 +400,23 @@ def test_splits_can_be_pickled(tmp_path, folder):
         assert (image.tobytes(), label) == (expected.tobytes(), expected_label)
 
 
+# ---- labels without reading
+
+
+def test_labels_are_those_that_reading_gives(tmp_path, folder):
+    write_parquet(folder, train=[0, 2, 1, 2])
+    write_folder(tmp_path / "pets", train={"cat": 1, "dog": 3})
+    for dataset in ("digits", folder, tmp_path / "pets"):
+        split = open_split(DataConfig(dataset=str(dataset)), "train")
+        names = tuple(reversed(split.class_names))
+        turned = split.relabeled(range(len(names))[::-1], names)
+        for images in (split, turned):
+            read = [images[i][1] for i in range(len(images))]
+            assert images.labels.dtype == np.int64
+            assert images.labels.tolist() == read
+    assert open_split(DataConfig(dataset=str(tmp_path / "pets" / "train" / "dog")), "eval").labels is None
+
+
 # ---- one reader
 
 

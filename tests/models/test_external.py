@@ -7,6 +7,7 @@ import timm
 import torch
 import torchvision
 from PIL import Image
+from timm.models._manipulate import adapt_input_conv
 
 import senet
 from networks import randomize, relative_difference
@@ -15,6 +16,8 @@ from senet.errors import SenetError
 from senet.factory import create_model, from_pretrained, load_model, names_a_network
 from senet.models.build import surgery_of
 from senet.models.catalog import CARDS
+from senet.models.config import ModelConfig
+from senet.models.external import describe_external
 from senet.weights.loading import load_weights
 
 TIMM, TORCHVISION = "timm/resnet18.a1_in1k", "torchvision/resnet18.IMAGENET1K_V1"
@@ -126,8 +129,72 @@ def test_a_tag_and_another_number_of_classes(libraries, published):
     model = create_model(TIMM, num_classes=7)
     assert model.fc.out_features == 7
     assert torch.equal(model.conv1.weight, published["conv1.weight"])
-    with pytest.raises(SenetError, match="are of 1000 classes; leave it out, or take a network of timm"):
-        create_model(TORCHVISION, num_classes=7)
+    with pytest.raises(SenetError, match=r"torchvision/resnet18\..* cannot be created: .*unexpected keyword"):
+        create_model(TORCHVISION, num_classes=7, depth=3)
+
+
+def test_weights_of_torchvision_with_other_classes_and_channels(libraries, published, tmp_path):
+    """What is saved builds again without torchvision's weights; the input is converted as timm converts it."""
+    model = create_model(TORCHVISION, num_classes=7, in_channels=5)
+    assert (model.fc.out_features, model.conv1.weight.shape) == (7, (64, 5, 7, 7))
+    converted = adapt_input_conv(5, published["conv1.weight"])
+    torch.testing.assert_close(model.conv1.weight, converted, rtol=0, atol=1e-6)
+    assert torch.equal(model.layer4[1].conv2.weight, published["layer4.1.conv2.weight"])
+    assert model.preprocessing.in_channels == 5
+    senet.save_pretrained(model, tmp_path / "model")
+    libraries.clear()
+    again = from_pretrained(tmp_path / "model")
+    assert not libraries
+    x = torch.randn(2, 5, 64, 64)
+    assert torch.equal(again(x), model.eval()(x))
+    gray = create_model("torchvision/resnet18", 3, 1, weights=tmp_path / "model")
+    torch.testing.assert_close(gray.conv1.weight, converted.sum(1, keepdim=True), rtol=0, atol=1e-5)
+    with pytest.raises(SenetError, match=r"is for images of 5 channels, the model for 1; convert it by load_weights"):
+        load_weights(create_model("torchvision/resnet18", 7, 1), tmp_path / "model")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v3_small", "googlenet"])
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+def test_the_classifier_of_every_kind_of_network_is_replaced(architecture, tmp_path, monkeypatch):
+    """GoogLeNet's classifiers in the middle, which only training runs, are left out."""
+    random_weights = torchvision.models.get_model(architecture, weights=None)
+    randomize(random_weights)
+    monkeypatch.setattr(
+        "torchvision.models._api.WeightsEnum.get_state_dict", lambda *_, **__: random_weights.state_dict()
+    )
+    x = torch.randn(2, 3, 64, 64)
+    whole = create_model(f"torchvision/{architecture}", pretrained=True).eval()
+    expected = torchvision.models.get_model(architecture, weights="DEFAULT").eval()(x)
+    assert torch.equal(whole(x), expected)
+    model = create_model(f"torchvision/{architecture}", 5, pretrained=True)
+    assert model.train()(x).shape == (2, 5)
+    head = "classifier.1.weight" if architecture == "squeezenet1_1" else None
+    trained = random_weights.state_dict()
+    different = {key for key, tensor in model.state_dict().items() if tensor.shape != trained[key].shape}
+    assert {len(model.state_dict()[key]) for key in different} == {5}
+    assert head is None or head in different
+    for saved in (whole, model):
+        senet.save_pretrained(saved, tmp_path / "model")
+        assert torch.equal(from_pretrained(tmp_path / "model")(x), saved.eval()(x))
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+def test_googlenet_reads_gray_images_in_the_range_of_its_weights():
+    """With color it converts ImageNet's normalization to that of its weights, from -1 to 1, by itself."""
+    assert describe_external(ModelConfig(name="torchvision/googlenet"), "torchvision/googlenet").mean[0] == 0.485
+    gray = ModelConfig(name="torchvision/googlenet", in_channels=1)
+    found = describe_external(gray, "torchvision/googlenet")
+    assert (found.mean, found.std) == ((0.5,), (0.5,))
+
+
+def test_a_folder_that_timm_wrote_is_opened_as_timm_s_network(tmp_path):
+    model = timm.create_model("test_efficientnet", num_classes=4, in_chans=1)
+    timm.models.save_for_hf(model, tmp_path, model_args={})
+    opened = from_pretrained(tmp_path)
+    assert (opened.config.name, opened.num_classes) == ("timm/test_efficientnet", 4)
+    x = torch.randn(2, 1, 64, 64)
+    assert torch.equal(opened(x), model.eval()(x))
 
 
 @pytest.mark.parametrize("name", ["timm/resnet18.imagenet", "torchvision/resnet18.imagenet"])
@@ -161,9 +228,8 @@ def test_a_file_of_weights_in_another_librarys_network(tmp_path, published):
     assert load_weights(model, file, adapt=("classifier",)).adaptations == (
         "the classifier of 7 classes starts at random",
     )
-    for argument, options in (("layout", {"layout": "senet"}), ("adapt", {"adapt": ("input",)})):
-        with pytest.raises(SenetError, match=f"{argument}.*has no effect"):
-            load_weights(model, file, **options)
+    with pytest.raises(SenetError, match="layout has no effect"):
+        load_weights(model, file, layout="senet")
     with pytest.raises(SenetError, match="is of another architecture"):
         create_model("timm/resnet34", weights=file)
     with pytest.raises(SenetError, match="layout='senet' has no effect"):
@@ -197,8 +263,11 @@ def test_weights_with_inserted_blocks_keep_them(tmp_path):
     senet.insert_se(other, senet.SEOptions(gate="hard_sigmoid"))
     with pytest.raises(SenetError, match=r"inserted_se.gate='sigmoid_x2'.*create it with blocks inserted with gate="):
         load_weights(other, tmp_path / "model")
-    with pytest.raises(SenetError, match="for images of 3 channels; leave in_channels out"):
-        create_model("timm/resnet18", in_channels=1, weights=tmp_path / "model")
+    gray = create_model("timm/resnet18", in_channels=1, weights=tmp_path / "model")
+    expected = adapt_input_conv(1, model.conv1.weight.detach())
+    torch.testing.assert_close(gray.conv1.weight.detach(), expected, rtol=0, atol=1e-6)
+    assert surgery_of(gray) == surgery_of(model)
+    assert gray.preprocessing.in_channels == 1
 
 
 @pytest.mark.parametrize(

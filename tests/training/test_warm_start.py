@@ -203,16 +203,39 @@ def test_options_of_the_computation_are_compared_with_the_weights(tmp_path):
         started(tmp_path, **network(**asked))
 
 
-@pytest.mark.parametrize(
-    ("changes", "name"),
-    [(network(in_channels=1), "in_channels"), (network(se=SEOptions(gate="tanh")), "se.gate")],
-    ids=["channels", "gate"],
-)
-def test_a_network_with_inserted_blocks_changes_its_classes_only(other_library, changes, name):
-    changes = {"model": replace(RUN.model, name="timm/test_resnet"), **changes}
-    asked = replace(RUN, suggested={k: v for k, v in RUN.suggested.items() if k != f"model.{name}"})
-    with pytest.raises(SenetError, match=f"model.{name} is .*; leave it out or start from other weights"):
-        started(other_library, asked, **changes)
+def test_a_network_with_inserted_blocks_changes_its_classes_and_channels_only(other_library):
+    asked = replace(RUN, suggested={}, model=replace(RUN.model, name="timm/test_resnet"))
+    gray = replace(asked, data=replace(asked.data, preprocessing=replace(OWN, image_size=32, resize=36)))
+    model, config = started(other_library, gray)
+    assert (model.config.in_channels, config.data.preprocessing.in_channels) == (1, 1)
+    expected = from_pretrained(other_library).conv1[0].weight.sum(1, keepdim=True)
+    torch.testing.assert_close(model.conv1[0].weight, expected)
+    assert attached_blocks(model)
+    tanh = replace(RUN, suggested={k: v for k, v in RUN.suggested.items() if k != "model.se.gate"})
+    with pytest.raises(SenetError, match=r"model.se.gate is .*; leave it out or start from other weights"):
+        started(other_library, tanh, model=replace(RUN.model, name="timm/test_resnet", se=SEOptions(gate="tanh")))
+
+
+def test_weights_of_timm_and_torchvision_come_with_their_network(tmp_path, monkeypatch):
+    """Each library loads its own: with a new classifier, and here with another number of channels."""
+    published = unlike_random(senet.create_model("timm/test_resnet")).state_dict()
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(published))
+    model, config = started("timm/test_resnet.r160_in1k", **network(num_classes=7))
+    assert (config.model.name, model.num_classes, config.data.preprocessing.image_size) == ("timm/test_resnet", 7, 160)
+    assert torch.equal(model.layer1[0].conv1.weight, published["layer1.0.conv1.weight"])
+    gray = TrainConfig(
+        model=ModelConfig(name="timm/test_resnet", in_channels=1), data=replace(RUN.data, preprocessing=OWN)
+    )
+    model, config = started("timm/test_resnet.r160_in1k", gray)
+    assert model.conv1[0].weight.shape[1] == config.data.preprocessing.in_channels == 1
+    for changes, said in (
+        ({"weights_key": "ema"}, "weights_key has no effect on timm/test_resnet.r160_in1k"),
+        ({"weights": "timm/test_resnet.r16"}, "timm/test_resnet.r16 cannot be created: .*; its weights are r160_in1k"),
+        ({"weights": "timm/test_rsnet"}, "timm has no network 'test_rsnet'; the nearest are test_resnet"),
+        ({"weights": "torchvision/alexnet.V9"}, "torchvision/alexnet.V9 cannot be created: .*; its weights are IMAGE"),
+    ):
+        with pytest.raises(SenetError, match=said):
+            start_from_weights(replace(RUN, **{"weights": "timm/test_resnet.r160_in1k", **changes}))
 
 
 def test_a_configuration_made_by_hand_asks_for_what_it_names(own_weights):

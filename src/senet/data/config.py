@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from senet.data.policies import check_policy
 from senet.data.preprocessing import CIFAR, Preprocessing
 from senet.errors import SenetError, check_ranges
 
@@ -52,6 +53,14 @@ class Augmentation:
             if not getattr(self, name) >= 0:
                 raise SenetError(f"augmentation.{name} is {getattr(self, name)}; expected at least 0")
         check_ranges(self, "augmentation.", {"random_erasing": (0, 1), "repeats": (1, 100)})
+        if self.auto_augment is not None:
+            check_policy(self.auto_augment)
+        changing = ("flip", "padding", "cutout", "crop_scale", "rotation", "pixel_shift", "auto_augment")
+        if self.repeats > 1 and not (self.random_erasing or any(getattr(self, name) for name in changing)):
+            raise SenetError(
+                f"augmentation.repeats is {self.repeats}, but nothing changes the images, so that all copies are "
+                "the same; set augmentation.flip or another change, or leave it out"
+            )
         if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise SenetError(f"augmentation.crop_scale is {self.crop_scale}; expected 0 < low <= high <= 1")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
@@ -88,8 +97,8 @@ class DataConfig:
         label_column: of a Hugging Face or parquet data set.
         class_names: names of the classes where the data set has only numbers; None for its own.
         val_fraction: share of each class's images that is held out for evaluation, for a folder of classes without
-            val/; which ones depends on the names of the files and on `split_seed`. None where the data set has
-            evaluation images.
+            val/, or parquet files with a train split alone; which ones depends on the names of the files (the contents
+            in parquet files) and on `split_seed`. None where the data set has evaluation images.
         split_seed: chooses which images are held out; 0 or more.
     """
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 from urllib.error import URLError
@@ -16,16 +17,18 @@ from senet.data.folders import (
     File,
     check_same_classes,
     class_folders,
-    held_out,
     images_in,
     is_number,
     listed,
+    path_below,
     read_classes,
     visible_folders,
 )
-from senet.data.readers import Arrays, Files, Reader, Relabeled, Rows
+from senet.data.readers import Arrays, Files, Reader, Relabeled, Rows, labels_of
 from senet.data.reading import naming, read_named
+from senet.data.splitting import held_out, key_of, keys_of_files, same_contents
 from senet.errors import HubError, MissingFileError, SenetError, needed_for, warn
+from senet.terminal import tracked
 
 Split = Literal["train", "eval"]
 EVAL_SPLITS = ("validation", "val", "valid", "test")
@@ -46,6 +49,8 @@ class ImageSplit:
         files: index -> (file, label), to name an image in messages; None if the images are not files.
         names_of_folders: True if the class names are those of folders and the labels their order; False if the labels
             are the data set's own.
+        rows: index -> number of the row in its table; None if all its rows are here, or there is no table.
+        held_out: names of the images, if they were held out of the training images of the data set.
     """
 
     source: str
@@ -54,9 +59,17 @@ class ImageSplit:
     read_image: Reader
     files: Sequence[File] | None = None
     names_of_folders: bool = False
+    rows: Sequence[int] | None = None
+    held_out: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return self.size
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:
+        """The labels (N,) in int64; None for images without classes, or from a reader that only reads."""
+        labels = labels_of(self.read_image) if self.class_names else None
+        return None if labels is None else labels[: self.size]
 
     def __getitem__(self, index: int) -> tuple[Picture, int]:
         """Return image and label.
@@ -85,7 +98,9 @@ class ImageSplit:
 
     def name(self, index: int) -> str:
         """Return the name of an image for messages."""
-        return self.files[index][0] if self.files else f"image {index} of {self.source}"
+        if self.files:
+            return self.files[index][0]
+        return f"image {index if self.rows is None else self.rows[index]} of {self.source}"
 
     def relabeled(self, labels: Sequence[int], class_names: tuple[str, ...]) -> "ImageSplit":
         """Return the same images with other labels: `labels[k]` for the label k."""
@@ -114,10 +129,20 @@ def open_split(config: DataConfig, split: Split) -> ImageSplit:
         SenetError: the data set is unknown, absent, not of the expected form, or its images have other channels than
             the preprocessing.
     """
+    images = open_unread(config, split)
+    images.probe(config.preprocessing.in_channels)
+    return images
+
+
+def open_unread(config: DataConfig, split: Split) -> ImageSplit:
+    """Open one split of the configured data set, of which no image is read.
+
+    Raises:
+        SenetError: as `open_split`.
+    """
     images = opener_of(config)(config, split)
     if len(images) == 0:
         raise SenetError(f"{images.source} has no images")
-    images.probe(config.preprocessing.in_channels)
     if config.class_names is None:
         return images
     if len(config.class_names) != len(images.class_names):
@@ -134,13 +159,13 @@ def open_split(config: DataConfig, split: Split) -> ImageSplit:
 def opener_of(config: DataConfig) -> Callable[[DataConfig, Split], ImageSplit]:
     """Return the function that opens a data set."""
     folder = Path(config.dataset)
-    is_folder = config.dataset not in OPENERS and folder.is_dir()
+    if config.dataset in OPENERS:
+        if config.val_fraction is not None:
+            raise SenetError(f"data.val_fraction has no effect on {config.dataset}, which has its own; leave it out")
+        return OPENERS[config.dataset]
+    is_folder = folder.is_dir()
     if is_folder and not any(folder.glob("[!.]*.parquet")) and not any(folder.glob("[!.]*/[!.]*.parquet")):
         return open_folder
-    if config.val_fraction is not None:
-        raise SenetError(f"data.val_fraction divides a folder of classes, not {config.dataset}; leave it out")
-    if config.dataset in OPENERS:
-        return OPENERS[config.dataset]
     if is_folder or config.dataset.startswith("hf:"):
         return open_huggingface
     known = ", ".join(OPENERS)
@@ -218,8 +243,14 @@ def open_folder(config: DataConfig, split: Split) -> ImageSplit:
             raise SenetError(f"data.val_fraction has no effect on {root}, which has {eval_folder.name}/; leave it out")
         folder = train_folder if train_folder.is_dir() else root
         files, names = read_classes(folder)
-        files = held_out(folder, files, config.val_fraction, take=split == "eval")
-        return split_of_files(f"{folder} (held out)" if split == "eval" else str(folder), files, names)
+        take = held_out_files(folder, files, config.val_fraction, config.split_seed)
+        if split == "train":
+            return split_of_files(
+                str(folder), [file for file, held in zip(files, take, strict=True) if not held], names
+            )
+        files = [file for file, held in zip(files, take, strict=True) if held]
+        below = tuple(path_below(folder, file) for file, _ in files)
+        return replace(split_of_files(f"{folder} (held out)", files, names), held_out=below)
     if split == "train":
         folder = check_folder(root, train_folder)
         return split_of_files(str(folder), *read_classes(folder))
@@ -233,6 +264,12 @@ def open_folder(config: DataConfig, split: Split) -> ImageSplit:
     if train_names:
         check_same_classes(folder, train_folder, train_names)
     return split_of_files(str(folder), *read_classes(folder, train_names or None))
+
+
+def held_out_files(folder: Path, files: Sequence[File], fraction: float, seed: int) -> np.ndarray:
+    """Return which image files of a folder are held out, (N,) bool, see `held_out`."""
+    paths, labels = [file for file, _ in files], np.array([label for _, label in files])
+    return held_out(keys_of_files(folder, paths, seed), same_contents(paths), labels, fraction, paths.__getitem__)
 
 
 def check_folder(root: Path, folder: Path) -> Path:
@@ -276,10 +313,14 @@ def open_huggingface(config: DataConfig, split: Split) -> ImageSplit:
         raise kind_of(error)(
             f"{config.dataset} could not be loaded ({reason}); check the id or folder and the network"
         ) from error
-    wanted = ("train",) if split == "train" else EVAL_SPLITS
+    divided, own = config.val_fraction is not None, next((s for s in EVAL_SPLITS if s in splits), None)
+    if divided and own is not None:
+        raise SenetError(f"data.val_fraction has no effect on {name}, which has the split {own}; leave it out")
+    wanted = ("train",) if split == "train" or divided else EVAL_SPLITS
     found = next((s for s in wanted if s in splits), None)
     if found is None:
-        raise SenetError(f"{name} has the splits {', '.join(splits)}; expected one of {', '.join(wanted)}")
+        remedy = "; set data.val_fraction, such as 0.2, to hold out a share of train" if "train" in splits else ""
+        raise SenetError(f"{name} has the splits {', '.join(splits)}; expected one of {', '.join(wanted)}{remedy}")
     source = f"{name} ({found})"
     dataset = splits[found]
     if len(dataset) == 0:  # before its columns are cast, which fails on no rows
@@ -299,12 +340,28 @@ def open_huggingface(config: DataConfig, split: Split) -> ImageSplit:
         dataset = dataset.cast_column(config.image_column, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:  # the last two: pyarrow's
         raise SenetError(f"column {config.image_column!r} of {source} does not hold images") from error
-    return ImageSplit(
-        source=source,
-        size=len(dataset),
-        class_names=tuple(names),
-        read_image=Rows(dataset.select_columns([config.image_column]), labels),
-    )
+    rows = Rows(dataset.select_columns([config.image_column]), labels)
+    images = ImageSplit(source=source, size=len(dataset), class_names=tuple(names), read_image=rows)
+    if config.val_fraction is None:
+        return images
+    take = held_out_rows(images, rows, config.val_fraction, config.split_seed)
+    chosen = np.flatnonzero(take == (split == "eval"))
+    kept = Rows(rows.images.select(chosen), labels[chosen])
+    part = replace(images, size=len(chosen), read_image=kept, rows=chosen.tolist())
+    if split == "train":
+        return part
+    return replace(part, source=f"{source}, held out", held_out=tuple(map(str, chosen.tolist())))
+
+
+def held_out_rows(images: ImageSplit, rows: Rows, fraction: float, seed: int) -> np.ndarray:
+    """Return which rows of a table are held out, (N,) bool, by the contents of their images, see `held_out`."""
+    keys, step = [], 1000
+    for first in tracked(range(0, len(images), step), f"Dividing {images.source}", -(-len(images) // step)):
+        chunk = range(first, min(first + step, len(images)))
+        contents = (content for content, _ in rows.contents(chunk))
+        keys += [key_of(content or b"row %d" % row, seed) for row, content in zip(chunk, contents, strict=True)]
+    groups = np.unique(np.array(keys), return_inverse=True)[1]
+    return held_out(keys, groups, rows.labels, fraction, images.name)
 
 
 def read_labels(dataset: Any, column: str, source: str) -> np.ndarray:

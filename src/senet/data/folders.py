@@ -1,8 +1,7 @@
-"""Folders of images, one for each class: listing them, their labels, and holding out a share for evaluation."""
+"""Folders of images, one for each class: listing them, and their labels."""
 
-import hashlib
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -91,6 +90,14 @@ def images_below(folder: Path, skipped: Skipped) -> Iterator[str]:
                 yield f"{root}{os.sep}{name}"
 
 
+def skipped_below(folder: Path) -> Skipped:
+    """Return the files in a folder and the folders below it that are not read as images."""
+    skipped = Skipped()
+    for _ in images_below(folder, skipped):
+        pass
+    return skipped
+
+
 def images_in(folder: Path) -> list[File]:
     """Return the image files directly in a folder, each with the label 0."""
     skipped = Skipped()
@@ -171,26 +178,3 @@ def check_same_classes(folder: Path, train_folder: Path, names: Sequence[str]) -
     missing = [name for name in names if name not in found]
     if missing and found:
         warn(f"{folder} has no images of {listed(missing)}, which {train_folder} has; they are not measured")
-
-
-def held_out(folder: Path, files: Sequence[File], fraction: float, *, take: bool) -> list[File]:
-    """Return the images of a folder that are held out for evaluation (`take`), or the others.
-
-    Of each class the fraction `fraction` is held out, at least one image: those whose relative paths have the smallest
-    SHA-256, so that they are the same on every machine and in every run.
-
-    Raises:
-        SenetError: a class has only one image.
-    """
-    by_label: dict[int, list[str]] = defaultdict(list)
-    for file, label in files:
-        by_label[label].append(file)
-    chosen = set()
-    for members in by_label.values():
-        if len(members) < 2:
-            raise SenetError(
-                f"{members[0]} is the only image of its class, which data.val_fraction cannot divide; add images"
-            )
-        members.sort(key=lambda file: hashlib.sha256(os.fsencode(path_below(folder, file))).digest())
-        chosen.update(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
-    return [(file, label) for file, label in files if (file in chosen) == take]

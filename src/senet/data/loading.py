@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from senet.data.balance import Balance, Balanced, balance_note, resolve_balance
 from senet.data.config import DataConfig
 from senet.data.datasets import ImageSplit, Split, open_split
 from senet.data.decoding import decode
@@ -32,11 +34,26 @@ class Loader(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Loaders:
-    """Training and evaluation batches of a data set, and its classes."""
+    """Training and evaluation batches of a data set, and its classes.
+
+    Args:
+        train: training batches.
+        evaluation: evaluation batches.
+        class_names: of the labels 0, 1, ...
+        counts: training images of each class, (C,).
+        balance: what is done about classes of different size; the training batches do what "sampler" says.
+        notes: sentences for the log.
+        held_out: names of the evaluation images, if they were held out of the training images: paths in the folder, or
+            rows of the table.
+    """
 
     train: Loader
     evaluation: Loader
     class_names: tuple[str, ...]
+    counts: np.ndarray
+    balance: Balanced = "off"
+    notes: tuple[str, ...] = ()
+    held_out: tuple[str, ...] | None = None
 
 
 def build_loader(
@@ -50,8 +67,9 @@ def build_loader(
     rank: int = 0,
     num_processes: int = 1,
     even: bool = False,
+    balanced: bool = False,
 ) -> Loader:
-    """Build the loader of one split, in memory or from disk."""
+    """Build the loader of one split, in memory or from disk; with `balanced`, its classes come equally often."""
     train = split == "train"
     order = BatchOrder(
         num_images=len(images),
@@ -61,6 +79,8 @@ def build_loader(
         rank=rank,
         num_processes=num_processes,
         even=even,
+        labels=images.labels if balanced else None,
+        repeats=config.augmentation.repeats if train else 1,
     )
     if not len(order):
         raise SenetError(
@@ -77,6 +97,20 @@ def build_loader(
     return StreamingLoader(images, to_pixels, order, config.preprocessing, device, config.num_workers)
 
 
+def check_classes(train: ImageSplit, evaluation: ImageSplit) -> None:
+    """Raise a SenetError if the two splits of a data set have different classes, or only one."""
+    if train.class_names != evaluation.class_names:
+        raise SenetError(
+            f"{train.source} has {len(train.class_names)} classes and {evaluation.source} "
+            f"{len(evaluation.class_names)}, or under other names; both need the same"
+        )
+    if len(train.class_names) < 2:
+        raise SenetError(
+            f"{train.source} has only one class ({', '.join(train.class_names)}, {len(train):,} "
+            "images); a classifier needs two or more: give each a folder of its own, or name the folder above"
+        )
+
+
 def load_data(
     config: DataConfig,
     *,
@@ -86,24 +120,20 @@ def load_data(
     rank: int = 0,
     num_processes: int = 1,
     even: bool = False,
+    balance: Balance = "off",
+    softmax: bool = True,
 ) -> Loaders:
     """Open both splits of a data set and build their loaders.
 
     Raises:
-        SenetError: see `open_split`; or splits with different classes, or with one.
+        SenetError: see `open_split`; or splits with different classes, or with one; or balancing without effect.
     """
     train_images, eval_images = open_split(config, "train"), open_split(config, "eval")
-    if train_images.class_names != eval_images.class_names:
-        raise SenetError(
-            f"{train_images.source} has {len(train_images.class_names)} classes and {eval_images.source} "
-            f"{len(eval_images.class_names)}, or under other names; both need the same"
-        )
-
-    if len(train_images.class_names) < 2:
-        raise SenetError(
-            f"{train_images.source} has only one class ({', '.join(train_images.class_names)}, {len(train_images):,} "
-            "images); a classifier needs two or more: give each a folder of its own, or name the folder above"
-        )
+    check_classes(train_images, eval_images)
+    assert train_images.labels is not None  # every data set that can be opened for training has labels
+    counts = np.bincount(train_images.labels, minlength=len(train_images.class_names))
+    chosen = resolve_balance(balance, counts, softmax=softmax)
+    note = balance_note(balance, counts, softmax=softmax)
 
     def loader(images: ImageSplit, split: Split) -> Loader:
         return build_loader(
@@ -116,10 +146,15 @@ def load_data(
             rank=rank,
             num_processes=num_processes,
             even=even and split == "train",
+            balanced=chosen == "sampler" and split == "train",
         )
 
     return Loaders(
         train=loader(train_images, "train"),
         evaluation=loader(eval_images, "eval"),
         class_names=train_images.class_names,
+        counts=counts,
+        balance=chosen,
+        notes=(note,) if note else (),
+        held_out=eval_images.held_out,
     )

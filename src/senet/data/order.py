@@ -1,7 +1,7 @@
 """The order of the images: a function of seed and epoch, so that a run can resume at any batch."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +14,17 @@ def seed_of(*parts: int) -> int:
 
 MIN_FULL_BATCHES = 20
 """With this many full batches per epoch or more, images that do not fill another are left out: less than 5 %."""
+CLASS_STREAM = 2**32
+"""Keeps the orders of the classes apart from those of the epochs, which share the seed."""
+
+
+def times_before(indices: np.ndarray) -> np.ndarray:
+    """Return for each number of an array (N,) how often it stands before."""
+    order = np.argsort(indices, kind="stable")
+    ordered = indices[order]
+    times = np.empty_like(order)
+    times[order] = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+    return times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +35,8 @@ class BatchOrder:
     batch, different ones in each epoch. A shorter epoch is divided into batches of nearly equal size, none larger than
     `batch_size`; images that cannot be shared evenly among the processes are left out there too.
 
+    An epoch has as many images as the split, also where some come several times: by `labels` or by `repeats`.
+
     Args:
         num_images: in the split.
         batch_size: images of a batch in one process.
@@ -32,6 +45,10 @@ class BatchOrder:
         rank: of this process, from 0.
         num_processes: number of processes that share the images.
         even: give each process an even number of images, which mixup needs.
+        labels: (num_images,) int64, from 0, each class with an image: all classes come equally often; None lets every
+            image come once.
+        repeats: how often each image comes, side by side, in an epoch of the fewer images (arXiv:1901.09335); several
+            processes get one each.
     """
 
     num_images: int
@@ -41,6 +58,8 @@ class BatchOrder:
     rank: int = 0
     num_processes: int = 1
     even: bool = False
+    labels: np.ndarray | None = field(default=None, repr=False, compare=False)
+    repeats: int = 1
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -64,13 +83,55 @@ class BatchOrder:
         """Number of images in an epoch, over all processes."""
         return int(self.ends[-1])
 
+    @property
+    def has_copies(self) -> bool:
+        """Whether an image may come several times in an epoch."""
+        return self.labels is not None or self.repeats > 1
+
+    @cached_property
+    def members(self) -> list[np.ndarray]:
+        """The images of each class, in an order of their own in which they come; only with `labels`."""
+        assert self.labels is not None
+        by_class = np.split(np.argsort(self.labels, kind="stable"), np.bincount(self.labels).cumsum()[:-1])
+        return [
+            np.random.default_rng(seed_of(self.seed, CLASS_STREAM, label)).permutation(of_class)
+            for label, of_class in enumerate(by_class)
+        ]
+
+    def balanced(self, epoch: int) -> np.ndarray:
+        """Return the images of an epoch, all classes equally often.
+
+        Each class goes on in its order where it was at the end of the epoch before, round and round: none of its images
+        comes twice more often than another, in this epoch or in all so far.
+        """
+        number = len(self.members)
+        parts = []
+        for label, of_class in enumerate(self.members):
+            # The sum of (x + label) // number over the labels is x (Hermite): these are num_images in every epoch.
+            first, end = ((done * self.num_images + label) // number for done in (epoch, epoch + 1))
+            parts.append(of_class[np.arange(first, end) % len(of_class)])
+        return np.concatenate(parts)
+
+    def indices(self, epoch: int) -> np.ndarray:
+        """Return the images of an epoch in their order, (num_images,)."""
+        if not self.shuffle:
+            return np.arange(self.num_images)
+        places = np.random.default_rng(seed_of(self.seed, epoch)).permutation(self.num_images)
+        drawn = places if self.labels is None else self.balanced(epoch)[places]
+        return drawn if self.repeats == 1 else np.repeat(drawn, self.repeats)[: self.num_images]
+
     def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
         """Yield the batches of `epoch` (from 0) from number `start` on."""
-        indices = np.arange(self.num_images)
-        if self.shuffle:
-            indices = np.random.default_rng(seed_of(self.seed, epoch)).permutation(self.num_images)
+        yield from self.shares(self.indices(epoch), start)
+
+    def copies(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
+        """Yield for each image of `batches` how often the epoch has had it before, so that each copy can differ."""
+        yield from self.shares(times_before(self.indices(epoch)), start)
+
+    def shares(self, values: np.ndarray, start: int) -> Iterator[np.ndarray]:
+        """Divide what belongs to the images of an epoch into batches, and yield this process's shares of them."""
         for batch in range(start, len(self)):
-            yield indices[self.ends[batch] : self.ends[batch + 1]][self.rank :: self.num_processes]
+            yield values[self.ends[batch] : self.ends[batch + 1]][self.rank :: self.num_processes]
 
     def summary(self) -> str:
         """Return how an epoch differs from full batches of all images, in words; empty if it does not."""
@@ -82,6 +143,9 @@ class BatchOrder:
             sentences.append(
                 f"{self.num_used:,} images make batches of {used}, not {self.batch_size}: {len(self)} an epoch"
             )
-        if left_out:
+        if left_out and not self.has_copies:
             sentences.append(f"each epoch leaves out {left_out:,} of {self.num_images:,} images, others every time")
+        if self.repeats > 1:
+            fewer = -(-self.num_used // self.repeats)
+            sentences.append(f"each epoch has {fewer:,} of {self.num_images:,} images, each {self.repeats} times")
         return "; ".join(sentences)

@@ -99,6 +99,17 @@ class Relabeled:
             yield content, self.labels[label]
 
 
+def labels_of(read_image: Reader) -> np.ndarray | None:
+    """Return the labels (N,) of all images in int64, none of which is read; None for a reader of another kind."""
+    if isinstance(read_image, Arrays | Rows):
+        return np.asarray(read_image.labels, dtype=np.int64)
+    if isinstance(read_image, Files):
+        return np.fromiter((label for _, label in read_image.files), np.int64, len(read_image.files))
+    if isinstance(read_image, Relabeled) and (labels := labels_of(read_image.read_image)) is not None:
+        return np.array([read_image.labels[label] for label in labels.tolist()], dtype=np.int64)
+    return None
+
+
 def content_of(path: str) -> bytes | None:
     """Return the content of a file; None if it cannot be read, which its reader will say."""
     try:

@@ -1,6 +1,5 @@
 """Data that stay on disk: read and augmented image by image in worker processes, normalized on the device."""
 
-import random
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -17,10 +16,14 @@ from senet.data.channels import Picture
 from senet.data.config import Augmentation
 from senet.data.datasets import ImageSplit
 from senet.data.order import BatchOrder, seed_of
+from senet.data.policies import AutoAugment, RandomErasing
 from senet.data.preprocessing import Preprocessing
+from senet.data.randomness import seeded
 from senet.errors import SenetError
 
 ToPixels = Callable[[Picture], Tensor]
+Key = tuple[int, int] | tuple[int, int, int]
+"""(epoch, index), and for an image that the epoch has had before, how often."""
 
 
 class PixelShift(torch.nn.Module):
@@ -40,9 +43,11 @@ class PixelShift(torch.nn.Module):
 
 
 def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> ToPixels:
-    """Return the paper's ImageNet augmentation: picture -> uint8 (C, H, W).
+    """Return the augmentation of data on disk: picture -> uint8 (C, H, W).
 
-    Source: arXiv:1709.01507v4, section 5.1 (crop, flip) and the authors' release (rotation, pixel jitter).
+    The order of the paper's and timm's transforms: what changes the place of pixels, then their values.
+
+    Source: arXiv:1709.01507v4, section 5.1 (crop, flip) and the authors' release (rotation, pixel jitter); timm.
     """
     size = preprocessing.image_size
     if augmentation.crop_scale is None:
@@ -55,9 +60,13 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
         steps.append(v2.RandomHorizontalFlip())
     if augmentation.rotation:
         steps.append(v2.RandomRotation(augmentation.rotation, interpolation=v2.InterpolationMode.BILINEAR))
+    if augmentation.auto_augment:
+        steps.append(AutoAugment(augmentation.auto_augment, preprocessing))
     steps.append(v2.PILToTensor())
     if augmentation.pixel_shift:
         steps.append(PixelShift(augmentation.pixel_shift))
+    if augmentation.random_erasing:
+        steps.append(RandomErasing(augmentation.random_erasing, preprocessing))
     to_pixels: ToPixels = v2.Compose(steps)
     return to_pixels
 
@@ -67,24 +76,8 @@ def eval_transform(preprocessing: Preprocessing) -> ToPixels:
     return train_transform(preprocessing, Augmentation())
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed the CPU's random generators for a while, and restore their states afterwards.
-
-    Otherwise reading images in the main process would change what dropout and mixup draw.
-    """
-    state = random.getstate()
-    with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(state)
-
-
 class SeededImages(Dataset[tuple[Tensor, int]]):
-    """Images whose augmentation is a function of (seed, epoch, index).
+    """Images whose augmentation is a function of (seed, epoch, index), and of the copy where an epoch has several.
 
     A key contains the epoch, because worker processes stay alive through all epochs and do not know the current one.
     """
@@ -97,9 +90,9 @@ class SeededImages(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        epoch, index = key
-        with seeded(seed_of(self.seed, epoch, index)):
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        epoch, index, *copy = key
+        with seeded(seed_of(self.seed, epoch, index, *copy)):
             return self.split.prepared(index, self.to_pixels)
 
 
@@ -116,7 +109,7 @@ def collate(batch: list[tuple[Tensor, int]], shape: tuple[int, int, int]) -> tup
 
 
 class Keys:
-    """The batches of (epoch, index) for a DataLoader's workers; `epoch` and `start` are set before each pass."""
+    """The batches of keys for a DataLoader's workers; `epoch` and `start` are set before each pass."""
 
     def __init__(self, order: BatchOrder) -> None:
         self.order = order
@@ -126,9 +119,15 @@ class Keys:
     def __len__(self) -> int:
         return len(self.order) - self.start
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for indices in self.order.batches(self.epoch, self.start):
-            yield [(self.epoch, int(index)) for index in indices]
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, batches = self.epoch, self.order.batches(self.epoch, self.start)
+        if not self.order.has_copies:
+            for indices in batches:
+                yield [(epoch, index) for index in indices.tolist()]
+            return
+        for indices, copies in zip(batches, self.order.copies(epoch, self.start), strict=True):
+            pairs = zip(indices.tolist(), copies.tolist(), strict=True)
+            yield [(epoch, index, copy) if copy else (epoch, index) for index, copy in pairs]
 
 
 def ignore_ctrl_c(worker: int) -> None:

@@ -1,13 +1,15 @@
 """Networks of timm and torchvision by name, such as "timm/resnet50", with the attributes of this library's."""
 
-import sys
-from contextlib import AbstractContextManager, redirect_stdout
+from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import nn
 
 from senet.data.preprocessing import Preprocessing, preprocessing_of
-from senet.errors import HubError, SenetError, nearest, needed_for
+from senet.errors import HubError, SenetError, first_line, nearest, needed_for
 from senet.models.config import ModelConfig
+from senet.models.from_torchvision import build_torchvision, preprocessing_from_torchvision
 
 LIBRARIES = ("timm", "torchvision")
 
@@ -22,20 +24,15 @@ def tag_of(name: str) -> str:
     return name.partition(".")[2] if is_external(name) else ""
 
 
-def build_external(config: ModelConfig, *, pretrained: bool | None = None) -> nn.Module:
-    """Build another library's network: its own class, with `config`, `preprocessing`, `class_names`, `num_classes`.
-
-    Args:
-        config: its name is "timm/..." or "torchvision/..."; options are passed on.
-        pretrained: take the library's weights, which it downloads: those of the tag in the name, or else its default;
-            None for random ones unless the name has a tag.
+def split_name(name: str) -> tuple[str, str, str]:
+    """Return the library, the network's name there and the tag of weights, which may be empty.
 
     Raises:
-        SenetError: no such network or option, or weights that cannot be loaded.
+        SenetError: the library has no such network.
     """
-    library, _, name = config.name.partition("/")
+    library, _, published = name.partition("/")
     if library == "timm":
-        with needed_for(config.name):
+        with needed_for(name):
             import timm
 
         known = timm.list_models()
@@ -43,48 +40,106 @@ def build_external(config: ModelConfig, *, pretrained: bool | None = None) -> nn
         import torchvision
 
         known = torchvision.models.list_models(module=torchvision.models)
-    architecture, _, tag = name.partition(".")
+    architecture, _, tag = published.partition(".")
+    if architecture not in known:
+        raise SenetError(f"{library} has no network {architecture!r}; the nearest are {nearest(architecture, known)}")
+    return library, architecture, tag
+
+
+def build_external(config: ModelConfig, *, pretrained: bool | None = None) -> nn.Module:
+    """Build another library's network: its own class, with `config`, `preprocessing`, `class_names`, `num_classes`.
+
+    Args:
+        config: its name is "timm/..." or "torchvision/..."; options are passed on. Another number of classes than that
+            of the weights starts a new classifier, another number of channels converts the first convolution.
+        pretrained: take the library's weights, which it downloads: those of the tag in the name, or else its default;
+            None for random ones unless the name has a tag.
+
+    Raises:
+        SenetError: no such network or option, or weights that cannot be loaded.
+    """
+    library, architecture, tag = split_name(config.name)
     pretrained = bool(tag) if pretrained is None else pretrained
     if tag and not pretrained:
         raise SenetError(f"{config.name} means the weights {tag!r}; leave them out of the name to start at random")
-    if architecture not in known:
-        raise SenetError(f"{library} has no network {architecture!r}; the nearest are {nearest(architecture, known)}")
-    if library == "torchvision" and config.in_channels != 3:
-        raise SenetError(f"in_channels is {config.in_channels}; the networks of torchvision take 3")
-    if library == "torchvision" and pretrained and config.num_classes not in (None, 1000):
-        raise SenetError(
-            f"num_classes is {config.num_classes}, but torchvision's weights for {architecture} are of 1000 classes; "
-            "leave it out, or take a network of timm, whose classifier then starts at random"
-        )
-    options = dict(config.options) | ({} if config.num_classes is None else {"num_classes": config.num_classes})
-    model: nn.Module
+    channels, options = config.in_channels, dict(config.options)
     try:
         if library == "timm":
-            model = timm.create_model(name, pretrained=pretrained, in_chans=config.in_channels, **options)
+            model = create_in_timm(config, pretrained=pretrained)
         else:
             weights = (tag or "DEFAULT") if pretrained else None
-            with output_kept_clean():
-                model = torchvision.models.get_model(architecture, weights=weights, **options)
+            model, options = build_torchvision(architecture, weights, config.num_classes, channels, options)
     except Exception as error:  # whatever a library says of an unknown option or an unreachable server
-        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        said = first_line(error).rstrip(".")
         kind = HubError if isinstance(error, OSError) else SenetError  # a server, or an option
         raise kind(f"{config.name} cannot be created: {said}{tags_of(library, architecture, tag)}") from error
-    preprocessing = preprocessing_of(model) if library == "timm" else preprocessing_from_torchvision(architecture, tag)
     described = ModelConfig(
         name=f"{library}/{architecture}",
         num_classes=classes_of(model, config.num_classes),
-        in_channels=config.in_channels,
-        options=config.options,
+        in_channels=channels,
+        options=options,
     )
-    carried = {"config": described, "preprocessing": preprocessing, "class_names": None}
-    for attribute, value in (carried | {"num_classes": described.num_classes}).items():
+    carried = {
+        "config": described,
+        "preprocessing": own_preprocessing(model, described, tag).with_channels(channels),
+        "class_names": None,
+        "num_classes": described.num_classes,
+    }
+    for attribute, value in carried.items():
         setattr(model, attribute, value)
     return model
 
 
-def output_kept_clean() -> AbstractContextManager[object]:
-    """Return a context in which what torch.hub prints of a download goes to standard error, as its bar does."""
-    return redirect_stdout(sys.stderr)
+def create_in_timm(config: ModelConfig, *, pretrained: bool) -> nn.Module:
+    """Create one of timm's networks with the weights of the tag in its name, or at random as they are described."""
+    import timm
+
+    options: dict[str, Any] = dict(config.options)
+    if config.num_classes is not None:
+        options["num_classes"] = config.num_classes
+    name = config.name.partition("/")[2]
+    model: nn.Module = timm.create_model(name, pretrained=pretrained, in_chans=config.in_channels, **options)
+    return model
+
+
+def own_preprocessing(model: nn.Module, config: ModelConfig, tag: str) -> Preprocessing:
+    """Return the preprocessing that another library states for one of its networks.
+
+    torchvision's Inception networks convert color images by themselves to the range that they were trained on; without
+    `transform_input` they expect values from -1 to 1.
+    """
+    library, _, architecture = config.name.partition("/")
+    if library == "timm":
+        return preprocessing_of(model)
+    stated = preprocessing_from_torchvision(architecture, tag)
+    if config.in_channels == 3 or not hasattr(model, "transform_input"):
+        return stated
+    return replace(stated, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+def describe_external(config: ModelConfig, weights: str) -> Preprocessing:
+    """Return the preprocessing that weights of another library's network are for, without loading them.
+
+    Args:
+        config: its name has no tag.
+        weights: "timm/NAME" or "torchvision/NAME", with a tag or without.
+
+    Raises:
+        SenetError: no such network, weights or option.
+    """
+    library, architecture, tag = split_name(weights)
+    try:
+        if library == "timm":
+            with torch.device("meta"):
+                model = create_in_timm(replace(config, name=weights), pretrained=False)
+        else:
+            with torch.device("meta"):
+                model, _ = build_torchvision(architecture, None, None, config.in_channels, config.options)
+        preprocessing = own_preprocessing(model, config, tag)
+    except Exception as error:  # see `build_external`
+        said = first_line(error).rstrip(".")
+        raise SenetError(f"{weights} cannot be created: {said}{tags_of(library, architecture, tag)}") from error
+    return preprocessing.with_channels(config.in_channels)
 
 
 def classes_of(model: nn.Module, asked: int | None) -> int:
@@ -104,17 +159,3 @@ def tags_of(library: str, architecture: str, tag: str) -> str:
 
         known = [weights.name for weights in get_model_weights(architecture)] + ["DEFAULT"]
     return "" if not tag or tag in known else f"; its weights are {', '.join(known) or 'none'}"
-
-
-def preprocessing_from_torchvision(architecture: str, tag: str = "") -> Preprocessing:
-    """Return the preprocessing of one of torchvision's networks, for the weights of a tag or the default ones."""
-    from torchvision.models import get_model_weights
-
-    preset = get_model_weights(architecture)[tag or "DEFAULT"].transforms()
-    return Preprocessing(
-        image_size=preset.crop_size[0],
-        resize=max(preset.crop_size[0], preset.resize_size[0]),
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-        interpolation=preset.interpolation.value,
-    )

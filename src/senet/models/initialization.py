@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from senet.errors import SenetError
 from senet.nn.block import Placement, SEOptions
@@ -32,6 +32,19 @@ def initialize(model: nn.Module) -> None:
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)
+
+
+def convert_input(weight: Tensor, channels: int) -> Tensor:
+    """Return the weight of a first convolution (F, C, k, k) for another number of channels, as timm converts it.
+
+    One channel gets the sum over the channels, more are repeated and scaled to keep the sum.
+    """
+    stored = weight.shape[1]
+    if channels == stored:
+        return weight
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    return weight.repeat(1, -(-channels // stored), 1, 1)[:, :channels] * (stored / channels)
 
 
 def check_se(

@@ -127,7 +127,11 @@ def carry_out(run: RunFolder, config: TrainConfig, state: Mapping[str, Any] | No
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
         even=config.regularization.pairs_images,
+        balance=config.objective.balance,
+        softmax=config.objective.loss == "cross_entropy",
     )
+    config = replace(config, objective=replace(config.objective, balance=data.balance))
+    notes.extend(data.notes)
     run.check_same_data(data)
     if start is not None:
         notes.append(start.classifier_note(data.class_names))

@@ -55,11 +55,11 @@ class RunningAverage:
 
 
 def build_mixup(config: RegularizationConfig, num_classes: int) -> Any:
-    """Return what mixes the images of a batch in pairs, and their labels.
+    """Return what mixes the images of a batch in pairs, and their labels, which the objective smooths.
 
     Raises:
         MissingExtraError: timm is not installed.
     """
     with needed_for("regularization.mixup"):
         from timm.data import Mixup
-    return Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=num_classes)
+    return Mixup(config.mixup, config.cutmix, label_smoothing=0.0, num_classes=num_classes)

@@ -1,7 +1,7 @@
 """The run folder: what a run writes, and what it needs to go on.
 
     config.json             the TrainConfig, and the modules of other packages that its network needs
-    data.json               numbers of images and names of classes, compared when a run is resumed
+    data.json               numbers of images, names of classes, images held out; compared when a run is resumed
     environment.json        versions and machine
     metrics.jsonl           one line an epoch; epoch 0 is the weights that it starts from, if there are any
     events.out.tfevents.*   the same for TensorBoard
@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from senet.configs import settings, to_dict
+from senet.data.folders import listed
 from senet.data.loading import Loaders
 from senet.errors import MissingExtraError, MissingFileError, SenetError
 from senet.files import read_jsonl, write_json, written_beside
@@ -85,7 +86,7 @@ def before_the_first_release(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settled(config: TrainConfig, stored: TrainConfig) -> TrainConfig:
-    """Return a configuration with what its run fixed when it started: the precision, the network of its weights.
+    """Return a configuration with what its run fixed when it started: precision, balancing, the network of its weights.
 
     Args:
         config: as before the run.
@@ -93,6 +94,8 @@ def settled(config: TrainConfig, stored: TrainConfig) -> TrainConfig:
     """
     if config.compute.precision == "auto":
         config = replace(config, compute=replace(config.compute, precision=stored.compute.precision))
+    if config.objective.balance == "auto":
+        config = replace(config, objective=replace(config.objective, balance=stored.objective.balance))
     if config.weights is not None and config.weights == stored.weights:
         config = with_asked(config, stored.model, stored.data.preprocessing)
     return config
@@ -193,9 +196,12 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError):
             return
         for name in found:
+            if name == "held_out" and name not in stored:  # as before the first release
+                continue
             if stored.get(name) != found[name]:
+                was, now = (brief(values.get(name)) for values in (stored, found))
                 raise SenetError(
-                    f"the data of {self.path} have changed: {name} was {stored.get(name)} and is {found[name]}; "
+                    f"the data of {self.path} have changed: {name} was {was} and is {now}; "
                     "restore them, or start another run"
                 )
 
@@ -279,4 +285,10 @@ def described(data: Loaders) -> dict[str, Any]:
         "num_train_images": data.train.order.num_images,
         "num_eval_images": data.evaluation.order.num_images,
         "class_names": list(data.class_names),
+        "held_out": None if data.held_out is None else list(data.held_out),
     }
+
+
+def brief(value: Any) -> str:
+    """Return a value of data.json for a message, of a long list the first few."""
+    return f"[{listed(list(map(str, value)))}]" if isinstance(value, list) else str(value)

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from senet.configs import Switch
+from senet.data.balance import Balance
 from senet.errors import SenetError, check_choice, check_ranges
 from senet.nn.precision import Precision
 
 ScheduleName = Literal["step", "cosine", "one_cycle", "plateau"]
 Loss = Literal["cross_entropy", "binary_cross_entropy"]
-Balance = Literal["off", "auto", "sampler", "weights"]
 Metric = Literal["top1", "balanced_accuracy", "macro_f1", "loss"]
 """What is measured on the evaluation images, in % but for the loss."""
 Freeze = Literal["none", "bn", "trunk"]
@@ -23,13 +23,17 @@ class ObjectiveConfig:
     """What the training steps minimize.
 
     Args:
-        loss: "cross_entropy", or "binary_cross_entropy" of each class by itself (arXiv:2110.00476).
+        loss: "cross_entropy", or "binary_cross_entropy" of each class by itself, averaged over the classes
+            (arXiv:2110.00476).
         target_threshold: with "binary_cross_entropy", a class counts as present if its share of the mixed target is
             larger than this; None keeps the shares.
         balance: how classes of few images are made up for: "sampler" draws all classes equally often, "weights" gives
-            the images of a class a weight in the loss that falls with their number; "auto" decides by the numbers.
+            the images of a class a weight in the loss that falls with their number (a mixed image has the weights of
+            its classes in their shares), "logits" adds the logarithm of each class's share of the images to its
+            logits in training (arXiv:2007.07314), for the cross entropy; "auto" decides by the numbers.
         teacher: a run, a model folder or whatever `senet.from_pretrained` opens, whose probabilities are learned too
-            (knowledge distillation, arXiv:1503.02531); None for none.
+            (knowledge distillation, arXiv:1503.02531); None for none. It must have the same classes, sees the same
+            mixed and augmented images, and must still be there when the run is resumed.
         distillation: share of the loss that comes from the teacher.
         temperature: by which the logits of both are divided for the teacher's share.
     """
@@ -45,10 +49,20 @@ class ObjectiveConfig:
         check_choice("objective.loss", self.loss, get_args(Loss))
         check_choice("objective.balance", self.balance, get_args(Balance))
         check_ranges(self, "objective.", {"distillation": (0, 1), "temperature": (1e-3, 1e3)})
+        if self.balance == "logits" and self.loss != "cross_entropy":
+            raise SenetError(
+                f"objective.balance logits needs the cross entropy, not {self.loss}, in which no class's logit counts "
+                "against the others'; set it to sampler or weights"
+            )
+        for name in ("distillation", "temperature"):
+            if self.teacher is None and getattr(self, name) != getattr(type(self), name):
+                raise SenetError(f"objective.{name} has no effect without objective.teacher; set that too")
+        if self.teacher is not None and not self.distillation:
+            raise SenetError("objective.teacher has no effect with a distillation of 0; leave it out or raise that")
         if self.target_threshold is not None:
             if self.loss != "binary_cross_entropy":
                 raise SenetError("objective.target_threshold has no effect without binary_cross_entropy; leave it out")
-            check_ranges(self, "objective.", {"target_threshold": (0, 1)})
+            check_ranges(self, "objective.", {"target_threshold": (0, 0.999)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +169,9 @@ class RegularizationConfig:
         mixup: alpha of mixup; 0 for none.
         cutmix: alpha of CutMix; 0 for none. With both, one of them is drawn for each batch.
         drop_path: stochastic depth (arXiv:1603.09382): probability with which the last residual branch is left out of
-            a training step for an image; those before it are left out less, in proportion to their depth.
+            a training step for an image; those before it are left out less, in proportion to their depth. For ResNets,
+            ResNeXts and SENets, and for networks of timm and torchvision that have it; 0 leaves it as the network has
+            it.
         ema_decay: decay per step of an exponential moving average of the weights, which is then evaluated and saved;
             None for none.
         ema_warmup: let the average follow quickly at first, so that it is of use in short runs too: the decay of step t

@@ -20,13 +20,16 @@ from senet.data.loading import Loaders
 from senet.errors import NotFiniteError, SenetError, needed_for
 from senet.evaluation.accuracy import Evaluation, score
 from senet.models.base import Network
+from senet.models.build import checkpoint_gradients
 from senet.models.config import ModelConfig
+from senet.models.stochastic_depth import with_drop_path
 from senet.nn.fused import set_fused
 from senet.nn.precision import float32_products, slow_bf16
 from senet.training.compiling import Call, Steps
 from senet.training.config import TrainConfig
+from senet.training.distillation import open_teacher
 from senet.training.interrupt import TrainingInterrupted, caught_signals
-from senet.training.objective import Objective, logits_of, loss_of
+from senet.training.objective import Objective, by_class, logits_of, loss_of
 from senet.training.processes import Team
 from senet.training.progress import Progress, Reporter, lines_shown
 from senet.training.regularization import RunningAverage, build_mixup
@@ -83,20 +86,30 @@ class Trainer:
         self.team = Team(accelerator.num_processes)
         compute, regularization = config.compute, config.regularization
         self.format = torch.channels_last if compute.channels_last else torch.contiguous_format
+        self.teacher = open_teacher(config, data.class_names, accelerator.device)
         seed_everything(config.seed)
-        model = build(replace(config.model, num_classes=num_classes)).train()
+        network = with_drop_path(replace(config.model, num_classes=num_classes), regularization.drop_path)
+        model = build(network).train()
         self.config = config if config.weights is None else replace(config, model=model.config)
         model.preprocessing = config.data.preprocessing
         model.class_names = data.class_names
         set_fused(model, is_on(compute.fused))
+        if compute.grad_checkpointing:
+            checkpoint_gradients(model)
         self.model = model.to(accelerator.device).to(memory_format=self.format)
         self.ema = RunningAverage(self.model, regularization.ema_decay) if regularization.ema_decay else None
         self.optimizer = build_optimizer(config.optimizer, self.model)
         self.schedule = Schedule(config.schedule, self.optimizer, config.optimizer.lr, config.epochs)
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=compute.precision == "fp16")
         self.mixup = build_mixup(regularization, num_classes) if regularization.pairs_images else None
-        smoothing = 0.0 if self.mixup else regularization.label_smoothing  # Mixup smooths the targets
-        objective = Objective(self.model, compute.precision, smoothing)
+        objective = Objective(
+            self.model,
+            compute.precision,
+            regularization.label_smoothing,
+            config=config.objective,
+            teacher=self.teacher,
+            **by_class(config.objective, data.counts),
+        )
         self.wrapped: nn.Module = accelerator.prepare_model(objective)
         self.steps = Steps(self.wrapped, accelerator.device, compute, distributed=self.wrapped is not objective)
         self.position = Position()
@@ -105,6 +118,7 @@ class Trainer:
         slow = slow_bf16("compute.precision bf16", accelerator.device, "auto chooses what is fast")
         slow = slow if compute.precision == "bf16" else ""
         self.notes = [slow, self.steps.note, data.train.order.summary(), *notes]
+        self.notes += self.teacher.notes if self.teacher else []
 
     def run_epochs(self, progress: Progress | None = None) -> None:
         """Train and evaluate every epoch that is left.
@@ -331,6 +345,8 @@ class Trainer:
             "position": vars(self.position),
             "num_processes": self.accelerator.num_processes,
         }
+        if self.teacher is not None:
+            state["teacher"] = self.teacher.digest
         kept = self.ema.module if self.ema else self.model
         self.run_folder.save(kept, state, metrics, best=best)
 
@@ -345,6 +361,8 @@ class Trainer:
                 f"{self.run_folder.path} was run by {state['num_processes']} processes, not "
                 f"{self.accelerator.num_processes}; resume with as many"
             )
+        if self.teacher is not None:
+            self.teacher.check_same(state.get("teacher"))
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])

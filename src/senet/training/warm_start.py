@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from senet.configs import settings
 from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
-from senet.factory import assemble, read_weights
+from senet.factory import assemble, read_weights, unnamed
 from senet.models.base import Network
 from senet.models.catalog import CARDS, model_card
 from senet.models.config import ModelConfig
-from senet.models.external import is_external
+from senet.models.external import build_external, describe_external, is_external, split_name
 from senet.training.config import TrainConfig
 from senet.weights.checkpoint import Checkpoint
 from senet.weights.layouts import SENET
@@ -23,8 +24,9 @@ from senet.weights.matching import (
     describe_weights,
     has_se,
 )
+from senet.weights.reading import name_of_timm
 
-ADAPTABLE = ("model.num_classes", *(f"model.options.{name}" for name in NOT_OF_THE_WEIGHTS))
+ADAPTABLE = ("model.num_classes", "model.in_channels", *(f"model.options.{name}" for name in NOT_OF_THE_WEIGHTS))
 """What may differ from the weights of any network."""
 
 
@@ -65,7 +67,34 @@ class WarmStart:
         )
 
 
-def start_from_weights(config: TrainConfig) -> tuple[TrainConfig, WarmStart]:
+@dataclass(frozen=True, kw_only=True)
+class LibraryStart:
+    """A network of timm or torchvision with weights of that library, which it downloads and fits by itself.
+
+    Args:
+        weights: "timm/NAME" or "torchvision/NAME", with a tag or without.
+        model: the network.
+        preprocessing: of the images of the weights.
+    """
+
+    weights: str
+    model: ModelConfig
+    preprocessing: Preprocessing
+
+    def build(self, config: ModelConfig) -> Network:
+        """Build a network with these weights."""
+        return cast(Network, build_external(replace(config, name=self.weights), pretrained=True))
+
+    def classifier_note(self, class_names: tuple[str, ...]) -> str:
+        """Return nothing: which classes the library's weights are of is not known."""
+        return ""
+
+
+Start = WarmStart | LibraryStart
+"""What a run starts from."""
+
+
+def start_from_weights(config: TrainConfig) -> tuple[TrainConfig, Start]:
     """Read the weights that a run starts from.
 
     Returns:
@@ -75,8 +104,10 @@ def start_from_weights(config: TrainConfig) -> tuple[TrainConfig, WarmStart]:
         SenetError: there are no such weights, or what was asked for contradicts them.
     """
     assert config.weights is not None
-    checkpoint = read_weights(config.model.name, config.weights, layout=config.weights_layout, key=config.weights_key)
     asked = config.asked()
+    if published := library_s_own(config.weights, config.model.name, asked):
+        return start_from_library(config, published, asked)
+    checkpoint = read_weights(config.model.name, config.weights, layout=config.weights_layout, key=config.weights_key)
     model = model_of(checkpoint, config.model, asked)
     stated = checkpoint.preprocessing
     if stated is None:  # use their library's, or the recipe's for weights of this library
@@ -84,6 +115,42 @@ def start_from_weights(config: TrainConfig) -> tuple[TrainConfig, WarmStart]:
         stated = config.data.preprocessing if checkpoint.layout is SENET else of_library
     start = WarmStart(checkpoint=checkpoint, model=model, preprocessing=stated.with_channels(model.in_channels))
     check_asked(asked, start)
+    return with_asked(config, model, start.preprocessing), start
+
+
+def library_s_own(weights: str, name: str, asked: Mapping[str, Any]) -> str:
+    """Return the weights if timm or torchvision itself loads them; an empty text if they are read here.
+
+    They are read here for a network of this library. "timm/resnet50.a1_in1k" fits one of them too, so it is that
+    network which is trained, unless another one is asked for.
+
+    Args:
+        weights: of the run.
+        name: of the network of the run's configuration.
+        asked: what the caller asked for.
+    """
+    if not is_external(weights) or Path(weights).exists():
+        return ""
+    library, architecture, _ = split_name(weights)
+    of_library = f"{library}/{architecture}"
+    if "model.name" in asked or name == of_library:
+        return weights if name == of_library else ""
+    return "" if name_of_timm(architecture) else weights
+
+
+def start_from_library(config: TrainConfig, weights: str, asked: Mapping[str, Any]) -> tuple[TrainConfig, LibraryStart]:
+    """Take the network and the preprocessing of weights of timm or torchvision, except for what was asked for."""
+    for option in ("weights_layout", "weights_key"):
+        if getattr(config, option) is not None:
+            raise SenetError(f"{option} has no effect on {weights}, which its library loads; leave it out")
+    if "model.se" in {name.rpartition(".")[0] for name in asked}:
+        raise SenetError(f"model.se has no effect on {weights}, a network of another library; insert SE by insert_se")
+    model = ModelConfig(
+        name=weights.partition(".")[0],
+        in_channels=asked.get("model.in_channels", 3),
+        options=config.model.options if config.model.name == weights.partition(".")[0] else {},
+    )
+    start = LibraryStart(weights=weights, model=model, preprocessing=describe_external(model, weights))
     return with_asked(config, model, start.preprocessing), start
 
 
@@ -101,6 +168,8 @@ def model_of(checkpoint: Checkpoint, config: ModelConfig, asked: Mapping[str, An
     stated, name = checkpoint.name, config.name
     known = stated is not None or checkpoint.architecture is not None
     fits = not known or stated in (CARDS[name].starts_from if name in CARDS else (name,))
+    if not (name or checkpoint.name):
+        raise SenetError(unnamed(checkpoint))
     if "model.name" in asked and not fits:
         raise SenetError(
             f"model.name is {name!r}, but {checkpoint.source} holds {checkpoint.architecture or stated}; "
@@ -139,8 +208,6 @@ def check_asked(asked: Mapping[str, Any], start: WarmStart) -> None:
 
 def adapts(name: str, asked: Any, own: Any, with_se: bool) -> bool:
     """Whether weights of a network of this package can be changed to what was asked for, see `load_weights`."""
-    if name == "model.in_channels":
-        return True
     if name.startswith("model.se."):
         wider = name == "model.se.reduction" and asked < own
         return not with_se or wider or (name == "model.se.bias" and asked)
@@ -155,14 +222,19 @@ def with_asked(config: TrainConfig, model: ModelConfig, preprocessing: Preproces
     """
     asked = config.asked()
     model = overlaid(model, asked, "model")
-    preprocessing = preprocessing.with_channels(model.in_channels)
-    size = asked.get("data.preprocessing.image_size", preprocessing.image_size)
-    if size != preprocessing.image_size:  # in proportion, unless asked for
-        resize = round(size * preprocessing.resize / preprocessing.image_size)
-        preprocessing = replace(preprocessing, image_size=size, resize=asked.get("data.preprocessing.resize", resize))
-    preprocessing = overlaid(preprocessing, asked, "data.preprocessing")
+    preprocessing = preprocessing_asked(preprocessing.with_channels(model.in_channels), asked)
     found = replace(config, model=model, data=replace(config.data, preprocessing=preprocessing))
     found.check_channels()
+    return found
+
+
+def preprocessing_asked(preprocessing: Preprocessing, asked: Mapping[str, Any]) -> Preprocessing:
+    """Return a preprocessing with what was asked for; another size of image changes `resize` in proportion."""
+    size = asked.get("data.preprocessing.image_size", preprocessing.image_size)
+    if size != preprocessing.image_size:
+        resize = round(size * preprocessing.resize / preprocessing.image_size)
+        preprocessing = replace(preprocessing, image_size=size, resize=asked.get("data.preprocessing.resize", resize))
+    found: Preprocessing = overlaid(preprocessing, asked, "data.preprocessing")
     return found
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from senet.errors import NotFiniteError, SenetError
 from senet.models.base import Network
 from senet.models.description import block_class, usual_block
+from senet.models.initialization import convert_input
 from senet.nn.attached import attached_blocks
 from senet.weights.checkpoint import Checkpoint
 from senet.weights.fitting_se import drop_factors, fit_se, gate_of
@@ -61,7 +62,7 @@ def fit(checkpoint: Checkpoint, model: nn.Module, adapt: Collection[Adapt] = ())
         notes += fitted
     else:
         classifier = fit_classifier_by_shape(state, model, source, "classifier" in adapt)
-        notes += classifier
+        notes += classifier + fit_input_by_shape(state, model, source, "input" in adapt)
     check_fit(state, expected, source)
     notes += rounded(state, expected, source)
     return Fitted(state=state, notes=tuple(notes), new_classifier=bool(classifier), gate=gate)
@@ -259,8 +260,6 @@ def is_classifier(own: Tensor, stored: Tensor, number: int | None) -> bool:
 def fit_input(state: State, model: Network, source: str, convert: bool) -> list[str]:
     """Convert the first convolution to the model's number of input channels.
 
-    One channel gets the sum of the weights, more are repeated and scaled to keep the sum, as in timm.
-
     Args:
         state: under this library's keys; changed in place.
         model: the network.
@@ -279,13 +278,36 @@ def fit_input(state: State, model: Network, source: str, convert: bool) -> list[
     weight = state[key]
     stored = weight.shape[1]
     if not convert:
-        raise SenetError(
-            f"{source} is for images of {stored} channels, the model for {channels}; "
-            f"convert it by load_weights(adapt=('input',)), or create the model with in_channels={stored}"
-        )
-    if channels == 1:
-        state[key] = weight.sum(1, keepdim=True)
-    else:
-        repeated = weight.repeat(1, -(-channels // stored), 1, 1)[:, :channels]
-        state[key] = repeated * (stored / channels)
+        raise other_channels(stored, channels, source)
+    state[key] = convert_input(weight, channels)
     return [f"the first convolution is converted from {stored} to {channels} channels"]
+
+
+def fit_input_by_shape(state: State, model: nn.Module, source: str, convert: bool) -> list[str]:
+    """Convert what sees the image in another library's module: convolutions that differ in their input channels alone.
+
+    See `fit_input`; some networks have several such convolutions, one for each scale.
+    """
+    expected = model.state_dict()
+    others = [
+        key
+        for key, own in expected.items()
+        if key in state and own.dim() == state[key].dim() == 4 and own.shape != state[key].shape
+        if (own.shape[0], *own.shape[2:]) == (state[key].shape[0], *state[key].shape[2:])
+    ]
+    first = next((key for key, own in expected.items() if own.dim() == 4), None)
+    if first not in others:
+        return []
+    stored, channels = state[first].shape[1], expected[first].shape[1]
+    if not convert:
+        raise other_channels(stored, channels, source)
+    state |= {key: convert_input(state[key], channels) for key in others if expected[key].shape[1] == channels}
+    return [f"the first convolution is converted from {stored} to {channels} channels"]
+
+
+def other_channels(stored: int, own: int, source: str) -> SenetError:
+    """Return the error about weights for images of another number of channels."""
+    return SenetError(
+        f"{source} is for images of {stored} channels, the model for {own}; "
+        f"convert it by load_weights(adapt=('input',)), or create the model with in_channels={stored}"
+    )

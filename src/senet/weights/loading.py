@@ -74,10 +74,8 @@ def load_weights(
     for what in adapt:
         check_choice("adapt", what, get_args(Adapt))
     own = isinstance(model, Network)
-    if not own:
-        for argument, given in (("layout", layout is not None), ("adapt=('input',)", "input" in adapt)):
-            if given:
-                raise SenetError(f"{argument} has no effect: {type(model).__name__} is none of this library's networks")
+    if not own and layout is not None:
+        raise SenetError(f"layout has no effect: {type(model).__name__} is none of this library's networks")
     checkpoint = read(source, layout=layout, key=key, names=() if own else trunk_names(model))
     config = getattr(model, "config", None)
     if isinstance(config, ModelConfig):
@@ -107,6 +105,8 @@ def load(model: nn.Module, fitted: Fitted, checkpoint: Checkpoint) -> LoadReport
         model.load_state_dict(fitted.state)
         if checkpoint.preprocessing is not None:
             about.preprocessing = checkpoint.preprocessing
+            if isinstance(getattr(model, "config", None), ModelConfig):
+                about.preprocessing = checkpoint.preprocessing.with_channels(about.config.in_channels)
     if hasattr(model, "class_names"):
         about.class_names = None if fitted.new_classifier else checkpoint.class_names
     layout = checkpoint.layout.name if isinstance(model, Network) else "its own"

@@ -13,7 +13,7 @@ from senet.errors import HubError, MissingExtraError, MissingFileError, SenetErr
 from senet.models.catalog import CARDS, model_card
 from senet.models.config import ModelConfig, config_from_dict, se_from_dict
 from senet.models.description import FORMATS, surgery_from_dict
-from senet.models.external import output_kept_clean, preprocessing_from_torchvision
+from senet.models.from_torchvision import output_kept_clean, preprocessing_from_torchvision
 from senet.nn.block import SEOptions
 from senet.plugins import MAIN, check_imported
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint
@@ -27,6 +27,8 @@ NAMES_IN_TIMM = (
     *("senet154", "vgg16_bn", "inception_resnet_v2"),
 )
 """Names of networks that timm has too: a config.json of timm's means its own."""
+TOLD_ELSEWHERE = ("num_classes", "global_pool", "in_chans")
+"""Arguments of a network of timm's that its config.json has elsewhere too."""
 
 
 def read(
@@ -257,7 +259,24 @@ def parse_timm(values: Mapping[str, Any]) -> dict[str, Any]:
     name, preprocessing = values["architecture"], preprocessing_from_timm(values.get("pretrained_cfg", values))
     if name in CARDS and name not in NAMES_IN_TIMM:
         return {"config": config_of_timm(values), "name": name, "preprocessing": preprocessing}
+    if name_of_timm(name) is None and is_in_timm(name):
+        config = ModelConfig(
+            name=f"timm/{name}",
+            num_classes=values.get("num_classes", values.get("pretrained_cfg", values).get("num_classes")),
+            in_channels=preprocessing.in_channels,
+            options={k: v for k, v in (values.get("model_args") or {}).items() if k not in TOLD_ELSEWHERE},
+        )
+        return {"config": config, "name": config.name, "preprocessing": preprocessing}
     return {"architecture": name, "name": name_of_timm(name), "preprocessing": preprocessing}
+
+
+def is_in_timm(architecture: str) -> bool:
+    """Whether timm is installed and has a network of this name."""
+    with suppress(ImportError):
+        import timm
+
+        return bool(timm.is_model(architecture))
+    return False
 
 
 def name_of_timm(architecture: str) -> str | None:
