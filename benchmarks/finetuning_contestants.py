@@ -94,10 +94,9 @@ class Trained:
 def finetuned(task: Task, **options: Any) -> Trained:
     """Fine-tune with `senet.finetune`'s defaults."""
     budget = {"time": task.seconds} if task.epochs is None else {"epochs": task.epochs}
-    given = {"model": str(task.start), "seed": task.seed, **budget, **options}
+    given: dict[str, Any] = {"model": task.start, "seed": task.seed, **budget, **options}
     start = time.perf_counter()
-    library: Any = senet
-    run = library.finetune(str(task.folder), task.output, **given)
+    run = senet.finetune(task.folder, task.output, **given)
     seconds = time.perf_counter() - start
     epochs = sum(1 for _ in (run / "metrics.jsonl").open())
     model = senet.from_pretrained(run)

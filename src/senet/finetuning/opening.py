@@ -7,12 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from senet import factory
 from senet.data.channels import UnfitPictureError, to_channels
 from senet.data.config import DataConfig
-from senet.data.datasets import EVAL_SPLITS, OPENERS, ImageSplit, Split, opener_of
+from senet.data.datasets import EVAL_SPLITS, OPENERS, ImageSplit, open_unread
+from senet.data.loading import check_classes
 from senet.errors import SenetError
 from senet.finetuning.defaults import VAL_FRACTION
 from senet.finetuning.source import Source
@@ -64,29 +62,12 @@ def open_images(request: Request) -> tuple[ImageSplit, ImageSplit]:
         SenetError: there are none, they have no classes or only one, or those of one image cannot be divided.
     """
     data = data_config(request)
-    train, held_out = open_classes(data, "train"), open_classes(data, "eval")
-    if len(train.class_names) < 2:
-        raise SenetError(
-            f"{train.source} has only one class ({', '.join(train.class_names)}, {len(train):,} images); a classifier "
-            "needs two or more: give each a folder of its own, or name the folder above"
-        )
-    return train, held_out
-
-
-def open_classes(data: DataConfig, split: Split) -> ImageSplit:
-    """Open one split, whose images must have classes; whether a network takes them is found out later."""
-    images = opener_of(data)(data, split)
-    if not len(images):
-        raise SenetError(f"{images.source} has no images")
-    if images.labels is None:
-        raise SenetError(f"{images.source} has no classes; expected a folder for each: {data.dataset}/CLASS/IMAGE")
-    return images
-
-
-def class_counts(images: ImageSplit, num_classes: int) -> np.ndarray:
-    """Return the number of images of each class, (C,)."""
-    assert images.labels is not None
-    return np.bincount(images.labels, minlength=num_classes)
+    splits = open_unread(data, "train"), open_unread(data, "eval")
+    check_classes(*splits)
+    for images in splits:
+        if images.labels is None:
+            raise SenetError(f"{images.source} has no classes; expected a folder for each: {data.dataset}/CLASS/IMAGE")
+    return splits
 
 
 def channels_of(images: ImageSplit, own: int) -> int:
@@ -123,8 +104,6 @@ def open_network(request: Request, splits: tuple[ImageSplit, ImageSplit]) -> tup
     if channels != config.model.in_channels:
         asked["model.in_channels"] = channels
         config, make = opened(request, asked)
-    for split in splits:
-        split.probe(channels)
     with quiet_factory():
         model = make(replace(config.model, num_classes=len(splits[0].class_names)))
     config = replace(config, model=replace(model.config, num_classes=None))
@@ -134,7 +113,7 @@ def open_network(request: Request, splits: tuple[ImageSplit, ImageSplit]) -> tup
 @contextmanager
 def quiet_factory() -> Iterator[None]:
     """Keep back what is said of weights that are fitted: it is said when the run starts."""
-    logger = logging.getLogger(factory.__name__)
+    logger = logging.getLogger("senet.factory")
     was, logger.disabled = logger.disabled, True
     try:
         yield

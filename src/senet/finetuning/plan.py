@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from senet.data.balance import ratio
-from senet.data.datasets import ImageSplit
+from senet.data.survey import survey
 from senet.errors import SenetError, first_line
 from senet.finetuning.budget import in_words
 from senet.finetuning.defaults import Situation, choose, without_conflicts
-from senet.finetuning.opening import Request, class_counts, open_images, open_network
+from senet.finetuning.memory import fitting_batch_size, step_on_gpu
+from senet.finetuning.opening import Request, open_images, open_network
 from senet.models.base import Network
 from senet.nn.modes import eval_mode
 from senet.training.config import TrainConfig
@@ -47,8 +48,10 @@ def make_plan(request: Request, output: Path) -> Plan:
         SenetError: the pictures or the network cannot be used.
     """
     splits = open_images(request)
-    counts, eval_counts = (class_counts(split, len(splits[0].class_names)) for split in splits)
     config, model = open_network(request, splits)
+    found = survey(config.data)
+    found.check()
+    counts, eval_counts = found.train_counts, found.eval_counts
     situation = Situation(
         counts=counts,
         image_size=config.data.preprocessing.image_size,
@@ -63,9 +66,17 @@ def make_plan(request: Request, output: Path) -> Plan:
     config = completed(config, situation, request.asked)
     check_network(model, config, len(counts))
     check_space(model, output)
+    lines = str(found).splitlines()
+    if situation.on_gpu and situation.batch_size is None:
+        size, wanted = config.data.preprocessing.image_size, config.batch_size
+        step = step_on_gpu(model, (config.data.preprocessing.in_channels, size, size))
+        fits = fitting_batch_size(wanted, step)
+        if fits < wanted:
+            config = completed(config, replace(situation, batch_size=fits), {**request.asked, "batch_size": fits})
+            lines.append(f"batch size {wanted} does not fit the GPU's memory; {fits} does")
     shares = eval_counts / eval_counts.sum()
     baseline = 100 * float(shares[counts.argmax()]), 100 / int((eval_counts > 0).sum())
-    lines = described(config, situation, model, splits, baseline)
+    lines += described(config, situation, model, found.class_names, baseline)
     return Plan(config=config, lines=tuple(lines), baseline=baseline)
 
 
@@ -133,21 +144,17 @@ def is_settled(name: str) -> bool:
 
 
 def described(
-    config: TrainConfig, situation: Situation, model: nn.Module, splits: Sequence[ImageSplit], baseline: Sequence[float]
+    config: TrainConfig, situation: Situation, model: nn.Module, names: Sequence[str], baseline: Sequence[float]
 ) -> list[str]:
     """Return what was found and chosen, a sentence each."""
-    counts, names, size = situation.counts, splits[0].class_names, config.data.preprocessing.image_size
+    counts, size = situation.counts, config.data.preprocessing.image_size
     weights = sum(weight.numel() for weight in model.parameters()) / 1e6
     start = f"from {config.weights}" if config.weights else "from random weights"
     steps = -(-situation.num_images // config.batch_size)
     limit = f", at most {in_words(config.max_seconds)}" if config.max_seconds else ""
-    share = f", {config.data.val_fraction:.0%} held out" if config.data.val_fraction else ""
     channels = config.data.preprocessing.in_channels
     lines = [
-        f"data: {len(splits[0]):,} images to train on and {len(splits[1]):,} to evaluate on{share}, of {len(counts)} "
-        f"classes with {counts.min():,} ({names[counts.argmin()]}) to {counts.max():,} ({names[counts.argmax()]}) "
-        "images to train on",
-        f"always saying {names[counts.argmax()]} would reach {baseline[0]:.1f} % top-1 and {baseline[1]:.1f} % "
+        f"always saying {names[int(counts.argmax())]} would reach {baseline[0]:.1f} % top-1 and {baseline[1]:.1f} % "
         "balanced accuracy",
         f"network: {config.model.name} {start}, {weights:.1f} million weights, images of {size} pixels and {channels} "
         f"channel{'s' if channels != 1 else ''}",
