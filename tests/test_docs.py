@@ -17,7 +17,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 WRITTEN = [
-    *(f"docs/{name}.md" for name in ("ablation", "insertion", "networks", "recipes", "speed")),
+    *(f"docs/{name}.md" for name in ("ablation", "insertion", "networks", "recipes", "results", "speed")),
     "README.md",
     "CONTRIBUTING.md",
 ]

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -204,6 +205,7 @@ def twice(name: Any, folder: Path) -> None:
     """Send one epoch, end, and go on with the second epoch."""
     config = replace(CONFIG, trackers=(name,))
     in_service(config, write_rows(folder, ROWS[:1]))
+    time.sleep(1)  # offline, Weights & Biases names a session's folder by the second
     in_service(config, write_rows(folder, ROWS), 1)
 
 

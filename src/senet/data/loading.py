@@ -97,6 +97,20 @@ def build_loader(
     return StreamingLoader(images, to_pixels, order, config.preprocessing, device, config.num_workers)
 
 
+def check_classes(train: ImageSplit, evaluation: ImageSplit) -> None:
+    """Raise a SenetError if the two splits of a data set have different classes, or only one."""
+    if train.class_names != evaluation.class_names:
+        raise SenetError(
+            f"{train.source} has {len(train.class_names)} classes and {evaluation.source} "
+            f"{len(evaluation.class_names)}, or under other names; both need the same"
+        )
+    if len(train.class_names) < 2:
+        raise SenetError(
+            f"{train.source} has only one class ({', '.join(train.class_names)}, {len(train):,} "
+            "images); a classifier needs two or more: give each a folder of its own, or name the folder above"
+        )
+
+
 def load_data(
     config: DataConfig,
     *,
@@ -115,16 +129,7 @@ def load_data(
         SenetError: see `open_split`; or splits with different classes, or with one; or balancing without effect.
     """
     train_images, eval_images = open_split(config, "train"), open_split(config, "eval")
-    if train_images.class_names != eval_images.class_names:
-        raise SenetError(
-            f"{train_images.source} has {len(train_images.class_names)} classes and {eval_images.source} "
-            f"{len(eval_images.class_names)}, or under other names; both need the same"
-        )
-    if len(train_images.class_names) < 2:
-        raise SenetError(
-            f"{train_images.source} has only one class ({', '.join(train_images.class_names)}, {len(train_images):,} "
-            "images); a classifier needs two or more: give each a folder of its own, or name the folder above"
-        )
+    check_classes(train_images, eval_images)
     assert train_images.labels is not None  # every data set that can be opened for training has labels
     counts = np.bincount(train_images.labels, minlength=len(train_images.class_names))
     chosen = resolve_balance(balance, counts, softmax=softmax)

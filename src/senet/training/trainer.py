@@ -20,7 +20,9 @@ from senet.data.loading import Loaders
 from senet.errors import NotFiniteError, SenetError, needed_for
 from senet.evaluation.accuracy import Evaluation, score
 from senet.models.base import Network
+from senet.models.build import checkpoint_gradients
 from senet.models.config import ModelConfig
+from senet.models.stochastic_depth import with_drop_path
 from senet.nn.fused import set_fused
 from senet.nn.precision import float32_products, slow_bf16
 from senet.training.compiling import Call, Steps
@@ -87,11 +89,14 @@ class Trainer:
         self.format = torch.channels_last if compute.channels_last else torch.contiguous_format
         self.teacher = open_teacher(config, data.class_names, accelerator.device)
         seed_everything(config.seed)
-        model = build(replace(config.model, num_classes=num_classes)).train()
+        network = with_drop_path(replace(config.model, num_classes=num_classes), regularization.drop_path)
+        model = build(network).train()
         self.config = config if config.weights is None else replace(config, model=model.config)
         model.preprocessing = config.data.preprocessing
         model.class_names = data.class_names
         set_fused(model, is_on(compute.fused))
+        if compute.grad_checkpointing:
+            checkpoint_gradients(model)
         self.model = model.to(accelerator.device).to(memory_format=self.format)
         self.ema = RunningAverage(self.model, regularization.ema_decay) if regularization.ema_decay else None
         self.optimizer = build_optimizer(config.optimizer, self.model)

@@ -222,14 +222,19 @@ def with_asked(config: TrainConfig, model: ModelConfig, preprocessing: Preproces
     """
     asked = config.asked()
     model = overlaid(model, asked, "model")
-    preprocessing = preprocessing.with_channels(model.in_channels)
-    size = asked.get("data.preprocessing.image_size", preprocessing.image_size)
-    if size != preprocessing.image_size:  # in proportion, unless asked for
-        resize = round(size * preprocessing.resize / preprocessing.image_size)
-        preprocessing = replace(preprocessing, image_size=size, resize=asked.get("data.preprocessing.resize", resize))
-    preprocessing = overlaid(preprocessing, asked, "data.preprocessing")
+    preprocessing = preprocessing_asked(preprocessing.with_channels(model.in_channels), asked)
     found = replace(config, model=model, data=replace(config.data, preprocessing=preprocessing))
     found.check_channels()
+    return found
+
+
+def preprocessing_asked(preprocessing: Preprocessing, asked: Mapping[str, Any]) -> Preprocessing:
+    """Return a preprocessing with what was asked for; another size of image changes `resize` in proportion."""
+    size = asked.get("data.preprocessing.image_size", preprocessing.image_size)
+    if size != preprocessing.image_size:
+        resize = round(size * preprocessing.resize / preprocessing.image_size)
+        preprocessing = replace(preprocessing, image_size=size, resize=asked.get("data.preprocessing.resize", resize))
+    found: Preprocessing = overlaid(preprocessing, asked, "data.preprocessing")
     return found
 
 
