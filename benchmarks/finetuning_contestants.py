@@ -28,7 +28,7 @@ import senet
 from senet.data.preprocessing import Preprocessing
 from senet.evaluation.accuracy import score
 
-CALIBRATION = (2, 8)
+CALIBRATION = (1, 5)
 """Epochs of the two runs that tell how long an epoch takes, where the contestant cannot be told the time."""
 TIMM_BATCH = 128
 """The default of timm's train.py, which leaves out a last batch that is smaller."""
