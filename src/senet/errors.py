@@ -43,6 +43,7 @@ EXTRAS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "timm": ("timm", "timm"),
         "plotly": ("plotly", "report"),
         "jinja2": ("jinja2", "report"),
+        "scipy": ("scipy", "report"),
         "google": ("protobuf", "caffe"),
         "openvino": ("openvino", "openvino"),
         "pillow_heif": ("pillow-heif", "heif"),

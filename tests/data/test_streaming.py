@@ -242,6 +242,19 @@ def test_flip():
     assert 30 < mirrored < 70
 
 
+@pytest.mark.parametrize("mean", [(0.2,), (0.2, 0.4, 0.6), (0.2, 0.4, 0.6, 0.5)])
+def test_padding_shifts_and_fills_with_the_mean_color(mean):
+    preprocessing = Preprocessing(image_size=3, resize=3, mean=mean, std=(1.0,) * len(mean))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 3, len(mean)), dtype=np.uint8)
+    image = Image.fromarray(pixels.squeeze())
+    transform = train_transform(preprocessing, Augmentation(padding=1))
+    color = torch.tensor([round(255 * value) for value in mean], dtype=torch.uint8).view(-1, 1, 1)
+    padded = color.repeat(1, 5, 5)
+    padded[:, 1:4, 1:4] = torch.from_numpy(pixels).permute(2, 0, 1)
+    expected = {padded[:, top : top + 3, left : left + 3].numpy().tobytes() for top in range(3) for left in range(3)}
+    assert {transform(image).numpy().tobytes() for _ in range(200)} == expected
+
+
 def test_without_options_training_sees_the_evaluation_crop():
     split = pictures()
     result, expected = train_transform(RGB, Augmentation())(split[0][0]), eval_transform(RGB)(split[0][0])

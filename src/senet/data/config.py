@@ -20,7 +20,7 @@ class Augmentation:
     """Random changes of the training images.
 
     Data in memory is augmented a batch at a time on the device (flip, padding, cutout); data on disk an image at a time
-    in the loader's workers (flip, crop_scale, rotation, pixel_shift, auto_augment, random_erasing).
+    in the loader's workers (all but cutout).
 
     Args:
         flip: mirror left to right, with probability one half.
@@ -71,7 +71,7 @@ class Augmentation:
     def check(self, in_memory: bool) -> None:
         """Raise a SenetError if an option is set that has no effect on this kind of data."""
         on_disk = ("crop_scale", "rotation", "pixel_shift", "auto_augment", "random_erasing")
-        for name in on_disk if in_memory else ("padding", "cutout"):
+        for name in on_disk if in_memory else ("cutout",):
             if getattr(self, name):
                 off = None if name in ("crop_scale", "auto_augment") else 0
                 raise SenetError(

@@ -56,6 +56,9 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
         steps = preprocessing.color()
         interpolation = v2.InterpolationMode(preprocessing.interpolation)
         steps.append(v2.RandomResizedCrop(size, augmentation.crop_scale, augmentation.crop_ratio, interpolation))
+    if augmentation.padding:
+        mean_color = [round(255 * mean) for mean in preprocessing.mean]
+        steps.append(v2.RandomCrop(size, augmentation.padding, fill=mean_color))
     if augmentation.flip:
         steps.append(v2.RandomHorizontalFlip())
     if augmentation.rotation:
