@@ -234,6 +234,20 @@ def test_crop_honors_scale_and_ratio():
     assert 1.5 < max(ratios) < 1.68
 
 
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_shifts_reach_every_place_and_show_the_mean_color_outside(channels):
+    preprocessing = Preprocessing(image_size=6, resize=6, mean=(0.2,) * channels, std=(1.0,) * channels)
+    pixels = np.arange(36 * channels, dtype=np.uint8).reshape(6, 6, channels) + 60
+    transform = train_transform(preprocessing, Augmentation(padding=2))
+    padded = np.full((10, 10, channels), 51, np.uint8)
+    padded[2:8, 2:8] = pixels
+    windows = {padded[i : i + 6, j : j + 6].tobytes(): (i, j) for i in range(5) for j in range(5)}
+    random.seed(0)
+    given = pixels[..., 0] if channels == 1 else pixels
+    seen = [windows[transform(given).permute(1, 2, 0).contiguous().numpy().tobytes()] for _ in range(200)]
+    assert set(seen) == set(windows.values())
+
+
 def test_rotation():
     preprocessing = Preprocessing(image_size=121, resize=121, mean=CIFAR.mean, std=CIFAR.std)
     transform = train_transform(preprocessing, Augmentation(rotation=30.0))
@@ -258,6 +272,19 @@ def test_flip():
         mirrored += torch.equal(pixels, straight.flip(-1))
         assert torch.equal(pixels, straight) or torch.equal(pixels, straight.flip(-1))
     assert 30 < mirrored < 70
+
+
+@pytest.mark.parametrize("mean", [(0.2,), (0.2, 0.4, 0.6), (0.2, 0.4, 0.6, 0.5)])
+def test_padding_shifts_and_fills_with_the_mean_color(mean):
+    preprocessing = Preprocessing(image_size=3, resize=3, mean=mean, std=(1.0,) * len(mean))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 3, len(mean)), dtype=np.uint8)
+    image = Image.fromarray(pixels.squeeze())
+    transform = train_transform(preprocessing, Augmentation(padding=1))
+    color = torch.tensor([round(255 * value) for value in mean], dtype=torch.uint8).view(-1, 1, 1)
+    padded = color.repeat(1, 5, 5)
+    padded[:, 1:4, 1:4] = torch.from_numpy(pixels).permute(2, 0, 1)
+    expected = {padded[:, top : top + 3, left : left + 3].numpy().tobytes() for top in range(3) for left in range(3)}
+    assert {transform(image).numpy().tobytes() for _ in range(200)} == expected
 
 
 def test_without_options_training_sees_the_evaluation_crop():

@@ -33,7 +33,7 @@ class Entry(NamedTuple):
 
 COMMANDS: Mapping[str, Entry] = MappingProxyType(
     {
-        "demo": Entry("senet.cli.demo", "DemoCommand", "Train a small plain network and its SE twin, side by side."),
+        "demo": Entry("senet.cli.demo", "DemoCommand", "Train a network and its SE twin; fine-tune one."),
         "train": Entry("senet.cli.training", "TrainCommand", "Train a network by a recipe, or go on with a run."),
         "finetune": Entry("senet.cli.finetuning", "FinetuneCommand", "Train a network on pictures of your own."),
         "evaluate": Entry("senet.cli.evaluation", "EvaluateCommand", "Measure the accuracy of a run or a network."),

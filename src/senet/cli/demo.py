@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import tyro
@@ -18,15 +19,15 @@ NEEDED = ("accelerate", "tensorboard", "sklearn", "timm", "plotly", "jinja2")
 
 @dataclass(frozen=True, kw_only=True)
 class DemoCommand(Command):
-    """Train a small plain network and its SE twin on handwritten digits, side by side.
+    """Train a small network and its SE twin on handwritten digits, side by side; then fine-tune one to pictures.
 
-    Takes about a minute on two CPU cores and downloads nothing.
+    The pictures are of leaves. Takes about two minutes on two CPU cores and downloads nothing.
     """
 
     output: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/demo")
-    """the folder of both runs; a number is added if it is taken"""
+    """the folder of all runs; a number is added if it is taken"""
     epochs: int = 8
-    """passes over the 1437 training images"""
+    """passes over the 1437 digits"""
     seed: int = 0
     """of everything random"""
 
@@ -57,7 +58,8 @@ def demo(output: Path, *, epochs: int = 8, seed: int = 0) -> None:
         MissingExtraError: packages are not installed; all of them are named, before anything is trained.
     """
     check_installed("senet demo", NEEDED)
-    from senet.cli.demo_digits import compare_twins  # imports what the check is about
+    from senet.cli.demo_digits import compare_twins  # these import what the check is about
+    from senet.cli.demo_leaves import finetune_to_leaves
 
     recipe = replace(digits(), epochs=epochs, seed=seed)
     folder = free_folder(output)
@@ -68,3 +70,10 @@ def demo(output: Path, *, epochs: int = 8, seed: int = 0) -> None:
     except OSError as error:
         raise SenetError(f"{folder} cannot be made ({error.strerror}); choose another --output") from error
     compare_twins(recipe, folder)
+    finetune_to_leaves(folder, seed=seed)
+    se, samples, leaves, mine = (quote(str(folder / name)) for name in ("se", "samples", "leaves/val", "finetuned"))
+    say(
+        f"Next:\n  senet evaluate {se}\n  senet predict {samples} --model {se}\n"
+        f"  senet predict {leaves} --model {mine} --top 1\n"
+        "  senet finetune YOUR_PICTURES --model timm/resnet50.a1_in1k --output runs/mine"
+    )

@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shlex import quote
 
 import torch
 import torch.nn.functional as F
@@ -122,11 +121,7 @@ def compare_twins(recipe: TrainConfig, folder: Path) -> list[TwinResult]:
     draw_curves({NETWORKS[kind]: run for kind, run in runs.items()}, picture)
     save_samples(recipe.data, folder / "samples")
     report = explain(runs["se"], output=folder / "report.html")
-    se, samples = quote(str(runs["se"])), quote(str(folder / "samples"))
-    say(
-        f"\nCurves: {picture}\nWhat the gates do: {report}\nNext:\n  senet evaluate {se}\n"
-        f"  senet predict {samples}/*.png --model {se}"
-    )
+    say(f"\nCurves: {picture}\nWhat the gates do: {report}")
     return results
 
 

@@ -89,6 +89,21 @@ class RandomCrop:
         return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
+@dataclass(frozen=True)
+class RandomShift:
+    """Shifts a picture by up to `largest` pixels either way along both axes; a color comes in at the borders."""
+
+    largest: int
+    fill: tuple[int, ...]
+
+    def __call__(self, picture: Any) -> Any:
+        """Return a PIL image or a tensor (C, H, W) shifted."""
+        height, width = v2.functional.get_size(picture)
+        top, left = random.randint(0, 2 * self.largest), random.randint(0, 2 * self.largest)
+        padded = v2.functional.pad(picture, [self.largest] * 4, fill=list(self.fill))
+        return v2.functional.crop(padded, top, left, height, width)
+
+
 def flipped(picture: Any) -> Any:
     """Return a picture mirrored left to right with probability one half."""
     return v2.functional.horizontal_flip(picture) if random.random() < 0.5 else picture
@@ -141,6 +156,9 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
     else:
         steps += preprocessing.color()
         steps.append(RandomCrop(size, augmentation.crop_scale, augmentation.crop_ratio, preprocessing.interpolation))
+    if augmentation.padding:
+        fill = tuple(round(255 * mean) for mean in preprocessing.mean)
+        steps.append(RandomShift(augmentation.padding, fill))
     if augmentation.flip:
         steps.append(flipped)
     if augmentation.rotation:

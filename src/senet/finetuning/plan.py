@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from senet.data.survey import survey
 from senet.errors import SenetError, first_line
 from senet.finetuning.budget import in_words
 from senet.finetuning.defaults import Situation, choose, without_conflicts
+from senet.finetuning.memory import fitting_batch_size, step_on_gpu
 from senet.finetuning.opening import Request, open_images, open_network
 from senet.models.base import Network
 from senet.nn.modes import eval_mode
@@ -65,10 +66,18 @@ def make_plan(request: Request, output: Path) -> Plan:
     config = completed(config, situation, request.asked)
     check_network(model, config, len(counts))
     check_space(model, output)
+    lines = str(found).splitlines()
+    if situation.on_gpu and situation.batch_size is None:
+        size, wanted = config.data.preprocessing.image_size, config.batch_size
+        step = step_on_gpu(model, (config.data.preprocessing.in_channels, size, size))
+        fits = fitting_batch_size(wanted, step)
+        if fits < wanted:
+            config = completed(config, replace(situation, batch_size=fits), {**request.asked, "batch_size": fits})
+            lines.append(f"batch size {wanted} does not fit the GPU's memory; {fits} does")
     shares = eval_counts / eval_counts.sum()
     baseline = 100 * float(shares[counts.argmax()]), 100 / int((eval_counts > 0).sum())
-    lines = (*str(found).splitlines(), *described(config, situation, model, found.class_names, baseline))
-    return Plan(config=config, lines=lines, baseline=baseline)
+    lines += described(config, situation, model, found.class_names, baseline)
+    return Plan(config=config, lines=tuple(lines), baseline=baseline)
 
 
 # ---- the network -----------------------------------------------------------------------------------------------------
