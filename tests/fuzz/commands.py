@@ -21,6 +21,7 @@ SMALL = ("--data.preprocessing.image-size", "8", "--data.preprocessing.resize", 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "predict": ("x.png", "y.png", "--model", "model", "--top", "2"),
     "evaluate": ("model", "--data", "data", "--batch-size", "4"),
+    "runs": (".", "--by", "top1"),
     "models": ("cifar_se_resnet20",),
     "convert": ("cifar_se_resnet20", "model", "--output", "new"),
     "insert": ("plain", "--output", "new", "--reduction", "8"),
