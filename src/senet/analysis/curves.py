@@ -75,7 +75,12 @@ def run_data(run: RunSummary, name: str, number: int, different: Mapping[str, st
         "dash": DASHES[number // len(COLORS) % len(DASHES)],
         "epochs": [int(row["epoch"]) for row in run.rows],
         "curves": {key: [row.get(key) for row in run.rows] for key in keys},
-        "settings": ", ".join(f"{short} {run.settings[k]}" for k, short in different.items() if k in run.settings),
+        "settings": ", ".join(f"{s} {in_words(run.settings[k])}" for k, s in different.items() if k in run.settings),
         "state": run.state,
         "best": "" if best is None else f"best {run.metric} {best[run.metric]:.4g} in epoch {int(best['epoch'])}",
     }
+
+
+def in_words(value: Any) -> str:
+    """Return a setting as it is shown."""
+    return " ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
