@@ -75,6 +75,7 @@ NEEDING = {
         "senet demo needs accelerate, tensorboard, scikit-learn, timm, plotly, jinja2, which are",
         "report,timm,train",
     ),
+    "compare": ("senet.compare(['cifar_resnet20'], 'digits')", "an evaluation in detail needs scipy", "report"),
     "timm's network": ("senet.create_model('timm/resnet18')", "timm/resnet18 needs timm", "timm"),
     "timm's registry": ("import senet.integrations.timm", "senet.integrations.timm needs timm", "timm"),
     "digits": (
