@@ -113,7 +113,6 @@ def carry_out(run: RunFolder, config: TrainConfig, state: Mapping[str, Any] | No
     make: Callable[[ModelConfig], Network] = partial(build, surgery=run.surgery())
     if config.weights is not None and state is None:
         config, start = start_from_weights(config)
-        make = start.build
     if config.compute.precision == "auto":
         precision = fast_precision(accelerator.device)
         config = replace(config, compute=replace(config.compute, precision=precision))
@@ -134,6 +133,7 @@ def carry_out(run: RunFolder, config: TrainConfig, state: Mapping[str, Any] | No
     notes.extend(data.notes)
     run.check_same_data(data)
     if start is not None:
+        make = start.for_classes(data.class_names).build
         notes.append(start.classifier_note(data.class_names))
     trainer = Trainer(config, run, accelerator, data, make, notes)
     trainer.restore(state)
