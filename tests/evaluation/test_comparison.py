@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import senet
 from senet import Preprocessing, SenetError
 from senet.cli import main
-from senet.evaluation.comparison import compare, unique_names
+from senet.evaluation.comparison import compare
+from senet.evaluation.scores import unique_names
 
 
 class Brightness(nn.Module):
@@ -101,6 +102,18 @@ def test_everything_in_json(grays: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
     for key in {*plain, *only, *only["classes"][0], *only["mistakes"][0], *only["calibration"][0]}:
         assert f"`{key}`" in text, f"docs/evaluation.md does not describe {key}"
+
+
+def test_an_infinite_loss_is_null_in_json(grays: Path) -> None:
+    class Blind(Brightness):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + torch.tensor([0.0, 0.0, -torch.inf])
+
+    found = compare([Blind()], grays)
+    assert found.reports[0].evaluation.loss == torch.inf
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))["models"][0]
+    assert plain["loss"] is None
+    assert plain["intervals"]["loss"] == [None, None]
 
 
 def test_names() -> None:

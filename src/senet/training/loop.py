@@ -1,7 +1,7 @@
 """Training a network from the beginning, and going on with a run that was stopped."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,11 @@ from senet.models.base import Network
 from senet.models.build import build
 from senet.models.config import ModelConfig
 from senet.nn.precision import fast_precision
-from senet.training.config import TrainConfig
+from senet.training.config import Tracker, TrainConfig
 from senet.training.processes import build_accelerator
 from senet.training.progress import Progress, lines_shown
 from senet.training.run import RunFolder, changed
+from senet.training.trackers import check_installed
 from senet.training.trainer import STATE_KEYS, Trainer
 from senet.training.warm_start import start_from_weights
 
@@ -56,6 +57,7 @@ def resume(
     dataset: str | None = None,
     root: str | Path | None = None,
     num_workers: int | None = None,
+    trackers: Sequence[Tracker] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Go on with a run that was stopped; all that it needs is in its folder.
@@ -70,6 +72,7 @@ def resume(
         dataset: where the same data are now, for a folder that was moved.
         root: where the torchvision data sets are now.
         num_workers: processes that read the data.
+        trackers: other places for the metrics, see `TrainConfig`; they get those of all epochs.
         progress: as for `train`.
 
     Returns:
@@ -86,6 +89,7 @@ def resume(
         "data.dataset": dataset,
         "data.root": None if root is None else Path(root),
         "data.num_workers": num_workers,
+        "trackers": None if trackers is None else tuple(trackers),
     }
     config = changed(run.read_config(), {name: value for name, value in changes.items() if value is not None})
     state = run.load_state(STATE_KEYS)
@@ -108,6 +112,7 @@ def carry_out(run: RunFolder, config: TrainConfig, state: Mapping[str, Any] | No
         state: the training state to go on from; None to begin.
         progress: see `train`.
     """
+    check_installed(config.trackers)
     accelerator = build_accelerator(config.compute)
     notes, start = [], None
     make: Callable[[ModelConfig], Network] = partial(build, surgery=run.surgery())

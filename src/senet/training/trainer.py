@@ -36,6 +36,7 @@ from senet.training.regularization import RunningAverage, build_mixup
 from senet.training.run import RunFolder
 from senet.training.schedule import Schedule, build_optimizer, restore_optimizer
 from senet.training.seeding import seed_everything
+from senet.training.trackers import Trackers
 
 with needed_for("senet.train"):
     from accelerate import Accelerator
@@ -129,10 +130,13 @@ class Trainer:
         config, position, num_batches = self.config, self.position, len(self.data.train)
         main = self.accelerator.is_main_process
         done = position.epoch * num_batches + position.batch
+        trackers = Trackers(self.run_folder.path, config, position.epoch if done else None) if main else None
         with (
             lines_shown(),
             float32_products(self.accelerator.device, config.compute.precision),
-            Reporter(self.run_folder.path, config.epochs, num_batches, done, progress, quiet=not main) as reporter,
+            Reporter(
+                self.run_folder.path, config.epochs, num_batches, done, progress, trackers=trackers, quiet=not main
+            ) as reporter,
             caught_signals() as self.caught,
         ):
             self.steps.say = reporter.say
