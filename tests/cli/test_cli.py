@@ -302,8 +302,9 @@ def test_every_option_that_a_message_may_name_is_in_the_help(name: str, capsys: 
 
 
 def test_keyword_arguments_are_read_as_python_writes_them() -> None:
-    words = ["a=1", "b=0.5", "c=True", "d=3x3", "e='4'", "f=x=y", "g=", "h=[1]", "i=None"]
+    words = ["a=1", "b=0.5", "c=True", "d=3x3", "e='4'", "f=x=y", "g=", "h=[1]", "i=None", "j=(0.9,0.95)", "k=(a,)"]
     expected = {"a": 1, "b": 0.5, "c": True, "d": "3x3", "e": "4", "f": "x=y", "g": "", "h": "[1]", "i": "None"}
+    expected |= {"j": (0.9, 0.95), "k": "(a,)"}
     assert dict(map(keyword_argument, words)) == expected
 
 

@@ -268,12 +268,12 @@ def test_a_run_goes_on_without_the_weights_it_started_from(tmp_path, request, mo
     config = replace(RUN, epochs=2, weights=str(weights), model=replace(RUN.model, options={}))
     whole = train(config, tmp_path / "whole")
 
-    method = {"start": "evaluate", "step": "set_train_mode"}[stop]
+    method = {"start": "evaluate", "step": "train_epoch"}[stop]
     original = getattr(Trainer, method)
 
-    def stopping(trainer):
+    def stopping(trainer, *args):
         trainer.caught.append(signal.SIGTERM)
-        return original(trainer)
+        return original(trainer, *args)
 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, method, stopping)
