@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxpro
 
 .PHONY: demo test test-slow test-all test-network fuzz lint bench bench-gpu docs clean
 
-demo: $(INSTALLED)  ## train a plain network and its SE twin on digits, side by side (about a minute)
+demo: $(INSTALLED)  ## train a network and its SE twin on digits, then fine-tune one to pictures (two minutes)
 	$(BIN)/senet demo
 
 test: $(INSTALLED)  ## run the quick tests, a process per core (under 5 minutes on two cores)

@@ -17,8 +17,8 @@ PACKAGE = Path(senet.__file__).parent
 # A file imports from its own part and from those before it here.
 PARTS = [
     *("deprecated", "errors", "files", "configs", "plugins", "registry", "terminal", "ops", "nn", "data", "models"),
-    *("weights", "factory", "costs", "surgery", "optimization", "evaluation", "training", "analysis", "recipes"),
-    *("integrations", "paper", "cli", "__main__"),
+    *("weights", "factory", "costs", "surgery", "optimization", "evaluation", "training"),
+    *("finetuning", "analysis", "recipes", "integrations", "paper", "cli", "__main__"),
 ]
 FILES = {
     ".".join(("senet", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path

@@ -180,6 +180,7 @@ def test_ablate_and_demo_name_their_folders(images, tmp_path, capsys, monkeypatc
     monkeypatch.setattr(
         "senet.cli.demo.digits", lambda: replace(digits(), data=replace(digits().data, dataset=str(images)))
     )
+    monkeypatch.setattr("senet.cli.demo_leaves.EPOCHS", 1)
     demo = tmp_path / "x [/b] [red]demo"
     demo.mkdir(parents=True)
     text = said(capsys, "demo", "--epochs", "1", "--output", demo)

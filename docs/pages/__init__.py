@@ -1,8 +1,8 @@
 """Write the pages of tables.
 
 docs/networks.md: every network's costs; docs/recipes.md: every row of the paper's tables; docs/speed.md,
-docs/insertion.md, docs/ablation.md and a table of README.md: what the benchmarks measured. CONTRIBUTING.md: its tree
-of files.
+docs/insertion.md, docs/ablation.md, the tables of fine-tuning in docs/results.md and a table of README.md: what the
+benchmarks measured. CONTRIBUTING.md: its tree of files.
 
 Command: make docs
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pages.ablation import ablation_page
+from pages.finetuning import finetuning_tables
 from pages.insertion import insertion_page
 from pages.networks import networks_page
 from pages.recipes import recipes_page
@@ -18,7 +19,7 @@ from pages.speed import readme_table, speed_page
 from pages.tree import tree
 
 ROOT = Path(__file__).parent.parent.parent
-README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
+README, CONTRIBUTING, RESULTS = ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "results.md"
 
 
 def filled(path: Path, part: str, text: str) -> str:
@@ -33,6 +34,11 @@ def readme() -> str:
     return filled(README, "speed", readme_table())
 
 
+def results() -> str:
+    """Return docs/results.md with its tables of fine-tuning."""
+    return filled(RESULTS, "finetuning", finetuning_tables())
+
+
 def contributing() -> str:
     """Return CONTRIBUTING.md with its tree of files."""
     return filled(CONTRIBUTING, "tree", tree())
@@ -45,6 +51,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     DOCS / "speed.md": speed_page,
     DOCS / "insertion.md": insertion_page,
     DOCS / "ablation.md": ablation_page,
+    RESULTS: results,
     README: readme,
     CONTRIBUTING: contributing,
 }

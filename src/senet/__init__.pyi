@@ -1,5 +1,6 @@
 """The public names, each imported from its module when it is first used."""
 
+from .analysis.evaluation_page import write_evaluation_page as write_evaluation_page
 from .analysis.knockout import knock_out_blocks as knock_out_blocks
 from .analysis.pruning import prune_se as prune_se
 from .analysis.recording import Recording as Recording
@@ -12,10 +13,16 @@ from .data.preprocessing import Preprocessing as Preprocessing
 from .data.preprocessing import create_transform as create_transform
 from .errors import SenetError as SenetError
 from .evaluation.accuracy import Evaluation as Evaluation
-from .evaluation.accuracy import evaluate as evaluate
+from .evaluation.comparison import Comparison as Comparison
+from .evaluation.comparison import compare as compare
 from .evaluation.prediction import predict as predict
+from .evaluation.scores import Scores as Scores
+from .evaluation.scores import average_scores as average_scores
+from .evaluation.scores import evaluate as evaluate
+from .evaluation.scores import score_images as score_images
 from .factory import create_model as create_model
 from .factory import from_pretrained as from_pretrained
+from .finetuning.run import finetune as finetune
 from .models.catalog import Card as Card
 from .models.catalog import list_models as list_models
 from .models.catalog import model_card as model_card

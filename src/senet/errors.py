@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
+from importlib.util import find_spec
 from types import MappingProxyType
 
 
@@ -39,9 +40,13 @@ EXTRAS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "tensorboard": ("tensorboard", "train"),
         "sklearn": ("scikit-learn", "train"),
         "datasets": ("datasets", "train"),
+        "wandb": ("wandb", "wandb"),
+        "mlflow": ("mlflow-skinny", "mlflow"),
+        "comet_ml": ("comet_ml", "comet"),
         "timm": ("timm", "timm"),
         "plotly": ("plotly", "report"),
         "jinja2": ("jinja2", "report"),
+        "scipy": ("scipy", "report"),
         "google": ("protobuf", "caffe"),
         "openvino": ("openvino", "openvino"),
         "pillow_heif": ("pillow-heif", "heif"),
@@ -71,6 +76,26 @@ def needed_for(what: str) -> Iterator[None]:
         raise MissingExtraError(
             f"{what} needs {package}, which is not installed; run: pip install 'senet[{extra}]'"
         ) from error
+
+
+def check_installed(what: str, modules: Iterable[str]) -> None:
+    """Raise one error for all packages of extras that are missing, before anything of what needs them is done.
+
+    Args:
+        what: the function or command that needs them, as a user calls it.
+        modules: import names, of `EXTRAS`.
+
+    Raises:
+        MissingExtraError: at least one is not installed.
+    """
+    missing = [EXTRAS[module] for module in modules if find_spec(module) is None]
+    if missing:
+        packages, extras = (", ".join(names) for names in zip(*missing, strict=True))
+        needed = ",".join(sorted(set(extras.split(", "))))
+        verb = "are" if len(missing) > 1 else "is"
+        raise MissingExtraError(
+            f"{what} needs {packages}, which {verb} not installed; run: pip install 'senet[{needed}]'"
+        )
 
 
 def first_line(error: Exception) -> str:

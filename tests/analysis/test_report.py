@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +10,10 @@ import pytest
 from PIL import Image
 
 import senet
+from browsers import assert_named, prefer
 from senet import SenetError, record_excitations
 from senet.analysis.report import explain, shown_classes, write_report
 from senet.cli import main
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -104,24 +102,6 @@ def test_of_many_classes_some_are_shown(digits_run):
     assert shown[0] == 0
 
 
-@pytest.fixture
-def browser(tmp_path):
-    if CHROMIUM is None or shutil.which("chromedriver") is None:
-        pytest.skip("Chromium and its driver are not installed (Debian: apt-get install chromium chromium-driver)")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking", "no-first-run"):
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
-
-
 def drawn(browser, figure: str = "by-class") -> list:
     """The curves of a figure, as the browser has them."""
     script = "return document.getElementById(arguments[0]).data.map(t => [t.name, Array.from(t.y), Array.from(t.x)])"
@@ -189,11 +169,6 @@ def test_choosing_a_block_and_a_class_changes_the_figures(page, browser):
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
 
 
-def prefer(browser, scheme: str) -> None:
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-
-
 def test_phones_and_dark_rooms(page, browser):
     from selenium.webdriver.support.wait import WebDriverWait
 
@@ -211,18 +186,9 @@ def test_phones_and_dark_rooms(page, browser):
 
 
 def test_a_screen_reader_finds_everything_by_name(page, browser):
-    """As Chromium's accessibility tree has it; WCAG 2.2, success criterion 4.1.2."""
     browser.get(page.as_uri())
-    nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
-    named: dict[str, list[str]] = {}
-    for node in nodes:
-        if not node["ignored"]:
-            named.setdefault(node["role"]["value"], []).append(node.get("name", {}).get("value", ""))
+    named = assert_named(browser, ("button", "checkbox", "combobox", "image", "region", "DisclosureTriangle"))
     assert named["button"][0].startswith("SE_2_1 ")
-    for role in ("button", "checkbox", "combobox", "image", "region", "DisclosureTriangle"):
-        assert named[role], role
-        assert all(named[role]), role
-    assert len(set(named["region"])) == len(named["region"])
     assert any(name.startswith("50 channels at equal distances") for name in named["image"])
 
 

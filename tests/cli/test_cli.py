@@ -80,7 +80,8 @@ def test_help_lists_commands_and_recipes(capsys: pytest.CaptureFixture[str]) -> 
             ["evaluate"],
             ["RUN_OR_MODEL", "--crop-size", "--ten-crop", "--resize-sizes", "--data DATASET", "--precision"],
         ),
-        (["predict"], ["IMAGE [IMAGE ...]", "--model RUN_OR_MODEL", "--top"]),
+        (["predict"], ["IMAGE [IMAGE ...]", "--model RUN_OR_MODEL", "--top", "--threshold", "--list FILE"]),
+        (["runs"], ["FOLDER [FOLDER ...]", "--by", "--group", "--curves FILE", "--json"]),
         (["models"], ["PATTERN", "--json", "--paper"]),
         (["demo"], ["--output FOLDER", "minute"]),
         (["convert"], ["NAME", "SOURCE", "--output FOLDER", "--model-kwargs", "KEY=VALUE", "--se.gate"]),
@@ -128,7 +129,7 @@ def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path:
     assert_refused(capsys, ["evaluate", "cifar_se_resnet20"], "--data is missing: say what to look at, such as --data")
     assert_refused(capsys, ["predict"], "no image is given")
     assert_refused(capsys, ["predict", str(tmp_path / "absent.png")], "absent.png")
-    assert_refused(capsys, ["predict", str(tmp_path)], f"{tmp_path} is a folder", "the network by --model")
+    assert_refused(capsys, ["predict", str(tmp_path)], f"{tmp_path} has no images; check the path")
     assert_refused(capsys, ["models", "nothing*"], "no network matches")
     assert not (tmp_path / "new").exists()
 

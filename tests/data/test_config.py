@@ -22,6 +22,7 @@ NAN = float("nan")
         {"rotation": -1.0},
         {"rotation": NAN},
         {"pixel_shift": -20},
+        {"train_size": 0},
         {"crop_scale": (0.0, 1.0)},
         {"crop_scale": (0.5, 0.2)},
         {"crop_scale": (0.5, 1.1)},
@@ -41,9 +42,9 @@ def test_refused_augmentation(options):
     ("options", "in_memory"),
     [
         ({"crop_scale": (0.5, 1.0)}, True),
+        ({"train_size": 160}, True),
         ({"rotation": 10.0}, True),
         ({"pixel_shift": 20}, True),
-        ({"padding": 4}, False),
         ({"cutout": 8}, False),
     ],
 )
@@ -56,8 +57,9 @@ def test_augmentation_without_effect(options, in_memory):
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_flip_has_effect_everywhere(in_memory):
-    assert DataConfig(augmentation=Augmentation(flip=True), in_memory=in_memory).augmentation.flip
+def test_flip_and_padding_have_effect_everywhere(in_memory):
+    augmentation = Augmentation(flip=True, padding=4)
+    assert DataConfig(augmentation=augmentation, in_memory=in_memory).augmentation == augmentation
 
 
 def test_refused_number_of_workers():

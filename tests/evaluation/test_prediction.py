@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import senet
-from senet import SenetError
+from senet import Preprocessing, SenetError
 from senet.cli import main
 from senet.data import reading
 from senet.data.datasets import open_split
@@ -79,11 +79,9 @@ def test_bad_images_are_named(digits_run: Path, tmp_path: Path) -> None:
             senet.predict(digits_run, [path])
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
-    with pytest.raises(SenetError, match="folder"):
-        senet.predict(digits_run, [tmp_path])
-    for one in (tmp_path / "whole.png", str(tmp_path / "whole.png")):  # whose characters are no files
-        with pytest.raises(SenetError, match=r"images is '.*whole\.png', one file; pass a list of files"):
-            senet.predict(digits_run, one)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SenetError, match="empty has no images; check the path"):
+        senet.predict(digits_run, [tmp_path / "empty"])
 
 
 def test_bad_models_are_named(tmp_path: Path) -> None:
@@ -100,7 +98,125 @@ def test_bad_models_are_named(tmp_path: Path) -> None:
         senet.predict(torch.nn.Linear(1, 1), [picture], top=0)
 
 
+# ---- several networks, crops, thresholds
+
+
+class Fixed:
+    """What any exported network could be: a function with two attributes, whose logits are always the same."""
+
+    preprocessing = Preprocessing(image_size=4, resize=4, mean=(0.0,), std=(1.0,))
+
+    def __init__(self, names: tuple[str, ...] | None, *probabilities: float) -> None:
+        self.class_names, self.logits = names, torch.tensor(probabilities).log()
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.shape[1:] == (1, 4, 4)
+        return self.logits.repeat(len(images), 1)
+
+
+GRAY = np.zeros((5, 5), dtype=np.uint8)
+
+
+def test_any_function_with_preprocessing_and_class_names_predicts() -> None:
+    (found,) = senet.predict(Fixed(("cat", "dog"), 0.25, 0.75), [GRAY])
+    assert [(p.class_name, round(p.probability, 6)) for p in found] == [("dog", 0.75), ("cat", 0.25)]
+    (found,) = senet.predict(Fixed(None, 0.25, 0.75), [GRAY], top=1)
+    assert found[0].class_name == "1"
+
+
+def test_the_probabilities_of_several_networks_are_averaged_by_the_names_of_classes() -> None:
+    first, second = Fixed(("a", "b", "c"), 0.5, 0.3, 0.2), Fixed(("c", "a", "b"), 0.9, 0.06, 0.04)
+    (found,) = senet.predict([first, second], [GRAY])
+    by_name = {p.class_name: p.probability for p in found}
+    assert by_name == {"a": pytest.approx(0.28), "b": pytest.approx(0.17), "c": pytest.approx(0.55)}  # by hand
+    assert [p.class_name for p in found] == ["c", "a", "b"]
+    (found,) = senet.predict([Fixed(None, 0.2, 0.8), Fixed(None, 0.6, 0.4)], [GRAY])
+    assert found[0].probability == pytest.approx(0.6)
+
+
+def test_an_ensemble_of_networks_with_preprocessings_of_their_own(digits_run: Path) -> None:
+    model = senet.from_pretrained(digits_run)
+    large = senet.from_pretrained(digits_run)
+    large.preprocessing = Preprocessing(image_size=12, resize=14, mean=(0.3,), std=(0.2,))
+    pictures = [Image.effect_noise((20, 16), 60 + 10 * i) for i in range(3)]
+    both = senet.predict([model, large], pictures, top=10)
+    alone = [senet.predict(one, pictures, top=10) for one in (model, large)]
+    for found, *others in zip(both, *alone, strict=True):
+        means = [{p.class_name: p.probability for p in other} for other in others]
+        for p in found:
+            assert p.probability == pytest.approx(sum(mean[p.class_name] for mean in means) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (Fixed(("a", "c"), 0.5, 0.5), "Fixed does not have the class b"),
+        (Fixed(("a", "b", "c"), 0.5, 0.3, 0.2), "Fixed does not have the class c"),
+        (Fixed(None, 0.5, 0.5), "Fixed has no class names; set its class_names"),
+    ],
+)
+def test_networks_that_do_not_go_together_are_refused(second: Fixed, said: str) -> None:
+    with pytest.raises(SenetError, match=f"Fixed and Fixed cannot predict together: {said}"):
+        predict_each([Fixed(("a", "b"), 0.5, 0.5), second], [GRAY])
+    with pytest.raises(SenetError, match="they have 2 and 3 outputs"):
+        senet.predict([Fixed(None, 0.5, 0.5), Fixed(None, 0.5, 0.3, 0.2)], [GRAY])
+    with pytest.raises(SenetError, match="run_or_model is empty"):
+        predict_each([], [GRAY])
+
+
+def test_below_the_threshold_a_prediction_is_uncertain() -> None:
+    model = Fixed(("cat", "dog"), 0.25, 0.75)
+    for threshold, certain in ((None, True), (0.7, True), (0.8, False)):
+        (found,) = predict_each(model, [GRAY], threshold=threshold)
+        assert found.certain is certain
+        assert found.classes[0].class_name == "dog"
+    with pytest.raises(SenetError, match=r"threshold is 80; expected 0 to 1"):
+        predict_each(model, [GRAY], threshold=80)
+
+
+def test_crops_are_those_of_evaluate(digits_run: Path, tmp_path: Path) -> None:
+    split = open_split(digits().data, "eval")
+    for i in range(30):
+        image, label = split[i]
+        (tmp_path / str(label)).mkdir(exist_ok=True)
+        image.convert("L").save(tmp_path / str(label) / f"{i}.png")
+    crops = {"ten_crop": True, "resize_sizes": (8, 10), "batch_size": 40}
+    evaluated = senet.evaluate(digits_run, tmp_path, **crops)  # type: ignore[arg-type]
+    files = sorted(tmp_path.rglob("*.png"))
+    found = senet.predict(digits_run, files, top=10, **crops)  # type: ignore[arg-type]
+    probabilities = [
+        next(p.probability for p in classes if p.class_name == file.parent.name)
+        for file, classes in zip(files, found, strict=True)
+    ]
+    assert -np.log(probabilities).mean() == pytest.approx(evaluated.loss, abs=1e-5)
+    with pytest.raises(SenetError, match="crop_size is 20 and the shorter side is resized to 8"):
+        senet.predict(digits_run, files, crop_size=20, resize_sizes=(8,))
+
+
+def test_arithmetic_in_other_precisions(digits_run: Path) -> None:
+    picture = Image.effect_noise((8, 8), 50)
+    expected = senet.predict(digits_run, [picture], top=1)[0][0]
+    found = senet.predict(digits_run, [picture], top=1, precision="bf16")[0][0]
+    assert found.probability == pytest.approx(expected.probability, abs=0.05)
+    assert found.probability != expected.probability
+    with pytest.raises(SenetError, match="precision is 'fp16', which needs a GPU"):
+        predict_each(digits_run, [picture], precision="fp16")
+
+
 # ---- many pictures
+
+
+def test_folders_and_patterns_are_their_images(digits_run: Path, tmp_path: Path) -> None:
+    for name in ("b/2.png", "a/1.png", "a/deep/0.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    expected = [str(tmp_path / name) for name in ("a/1.png", "a/deep/0.png", "b/2.png")]
+    for given in (tmp_path, [tmp_path], [f"{tmp_path}/a", tmp_path / "b" / "2.png"], f"{tmp_path}/**/*.png"):
+        found = list(predict_each(digits_run, given))
+        assert sorted(str(p.image) for p in found) == expected
+    (only,) = senet.predict(digits_run, tmp_path / "b" / "2.png")
+    assert len(only) == 5
 
 
 def test_channels_and_orientation_are_as_in_training(digits_run: Path, tmp_path: Path) -> None:
@@ -120,7 +236,8 @@ def test_channels_and_orientation_are_as_in_training(digits_run: Path, tmp_path:
         assert [p.probability for p in other] == pytest.approx([p.probability for p in first], abs=1e-6)
 
 
-def test_predictions_come_a_batch_at_a_time(digits_run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_predictions_come_a_batch_at_a_time(digits_run: Path, tmp_path: Path, num_workers: int) -> None:
     picture = tmp_path / "a.png"
     Image.new("L", (8, 8)).save(picture)
     taken: list[int] = []
@@ -130,14 +247,15 @@ def test_predictions_come_a_batch_at_a_time(digits_run: Path, tmp_path: Path) ->
             taken.append(i)
             yield picture
 
-    found = predict_each(digits_run, pictures(), batch_size=4)
+    found = predict_each(digits_run, pictures(), batch_size=4, num_workers=num_workers)
     for i in range(9):
         prediction = next(found)
         assert (prediction.image, prediction.error, len(prediction.classes)) == (picture, None, 5)
-        assert len(taken) == 4 * (i // 4 + 1)
+        assert len(taken) == 4 * (i // 4 + 1) + (8 if num_workers else 0)  # two batches are read ahead
 
 
-def test_memory_does_not_grow_with_the_pictures(digits_run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_memory_does_not_grow_with_the_pictures(digits_run: Path, tmp_path: Path, num_workers: int) -> None:
     picture = tmp_path / "large.png"
     Image.new("RGB", (1500, 1000)).save(picture)  # 4.5 MB each when decoded
     alive: list[weakref.ref[Image.Image]] = []
@@ -146,15 +264,15 @@ def test_memory_does_not_grow_with_the_pictures(digits_run: Path, tmp_path: Path
 
     def watched(image: Image.Image) -> Image.Image:
         nonlocal most
-        most = max(most, sum(ref() is not None for ref in alive))
+        most = max(most, sum(ref() is not None for ref in list(alive)))
         alive.append(weakref.ref(image))
         return whole(image)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "upright", watched)
-        senet.predict(digits_run, [picture] * 12)
+        senet.predict(digits_run, [picture] * 12, num_workers=num_workers)
     assert len(alive) == 12
-    assert most <= 1
+    assert most <= max(1, num_workers)  # besides the one that is being read
 
 
 def test_bad_pictures_do_not_lose_the_others(digits_run: Path, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_no_classifier_and_no_pooling() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"drop_path_rate": 0.1}, "drop_path_rate"),
+        ({"drop_path_rate": 1.0}, "drop_path is 1.0"),
         ({"drop_block_rate": 0.1}, "drop_block_rate"),
         ({"global_pool": "max"}, "'max'"),
         ({"drop_rate": 1.5}, "1.5"),

@@ -349,12 +349,15 @@ def test_checkpointing_computes_the_trunk_twice_in_training_only():
 def test_checkpointing_under_compile():
     model, x = small()  # in double precision: compiled, small maps run layer by layer, which rounds otherwise
     model, x = model.double(), x.double()
-    expected, gradients = step(copy.deepcopy(model), x)
+    twin = copy.deepcopy(model)
+    expected, gradients = step(twin, x)
     model.set_grad_checkpointing()
     y, compiled_gradients = step(model, x, torch.compile(model, fullgraph=True, backend="aot_eager"))
     torch.testing.assert_close(y, expected)
     for gradient, other in zip(compiled_gradients, gradients, strict=True):
         torch.testing.assert_close(gradient, other, rtol=1e-9, atol=1e-11 * other.abs().max().item() + 1e-12)
+    for buffer, other in zip(model.buffers(), twin.buffers(), strict=True):  # statistics have moved once
+        torch.testing.assert_close(buffer, other)
 
 
 # ---- preprocessing and optimizers of timm ----------------------------------------------------------------------------

@@ -92,6 +92,7 @@ def test_every_option_of_every_card_reaches_the_network():
         "shake_forward": ("shake", "even"),
         "shake_backward": ("shake", "even"),
         "dropout": (0.1, 0.6),
+        "drop_path": (0.1, 0.6),
         "zero_init_last": (True,),
     }
     for name in (
@@ -155,7 +156,7 @@ def test_se_on_a_plain_network_names_the_twin(name, twin, se):
 @pytest.mark.parametrize(
     ("name", "option", "known"),
     [
-        ("se_resnet50", "drop_path", ("stride_on", "stem_pool", "dropout", "zero_init_last")),
+        ("se_resnet50", "drop_block", ("stride_on", "stem_pool", "dropout", "drop_path", "zero_init_last")),
         ("resnet18", "stride_on", ("stem_pool", "dropout", "zero_init_last")),
         ("cifar_resnet20", "stem_pool", ("dropout", "zero_init_last")),
         ("cifar_preact_resnet164", "zero_init_last", ("stride_on", "dropout")),

@@ -60,7 +60,7 @@ REFUSED = [
     (TrainConfig, {"batch_size": 33, "regularization": RegularizationConfig(mixup=0.2)}, "batch_size"),
     (DataConfig, {"num_workers": -1}, "data.num_workers"),
     (DataConfig, {"augmentation": Augmentation(rotation=10.0)}, "data.augmentation.rotation"),
-    (DataConfig, {"augmentation": Augmentation(padding=4), "in_memory": False}, "data.augmentation.padding"),
+    (DataConfig, {"augmentation": Augmentation(cutout=4), "in_memory": False}, "data.augmentation.cutout"),
     (Augmentation, {"cutout": -1}, "augmentation.cutout"),
     (Augmentation, {"crop_scale": (0.5, 0.1)}, "augmentation.crop_scale"),
 ]

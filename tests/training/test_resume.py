@@ -39,7 +39,9 @@ EVERYTHING = replace(  # six batches of 16 an epoch, in windows of four and two
     data=replace(SIMPLE.data, augmentation=Augmentation(flip=True, padding=1, cutout=2)),
     optimizer=replace(SIMPLE.optimizer, lr=1.0, clip_norm=1.0, decay_norm_and_bias=False),
     schedule=ScheduleConfig(name="plateau", patience=0, factor=0.5, warmup_epochs=0.5),
-    regularization=RegularizationConfig(label_smoothing=0.1, mixup=0.4, cutmix=1.0, ema_decay=0.8, freeze_bn_epochs=1),
+    regularization=RegularizationConfig(
+        label_smoothing=0.1, mixup=0.4, cutmix=1.0, ema_decay=0.8, freeze_bn_epochs=1, drop_path=0.3
+    ),
     compute=ComputeConfig(cpu=True, accumulate=4, precision="bf16"),
 )
 CONFIGS = {"simple": SIMPLE, "everything": EVERYTHING}

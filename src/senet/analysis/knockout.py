@@ -11,8 +11,9 @@ from torch import nn
 from senet.analysis.gates import choose_blocks, find_blocks, replaced
 from senet.analysis.recording import Recording, mean_gates
 from senet.errors import SenetError, check_choice
-from senet.evaluation.accuracy import Evaluation, evaluate
+from senet.evaluation.accuracy import Evaluation
 from senet.evaluation.batches import DataSource, model_and_data
+from senet.evaluation.scores import evaluate
 
 Replacement = Literal["one", "mean"]
 """What replaces a gate: 1, or each channel's mean gate in a recording."""

@@ -18,8 +18,9 @@ from senet.analysis.measures import CONSTANT, spread
 from senet.analysis.recording import Recording, mean_gates
 from senet.costs import cost
 from senet.errors import SenetError, check_choice
-from senet.evaluation.accuracy import Evaluation, evaluate
+from senet.evaluation.accuracy import Evaluation
 from senet.evaluation.batches import DataSource
+from senet.evaluation.scores import evaluate
 from senet.nn.attached import attached_blocks, detach
 from senet.nn.modes import eval_mode
 from senet.surgery.dataflow import Value, trace_dataflow

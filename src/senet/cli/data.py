@@ -39,8 +39,7 @@ class OnData(Command):
             SenetError: the network's name is misspelled, or no data are named for a network that is not a run.
         """
         command = parse(cls, argv, prog)
-        if not (Path(command.model).exists() or names_a_network(command.model)):
-            model_card(command.model)  # report a misspelled name before missing data
+        check_name(command.model)  # report a misspelled name before missing data
         trained_on = run_data(command.model)
         if trained_on is not None:
             command = parse(cls, argv, prog, default=replace(command, data=trained_on))
@@ -53,3 +52,9 @@ class OnData(Command):
     def load(self) -> nn.Module:
         """Return the network, on a GPU if there is one."""
         return open_model(self.model)
+
+
+def check_name(model: str) -> None:
+    """Raise a SenetError for a word that is no network's name and no file or folder."""
+    if not (Path(model).exists() or names_a_network(model)):
+        model_card(model)

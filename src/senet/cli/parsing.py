@@ -181,7 +181,8 @@ def by_every_name(kind: type) -> Mapping[str, Option]:
     """Return the options of a command by their dotted names, and by every end of such a name that is unambiguous."""
     found: dict[str, set[Option]] = {}
     typed = {}
-    for name, option in options(kind):
+    configured = getattr(kind, "configuration", None)  # whose fields the command takes as well
+    for name, option in (*options(kind), *(() if configured is None else options(configured))):
         words = name.split(".")
         for i in range(len(words)):
             found.setdefault(".".join(words[i:]), set()).add(option)

@@ -1,7 +1,7 @@
 """Matching the classes of data with the outputs of a network: by name, never silently by position."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,6 +15,29 @@ from senet.errors import SenetError, nearest, warn
 def match_classes(images: ImageSplit, names: tuple[str, ...] | None, num_classes: Callable[[], int]) -> ImageSplit:
     """Return the images with the network's labels and class names; the data may have only some of its classes.
 
+    Args:
+        images: with labels.
+        names: see `place_classes`.
+        num_classes: see `place_classes`.
+
+    Raises:
+        SenetError: see `place_classes`.
+    """
+    own, source = images.class_names, images.source
+    places = place_classes(images, names, num_classes)
+    if names is None:
+        return images
+    if len(own) < len(names):
+        warn(
+            f"{source} has {len(own)} of the network's {len(names)} classes ({listed(own)}): "
+            "accuracy is measured on those, among all classes"
+        )
+    return replace(images, class_names=names) if places == range(len(names)) else images.relabeled(places, names)
+
+
+def place_classes(images: ImageSplit, names: tuple[str, ...] | None, num_classes: Callable[[], int]) -> Sequence[int]:
+    """Return for each class of the data the number of the network's output for it.
+
     In data without class names, label k means output k of the network.
 
     Args:
@@ -27,7 +50,7 @@ def match_classes(images: ImageSplit, names: tuple[str, ...] | None, num_classes
     """
     own, source = images.class_names, images.source
     if own == names:
-        return images
+        return range(len(own))
     are_labels = not images.names_of_folders and own == tuple(map(str, range(len(own))))
     if names and (not are_labels or all(is_number(name) for name in names)):
         return by_name(images, names)
@@ -42,10 +65,10 @@ def match_classes(images: ImageSplit, names: tuple[str, ...] | None, num_classes
             f"the network has no class names: its outputs are taken for the {count} classes of {source} in the order "
             f"{order}, {listed(own)}; set model.class_names if that is wrong"
         )
-    return replace(images, class_names=names) if names else images
+    return range(count)
 
 
-def by_name(images: ImageSplit, names: tuple[str, ...]) -> ImageSplit:
+def by_name(images: ImageSplit, names: tuple[str, ...]) -> Sequence[int]:
     """Match the classes of the data with those of the network by name; numbers by value, so that "07" is "7"."""
     own, source = images.class_names, images.source
     if all(is_number(name) for name in own) and not any(is_number(name) for name in names):
@@ -55,7 +78,7 @@ def by_name(images: ImageSplit, names: tuple[str, ...]) -> ImageSplit:
                 f"({listed(own)}); rename the folders, or set data.class_names"
             )
         warn(f"the folders of {source} are numbers, taken for the network's outputs: 0 is {names[0]!r}, and so on")
-        return replace(images, class_names=names)
+        return range(len(names))
     numbers = all(is_number(name) for name in (*own, *names))
     # macOS may store an accent as a separate character; NFC joins it to its letter.
     key: Callable[[str], Any] = int if numbers else partial(normalize, "NFC")
@@ -72,9 +95,4 @@ def by_name(images: ImageSplit, names: tuple[str, ...]) -> ImageSplit:
     for name in own:
         if seen[key(name)] > 1:
             raise SenetError(f"the class {name!r} of {source} fits several classes; give each a name of its own")
-    if len(own) < len(names):
-        warn(
-            f"{source} has {len(own)} of the network's {len(names)} classes ({listed(own)}): "
-            "accuracy is measured on those, among all classes"
-        )
-    return images.relabeled([place_of[key(name)] for name in own], names)
+    return [place_of[key(name)] for name in own]

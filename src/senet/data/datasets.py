@@ -129,10 +129,20 @@ def open_split(config: DataConfig, split: Split) -> ImageSplit:
         SenetError: the data set is unknown, absent, not of the expected form, or its images have other channels than
             the preprocessing.
     """
+    images = open_unread(config, split)
+    images.probe(config.preprocessing.in_channels)
+    return images
+
+
+def open_unread(config: DataConfig, split: Split) -> ImageSplit:
+    """Open one split of the configured data set, of which no image is read.
+
+    Raises:
+        SenetError: as `open_split`.
+    """
     images = opener_of(config)(config, split)
     if len(images) == 0:
         raise SenetError(f"{images.source} has no images")
-    images.probe(config.preprocessing.in_channels)
     if config.class_names is None:
         return images
     if len(config.class_names) != len(images.class_names):

@@ -90,6 +90,14 @@ def images_below(folder: Path, skipped: Skipped) -> Iterator[str]:
                 yield f"{root}{os.sep}{name}"
 
 
+def skipped_below(folder: Path) -> Skipped:
+    """Return the files in a folder and the folders below it that are not read as images."""
+    skipped = Skipped()
+    for _ in images_below(folder, skipped):
+        pass
+    return skipped
+
+
 def images_in(folder: Path) -> list[File]:
     """Return the image files directly in a folder, each with the label 0."""
     skipped = Skipped()

@@ -14,7 +14,8 @@ from senet.data.datasets import ImageSplit, Split, open_split
 from senet.data.decoding import decode
 from senet.data.memory import MemoryLoader
 from senet.data.order import BatchOrder
-from senet.data.streaming import StreamingLoader, eval_transform, train_transform
+from senet.data.streaming import StreamingLoader
+from senet.data.transforms import eval_transform, train_transform
 from senet.errors import SenetError
 
 
@@ -91,10 +92,23 @@ def build_loader(
         pixels, labels = decode(images, config.preprocessing)
         augmentation = config.augmentation if train else None
         return MemoryLoader(pixels, labels, order, config.preprocessing, augmentation, device)
-    to_pixels = (
-        train_transform(config.preprocessing, config.augmentation) if train else eval_transform(config.preprocessing)
-    )
-    return StreamingLoader(images, to_pixels, order, config.preprocessing, device, config.num_workers)
+    preprocessing = config.train_preprocessing if train else config.preprocessing
+    to_pixels = train_transform(preprocessing, config.augmentation) if train else eval_transform(preprocessing)
+    return StreamingLoader(images, to_pixels, order, preprocessing, device, config.num_workers)
+
+
+def check_classes(train: ImageSplit, evaluation: ImageSplit) -> None:
+    """Raise a SenetError if the two splits of a data set have different classes, or only one."""
+    if train.class_names != evaluation.class_names:
+        raise SenetError(
+            f"{train.source} has {len(train.class_names)} classes and {evaluation.source} "
+            f"{len(evaluation.class_names)}, or under other names; both need the same"
+        )
+    if len(train.class_names) < 2:
+        raise SenetError(
+            f"{train.source} has only one class ({', '.join(train.class_names)}, {len(train):,} "
+            "images); a classifier needs two or more: give each a folder of its own, or name the folder above"
+        )
 
 
 def load_data(
@@ -115,16 +129,7 @@ def load_data(
         SenetError: see `open_split`; or splits with different classes, or with one; or balancing without effect.
     """
     train_images, eval_images = open_split(config, "train"), open_split(config, "eval")
-    if train_images.class_names != eval_images.class_names:
-        raise SenetError(
-            f"{train_images.source} has {len(train_images.class_names)} classes and {eval_images.source} "
-            f"{len(eval_images.class_names)}, or under other names; both need the same"
-        )
-    if len(train_images.class_names) < 2:
-        raise SenetError(
-            f"{train_images.source} has only one class ({', '.join(train_images.class_names)}, {len(train_images):,} "
-            "images); a classifier needs two or more: give each a folder of its own, or name the folder above"
-        )
+    check_classes(train_images, eval_images)
     assert train_images.labels is not None  # every data set that can be opened for training has labels
     counts = np.bincount(train_images.labels, minlength=len(train_images.class_names))
     chosen = resolve_balance(balance, counts, softmax=softmax)

@@ -1,18 +1,12 @@
-"""Accuracy on one crop or on many."""
+"""How well a network does: the sums over batches, and the figures made of them."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from senet.errors import SenetError
-from senet.evaluation.batches import DataSource, model_and_data, open_batches
-from senet.nn.modes import borrowed
-from senet.nn.precision import Precision, computing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +20,8 @@ class Evaluation:
         num_images: evaluated.
         balanced_accuracy: the mean over the classes of the share of their images that are predicted right, in %.
         macro_f1: the mean over the classes of F1, 2 right / (images + predictions of the class), in %.
+        largest_class: images of the class that has most, in %: the top-1 accuracy of always predicting it.
+        num_classes: that have images.
 
     Classes without images count in neither mean.
     """
@@ -36,6 +32,8 @@ class Evaluation:
     num_images: int
     balanced_accuracy: float
     macro_f1: float
+    largest_class: float
+    num_classes: int
 
 
 def log_probabilities(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
@@ -109,54 +107,6 @@ def evaluation_of(sums: Tensor) -> Evaluation:
         num_images=int(count),
         balanced_accuracy=100 * recall_C.mean().item(),
         macro_f1=100 * f1_C.mean().item(),
+        largest_class=100 * images_C.max().item() / count,
+        num_classes=int(present.sum()),
     )
-
-
-def evaluate(
-    run_or_model: nn.Module | str | Path,
-    data: DataSource | None = None,
-    *,
-    crop_size: int | None = None,
-    resize_sizes: Sequence[int] | None = None,
-    ten_crop: bool = False,
-    batch_size: int = 64,
-    precision: Precision = "fp32",
-    device: torch.device | str | None = None,
-) -> Evaluation:
-    """Measure the accuracy of a network on the evaluation images of a data set.
-
-    Args:
-        run_or_model: a network, or what `senet.from_pretrained` opens: a run or model folder, a name, a hub id.
-        data: a `DataConfig` or its `dataset`, or batches (images, labels); None for what the run was trained on. The
-            preprocessing of a `DataConfig` counts only for networks that do not bring their own (this library's and
-            timm's do).
-        crop_size: side of the crops in pixels; None for the network's own.
-        resize_sizes: lengths that the shorter side is resized to before cropping, in pixels; the probabilities over
-            several are averaged. None keeps the network's own ratio of this length to the crop.
-        ten_crop: average the probabilities of ten crops, the corners and the center and their mirror images.
-        batch_size: crops at once, at least those of one image.
-        precision: "fp32", which is float32 in convolutions too; "tf32", "bf16" or "fp16" where the device has them; or
-            "auto" for bf16 where the hardware computes it, else fp32.
-        device: where to compute; None for where the network is, or, loaded by name, for a GPU if there is one. The
-            caller's network is given back as it was: device, type, memory format and mode.
-
-    Returns:
-        Top-1 and top-5 accuracy, mean loss and number of images.
-
-    Raises:
-        SenetError: a folder, data set or option that does not fit.
-    """
-    model, data = model_and_data(run_or_model, data)
-    batches = open_batches(
-        model,
-        data,
-        crop_size=crop_size,
-        resize_sizes=resize_sizes,
-        ten_crop=ten_crop,
-        batch_size=batch_size,
-        device=device,
-    )
-    if batches.unscored:
-        raise SenetError(batches.unscored)
-    with borrowed(model, batches.device, torch.channels_last), computing(batches.device, precision):
-        return score(model, batches.tracked("Evaluating on"))

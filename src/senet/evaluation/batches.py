@@ -1,9 +1,8 @@
 """Images to run a network on, in batches."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from senet.configs import from_dict
-from senet.data.classes import match_classes
+from senet.data.classes import match_classes, place_classes
 from senet.data.config import DataConfig
 from senet.data.crops import Crops
 from senet.data.datasets import ImageSplit, open_split
+from senet.data.grouping import ClassGroups, group_classes, groups_of_data
 from senet.data.order import BatchOrder
 from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.data.streaming import StreamingLoader
@@ -68,6 +68,7 @@ class Batches:
         each: yields (images, labels); labels are 0 where there are none.
         images: one by one, where the source is a data set.
         preprocessing: of these images for the network.
+        groups: what the network's outputs are counted as; None for the network's own classes.
     """
 
     source: str
@@ -78,6 +79,12 @@ class Batches:
     each: Callable[[], Iterator[tuple[Tensor, Tensor]]]
     images: ImageSplit | None = None
     preprocessing: Preprocessing | None = None
+    groups: ClassGroups | None = None
+
+    def forward(self, model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return what computes logits of `class_names` from images: the model, with its outputs grouped."""
+        groups = self.groups
+        return model if groups is None else lambda images: groups(model(images))
 
     def tracked(self, doing: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches, with a bar on a terminal."""
@@ -117,6 +124,8 @@ def open_batches(
     batch_size: int = 64,
     device: torch.device | str | None = None,
     shared: bool = False,
+    classes_of_data: bool = False,
+    mapping: Mapping[str, str] | str | Path | None = None,
 ) -> Batches:
     """Open the evaluation images of a data set for a network, which stays where it is.
 
@@ -129,6 +138,8 @@ def open_batches(
         batch_size: see `evaluate`.
         device: see `evaluate`.
         shared: divide a data set among the processes of torch.distributed.
+        classes_of_data: see `evaluate`.
+        mapping: see `evaluate`.
 
     Raises:
         SenetError: a data set or option that does not fit.
@@ -137,6 +148,9 @@ def open_batches(
         raise SenetError(f"batch_size is {batch_size}; expected at least 1")
     target = torch.device(device or device_of(model))
     if not isinstance(data, DataConfig | str | Path):
+        if classes_of_data or mapping is not None:
+            option = "classes_of_data" if classes_of_data else "mapping"
+            raise SenetError(f"{option} needs a data set, whose classes have names; these data are batches")
         return given_batches(model, data, target)
     config = data if isinstance(data, DataConfig) else DataConfig(dataset=str(data))
     preprocessing = preprocessing_of(model, data.preprocessing if isinstance(data, DataConfig) else None)
@@ -145,7 +159,12 @@ def open_batches(
     crops = Crops(preprocessing, size, tuple(resize_sizes or (own_resize,)), ten_crop)
     images = open_split(replace(config, preprocessing=preprocessing), "eval")
     dtype = dtype_of(model)
-    images, unscored = labeled_for(model, images, (1, preprocessing.in_channels, size, size))
+    shape = (1, preprocessing.in_channels, size, size)
+    groups, unscored = None, ""
+    if classes_of_data or mapping is not None:
+        images, groups = grouped_for(model, images, shape, classes_of_data, mapping)
+    else:
+        images, unscored = labeled_for(model, images, shape)
     shared = shared and dist.is_available() and dist.is_initialized()
     order = BatchOrder(
         num_images=len(images),
@@ -169,6 +188,7 @@ def open_batches(
         each=each,
         images=images,
         preprocessing=preprocessing,
+        groups=groups,
     )
 
 
@@ -218,12 +238,52 @@ def labeled_for(model: nn.Module, images: ImageSplit, shape: tuple[int, ...]) ->
     """
     if not images.class_names:
         return images, unlabeled(images.source)
-    names: Sequence[str] | None = getattr(model, "class_names", None)
-    blank = torch.zeros(shape, device=device_of(model), dtype=dtype_of(model))
     try:
-        return match_classes(images, tuple(names) if names else None, partial(number_of_classes, model, blank)), ""
+        return match_classes(images, names_of(model), counted(model, shape)), ""
     except SenetError as error:
         return images, str(error)
+
+
+def grouped_for(
+    model: nn.Module,
+    images: ImageSplit,
+    shape: tuple[int, ...],
+    classes_of_data: bool,
+    mapping: Mapping[str, str] | str | Path | None,
+) -> tuple[ImageSplit, ClassGroups | None]:
+    """Return the images with the labels of grouped classes, and the groups; None for the network's own classes.
+
+    Args:
+        model: the network.
+        images: with labels.
+        shape: see `labeled_for`.
+        classes_of_data: see `evaluate`.
+        mapping: see `evaluate`.
+
+    Raises:
+        SenetError: a class that the network or the data lack.
+    """
+    if not images.class_names:
+        raise SenetError(unlabeled(images.source))
+    names, count = names_of(model), counted(model, shape)
+    if names is None and mapping is None:
+        return match_classes(images, None, count), None  # as many as the data's, or refused
+    groups = group_classes(names, mapping)
+    if not classes_of_data:
+        return match_classes(images, groups.names, count), groups
+    places = place_classes(images, groups.names, count)
+    own = tuple(groups.names[place] for place in places)
+    return replace(images, class_names=own), groups_of_data(groups, places, own, images.source)
+
+
+def names_of(model: nn.Module) -> tuple[str, ...] | None:
+    """Return the names of a network's classes; None if it has none."""
+    return tuple(getattr(model, "class_names", None) or ()) or None
+
+
+def counted(model: nn.Module, shape: tuple[int, ...]) -> Callable[[], int]:
+    """Return what counts the classes of a network, which runs once if it does not say; `shape` is of an image."""
+    return lambda: number_of_classes(model, torch.zeros(shape, device=device_of(model), dtype=dtype_of(model)))
 
 
 def unlabeled(source: str) -> str:

@@ -77,6 +77,7 @@ def entrypoint(name: str) -> Callable[..., nn.Module]:
         num_classes: int | None = None,
         in_chans: int | None = None,
         drop_rate: float | None = None,
+        drop_path_rate: float | None = None,
         global_pool: str | None = None,
         features_only: bool = False,
         out_indices: int | Sequence[int] | None = None,
@@ -99,6 +100,8 @@ def entrypoint(name: str) -> Callable[..., nn.Module]:
             in_chans = cfg.get("input_size", (3,))[0]
         if drop_rate is not None:
             options["dropout"] = drop_rate
+        if drop_path_rate is not None:
+            options["drop_path"] = drop_path_rate
         if isinstance(options.get("se"), Mapping):  # timm's command line knows plain values only
             options["se"] = se_from_dict(options["se"])
         model = create_model(

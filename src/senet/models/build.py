@@ -16,6 +16,7 @@ from senet.models.description import Surgery, derive_surgery, describe_state
 from senet.models.external import build_external, is_external
 from senet.nn.attached import attach_at
 from senet.nn.block import SEOptions
+from senet.nn.recompute import recompute_blocks
 
 
 def build(config: ModelConfig, surgery: Surgery | None = None) -> Network:
@@ -46,7 +47,31 @@ def surgery_of(model: Network) -> Surgery:
     return derive_surgery(model, skeleton(model.config) if is_external(model.config.name) else None)
 
 
-NAMES_HERE = {"in_chans": "in_channels", "drop_rate": "dropout", "checkpoint_path": "weights"}
+def checkpoint_gradients(model: nn.Module) -> None:
+    """Let a network compute its blocks again in the backward pass instead of keeping their activations.
+
+    Args:
+        model: from `build`.
+
+    Raises:
+        SenetError: it has no blocks, so that this would have no effect.
+    """
+    if isinstance(model, Network):
+        model.set_grad_checkpointing()
+    elif not recompute_blocks(model):
+        name = cast(ModelConfig, model.config).name
+        raise SenetError(
+            f"compute.grad_checkpointing has no effect on {name}, which is not made of blocks; leave it out, and lower "
+            "batch_size or raise compute.accumulate if memory is short"
+        )
+
+
+NAMES_HERE = {
+    "in_chans": "in_channels",
+    "drop_rate": "dropout",
+    "drop_path_rate": "drop_path",
+    "checkpoint_path": "weights",
+}
 """timm's names of arguments of `create_model` -> this library's names, which are torchvision's."""
 
 TIMM_ONLY = ("features_only", "out_indices", "feature_cls")

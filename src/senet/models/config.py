@@ -33,6 +33,9 @@ class ModelConfig:
     ] = field(default_factory=dict)
 
 
+DROP_PATH_OPTIONS = ("drop_path", "drop_path_rate", "stochastic_depth_prob")
+"""The options that set stochastic depth: of this library's networks, of timm's, of torchvision's."""
+
 SURGERY_OF_SENET_1 = ("inserted", "inserted_se", "removed")
 """Entries that "senet/1" keeps in a network's configuration; see `senet.models.description.Surgery`."""
 

@@ -48,8 +48,9 @@ def build_torchvision(
     if weights is None:
         model: nn.Module = get_model(architecture, weights=None, **options, **classes)
         return with_channels(model, in_channels), options
+    given = {name: value for name, value in options.items() if name != "aux_logits" or value}
     with output_kept_clean():
-        trained = without_auxiliary_classifiers(get_model(architecture, weights=weights, **options))
+        trained = without_auxiliary_classifiers(get_model(architecture, weights=weights, **given))
     trained_classes = len(get_model_weights(architecture)[weights].meta["categories"])
     implied = {name: getattr(trained, name) for name in IMPLIED if hasattr(trained, name)}
     options |= {name: value for name, value in implied.items() if value != IMPLIED[name]}

@@ -1,6 +1,6 @@
 """Residual units with SE at any of its five places: basic, bottleneck, and their pre-activation forms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from senet.models.base import BuildSE, SEUnit
 from senet.nn.block import Placement
+from senet.nn.drop_path import DropPath
 from senet.nn.fused import Chain, has_hooks
+from senet.nn.tracing import is_traced
 
 StrideOn = Literal["1x1", "3x3"]
 BuildShortcut = Callable[[int, int, int], nn.Module]
@@ -82,6 +84,7 @@ class ResidualUnit(SEUnit):
         self.placement = wiring.placement
         self.downsample: nn.Module | None = None
         self.se = None
+        self.drop_path: DropPath | None = None
 
     def add_shortcut(self, in_channels: int, stride: int, wiring: Wiring) -> None:
         """Register the module on the identity branch, if the shape changes, and SE if it follows there."""
@@ -134,12 +137,38 @@ class ResidualUnit(SEUnit):
             return self.chain(layers, x), norm
         return self.recalibrate(x if self.downsample is None else self.downsample(x), "identity"), None
 
+    def join(
+        self, u: Tensor, norm: nn.Module | None, shortcut: Tensor, shortcut_norm: nn.Module | None, *, relu: bool
+    ) -> Tensor:
+        """Compute `drop_path(se(norm(u))) + shortcut_norm(shortcut)`, with a ReLU if asked for, and SE if it is here.
+
+        A branch that may be left out is computed up to its end first, BatchNorm and SE fused. That costs one more pass
+        over the feature map than without stochastic depth.
+        """
+        se = self.se_at("standard")
+        if self.drop_path is not None and (self.training or is_traced(u)):
+            branch = u if norm is None and se is None else self.tail(u, norm, se, relu=False)
+            u, norm, se = self.drop_path(branch), None, None
+        return self.tail(u, norm, se, shortcut, shortcut_norm=shortcut_norm, relu=relu)
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride)."""
         shortcut, shortcut_norm = self.shortcut(x)
         u, norm = self.branch(self.recalibrate(x, "pre"))
-        out = self.tail(u, norm, self.se_at("standard"), shortcut, shortcut_norm=shortcut_norm)
-        return self.recalibrate(out, "post")
+        return self.recalibrate(self.join(u, norm, shortcut, shortcut_norm, relu=True), "post")
+
+
+def add_drop_path(units: Sequence[ResidualUnit], rate: float) -> None:
+    """Let the branches of a network be left out while training, the later the more often.
+
+    Args:
+        units: in the order in which they run.
+        rate: of the last one; the first has 0, and those between rise in equal steps.
+
+    Source: arXiv:1603.09382, section 3; timm, models/resnet.py.
+    """
+    for place, unit in enumerate(units[1:], 1):
+        unit.drop_path = DropPath(rate * place / (len(units) - 1))
 
 
 class BasicUnit(ResidualUnit):
@@ -268,7 +297,7 @@ class PreActivationUnit(ResidualUnit):
         """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride)."""
         activated = self.tail(self.recalibrate(x, "pre"), self.bn1)
         shortcut = self.recalibrate(x if self.downsample is None else self.downsample(activated), "identity")
-        out = self.tail(self.convolutions(activated), None, self.se_at("standard"), shortcut, relu=False)
+        out = self.join(self.convolutions(activated), None, shortcut, None, relu=False)
         return self.recalibrate(out, "post")
 
 

@@ -20,11 +20,13 @@ from senet.models.residual import (
     ResidualUnit,
     StrideOn,
     Wiring,
+    add_drop_path,
     bare_projection,
     conv3x3,
     projection,
 )
 from senet.nn.block import SEOptions
+from senet.nn.drop_path import check_rate
 from senet.nn.fused import Chain
 
 StemPool = Literal["ceil", "pad"]
@@ -50,6 +52,7 @@ class ResNet(Network):
         num_classes: of the linear layer; 0 leaves it out.
         se: SE options; None for the plain network.
         dropout: before the linear layer.
+        drop_path: stochastic depth, see `add_drop_path`; 0 for none.
         zero_init_last: start every branch at zero by its last BatchNorm (Goyal et al., arXiv:1706.02677). Off here,
             on in timm: the paper uses He initialization alone. Turn it on for recipes made for timm's networks.
 
@@ -72,17 +75,20 @@ class ResNet(Network):
         num_classes: int,
         se: SEOptions | None,
         dropout: float = 0.0,
+        drop_path: float = 0.0,
         zero_init_last: bool = False,
     ) -> None:
         super().__init__()
         stages = range(2, 2 + len(layers))
         check_se(se, stages)
+        check_rate(drop_path)
         maxpool: nn.Module = {
             "ceil": nn.MaxPool2d(3, 2, ceil_mode=True),
             "pad": nn.MaxPool2d(3, 2, padding=1),
             None: nn.Identity(),
         }[stem_pool]
         channels = stem_channels
+        all_units: list[ResidualUnit] = []
         residual_stages: dict[str, nn.Module] = {}
         levels = []
         for i, stage in enumerate(stages):
@@ -97,6 +103,7 @@ class ResNet(Network):
                 units.append(unit(channels, planes[i], stride, wiring))
                 channels = units[-1].out_channels
             residual_stages[f"layer{i + 1}"] = nn.Sequential(*units)
+            all_units += units
             levels.append((f"layer{i + 1}", channels, 2**i if stem_pool is None else 4 * 2**i))
         if isinstance(units[-1], PreActivationUnit):
             levels[-1] = ("act1", *levels[-1][1:])
@@ -105,6 +112,8 @@ class ResNet(Network):
             self.add_trunk(
                 conv1=stem, bn1=nn.BatchNorm2d(stem_channels), act1=nn.ReLU(), maxpool=maxpool, **residual_stages
             )
+        if drop_path:
+            add_drop_path(all_units, drop_path)
         self.add_head(channels, num_classes, dropout)
         if stem_pool is not None:
             levels.insert(0, ("act1", stem_channels, 2))
@@ -155,6 +164,7 @@ def imagenet_resnet(
     stem_pool: StemPool = "ceil",
     relu_last: bool = False,
     dropout: float = 0.0,
+    drop_path: float = 0.0,
     zero_init_last: bool = False,
 ) -> ResNet:
     """Build a four-stage network for images of about 224 pixels.
@@ -175,6 +185,7 @@ def imagenet_resnet(
         stem_pool: see `ResNet`; "pad" in torchvision.
         relu_last: see `BasicUnit`; for units of two convolutions.
         dropout: see `ResNet`.
+        drop_path: see `ResNet`.
         zero_init_last: see `ResNet`.
     """
     check_choice("stride_on", stride_on, get_args(StrideOn))
@@ -199,6 +210,7 @@ def imagenet_resnet(
         num_classes=num_classes,
         se=se,
         dropout=dropout,
+        drop_path=drop_path,
         zero_init_last=zero_init_last,
     )
 
@@ -224,6 +236,7 @@ def cifar_resnet(
     stride_on: StrideOn = "1x1",
     shortcut: Shortcut = "pad",
     dropout: float = 0.0,
+    drop_path: float = 0.0,
     zero_init_last: bool = False,
 ) -> ResNet:
     """Build a three-stage network of 16, 32 and 64 planes for images of about 32 pixels.
@@ -241,6 +254,7 @@ def cifar_resnet(
         shortcut: where basic units change shape, "pad" (option A of the paper, no parameters) or, without
             pre-activation, "projection" (option B, 1x1 convolution and BatchNorm).
         dropout: see `ResNet`.
+        drop_path: see `ResNet`.
         zero_init_last: see `ResNet`.
 
     Raises:
@@ -270,6 +284,7 @@ def cifar_resnet(
         num_classes=num_classes,
         se=se,
         dropout=dropout,
+        drop_path=drop_path,
         zero_init_last=zero_init_last,
     )
 
@@ -282,6 +297,7 @@ def wide_resnet(
     in_channels: int = 3,
     se: SEOptions | None = None,
     dropout: float = 0.0,
+    drop_path: float = 0.0,
 ) -> ResNet:
     """Build a three-stage network of 16, 32 and 64 times `widen` planes for images of about 32 pixels.
 
@@ -294,6 +310,7 @@ def wide_resnet(
         in_channels: channels of the images.
         se: see `ResNet`.
         dropout: see `ResNet`.
+        drop_path: see `ResNet`.
 
     Raises:
         SenetError: a depth that no such network has, or a widening factor below 1.
@@ -313,4 +330,5 @@ def wide_resnet(
         num_classes=num_classes,
         se=se,
         dropout=dropout,
+        drop_path=drop_path,
     )

@@ -10,7 +10,7 @@ from tyro.conf import Fixed, Suppress
 from senet.configs import from_dict, settings
 from senet.data.config import DataConfig
 from senet.errors import SenetError, check_choice, check_ranges
-from senet.models.config import ModelConfig
+from senet.models.config import DROP_PATH_OPTIONS, ModelConfig
 from senet.training.sections import (
     ComputeConfig,
     Freeze,
@@ -123,6 +123,7 @@ class TrainConfig:
             raise SenetError(f"batch_size is {self.batch_size}; mixup and CutMix pair images and need an even number")
         if self.weights is None:  # otherwise the weights decide
             self.check_channels()
+            self.check_drop_path()
             for option in ("weights_layout", "weights_key"):
                 if getattr(self, option) is not None:
                     raise SenetError(f"{option} has no effect without weights; set that too")
@@ -139,6 +140,16 @@ class TrainConfig:
                 f"model.in_channels is {self.model.in_channels}, but data.preprocessing gives "
                 f"{self.data.preprocessing.in_channels} channels; set data.preprocessing.mean and std for as many"
             )
+
+    def check_drop_path(self) -> None:
+        """Raise a SenetError if an option of the network contradicts `regularization.drop_path`."""
+        rate = self.regularization.drop_path
+        for option in DROP_PATH_OPTIONS:
+            if rate and self.model.options.get(option, rate) != rate:
+                raise SenetError(
+                    f"model.options.{option} is {self.model.options[option]}, but regularization.drop_path is {rate}; "
+                    "leave one of them out"
+                )
 
     def asked(self) -> dict[str, Any]:
         """Return the values of `model` and `data.preprocessing` that somebody asked for, by dotted name."""

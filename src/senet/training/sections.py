@@ -169,7 +169,9 @@ class RegularizationConfig:
         mixup: alpha of mixup; 0 for none.
         cutmix: alpha of CutMix; 0 for none. With both, one of them is drawn for each batch.
         drop_path: stochastic depth (arXiv:1603.09382): probability with which the last residual branch is left out of
-            a training step for an image; those before it are left out less, in proportion to their depth.
+            a training step for an image; those before it are left out less, in proportion to their depth. For ResNets,
+            ResNeXts and SENets, and for networks of timm and torchvision that have it; 0 leaves it as the network has
+            it.
         ema_decay: decay per step of an exponential moving average of the weights, which is then evaluated and saved;
             None for none.
         ema_warmup: let the average follow quickly at first, so that it is of use in short runs too: the decay of step t

@@ -17,7 +17,9 @@ from senet.data.loading import Loaders
 from senet.errors import SenetError, needed_for
 from senet.evaluation.accuracy import Evaluation
 from senet.models.base import Network
+from senet.models.build import checkpoint_gradients
 from senet.models.config import ModelConfig
+from senet.models.stochastic_depth import with_drop_path
 from senet.nn.fused import set_fused
 from senet.nn.precision import float32_products, slow_bf16
 from senet.training.budget import Budget
@@ -41,6 +43,7 @@ from senet.training.scoring import evaluate_in_run, figures, summed
 from senet.training.seeding import STEP_STREAM, seed_everything
 from senet.training.selection import Selection
 from senet.training.state import Part, Position, gather
+from senet.training.trackers import Trackers
 
 with needed_for("senet.train"):
     from accelerate import Accelerator
@@ -78,11 +81,14 @@ class Trainer:
         self.format = torch.channels_last if compute.channels_last else torch.contiguous_format
         self.teacher = open_teacher(config, data.class_names, accelerator.device)
         seed_everything(config.seed)
-        model = build(replace(config.model, num_classes=num_classes)).train()
+        network = with_drop_path(replace(config.model, num_classes=num_classes), regularization.drop_path)
+        model = build(network).train()
         self.config = config if config.weights is None else replace(config, model=model.config)
         model.preprocessing = config.data.preprocessing
         model.class_names = data.class_names
         set_fused(model, is_on(compute.fused))
+        if compute.grad_checkpointing:
+            checkpoint_gradients(model)
         self.model = model.to(accelerator.device).to(memory_format=self.format)
         decay, warmup = regularization.ema_decay, regularization.ema_warmup
         self.ema = RunningAverage(self.model, decay, warmup=warmup) if decay else None
@@ -151,10 +157,13 @@ class Trainer:
         config, position, num_batches = self.config, self.position, len(self.data.train)
         main = self.accelerator.is_main_process
         done = position.epoch * num_batches + position.batch
+        trackers = Trackers(self.run_folder.path, config, position.epoch if done else None) if main else None
         with (
             lines_shown(),
             float32_products(self.accelerator.device, config.compute.precision),
-            Reporter(self.run_folder.path, config.epochs, num_batches, done, progress, quiet=not main) as reporter,
+            Reporter(
+                self.run_folder.path, config.epochs, num_batches, done, progress, trackers=trackers, quiet=not main
+            ) as reporter,
             caught_signals() as self.caught,
         ):
             self.say = self.steps.say = reporter.say

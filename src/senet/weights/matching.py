@@ -9,7 +9,7 @@ from senet.errors import SenetError
 from senet.models.base import classifier_names
 from senet.models.build import default_of, option_value
 from senet.models.catalog import CARDS, Card, model_card
-from senet.models.config import ModelConfig
+from senet.models.config import DROP_PATH_OPTIONS, ModelConfig
 from senet.models.description import Surgery
 from senet.models.external import is_external
 from senet.nn.block import SEOptions
@@ -17,7 +17,7 @@ from senet.ops.gates import GATES
 from senet.weights.checkpoint import Checkpoint
 from senet.weights.layouts import TORCHVISION, State, is_first_layer, stranger
 
-NOT_OF_THE_WEIGHTS = ("dropout", "zero_init_last", "shake_forward", "shake_backward")
+NOT_OF_THE_WEIGHTS = ("dropout", *DROP_PATH_OPTIONS, "zero_init_last", "shake_forward", "shake_backward")
 """Options with which the same weights compute the same outputs in evaluation mode: these may differ, and no others."""
 ADAPTABLE_SE = ("reduction", "bias")
 """SE options to which weights are fitted exactly, see `fit_se`: these may differ, and no others."""

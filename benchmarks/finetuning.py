@@ -1,0 +1,349 @@
+"""Fine-tuning to few pictures: `senet.finetune`, fastai's `fine_tune` and timm's train.py in the same time.
+
+CIFAR-10: cifar_se_resnet20 and its plain twin are pretrained on the first five classes, then fine-tuned to the others
+with 20, 100 and 500 pictures a class. Photos: the packaged cifar_se_resnet20 is fine-tuned to the crops of COCO's
+boxes, few and imbalanced; half of the photos are for training and half for testing, and then the other way round.
+
+Each contestant has a process and a core of its own with one thread, and as many seconds as the others; as many run side
+by side as there are cores. timm and fastai take epochs, not seconds: how many fill the time is measured first.
+An interrupted measurement goes on where it was: rows that are there are not measured again.
+
+Command: python benchmarks/finetuning.py --all --cifar FOLDER --photos FOLDER --train-py FILE
+    where train.py is of timm's repository, and fastai is installed or its folder is in PYTHONPATH.
+Cost: 45 minutes on two CPU cores, and 10 for the pretraining, which is kept in --work; 3 GB of memory.
+Results: benchmarks/results/finetuning.json
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import tyro
+
+import senet
+from finetuning_data import cifar_folder, crops_folder, pretraining_data
+from finetuning_epoch import ROUNDS, Case, measure_epochs
+from report import RESULTS, about, write_results
+from senet.files import read_jsonl
+
+HERE = Path(__file__).parent
+PACKAGES = ("torch", "torchvision", "timm", "fastai")
+PARTS = ("pretrain", "cifar", "photos", "epoch")
+"""What --all measures; "variants" is asked for by its name."""
+EPOCHS = 20
+"""Of the pretraining."""
+RESULTS_FILE = RESULTS / "finetuning.json"
+NETWORKS = ("cifar_se_resnet20", "cifar_resnet20")
+SECONDS = {20: 15.0, 100: 30.0, 500: 50.0}
+"""Of training, by the number of images of a class of CIFAR-10."""
+PHOTO_SECONDS = 60.0
+PHOTO_SIZE = 48
+"""Of the crops that the networks see, in pixels: no box of the photos is smaller."""
+PEERS = ("senet finetune", "fastai", "timm", "timm, advised")
+BESIDE = (
+    ("from scratch", NETWORKS[0]),
+    ("senet finetune", NETWORKS[1]),
+    ("SE inserted", NETWORKS[1]),
+)
+"""What is compared with `senet.finetune`'s defaults on CIFAR-10 besides, and from which network."""
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "BatchNorm trained": {"freeze": "none"},
+    "BatchNorm frozen": {"freeze": "bn"},
+    "trunk frozen": {"freeze": "trunk"},
+    "SGD, rate 0.05": {"optimizer.name": "sgd", "optimizer.lr": 0.05, "optimizer.weight_decay": 5e-4},
+    "rate 0.003": {"optimizer.lr": 3e-3},
+    "rate 0.0003": {"optimizer.lr": 3e-4},
+    "the same rate for all layers": {"optimizer.layer_decay": None},
+    "no warm head": {"head_epochs": 0},
+    "no label smoothing": {"regularization.label_smoothing": 0.0},
+    "no average of weights": {"regularization.ema_decay": None},
+    "no TrivialAugment": {"data.augmentation.auto_augment": None},
+    "crops of 60 to 100 %": {"data.augmentation.padding": 0, "data.augmentation.crop_scale": [0.6, 1.0]},
+    "crops of 35 to 100 %": {"data.augmentation.padding": 0, "data.augmentation.crop_scale": [0.35, 1.0]},
+    "balance off": {"objective.balance": "off"},
+    "balance by the sampler": {"objective.balance": "sampler"},
+    "balance by weights": {"objective.balance": "weights"},
+}
+"""Settings of `senet.finetune` beside its defaults: the reasons for these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What is measured.
+
+    Args:
+        all: pretraining where it is missing, and every part.
+        parts: of "pretrain", "cifar", "photos", "epoch" and "variants", those that are measured.
+        cifar: folder of CIFAR-10's parquet files.
+        photos: folder of photos with boxes: train.json, val.json, images/.
+        train_py: timm's train.py; None leaves timm out.
+        work: folder of the pretrained networks, the pictures and the runs, which are kept.
+        results: the file that is written.
+        seeds: of each contestant.
+        cores: how many contestants run side by side; None for all cores.
+        smoke: seconds of each contestant, one seed, the fewest images: does everything run? None to measure.
+    """
+
+    all: bool = False
+    parts: tuple[str, ...] = ()
+    cifar: Path = Path("../shared/data/cifar10")
+    photos: Path = Path("../shared/data/coco_photos")
+    train_py: Path | None = None
+    work: Path = Path("/tmp/finetuning")
+    results: Path = RESULTS_FILE
+    seeds: int = 3
+    cores: int | None = None
+    smoke: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training of one contestant.
+
+    Args:
+        measure: "cifar" or "photos".
+        contestant: see `finetuning_contestants.CONTESTANTS`.
+        network: by name.
+        group: images of a class of CIFAR-10, or which half of the photos is for testing.
+        seed: of the training and of the choice of the pictures.
+        budget: seconds of training.
+    """
+
+    measure: str
+    contestant: str
+    network: str
+    group: int
+    seed: int
+    budget: float
+
+
+def jobs_of(measure: str, arguments: Arguments) -> list[Job]:
+    """Return the jobs of a measure: a seed after the other, the longest of a seed first."""
+    seeds = range(1 if arguments.smoke else arguments.seeds)
+    jobs = []
+    for seed in seeds:
+        if measure == "photos":
+            given = [(name, NETWORKS[0], fold, PHOTO_SECONDS) for fold in (0, 1) for name in PEERS]
+        else:
+            wanted = [*((name, NETWORKS[0]) for name in PEERS), *BESIDE]
+            sizes = sorted(SECONDS, reverse=True)[-1 if arguments.smoke else 0 :]
+            given = [(name, network, size, SECONDS[size]) for size in sizes for name, network in wanted]
+        for name, network, group, seconds in given:
+            jobs.append(
+                Job(
+                    measure=measure,
+                    contestant=name,
+                    network=network,
+                    group=group,
+                    seed=seed,
+                    budget=arguments.smoke or seconds,
+                )
+            )
+    return [job for job in jobs if arguments.train_py or "timm" not in job.contestant]
+
+
+def variant_jobs(arguments: Arguments) -> list[Job]:
+    """Return the jobs of the variants: each changes one default, for as many epochs as the defaults choose."""
+    data = [("cifar", 20), ("cifar", 100), ("photos", 0), ("photos", 1)]
+    seeds = range(1 if arguments.smoke else arguments.seeds)
+    named = [(seed, *where, name) for seed in seeds for where in data for name in VARIANTS]
+    return [
+        Job(measure=f"{measure} variants", contestant=name, network=NETWORKS[0], group=group, seed=seed, budget=0.0)
+        for seed, measure, group, name in named
+        if measure == "photos" or "balance" not in name  # CIFAR-10's classes are equal
+    ]
+
+
+def folder_of(job: Job, arguments: Arguments) -> Path:
+    """Return the folder of the pictures of a job, written if it is not there."""
+    photos = job.measure.startswith("photos")
+    folder = arguments.work / f"{'photos' if photos else 'cifar'}-{job.group}-{job.seed}"
+    if photos:
+        return crops_folder(arguments.photos, folder, job.group, job.seed)
+    return cifar_folder(arguments.cifar, folder, job.group, job.seed)
+
+
+def start_of(job: Job, arguments: Arguments) -> Path:
+    """Return the folder of the weights that a job starts from.
+
+    Their classifier is new: else it would be kept where the classes happen to be as many as those before.
+    """
+    photos = job.measure.startswith("photos")
+    folder = arguments.work / f"start-{job.network}-{'photos' if photos else 'cifar'}"
+    if not folder.exists():
+        run = arguments.work / "pretrained" / job.network
+        model = senet.from_pretrained(job.network if photos else run)
+        model.reset_classifier(len(list((folder_of(job, arguments) / "train").iterdir())))
+        if photos:
+            model.preprocessing = replace(model.preprocessing, image_size=PHOTO_SIZE, resize=PHOTO_SIZE)
+        senet.save_pretrained(model, folder)
+    return folder
+
+
+def pretrain(arguments: Arguments) -> None:
+    """Train both networks side by side on the first five classes: 20 epochs of `cifar10_short`'s cycle."""
+    data = pretraining_data(arguments.cifar, arguments.work / "pretraining")
+    running = []
+    for network in NETWORKS:
+        output = arguments.work / "pretrained" / network
+        if (output / "metrics.jsonl").exists() and read_jsonl(output / "metrics.jsonl")[-1]["epoch"] == EPOCHS:
+            continue
+        words = ["cifar10_short", "--output", output, "--data", data, "--model.name", network, "--epochs", EPOCHS]
+        if (output / "config.json").exists():
+            words = ["--resume", output]
+        command = [sys.executable, "-m", "senet", "train", *map(str, words)]
+        running.append(subprocess.Popen(command, env=environment()))
+    codes = [process.wait() for process in running]
+    if any(codes):
+        raise SystemExit("the pretraining has failed")
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a contestant: one thread."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def run_job(job: Job, arguments: Arguments, core: int) -> dict[str, Any]:
+    """Run a contestant on a core; return its row."""
+    output = arguments.work / "runs" / "-".join(str(value) for value in vars(job).values()).replace(" ", "_")
+    task = {
+        "contestant": "variant" if job.contestant in VARIANTS else job.contestant,
+        "settings": json.dumps(VARIANTS.get(job.contestant, {})),
+        "folder": folder_of(job, arguments),
+        "start": start_of(job, arguments),
+        "output": output,
+        "seconds": job.budget,
+        "seed": job.seed,
+        "train-py": arguments.train_py,
+    }
+    return vars(job) | in_own_process(task, core, output.with_suffix(".log"))
+
+
+def in_own_process(task: Mapping[str, Any], core: int, log: Path) -> dict[str, Any]:
+    """Run `finetuning_contestants.py` on a core and return what it prints last; or why there is none, as "failed"."""
+    given = {name: value for name, value in task.items() if value is not None}
+    words = [word for name, value in given.items() for word in option(name, value)]
+    command = [sys.executable, str(HERE / "finetuning_contestants.py"), *words]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        pinned = partial(os.sched_setaffinity, 0, {core})
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=file, text=True, env=environment(), preexec_fn=pinned
+        )
+    last = (done.stdout.strip().splitlines() or [""])[-1]
+    if done.returncode:
+        return {"failed": (log.read_text().strip().splitlines() or ["no message"])[-1]}
+    found: dict[str, Any] = json.loads(last)
+    return found
+
+
+def option(name: str, value: Any) -> list[str]:
+    """Return an option as words of a command line."""
+    return [f"--{name}"] if value is True else [f"--{name}", str(value)]
+
+
+class Results:
+    """The rows that are there, in a file that is written again with each new one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        self.lock = threading.Lock()
+
+    def has(self, job: Job) -> bool:
+        """Whether a job has been done, and not failed."""
+        rows = self.content.get(job.measure, [])
+        return any("failed" not in row and row.items() >= vars(job).items() for row in rows)
+
+    def add(self, measure: str, row: Mapping[str, Any]) -> None:
+        """Add a row in the place of the one of the same job."""
+        print(json.dumps(row), flush=True)
+        job = {name.name: row[name.name] for name in fields(Job)}
+        with self.lock:
+            rows = [old for old in self.content.get(measure, []) if not old.items() >= job.items()]
+            self.content[measure] = [*rows, dict(row)]
+            self.write()
+
+    def write(self) -> None:
+        """Write the file, with the machine and the versions."""
+        told = about(PACKAGES)
+        told["machine"]["threads"] = 1  # of a contestant
+        write_results(self.path, self.content | told, PACKAGES)
+
+
+def measure(jobs: Sequence[Job], arguments: Arguments, results: Results) -> None:
+    """Run the jobs that have no row yet, as many at a time as there are cores."""
+    cores: SimpleQueue[int] = SimpleQueue()
+    free = sorted(os.sched_getaffinity(0))[: arguments.cores]
+    for core in free:
+        cores.put(core)
+
+    def run(job: Job) -> None:
+        core = cores.get()
+        try:
+            results.add(job.measure, run_job(job, arguments, core))
+        finally:
+            cores.put(core)
+
+    left = [job for job in jobs if not results.has(job)]
+    for job in left:  # before the clock of any
+        start_of(job, arguments)
+    with ThreadPoolExecutor(len(free)) as pool:
+        for _ in pool.map(run, left):
+            pass
+
+
+def time_epochs(arguments: Arguments) -> list[dict[str, Any]]:
+    """Time an epoch beside timm's train.py: CIFAR's pictures at 32 pixels and the photos' crops at 128."""
+    core = min(os.sched_getaffinity(0))
+    cases = []
+    for measure, group, network, size in (("cifar", 100, NETWORKS[0], 32), ("photos", 0, "se_resnet18", 128)):
+        job = Job(measure=measure, contestant="", network=network, group=group, seed=0, budget=0)
+        cases.append(Case(network=network, image_size=size, folder=folder_of(job, arguments)))
+    log = arguments.work / "runs" / "epoch.log"
+    rounds = 1 if arguments.smoke else ROUNDS
+
+    def run(task: Mapping[str, Any]) -> dict[str, Any]:
+        return in_own_process(task, core, log)
+
+    return measure_epochs(cases, arguments.work, run, arguments.train_py, rounds)
+
+
+def main(arguments: Arguments) -> None:
+    """Measure the parts that were asked for, then write the page of results."""
+    parts = PARTS if arguments.all else arguments.parts
+    known = (*PARTS, "variants")
+    if not parts or not set(parts) <= set(known):
+        raise SystemExit(f"give --all, or --parts and some of {', '.join(known)}")
+    if arguments.smoke and arguments.results == RESULTS_FILE:
+        raise SystemExit("--smoke measures nothing that counts: give --results another file")
+    results = Results(arguments.results)
+    if "pretrain" in parts:
+        pretrain(arguments)
+    for part in ("cifar", "photos"):
+        if part in parts:
+            measure(jobs_of(part, arguments), arguments, results)
+    if "variants" in parts:
+        measure(variant_jobs(arguments), arguments, results)
+    if "epoch" in parts:
+        results.content["epoch"] = time_epochs(arguments)
+        results.write()
+    if arguments.results == RESULTS_FILE:
+        paths = {"PYTHONPATH": os.pathsep.join([str(HERE.parent / "docs"), os.environ.get("PYTHONPATH", "")])}
+        subprocess.run([sys.executable, "-m", "pages"], env=environment() | paths, check=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))

@@ -1,0 +1,135 @@
+"""Write the tables of fine-tuning in docs/results.md from benchmarks/results/finetuning.json."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from pages.measured import Result, number, provenance, read, table
+
+PLAIN = "cifar_resnet20"
+PEERS = ("fastai", "timm", "timm, advised")
+OURS = "senet finetune"
+LABELS = {
+    (OURS, False): "`senet finetune`",
+    ("fastai", False): "fastai, `fine_tune`",
+    ("timm", False): "timm, `train.py`",
+    ("timm, advised", False): "timm, `train.py`, advised",
+    ("from scratch", False): "`senet finetune --no-pretrained`",
+    (OURS, True): "without SE: `senet finetune`",
+    ("SE inserted", True): "without SE, then inserted: `senet finetune`",
+}
+"""Of each contestant, and whether its network was trained without SE."""
+CIFAR = """
+Top-1 accuracy in % on the 5,000 test images of the five classes, mean and standard deviation of {seeds} seeds, which
+also choose the images. Of the images a fifth are for validation. Training took at most {seconds} seconds on one core.
+"""
+PHOTOS = """
+Crops of at least 48 pixels of the boxes in 100 photos of COCO, 10 classes, two thirds of the crops people, in the other
+classes 2 to 6 crops for training: the packaged `cifar_se_resnet20` in {seconds:.0f} seconds on one core, at 48 pixels.
+Mean and standard deviation over {runs} runs: seeds, and which half of the photos is for training.
+"""
+VARIANTS = """
+What the defaults of `senet finetune` are worth: one changed at a time, for as many epochs as the defaults choose, in %
+(`python benchmarks/finetuning.py --parts variants`).
+"""
+EPOCHS = """
+Images that are trained on in a second on one core, validation included; median of rounds in turn.
+"""
+
+
+def finetuning_tables() -> str:
+    """Return the tables, or that nothing has been measured."""
+    result = read("finetuning")
+    if result is None:
+        return "\nNot measured yet: `python benchmarks/finetuning.py --all`.\n"
+    parts = [part(result) for name, part in PARTS.items() if result.get(name)]
+    return "".join(parts) + "\n" + provenance("python benchmarks/finetuning.py --all", result)
+
+
+def contestants(rows: Sequence[Result]) -> list[tuple[str, bool]]:
+    """Return the contestants that have rows, each with whether its network was trained without SE, as in `LABELS`."""
+    found = {(row["contestant"], row["network"] == PLAIN) for row in rows}
+    return [key for key in LABELS if key in found]
+
+
+def values(rows: Iterable[Result], key: tuple[str, bool], metric: str, group: int | None = None) -> list[float]:
+    """Return a metric of a contestant in all its runs, or in those of one group."""
+    return [
+        row[metric]
+        for row in rows
+        if (row["contestant"], row["network"] == PLAIN) == key and group in (None, row["group"]) and metric in row
+    ]
+
+
+def with_deviation(found: Sequence[float]) -> str:
+    """Format a mean and a standard deviation."""
+    if not found:
+        return "failed"
+    deviation = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
+    return f"{statistics.mean(found):.1f}{deviation}"
+
+
+def cifar(result: Result) -> str:
+    """Return the table of CIFAR-10."""
+    rows = result["cifar"]
+    groups = sorted({row["group"] for row in rows})
+    lines = [
+        (LABELS[key], *(with_deviation(values(rows, key, "top1", group)) for group in groups))
+        for key in contestants(rows)
+    ]
+    seconds = ", ".join(f"{max(row['budget'] for row in rows if row['group'] == group):.0f}" for group in groups)
+    text = CIFAR.format(seeds=len({row["seed"] for row in rows}), seconds=seconds)
+    text += table(("", *(f"{group} images a class" for group in groups)), lines)
+    said = [f"{ahead(rows, 'top1', group)} with {group} images a class" for group in groups]
+    return text + f"\nAhead of the best of the others: {', '.join(said)} (points of top-1 accuracy).\n"
+
+
+def ahead(rows: Sequence[Result], metric: str, group: int) -> str:
+    """Format by how many points this library's mean is ahead of the best of the others."""
+    own, *others = (values(rows, (name, False), metric, group) for name in (OURS, *PEERS))
+    means = [statistics.mean(found) for found in others if found]
+    return f"{statistics.mean(own) - max(means):+.1f}" if own and means else "unknown"
+
+
+def photos(result: Result) -> str:
+    """Return the table of the photos' crops."""
+    rows = result["photos"]
+    metrics = ("balanced_accuracy", "macro_f1", "top1")
+    keys = contestants(rows)
+    lines = [(LABELS[key], *(with_deviation(values(rows, key, metric)) for metric in metrics)) for key in keys]
+    runs = len(values(rows, keys[0], "top1"))
+    text = PHOTOS.format(seconds=max(row["budget"] for row in rows), runs=runs)
+    text += table(("", "balanced accuracy, %", "macro F1, %", "top-1, %"), lines)
+    own, *others = (values(rows, (name, False), metrics[0]) for name in (OURS, *PEERS))
+    means = [statistics.mean(found) for found in others if found]
+    if own and means:
+        text += f"\nThat is {statistics.mean(own) / max(means):.2f} times the balanced accuracy of the best other.\n"
+    return text
+
+
+def epochs(result: Result) -> str:
+    """Return the table of how long an epoch takes."""
+    cases = result["epoch"]
+    names = list(dict.fromkeys(name for case in cases for name in case["images_per_s"]))
+    lines = []
+    for name in names:
+        found = [case["images_per_s"].get(name) for case in cases]
+        lines.append((name, *(number(statistics.median(speeds)) if speeds else "failed" for speeds in found)))
+    heads = [f"`{case['network']}`, {case['image_size']} pixels" for case in cases]
+    return EPOCHS + table(("", *heads), lines)
+
+
+def variants(result: Result) -> str:
+    """Return the table of what each of `senet finetune`'s defaults is worth."""
+    cifar, photos = (result.get(f"{name} variants", []) for name in ("cifar", "photos"))
+    names = list(dict.fromkeys(row["contestant"] for row in (*cifar, *photos)))
+    groups = sorted({row["group"] for row in cifar})
+    lines = []
+    for name in names:
+        key = (name, False)
+        found = [values(cifar, key, "top1", group) for group in groups] + [values(photos, key, "balanced_accuracy")]
+        lines.append((name, *(with_deviation(each) if each else "" for each in found)))
+    heads = [*(f"top-1, {group} images a class" for group in groups), "balanced accuracy, photos"]
+    return VARIANTS + table(("", *heads), lines)
+
+
+PARTS = {"cifar": cifar, "photos": photos, "cifar variants": variants, "epoch": epochs}

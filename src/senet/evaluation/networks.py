@@ -1,0 +1,151 @@
+"""Networks that classify images together: opened, on their device, with their classes in one order."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from senet.data.crops import Crops
+from senet.data.folders import listed
+from senet.data.preprocessing import Preprocessing, preprocessing_of
+from senet.errors import SenetError
+from senet.evaluation.accuracy import log_probabilities
+from senet.evaluation.batches import open_model
+from senet.nn.modes import borrowed, default_device, device_of, dtype_of
+from senet.nn.precision import Precision, computing
+
+
+class Classifier(Protocol):
+    """Whatever computes logits (N, num_classes) of images (N, C, H, W), such as an exported network."""
+
+    preprocessing: Preprocessing
+    class_names: Sequence[str] | None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Compute the logits of normalized float32 images."""
+
+
+Source = nn.Module | Classifier | str | Path
+"""A network, or what `senet.from_pretrained` opens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenNetwork:
+    """A network that is ready to classify.
+
+    Args:
+        name: for messages.
+        network: images to logits.
+        crops: cuts uint8 crops (crops, C, H, W) from a picture.
+        preprocessing: for the normalization.
+        class_names: of its outputs; empty if it has none.
+        device: where it computes.
+        dtype: of its images.
+    """
+
+    name: str
+    network: Callable[[Tensor], Tensor]
+    crops: Crops
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    device: torch.device
+    dtype: torch.dtype
+
+    @torch.no_grad()
+    def log_probabilities(self, pixels: Tensor, precision: Precision) -> Tensor:
+        """Return the log probabilities of each class, float32 (N, num_classes) on the CPU, averaged over the crops.
+
+        Args:
+            pixels: uint8 (N, crops, C, H, W).
+            precision: of the arithmetic.
+        """
+        scale = [255 * torch.tensor(v).view(-1, 1, 1) for v in (self.preprocessing.mean, self.preprocessing.std)]
+        mean, std = (values.to(self.device) for values in scale)
+        images = pixels.to(self.device).to(torch.float32).sub_(mean).div_(std).to(self.dtype)
+        with self.at_rest(), computing(self.device, precision):
+            return log_probabilities(self.network, images.squeeze(1) if self.crops.count == 1 else images).cpu()
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Put a module into evaluation mode for a while."""
+        if not isinstance(self.network, nn.Module):
+            yield
+            return
+        with borrowed(self.network):
+            yield
+
+
+def open_network(
+    source: Source,
+    *,
+    crop_size: int | None = None,
+    resize_sizes: Sequence[int] | None = None,
+    ten_crop: bool = False,
+    device: torch.device | str | None = None,
+) -> OpenNetwork:
+    """Make a network ready to classify; see `senet.predict` for the arguments.
+
+    Raises:
+        SenetError: there is no such network, it has no preprocessing, or the crops do not fit.
+    """
+    if isinstance(source, str | Path):
+        network: Any = open_model(source)
+        network.to(default_device() if device is None else device, memory_format=torch.channels_last)
+    else:
+        network = source
+        if isinstance(network, nn.Module) and device is not None and torch.device(device) != device_of(network):
+            network = deepcopy(network).to(device)  # the caller's stays where it is
+    preprocessing = preprocessing_of(network)
+    size = preprocessing.image_size if crop_size is None else crop_size
+    own_resize = round(size * preprocessing.resize / preprocessing.image_size)
+    is_module = isinstance(network, nn.Module)
+    return OpenNetwork(
+        name=str(source) if isinstance(source, str | Path) else type(network).__name__,
+        network=network,
+        crops=Crops(preprocessing, size, tuple(resize_sizes or (own_resize,)), ten_crop),
+        preprocessing=preprocessing,
+        class_names=tuple(getattr(network, "class_names", None) or ()),
+        device=device_of(network) if is_module else torch.device(getattr(network, "device", "cpu")),
+        dtype=dtype_of(network) if is_module else torch.float32,
+    )
+
+
+def output_orders(networks: Sequence[OpenNetwork]) -> list[list[int] | None]:
+    """Return for each network where its outputs are that belong to the classes of the first one, in their order.
+
+    Args:
+        networks: with the same classes, in any order. None stands for the outputs as they are.
+
+    Raises:
+        SenetError: they have other classes, or only some have class names.
+    """
+    first = networks[0]
+    orders: list[list[int] | None] = []
+    for other in networks:
+        if other.class_names == first.class_names:
+            orders.append(None)
+            continue
+        problem = difference(first, other)
+        if problem:
+            raise SenetError(f"{first.name} and {other.name} cannot predict together: {problem}")
+        place_of = {name: place for place, name in enumerate(other.class_names)}
+        orders.append([place_of[name] for name in first.class_names])
+    return orders
+
+
+def difference(first: OpenNetwork, other: OpenNetwork) -> str:
+    """Return how the classes of two networks differ; empty if only their order does."""
+    for network in (first, other):
+        if not network.class_names:
+            return f"{network.name} has no class names; set its class_names"
+    for one, unlike in ((first, other), (other, first)):
+        if lacking := sorted(set(one.class_names) - set(unlike.class_names)):
+            return f"{unlike.name} does not have the {'class' if len(lacking) == 1 else 'classes'} {listed(lacking)}"
+    if len(set(first.class_names)) < len(first.class_names):
+        return "several of their classes have the same name"
+    return ""

@@ -1,0 +1,71 @@
+"""Which images are meant: files, folders, patterns such as "photos/**/*.jpg", and lists of files."""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from senet.data.channels import Picture
+from senet.data.folders import Skipped, images_below
+from senet.errors import MissingFileError, SenetError
+
+
+def find_images(source: str | Path) -> list[str]:
+    """Return the files that a name stands for.
+
+    Args:
+        source: a folder, for the images in it, sorted, and then those of the folders in it; a pattern with *, ?, [...],
+            or ** for folders at any depth, for the images that it matches, sorted; or a file, which need not exist: it
+            is returned as it is.
+
+    Raises:
+        SenetError: a folder without images, or a pattern that matches none.
+    """
+    name, skipped = str(source), Skipped()
+    if os.path.isdir(name):  # noqa: PTH112  # Path("") would be the current folder
+        found, problem = list(images_below(Path(name), skipped)), f"{name} has no images"
+    elif glob.has_magic(name) and not os.path.lexists(name):
+        files = (path for path in sorted(glob.glob(name, recursive=True)) if os.path.isfile(path))  # noqa: PTH113,PTH207
+        found, problem = [path for path in files if skipped.take(os.path.basename(path))], f"{name} matches no images"  # noqa: PTH119
+    else:
+        return [name]
+    if not found:
+        raise SenetError(f"{problem}{f' (left out: {skipped})' if skipped else ''}; check the path")
+    skipped.warn(Path(name))
+    return found
+
+
+def listed_images(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the files of a list that has one a line; empty lines do not count."""
+    return filter(None, (line.rstrip("\r\n") for line in lines))
+
+
+def read_list(file: str | Path) -> list[str]:
+    """Return the files that a text file lists, one a line.
+
+    Raises:
+        SenetError: it cannot be read, or lists nothing.
+    """
+    try:
+        found = list(listed_images(Path(file).read_text(errors="surrogateescape").splitlines()))
+    except FileNotFoundError as error:
+        raise MissingFileError(f"there is no list {file}; check the path") from error
+    except OSError as error:
+        raise SenetError(f"{file} cannot be read as a list of files ({error.strerror})") from error
+    if not found:
+        raise SenetError(f"{file} lists no files; it needs the path of an image on each line")
+    return found
+
+
+def expanded(images: str | Path | Iterable[str | Path | Picture]) -> Iterator[str | Path | Picture]:
+    """Yield images, with the files of folders and patterns in their places; each is looked up when it comes.
+
+    Args:
+        images: one file, folder or pattern; or several of them, among which there may be pictures.
+    """
+    for image in [images] if isinstance(images, str | Path) else images:
+        found = find_images(image) if isinstance(image, str | Path) else []
+        if isinstance(image, str | Path) and found != [str(image)]:
+            yield from found
+        else:
+            yield image

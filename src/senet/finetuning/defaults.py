@@ -1,0 +1,192 @@
+"""The settings of fine-tuning that nobody gave, with their reasons: every number is here."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from senet.data.balance import ratio
+from senet.data.config import ON_DISK
+
+VAL_FRACTION = 0.2
+"""Share of the images that is held out where there is no val/, as in fastai."""
+
+# ---- length ----------------------------------------------------------------------------------------------------------
+
+EPOCHS_OF_1000_IMAGES = 40
+"""Fewer images need more epochs, in proportion to the cube root: 86 for 100, 40 for 1,000, 9 for 100,000."""
+EPOCHS = (5, 100)
+FROM_SCRATCH = 3
+"""Random weights need more epochs by about this factor."""
+IN_A_BUDGET = 4
+"""With a time limit the run has at most this many times the epochs, for more of them overfit."""
+WARM_HEAD = 0.1
+"""Share of the epochs in which the classifier, which starts at random, trains alone; fastai's `fine_tune` has one."""
+HEAD_EPOCHS = (1, 5)
+WARMUP = 0.1
+"""Share of the epochs over which the learning rate rises."""
+PATIENCE = 0.4
+"""Share of the epochs without a better one after which the run stops; the cosine needs its end to be of use."""
+MIN_PATIENCE = 10
+
+# ---- batches ---------------------------------------------------------------------------------------------------------
+
+STEPS_OF_AN_EPOCH = 16
+"""A small data set needs small batches to take enough steps."""
+BATCH_SIZES = (16, 64)
+"""On a CPU, where larger batches are no faster; a step of 8 images of 32 pixels takes as long as one of 16."""
+BATCH_SIZE_ON_A_GPU = 128
+
+# ---- steps -----------------------------------------------------------------------------------------------------------
+
+OPTIMIZER = "adamw"
+"""Sensible at one learning rate for convolutions and transformers alike; SGD needs another for each network."""
+LR = 2e-3
+"""Of the classifier for batches of 64, as in fastai; with the square root of the batch."""
+LR_SMALL = 4e-3
+"""The same for networks for small images: on CIFAR-10 4e-3 beside 1.4e-3 gains 0.4 points with 400 images, and 6e-3
+beside 2e-3 gains 0.7 with 2000."""
+LR_BATCH = 64
+WEIGHT_DECAY = 0.05
+FIRST_LAYERS = 0.1
+"""Learning rate of the layers next to the image as a share of the classifier's; those between are in steps."""
+LABEL_SMOOTHING = 0.1
+EMA_DECAY = 0.999
+"""Reached slowly, see `ema_warmup`: short runs average over fewer steps."""
+FEW_IMAGES = 500
+"""Below this number BatchNorm keeps the statistics of the weights: those of few images in small batches are worse."""
+IMBALANCED = 1.5
+"""From this ratio of the largest to the smallest class on, the best epoch is chosen by balanced accuracy."""
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+SMALL_IMAGE = 64
+"""Smaller images are shifted: random crops of another scale cost 3 points of accuracy on CIFAR-10 at 32 pixels."""
+SHIFT = 1 / 8
+"""Of the side: 4 pixels of 32, as the networks for CIFAR-10 were trained with."""
+CROP_SCALE = (0.35, 1.0)
+"""Photos show more than the object; ImageNet's 0.08 is for a million of them."""
+AUTO_AUGMENT = "trivial"
+"""One random change of an image, of random strength: nothing to tune, and as good as tuned RandAugment. With 80 images
+a class of CIFAR-10 it costs 1 point in 24 epochs and gains 1 in 72; with 71 crops of photos it gains more."""
+MANY_SMALL_IMAGES = 1000
+"""From this number on small images are only mirrored and shifted, and kept in memory: with 2000 of CIFAR-10
+TrivialAugment costs a point in 13 epochs, and reading them from disk a fifth of the time."""
+IN_MEMORY = 1 << 30
+"""The most bytes that are kept in memory."""
+RANDOM_ERASING = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """What the settings depend on.
+
+    Args:
+        counts: training images of each class, (C,).
+        image_size: of the network, in pixels.
+        pretrained: whether it starts from weights.
+        new_head: whether its classifier starts at random.
+        num_groups: groups of layers of the network, see `senet.training.groups`.
+        on_gpu: whether it trains on a GPU.
+        seconds: time limit; None for none.
+        epochs: asked for; None for what fits the data.
+        freeze: what stays as it is; None for what fits the data.
+        batch_size: asked for; None for what fits the data.
+    """
+
+    counts: np.ndarray
+    image_size: int
+    pretrained: bool = True
+    new_head: bool = True
+    num_groups: int = 5
+    on_gpu: bool = False
+    seconds: float | None = None
+    epochs: int | None = None
+    freeze: str | None = None
+    batch_size: int | None = None
+
+    @property
+    def num_images(self) -> int:
+        """Number of training images."""
+        return int(self.counts.sum())
+
+
+def clamp(value: float, limits: tuple[float, float]) -> int:
+    """Return the nearest integer within limits."""
+    return round(min(max(value, limits[0]), limits[1]))
+
+
+def choose_epochs(situation: Situation) -> int:
+    """Return the number of epochs."""
+    if situation.epochs is not None:
+        return situation.epochs
+    epochs = clamp(EPOCHS_OF_1000_IMAGES * (1000 / situation.num_images) ** (1 / 3), EPOCHS)
+    epochs *= 1 if situation.pretrained else FROM_SCRATCH
+    return epochs * (1 if situation.seconds is None else IN_A_BUDGET)
+
+
+def choose_batch_size(situation: Situation) -> int:
+    """Return the number of images of a batch, a power of two."""
+    if situation.batch_size is not None:
+        return situation.batch_size
+    largest = BATCH_SIZE_ON_A_GPU if situation.on_gpu else BATCH_SIZES[1]
+    wanted = 2 ** math.floor(math.log2(max(1, situation.num_images / STEPS_OF_AN_EPOCH)))
+    return clamp(wanted, (BATCH_SIZES[0], largest))
+
+
+def choose(situation: Situation) -> dict[str, Any]:
+    """Return the settings of a run by dotted name."""
+    epochs, batch_size = choose_epochs(situation), choose_batch_size(situation)
+    warm = situation.pretrained and situation.freeze != "trunk"
+    few = situation.num_images < FEW_IMAGES and situation.pretrained
+    imbalanced = ratio(situation.counts) >= IMBALANCED
+    small = situation.image_size < SMALL_IMAGE
+    plain = small and situation.num_images >= MANY_SMALL_IMAGES
+    return {
+        "epochs": epochs,
+        "max_seconds": situation.seconds,
+        "batch_size": batch_size,
+        "freeze": situation.freeze or ("bn" if few else "none"),
+        "head_epochs": min(clamp(WARM_HEAD * epochs, HEAD_EPOCHS), epochs - 1) if warm and situation.new_head else 0,
+        "optimizer.name": OPTIMIZER,
+        "optimizer.lr": (LR_SMALL if small else LR) * math.sqrt(batch_size / LR_BATCH),
+        "optimizer.weight_decay": WEIGHT_DECAY,
+        "optimizer.decay_norm_and_bias": False,
+        "optimizer.layer_decay": FIRST_LAYERS ** (1 / max(1, situation.num_groups - 1)) if warm else None,
+        "schedule.name": "cosine",
+        "schedule.warmup_epochs": WARMUP * epochs,
+        "objective.balance": "auto",
+        "regularization.label_smoothing": LABEL_SMOOTHING,
+        "regularization.ema_decay": EMA_DECAY,
+        "regularization.ema_warmup": True,
+        "selection.metric": "balanced_accuracy" if imbalanced else "top1",
+        "selection.patience": max(MIN_PATIENCE, round(PATIENCE * epochs)),
+        "compute.precision": "auto",
+        "data.augmentation.flip": True,
+        "data.augmentation.crop_scale": None if small else CROP_SCALE,
+        "data.augmentation.padding": max(1, round(SHIFT * situation.image_size)) if small else 0,
+        "data.in_memory": plain and 3 * situation.num_images * situation.image_size**2 <= IN_MEMORY,
+        "data.augmentation.auto_augment": None if plain else AUTO_AUGMENT,
+        "data.augmentation.random_erasing": 0.0 if plain else RANDOM_ERASING,
+    }
+
+
+def without_conflicts(chosen: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the chosen settings without those that what was asked for makes useless or takes the place of."""
+    left = {name: value for name, value in chosen.items() if name not in asked}
+    if asked.get("optimizer.name", OPTIMIZER) != OPTIMIZER:
+        for name in ("optimizer.lr", "optimizer.weight_decay"):  # of AdamW
+            left.pop(name, None)
+    if asked.get("schedule.name") == "one_cycle":
+        left.pop("schedule.warmup_epochs", None)
+    if asked.get("regularization.ema_decay", EMA_DECAY) is None:
+        left.pop("regularization.ema_warmup", None)
+    on_disk = [f"data.augmentation.{name}" for name in ON_DISK]
+    if any(asked.get(name) for name in on_disk):
+        left.pop("data.in_memory", None)
+    if asked.get("data.in_memory"):
+        for name in on_disk:
+            left.pop(name, None)
+    return left

@@ -1,0 +1,194 @@
+"""The plan of a fine-tuning: its whole configuration, and in words what was chosen and why."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from senet.data.balance import ratio
+from senet.data.survey import survey
+from senet.errors import SenetError, first_line
+from senet.finetuning.budget import in_words
+from senet.finetuning.defaults import Situation, choose, without_conflicts
+from senet.finetuning.memory import fitting_batch_size, step_on_gpu
+from senet.finetuning.opening import Request, open_images, open_network
+from senet.models.base import Network
+from senet.nn.modes import eval_mode
+from senet.training.config import TrainConfig
+from senet.training.run import changed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a fine-tuning will do.
+
+    Args:
+        config: of the run.
+        lines: what was found and chosen, a sentence each.
+        baseline: accuracy of always saying the largest class on the evaluation images, in %: top-1, balanced.
+    """
+
+    config: TrainConfig
+    lines: tuple[str, ...]
+    baseline: tuple[float, float]
+
+
+def make_plan(request: Request, output: Path) -> Plan:
+    """Look at the pictures and at the network, and choose the settings.
+
+    Args:
+        request: what was asked for.
+        output: the run folder, whose disk must have space.
+
+    Raises:
+        SenetError: the pictures or the network cannot be used.
+    """
+    splits = open_images(request)
+    opened, model = open_network(request, splits)
+    config = opened.config
+    found = survey(config.data)
+    found.check()
+    counts, eval_counts = found.train_counts, found.eval_counts
+    situation = Situation(
+        counts=counts,
+        image_size=config.data.preprocessing.image_size,
+        pretrained=request.pretrained,
+        new_head=opened.new_head,
+        num_groups=number_of_groups(model),
+        on_gpu=torch.cuda.is_available() and not request.asked.get("compute.cpu"),
+        seconds=request.asked.get("max_seconds"),
+        epochs=request.asked.get("epochs"),
+        freeze=request.asked.get("freeze"),
+        batch_size=request.asked.get("batch_size"),
+    )
+    config = completed(config, situation, request.asked)
+    check_network(model, config, len(counts))
+    check_space(model, output)
+    lines = str(found).splitlines()
+    if situation.on_gpu and situation.batch_size is None:
+        size, wanted = config.data.preprocessing.image_size, config.batch_size
+        step = step_on_gpu(model, (config.data.preprocessing.in_channels, size, size))
+        fits = fitting_batch_size(wanted, step)
+        if fits < wanted:
+            config = completed(config, replace(situation, batch_size=fits), {**request.asked, "batch_size": fits})
+            lines.append(f"batch size {wanted} does not fit the GPU's memory; {fits} does")
+    shares = eval_counts / eval_counts.sum()
+    baseline = 100 * float(shares[counts.argmax()]), 100 / int((eval_counts > 0).sum())
+    lines += described(config, situation, model, found.class_names, baseline)
+    return Plan(config=config, lines=tuple(lines), baseline=baseline)
+
+
+# ---- the network -----------------------------------------------------------------------------------------------------
+
+
+def number_of_groups(model: nn.Module) -> int:
+    """Return the number of groups of layers between which the learning rate falls."""
+    return 5
+
+
+def check_network(model: Network, config: TrainConfig, num_classes: int) -> None:
+    """Raise a SenetError unless a network takes images of the configured size and gives a score for each class."""
+    size, channels = config.data.preprocessing.image_size, config.data.preprocessing.in_channels
+    name = config.model.name
+    try:
+        with eval_mode(model), torch.no_grad():
+            scores = model(torch.zeros(1, channels, size, size))
+    except Exception as error:  # whatever a network says of a size that it does not take
+        raise SenetError(
+            f"{name} does not take images of {size} pixels ({first_line(error)}); leave image_size out"
+        ) from error
+    shape = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+    if shape != (1, num_classes):
+        raise SenetError(
+            f"{name} is no classifier: for one image and {num_classes} classes it returns {shape}, not "
+            f"{(1, num_classes)}; take another network"
+        )
+
+
+def bytes_of_run(model: nn.Module) -> int:
+    """Return how much space a run of a network takes on disk, in bytes.
+
+    These are the weights in best/, in last/, as they train and as their average, and AdamW's two numbers a weight.
+    """
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    trained = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    return int(4 * weights + 2 * trained)
+
+
+def check_space(model: nn.Module, output: Path) -> None:
+    """Raise a SenetError if the disk of the output has too little space for a run."""
+    folder = next(each for each in (output.absolute(), *output.absolute().parents) if each.exists())
+    needed, free = bytes_of_run(model), shutil.disk_usage(folder).free
+    if needed > free:
+        raise SenetError(
+            f"{output} has too little space: the run needs about {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are "
+            "free; name another output or make room"
+        )
+
+
+# ---- the settings ----------------------------------------------------------------------------------------------------
+
+
+def completed(config: TrainConfig, situation: Situation, asked: Mapping[str, Any]) -> TrainConfig:
+    """Return a configuration with what was asked for, and what is chosen where nothing was."""
+    chosen = without_conflicts(choose(situation), asked)
+    others = {name: value for name, value in asked.items() if not is_settled(name)}
+    return changed(config, {**chosen, **others})
+
+
+def is_settled(name: str) -> bool:
+    """Whether a setting belongs to the network and its preprocessing, which are opened before the rest is chosen."""
+    return name.startswith(("model.", "data.preprocessing.", "weights"))
+
+
+def described(
+    config: TrainConfig, situation: Situation, model: nn.Module, names: Sequence[str], baseline: Sequence[float]
+) -> list[str]:
+    """Return what was found and chosen, a sentence each."""
+    counts, size = situation.counts, config.data.preprocessing.image_size
+    weights = sum(weight.numel() for weight in model.parameters()) / 1e6
+    start = f"from {config.weights}" if config.weights else "from random weights"
+    steps = -(-situation.num_images // config.batch_size)
+    limit = f", at most {in_words(config.max_seconds)}" if config.max_seconds else ""
+    channels = config.data.preprocessing.in_channels
+    lines = [
+        f"always saying {names[int(counts.argmax())]} would reach {baseline[0]:.1f} % top-1 and {baseline[1]:.1f} % "
+        "balanced accuracy",
+        f"network: {config.model.name} {start}, {weights:.1f} million weights, images of {size} pixels and {channels} "
+        f"channel{'s' if channels != 1 else ''}",
+        f"length: {config.epochs} epochs of {steps:,} steps with {config.batch_size} images each{limit}; "
+        f"{patience_words(config)}",
+        f"steps: {config.optimizer.name} with learning rate {config.optimizer.lr:.2g}{layer_words(config)}",
+    ]
+    if config.head_epochs:
+        lines.append(f"head: the new classifier trains alone for the first {epochs_words(config.head_epochs)}")
+    if config.freeze != "none":
+        kept = {"bn": "the statistics of BatchNorm", "trunk": "everything but the classifier"}[config.freeze]
+        why = ": there are few images" if config.freeze == "bn" and situation.freeze is None else ""
+        lines.append(f"frozen: {kept}{why}")
+    if ratio(counts) > 1 and config.selection.metric == "balanced_accuracy":
+        lines.append("best: by balanced accuracy, the mean of the classes' accuracies, for the classes differ in size")
+    return lines
+
+
+def epochs_words(number: int) -> str:
+    """Return a number of epochs in words."""
+    return "epoch" if number == 1 else f"{number} epochs"
+
+
+def patience_words(config: TrainConfig) -> str:
+    """Return in words when a run stops early."""
+    metric = config.selection.metric.replace("_", " ")
+    if config.selection.patience is None:
+        return f"the best by {metric} is kept"
+    return f"the best by {metric} is kept, and {config.selection.patience} epochs without a better one end the run"
+
+
+def layer_words(config: TrainConfig) -> str:
+    """Return in words how the learning rate falls towards the image."""
+    decay = config.optimizer.layer_decay
+    return "" if decay is None else f" in the classifier, {decay:.2g} times as much in each group of layers before it"

@@ -1,0 +1,76 @@
+"""Which files a name stands for."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from senet.errors import SenetError
+from senet.evaluation.sources import expanded, find_images, listed_images, read_list
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos/10.jpg", "photos/9.JPG", "photos/trip/a.png", "photos/.hidden/x.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(name)
+    Path("photos/notes.txt").write_text("no image")
+    return Path("photos")
+
+
+def test_a_folder_is_its_images_at_any_depth(photos: Path) -> None:
+    assert find_images(photos) == ["photos/10.jpg", "photos/9.JPG", "photos/trip/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("photos/*.jpg", ["photos/10.jpg"]),
+        ("photos/*", ["photos/10.jpg", "photos/9.JPG"]),
+        ("photos/**/*.png", ["photos/trip/a.png"]),
+        ("photos/[0-9].*", ["photos/9.JPG"]),
+        ("photos/**", ["photos/10.jpg", "photos/9.JPG", "photos/trip/a.png"]),
+    ],
+)
+def test_a_pattern_is_the_images_that_it_matches(photos: Path, pattern: str, expected: list[str]) -> None:
+    assert find_images(pattern) == expected
+
+
+def test_a_file_may_be_called_like_a_pattern(photos: Path) -> None:
+    (photos / "[1].jpg").write_bytes((photos / "10.jpg").read_bytes())
+    assert find_images("photos/[1].jpg") == ["photos/[1].jpg"]
+    assert find_images("absent.jpg") == ["absent.jpg"]  # whoever reads it says that it is absent
+    assert find_images("") == [""]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("photos/*.bmp", "photos/*.bmp matches no images; check the path"),
+        ("photos/*.txt", "photos/*.txt matches no images (left out: 1 .txt); check the path"),
+        ("empty", "empty has no images; check the path"),
+    ],
+)
+@pytest.mark.usefixtures("photos")
+def test_what_means_no_image_is_one_sentence(source: str, said: str) -> None:
+    Path("empty").mkdir()
+    with pytest.raises(SenetError) as caught:
+        find_images(source)
+    assert str(caught.value) == said
+
+
+def test_pictures_and_paths_stay_what_they_are(photos: Path) -> None:
+    picture, path = Image.new("L", (2, 2)), photos / "10.jpg"
+    assert list(expanded([picture, path, "photos/trip"])) == [picture, path, "photos/trip/a.png"]
+    assert list(expanded(path)) == [path]
+
+
+def test_lists_of_files(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"a.png\r\n\n b.png\nna\xefve.png")
+    assert read_list(tmp_path / "list.txt") == ["a.png", " b.png", "na\udcefve.png"]
+    assert list(listed_images(["x\n", "\n", "y"])) == ["x", "y"]
+    (tmp_path / "empty.txt").write_text("\n\n")
+    for name, said in (("empty.txt", "lists no files"), ("none.txt", "there is no list"), ("", "as a list of files")):
+        with pytest.raises(SenetError, match=said):
+            read_list(tmp_path / name)

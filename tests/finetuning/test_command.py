@@ -1,0 +1,84 @@
+"""`senet finetune`: a short help, and every field of the configuration beside it."""
+
+import json
+
+import pytest
+
+from senet.cli import main
+from senet.cli.finetuning import FinetuneCommand, divided, read_settings
+from small_pictures import QUICK
+
+
+def test_the_help_fits_a_screen_and_names_the_other_one(capsys):
+    assert main(["finetune", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 60
+    assert any("--help-all" in line for line in lines)
+    assert not any("--optimizer.lr " in line for line in lines if "│" in line)
+    assert main(["finetune", "--help-all"]) == 0
+    everything = capsys.readouterr().out
+    assert all(flag in everything for flag in ("--optimizer.lr", "--data.augmentation.auto-augment", "--model.se.gate"))
+
+
+def test_words_are_divided_between_the_command_and_the_configuration():
+    words = [
+        "pictures",
+        "--model",
+        "m",
+        "--optimizer.lr",
+        "0.1",
+        "--output",
+        "o",
+        "--data.augmentation.no-flip",
+        "--epochs",
+        "3",
+    ]
+    own, others = divided(FinetuneCommand, [*words, "--optimizer.kwargs", "eps=1e-6", "betas=x", "--seed=4"])
+    assert own == ["pictures", "--model", "m", "--output", "o", "--epochs", "3", "--seed=4"]
+    settings = read_settings(others, "senet finetune")
+    assert settings == {
+        "optimizer.lr": 0.1,
+        "data.augmentation.flip": False,
+        "optimizer.options.eps": 1e-6,
+        "optimizer.options.betas": "x",
+    }
+    assert read_settings(["--data.augmentation.crop_scale", "0.5", "1"], "senet finetune") == {
+        "data.augmentation.crop_scale": (0.5, 1.0)
+    }
+
+
+def test_a_run_by_the_command_line(pictures, tmp_path, capsys):
+    words = ["finetune", str(pictures), "--model", "cifar_se_resnet20", "--output", str(tmp_path / "run")]
+    quick = ["--data.num-workers", "0", "--compute.cpu", "--compute.fused", "off", "--epochs", "1"]
+    assert main([*words, *quick, "--optimizer.lr", "0.125", "--freeze", "none"]) == 0
+    said = capsys.readouterr()
+    assert "always saying cat" in said.err
+    assert f"senet evaluate {tmp_path / 'run'}" in said.out
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["optimizer"]["lr"], config["freeze"], config["epochs"]) == (0.125, "none", 1)
+    assert main(["finetune", "--resume", str(tmp_path / "run")]) == 0
+    assert "is finished" in capsys.readouterr().err
+    assert main(["finetune", str(pictures), "--resume", str(tmp_path / "run")]) == 2
+    assert "has no effect with --resume" in capsys.readouterr().err
+    assert main([*words, *quick]) == 2
+    assert "holds a run already; go on with it by `senet train --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model", "m", "pictures"], "the folder of pictures is missing; it comes before all options"),
+        (["pictures", "--model", "cifar_se_resnet20", "--output", "o", "--optimizer.lr", "-1"], "--optimizer.lr is -1"),
+        (["pictures", "--model", "cifar_resnet20", "--output", "o"], "from scratch with --no-pretrained"),
+        (["pictures", "--model", "cifar_se_resnet20", "--output", "o", "--time", "5"], "--time is '5'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_as_it_is_typed(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["finetune", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_quick_settings_are_fields():
+    words = [f"--{name.replace('_', '-')}" for name in QUICK]
+    assert divided(FinetuneCommand, words) == ([], words)

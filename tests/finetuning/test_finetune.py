@@ -1,0 +1,198 @@
+"""From a folder of pictures and a network to a run: every kind of network, and any number of channels."""
+
+import json
+import logging
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import senet
+from senet.errors import SenetError
+from senet.files import read_jsonl
+from senet.finetuning import plan
+from senet.finetuning.run import finetune, prepare
+from senet.nn.attached import attached_blocks
+from small_pictures import QUICK, SIZES, write_pictures
+
+
+def tuned(pictures, output, model, **changes):
+    settings = {**QUICK, **changes.pop("settings", {})}
+    return finetune(pictures, output, **{"model": model, "epochs": 1, "settings": settings, **changes})
+
+
+def stored(run):
+    return json.loads((run / "config.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory):
+    """Weights of every kind of network: of this library, of timm, of torchvision, with inserted SE."""
+    folder = tmp_path_factory.mktemp("starts")
+    torch.manual_seed(0)
+    timm = senet.create_model("timm/test_resnet", num_classes=4)
+    timm.preprocessing = replace(timm.preprocessing, image_size=32, resize=36)
+    senet.save_pretrained(timm, folder / "timm")
+    senet.insert_se(timm)
+    senet.save_pretrained(timm, folder / "inserted")
+    torchvision = senet.create_model("torchvision/shufflenet_v2_x0_5", num_classes=4)
+    torchvision.preprocessing = timm.preprocessing
+    senet.save_pretrained(torchvision, folder / "torchvision")
+    senet.save_pretrained(senet.from_pretrained("cifar_se_resnet20"), folder / "own")
+    return folder
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 5])
+@pytest.mark.parametrize("kind", ["own", "timm", "torchvision", "inserted"])
+def test_every_kind_of_network_and_any_number_of_channels(kind, channels, starts, tmp_path):
+    """Gray pictures are shown to a network of three channels as they are; others convert its first convolution."""
+    if channels in (1, 5) and kind == "timm":
+        pytest.skip("inserted has the same network")
+    pictures = write_pictures(tmp_path / "pictures", channels)
+    asked = {"channels": channels} if channels == 4 else {}
+    run = tuned(pictures, tmp_path / "run", str(starts / kind), **asked)
+    start, model = senet.from_pretrained(starts / kind), senet.from_pretrained(run)
+    expected = 3 if channels == 1 else channels
+    assert model.preprocessing == start.preprocessing.with_channels(expected)
+    assert (model.config.name, model.class_names) == (start.config.name, tuple(SIZES))
+    assert model(torch.zeros(1, expected, 32, 32)).shape == (1, 3)
+    assert len(attached_blocks(model)) == len(attached_blocks(start))
+    assert [row["epoch"] for row in read_jsonl(run / "metrics.jsonl")] == [0, 1]
+    assert senet.evaluate(run, device="cpu").num_images == 5
+
+
+def test_a_run_goes_on_without_the_weights_and_can_be_tuned_again(starts, pictures, tmp_path):
+    weights = tmp_path / "weights"
+    shutil.copytree(starts / "inserted", weights)
+    whole = tuned(pictures, tmp_path / "whole", str(weights), epochs=2)
+    part = tuned(pictures, tmp_path / "part", str(weights), epochs=2, settings={"max_seconds": None})
+    shutil.rmtree(weights)
+    assert stored(whole) == stored(part)
+    longer = senet.resume(part, epochs=3)
+    assert len(read_jsonl(longer / "metrics.jsonl")) == 4
+    again = tuned(pictures, tmp_path / "again", str(whole))
+    first, _ = read_jsonl(again / "metrics.jsonl")
+    assert first["top1"] == senet.evaluate(whole, device="cpu").top1  # the classes are the same: the head is kept
+
+
+def test_random_weights_train_the_same_network(starts, pictures, tmp_path):
+    run = tuned(pictures, tmp_path / "run", str(starts / "torchvision"), pretrained=False)
+    config = stored(run)
+    assert (config["weights"], config["model"]["name"]) == (None, "torchvision/shufflenet_v2_x0_5")
+    assert config["data"]["preprocessing"]["image_size"] == 32
+    assert len(read_jsonl(run / "metrics.jsonl")) == 1
+    with pytest.raises(SenetError, match="whose blocks were inserted into trained weights"):
+        tuned(pictures, tmp_path / "other", str(starts / "inserted"), pretrained=False)
+
+
+def test_a_library_s_own_weights_are_loaded_by_it(pictures, tmp_path, monkeypatch):
+    published = senet.create_model("torchvision/squeezenet1_1")
+    monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", lambda *_, **__: published.state_dict())
+    run = tuned(pictures, tmp_path / "run", "torchvision/squeezenet1_1", image_size=32, freeze="bn")
+    assert stored(run)["weights"] == "torchvision/squeezenet1_1"
+    assert stored(run)["data"]["preprocessing"]["resize"] == 37  # as 256 to 224
+    model = senet.from_pretrained(run)
+    assert isinstance(model.classifier[1], nn.Conv2d)
+    assert model.classifier[1].out_channels == 3
+
+
+# ---- what is chosen, and said ----------------------------------------------------------------------------------------
+
+
+def test_what_is_asked_for_wins_and_the_rest_is_chosen(pictures, tmp_path, caplog):
+    given = {"model": "cifar_se_resnet20", "pretrained": True}
+    asked = {**QUICK, "optimizer.lr": 0.5, "data.preprocessing.image_size": 24, "data.augmentation.flip": False}
+    found = prepare(pictures, tmp_path / "run", asked=asked, **given).config
+    assert (found.optimizer.lr, found.optimizer.name, found.data.augmentation.flip) == (0.5, "adamw", False)
+    assert (found.data.preprocessing.image_size, found.data.preprocessing.resize) == (24, 24)
+    assert (found.selection.metric, found.freeze, found.data.val_fraction) == ("balanced_accuracy", "bn", 0.2)
+    assert found.data.in_memory is False
+    assert not (tmp_path / "run").exists()
+
+
+def test_it_says_what_it_found_and_what_came_of_it(pictures, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        run = tuned(pictures, tmp_path / "run", "cifar_se_resnet20", epochs=2, time="10m")
+    said = caplog.text
+    for part in (
+        "3 classes, 20 training images, 5 evaluation images (held out)",
+        "always saying cat would reach 60.0 % top-1 and 33.3 % balanced accuracy",
+        "cifar_se_resnet20 from cifar10, 0.3 million weights, images of 32 pixels and 3 channels",
+        "at most 10 min",
+        "frozen: the statistics of BatchNorm: there are few images",
+    ):
+        assert part in said
+    assert said.count("the classifier of 3 classes starts at random") == 1
+    assert stored(run)["max_seconds"] == 600
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+
+
+def refused(tmp_path, pictures, said, model="cifar_se_resnet20", **changes):
+    with pytest.raises(SenetError, match=said) as caught:
+        tuned(pictures, tmp_path / "run", model, **changes)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_pictures_that_make_no_data_set_are_refused(tmp_path):
+    single = write_pictures(tmp_path / "single", sizes={"cat": 4, "dog": 1})
+    refused(tmp_path, single, "is the only image of its class")
+    for split in ("train", "val"):
+        write_pictures(tmp_path / "equal" / split, sizes={"cat": 2, "dog": 2})
+    for copy in (tmp_path / "equal").rglob("*.png"):
+        copy.write_bytes((single / "dog" / "0.png").read_bytes())
+    refused(tmp_path, tmp_path / "equal", "all 4 training images of .* are the same picture")
+    (single / "dog" / "1.png").write_bytes((single / "cat" / "0.png").read_bytes()[:200])
+    refused(tmp_path, single, "1 images cannot be used: .*1.png")
+    refused(tmp_path, write_pictures(tmp_path / "one", sizes={"cat": 4}), r"has only one class \(cat")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path, tmp_path / "empty", "has no folders of images")
+    refused(tmp_path, tmp_path / "absent", "data.dataset is .*absent")
+    refused(tmp_path, single / "cat", "has no folders of images")
+
+
+def test_networks_that_do_not_fit_are_refused(tmp_path, pictures, starts):
+    refused(tmp_path, pictures, "no network is called 'cifar_se_resnet2'", model="cifar_se_resnet2")
+    vit = {"model": "timm/test_vit", "pretrained": False, "image_size": 100}
+    refused(tmp_path, pictures, "timm/test_vit does not take images of 100 pixels", **vit)
+    state = senet.create_model("cifar_se_resnet20", 10).state_dict()
+    wider = {key: tensor.repeat(*(2,) * tensor.dim()) for key, tensor in state.items() if tensor.dim()}
+    torch.save(wider, tmp_path / "wider.pth")
+    refused(tmp_path, pictures, "does not say what network it is of", model=str(tmp_path / "wider.pth"))
+    named = {"model": str(tmp_path / "wider.pth"), "settings": {"model.name": "cifar_se_resnet20"}}
+    refused(tmp_path, pictures, "wider.pth has SE on 32 channels at layer1.0.se, the model on 16", **named)
+    layout = {"model": str(starts / "timm" / "model.safetensors"), "settings": {"model.name": "cifar_se_resnet20"}}
+    refused(tmp_path, pictures, "model.name is 'cifar_se_resnet20', but .* holds timm/test_resnet", **layout)
+
+
+def test_a_network_that_is_no_classifier_is_refused(tmp_path, pictures, monkeypatch):
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: x[:, :2])
+    refused(tmp_path, pictures, r"cifar_se_resnet20 is no classifier: .* returns \(1, 2\), not \(1, 3\)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"time": "20"}, "time is '20'"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"settings": {"weights": "x"}}, "weights cannot be set here: it follows from model"),
+        ({"settings": {"optimizer.nesterov": True}}, "optimizer.nesterov has no effect on adamw"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(tmp_path, pictures, changes, said):
+    refused(tmp_path, pictures, said, **changes)
+
+
+def test_a_full_disk_and_a_taken_folder_are_refused(tmp_path, pictures, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    refused(tmp_path, pictures, r"has too little space: the run needs about [67] MB, and 1 MB are free")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
+    with pytest.raises(SenetError, match=re.escape("exists and is not a run folder; choose another --output")):
+        tuned(pictures, tmp_path / "run", "cifar_se_resnet20")
