@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
-from shlex import quote
 from typing import Any, NoReturn
 
 import torch
@@ -42,7 +41,7 @@ from senet.training.schedule import Schedule
 from senet.training.scoring import evaluate_in_run, figures, summed
 from senet.training.seeding import STEP_STREAM, seed_everything
 from senet.training.selection import Selection
-from senet.training.state import Part, Position, gather
+from senet.training.state import Part, Position, gather, standing
 from senet.training.trackers import Trackers
 
 with needed_for("senet.train"):
@@ -155,15 +154,13 @@ class Trainer:
             progress: shows how far the run is, besides the lines that it logs.
         """
         config, position, num_batches = self.config, self.position, len(self.data.train)
-        main = self.accelerator.is_main_process
+        main, run = self.accelerator.is_main_process, self.run_folder.path
         done = position.epoch * num_batches + position.batch
-        trackers = Trackers(self.run_folder.path, config, position.epoch if done else None) if main else None
+        trackers = Trackers(run, config, position.epoch if done else None) if main else None
         with (
             lines_shown(),
             float32_products(self.accelerator.device, config.compute.precision),
-            Reporter(
-                self.run_folder.path, config.epochs, num_batches, done, progress, trackers=trackers, quiet=not main
-            ) as reporter,
+            Reporter(run, config.epochs, num_batches, done, progress, trackers=trackers, quiet=not main) as reporter,
             caught_signals() as self.caught,
         ):
             self.say = self.steps.say = reporter.say
@@ -311,8 +308,8 @@ class Trainer:
     def check_weights(self, lr: float) -> None:
         """Stop if the last step ruined the weights: their loss would tell in the next batch only, after a save."""
         if not is_finite(self.model):
-            where = self.position.batch, self.position.epoch + 1, lr, self.run_folder.path
-            raise not_finite("weights are not finite", *where)
+            position, what = self.position, "weights are not finite"
+            raise not_finite(what, position.batch, position.epoch + 1, lr, self.run_folder.path)
 
     def evaluate_epoch(self) -> dict[str, float]:
         """Evaluate what is kept, and return the epoch's line of metrics."""
@@ -334,8 +331,7 @@ class Trainer:
 
     def evaluate(self) -> Evaluation:
         """Evaluate what is kept: the running average of the weights if there is one."""
-        kept = self.ema.module if self.ema else self.model
-        precision = self.config.compute.precision
+        kept, precision = self.ema.module if self.ema else self.model, self.config.compute.precision
         try:
             return evaluate_in_run(kept, self.evaluation_batches(), self.accelerator, self.team, precision)
         except SenetError as error:
@@ -352,12 +348,11 @@ class Trainer:
 
     def save(self, metrics: dict[str, float], *, best: bool) -> None:
         """Write last/, and best/ if it is the best."""
-        kept = self.ema.module if self.ema else self.model
-        ema, processes = self.ema.module if self.ema else None, self.accelerator.num_processes
-        state = gather(self.model, ema, self.parts, self.position, processes)
+        ema = self.ema.module if self.ema else None
+        state = gather(self.model, ema, self.parts, self.position, self.accelerator.num_processes)
         if self.teacher is not None:
             state["teacher"] = self.teacher.digest
-        self.run_folder.save(kept, state, metrics, best=best)
+        self.run_folder.save(self.model if ema is None else ema, state, metrics, best=best)
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
         """Go on from a training state, or from the beginning if the run was stopped before its first save."""
@@ -401,8 +396,4 @@ class Trainer:
 
     def status(self) -> str:
         """Say where the run stopped and how it goes on."""
-        return (
-            f"stopped in epoch {self.position.epoch + 1} of {self.budget.num_epochs}, after {self.position.batch} of "
-            f"{len(self.data.train)} batches; saved in {self.run_folder.path}: "
-            f"`senet train --resume {quote(str(self.run_folder.path))}` goes on"
-        )
+        return standing(self.position, self.budget.num_epochs, len(self.data.train), self.run_folder.path)
