@@ -33,15 +33,17 @@ import senet
 from finetuning_data import cifar_folder, crops_folder, pretraining_data
 from finetuning_epoch import ROUNDS, Case, measure_epochs
 from report import RESULTS, about, write_results
+from senet.files import read_jsonl
 
 HERE = Path(__file__).parent
 PACKAGES = ("torch", "torchvision", "timm", "fastai")
 PARTS = ("pretrain", "cifar", "photos", "epoch")
+"""What --all measures; "variants" is asked for by its name."""
 EPOCHS = 20
 """Of the pretraining."""
 RESULTS_FILE = RESULTS / "finetuning.json"
 NETWORKS = ("cifar_se_resnet20", "cifar_resnet20")
-SECONDS = {20: 15.0, 100: 30.0, 500: 60.0}
+SECONDS = {20: 15.0, 100: 30.0, 500: 50.0}
 """Of training, by the number of images of a class of CIFAR-10."""
 PHOTO_SECONDS = 60.0
 PHOTO_SIZE = 48
@@ -55,13 +57,35 @@ BESIDE = (
 """What is compared with `senet.finetune`'s defaults on CIFAR-10 besides, and from which network."""
 
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "BatchNorm trained": {"freeze": "none"},
+    "BatchNorm frozen": {"freeze": "bn"},
+    "trunk frozen": {"freeze": "trunk"},
+    "SGD, rate 0.05": {"optimizer.name": "sgd", "optimizer.lr": 0.05, "optimizer.weight_decay": 5e-4},
+    "rate 0.003": {"optimizer.lr": 3e-3},
+    "rate 0.0003": {"optimizer.lr": 3e-4},
+    "the same rate for all layers": {"optimizer.layer_decay": None},
+    "no warm head": {"head_epochs": 0},
+    "no label smoothing": {"regularization.label_smoothing": 0.0},
+    "no average of weights": {"regularization.ema_decay": None},
+    "no TrivialAugment": {"data.augmentation.auto_augment": None},
+    "crops of 60 to 100 %": {"data.augmentation.padding": 0, "data.augmentation.crop_scale": [0.6, 1.0]},
+    "crops of 35 to 100 %": {"data.augmentation.padding": 0, "data.augmentation.crop_scale": [0.35, 1.0]},
+    "balance off": {"objective.balance": "off"},
+    "balance by the sampler": {"objective.balance": "sampler"},
+    "balance by weights": {"objective.balance": "weights"},
+}
+"""Settings of `senet.finetune` beside its defaults: the reasons for these."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """What is measured.
 
     Args:
         all: pretraining where it is missing, and every part.
-        parts: of "pretrain", "cifar", "photos" and "epoch", those that are measured.
+        parts: of "pretrain", "cifar", "photos", "epoch" and "variants", those that are measured.
         cifar: folder of CIFAR-10's parquet files.
         photos: folder of photos with boxes: train.json, val.json, images/.
         train_py: timm's train.py; None leaves timm out.
@@ -130,10 +154,23 @@ def jobs_of(measure: str, arguments: Arguments) -> list[Job]:
     return [job for job in jobs if arguments.train_py or "timm" not in job.contestant]
 
 
+def variant_jobs(arguments: Arguments) -> list[Job]:
+    """Return the jobs of the variants: each changes one default, for as many epochs as the defaults choose."""
+    data = [("cifar", 20), ("cifar", 100), ("photos", 0), ("photos", 1)]
+    seeds = range(1 if arguments.smoke else arguments.seeds)
+    named = [(seed, *where, name) for seed in seeds for where in data for name in VARIANTS]
+    return [
+        Job(measure=f"{measure} variants", contestant=name, network=NETWORKS[0], group=group, seed=seed, budget=0.0)
+        for seed, measure, group, name in named
+        if measure == "photos" or "balance" not in name  # CIFAR-10's classes are equal
+    ]
+
+
 def folder_of(job: Job, arguments: Arguments) -> Path:
     """Return the folder of the pictures of a job, written if it is not there."""
-    folder = arguments.work / f"{job.measure}-{job.group}-{job.seed}"
-    if job.measure == "photos":
+    photos = job.measure.startswith("photos")
+    folder = arguments.work / f"{'photos' if photos else 'cifar'}-{job.group}-{job.seed}"
+    if photos:
         return crops_folder(arguments.photos, folder, job.group, job.seed)
     return cifar_folder(arguments.cifar, folder, job.group, job.seed)
 
@@ -143,12 +180,13 @@ def start_of(job: Job, arguments: Arguments) -> Path:
 
     Their classifier is new: else it would be kept where the classes happen to be as many as those before.
     """
-    folder = arguments.work / f"start-{job.network}-{job.measure}"
+    photos = job.measure.startswith("photos")
+    folder = arguments.work / f"start-{job.network}-{'photos' if photos else 'cifar'}"
     if not folder.exists():
         run = arguments.work / "pretrained" / job.network
-        model = senet.from_pretrained(job.network if job.measure == "photos" else run)
+        model = senet.from_pretrained(job.network if photos else run)
         model.reset_classifier(len(list((folder_of(job, arguments) / "train").iterdir())))
-        if job.measure == "photos":
+        if photos:
             model.preprocessing = replace(model.preprocessing, image_size=PHOTO_SIZE, resize=PHOTO_SIZE)
         senet.save_pretrained(model, folder)
     return folder
@@ -160,6 +198,8 @@ def pretrain(arguments: Arguments) -> None:
     running = []
     for network in NETWORKS:
         output = arguments.work / "pretrained" / network
+        if (output / "metrics.jsonl").exists() and read_jsonl(output / "metrics.jsonl")[-1]["epoch"] == EPOCHS:
+            continue
         words = ["cifar10_short", "--output", output, "--data", data, "--model.name", network, "--epochs", EPOCHS]
         if (output / "config.json").exists():
             words = ["--resume", output]
@@ -179,7 +219,8 @@ def run_job(job: Job, arguments: Arguments, core: int) -> dict[str, Any]:
     """Run a contestant on a core; return its row."""
     output = arguments.work / "runs" / "-".join(str(value) for value in vars(job).values()).replace(" ", "_")
     task = {
-        "contestant": job.contestant,
+        "contestant": "variant" if job.contestant in VARIANTS else job.contestant,
+        "settings": json.dumps(VARIANTS.get(job.contestant, {})),
         "folder": folder_of(job, arguments),
         "start": start_of(job, arguments),
         "output": output,
@@ -283,9 +324,9 @@ def time_epochs(arguments: Arguments) -> list[dict[str, Any]]:
 def main(arguments: Arguments) -> None:
     """Measure the parts that were asked for, then write the page of results."""
     parts = PARTS if arguments.all else arguments.parts
-    unknown = set(parts) - set(PARTS)
-    if unknown or not parts:
-        raise SystemExit(f"give --all, or --parts and some of {', '.join(PARTS)}")
+    known = (*PARTS, "variants")
+    if not parts or not set(parts) <= set(known):
+        raise SystemExit(f"give --all, or --parts and some of {', '.join(known)}")
     if arguments.smoke and arguments.results == RESULTS_FILE:
         raise SystemExit("--smoke measures nothing that counts: give --results another file")
     results = Results(arguments.results)
@@ -294,6 +335,8 @@ def main(arguments: Arguments) -> None:
     for part in ("cifar", "photos"):
         if part in parts:
             measure(jobs_of(part, arguments), arguments, results)
+    if "variants" in parts:
+        measure(variant_jobs(arguments), arguments, results)
     if "epoch" in parts:
         results.content["epoch"] = time_epochs(arguments)
         results.write()

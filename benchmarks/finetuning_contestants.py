@@ -28,7 +28,7 @@ import senet
 from senet.data.preprocessing import Preprocessing
 from senet.evaluation.accuracy import score
 
-CALIBRATION = (2, 8)
+CALIBRATION = (1, 5)
 """Epochs of the two runs that tell how long an epoch takes, where the contestant cannot be told the time."""
 TIMM_BATCH = 128
 """The default of timm's train.py, which leaves out a last batch that is smaller."""
@@ -46,6 +46,7 @@ class Task:
         seconds: of training.
         seed: of the training.
         epochs: instead of `seconds`.
+        settings: of `senet.finetune`, by dotted name, as JSON.
         timing: only measure how long an epoch takes.
         train_py: timm's script, which is not part of its package.
     """
@@ -57,6 +58,7 @@ class Task:
     seconds: float = 20.0
     seed: int = 0
     epochs: int | None = None
+    settings: str = "{}"
     timing: bool = False
     train_py: Path | None = None
 
@@ -92,9 +94,11 @@ class Trained:
 
 
 def finetuned(task: Task, **options: Any) -> Trained:
-    """Fine-tune with `senet.finetune`'s defaults."""
-    budget = {"time": task.seconds} if task.epochs is None else {"epochs": task.epochs}
+    """Fine-tune with `senet.finetune`'s defaults, but for the settings of the task; zero seconds are no limit."""
+    budget = {"time": task.seconds or None} if task.epochs is None else {"epochs": task.epochs}
     given: dict[str, Any] = {"model": task.start, "seed": task.seed, **budget, **options}
+    told = {name: tuple(x) if isinstance(x, list) else x for name, x in json.loads(task.settings).items()}
+    given["settings"] = told | given.get("settings", {})
     start = time.perf_counter()
     run = senet.finetune(task.folder, task.output, **given)
     seconds = time.perf_counter() - start
@@ -232,6 +236,7 @@ def judge(trained: Trained, task: Task, batch: int = 250) -> dict[str, Any]:
 
 CONTESTANTS: dict[str, Callable[[Task], Trained]] = {
     "senet finetune": finetuned,
+    "variant": finetuned,
     "from scratch": from_scratch,
     "SE inserted": with_se_inserted,
     "senet finetune, fp32": in_float32,

@@ -27,6 +27,10 @@ Crops of at least 48 pixels of the boxes in 100 photos of COCO, 10 classes, two 
 classes 2 to 6 crops for training: the packaged `cifar_se_resnet20` in {seconds:.0f} seconds on one core, at 48 pixels.
 Mean and standard deviation over {runs} runs: seeds, and which half of the photos is for training.
 """
+VARIANTS = """
+What the defaults of `senet finetune` are worth: one changed at a time, for as many epochs as the defaults choose, in %
+(`python benchmarks/finetuning.py --parts variants`).
+"""
 EPOCHS = """
 Images that are trained on in a second on one core, validation included; median of rounds in turn.
 """
@@ -114,4 +118,18 @@ def epochs(result: Result) -> str:
     return EPOCHS + table(("", *heads), lines)
 
 
-PARTS = {"cifar": cifar, "photos": photos, "epoch": epochs}
+def variants(result: Result) -> str:
+    """Return the table of what each of `senet finetune`'s defaults is worth."""
+    cifar, photos = (result.get(f"{name} variants", []) for name in ("cifar", "photos"))
+    names = list(dict.fromkeys(row["contestant"] for row in (*cifar, *photos)))
+    groups = sorted({row["group"] for row in cifar})
+    lines = []
+    for name in names:
+        key = (name, False)
+        found = [values(cifar, key, "top1", group) for group in groups] + [values(photos, key, "balanced_accuracy")]
+        lines.append((name, *(with_deviation(each) if each else "" for each in found)))
+    heads = [*(f"top-1, {group} images a class" for group in groups), "balanced accuracy, photos"]
+    return VARIANTS + table(("", *heads), lines)
+
+
+PARTS = {"cifar": cifar, "photos": photos, "cifar variants": variants, "epoch": epochs}

@@ -1,22 +1,24 @@
 """`senet finetune`."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Fixed, Positional, Suppress
 
 from senet.cli.parsing import Command, options, parse
 from senet.cli.progress import run_shown
-from senet.cli.training import ResumeCommand, going_on_later, say_next
+from senet.cli.training import ResumeCommand, going_on_later
 from senet.configs import settings
 from senet.data.config import DataConfig
 from senet.errors import SenetError
 from senet.finetuning.run import finetune
 from senet.models.config import ModelConfig
+from senet.terminal import say
 from senet.training.config import TrainConfig
 from senet.training.sections import Freeze, Metric
 
@@ -77,7 +79,7 @@ class FinetuneCommand(Command):
     pretrained: bool = True
     """start from the weights; without them at random, to compare"""
     settings: Annotated[Mapping[str, Any], Suppress, Fixed] = field(default_factory=dict)
-    configuration: ClassVar[type] = TrainConfig
+    configuration = TrainConfig
 
     @classmethod
     def read(cls, argv: Sequence[str], prog: str) -> Command:
@@ -120,7 +122,11 @@ class FinetuneCommand(Command):
                 settings=dict(self.settings),
                 progress=progress,
             )
-        say_next(self.output)
+        quoted = shlex.quote(str(self.output))
+        say(
+            f"The run is in {self.output}. Next:\n  senet evaluate {quoted} --report report.html\n"
+            f"  senet predict PICTURES --model {quoted}"
+        )
 
 
 def blank() -> TrainConfig:

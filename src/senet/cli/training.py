@@ -20,7 +20,7 @@ from senet.errors import SenetError
 from senet.paper.ablation import TABLES, reproduce_ablations
 from senet.recipes import RECIPES, get_recipe
 from senet.terminal import console, say
-from senet.training.config import TrainConfig
+from senet.training.config import Tracker, TrainConfig
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import resume, train
 
@@ -129,6 +129,12 @@ class ResumeCommand(Command):
     """the run folder"""
     epochs: int | None = None
     """another number of epochs for the whole run"""
+    max_seconds: float | None = None
+    """another time for the whole run, with what it has taken so far"""
+    patience: Annotated[int | None, tyro.conf.arg(name="selection.patience")] = None
+    """to go on with a run that ended early"""
+    max_drops: Annotated[int | None, tyro.conf.arg(name="schedule.max-drops")] = None
+    """to go on with a run that ended early"""
     checkpoint_every: int | None = None
     """batches between saves within an epoch"""
     data: Annotated[str | None, tyro.conf.arg(metavar="DATASET")] = None
@@ -137,6 +143,8 @@ class ResumeCommand(Command):
     """where the torchvision data sets are now"""
     num_workers: Annotated[int | None, tyro.conf.arg(name="data.num-workers")] = None
     """processes that read the data"""
+    trackers: tuple[Tracker, ...] | None = None
+    """other places for the metrics, which get those of all epochs"""
 
     def run(self) -> None:
         """Train on, and say what can be done next."""
@@ -144,10 +152,14 @@ class ResumeCommand(Command):
             folder = resume(
                 self.resume,
                 epochs=self.epochs,
+                max_seconds=self.max_seconds,
+                patience=self.patience,
+                max_drops=self.max_drops,
                 checkpoint_every=self.checkpoint_every,
                 dataset=self.data,
                 root=self.root,
                 num_workers=self.num_workers,
+                trackers=self.trackers,
                 progress=progress,
             )
             say_next(folder)

@@ -1,7 +1,6 @@
 """Fine-tuning a network on pictures: the plan, the run, and what came of it."""
 
 import logging
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from senet.finetuning.budget import parse_time
 from senet.finetuning.opening import Request
 from senet.finetuning.plan import Plan, make_plan
 from senet.finetuning.source import resolve_source
-from senet.training.config import TrainConfig
 from senet.training.loop import train
 from senet.training.progress import Progress, lines_shown
 from senet.training.run import RunFolder
@@ -122,31 +120,26 @@ def carry_out(plan: Plan, output: str | Path, progress: Progress | None = None) 
             logger.info("%s", line)
     run = train(plan.config, output, progress=progress)
     with lines_shown():
-        for line in summary(run, plan.config, plan.baseline):
-            logger.info("%s", line)
+        logger.info("%s: %s", run.name, summary(run, plan))
     return run
 
 
-def summary(run: Path, config: TrainConfig, baseline: tuple[float, float]) -> list[str]:
-    """Return what came of a run, a sentence each, and the commands that go on from it.
+def summary(run: Path, plan: Plan) -> str:
+    """Return what came of a run, in a sentence.
 
     Args:
         run: its folder.
-        config: its configuration.
-        baseline: what always saying the largest class reaches, in %: top-1, balanced accuracy.
+        plan: of the run.
     """
-    rows = [row for row in read_jsonl(run / "metrics.jsonl") if row["epoch"] > 0]
-    metric = config.selection.metric
+    metric = plan.config.selection.metric
     sign = -1 if metric == "loss" else 1
-    rows = [row for row in rows if metric in row]
-    if not rows:
-        return []
+    rows = [row for row in read_jsonl(run / "metrics.jsonl") if row["epoch"] > 0]
+    if not rows or metric not in rows[0]:
+        return "trained"
     best = max(rows, key=lambda row: sign * row[metric])
-    quoted = shlex.quote(str(run))
-    return [
-        f"best: epoch {best['epoch']:.0f} of {len(rows)}, balanced accuracy {best['balanced_accuracy']:.1f} % and "
-        f"top-1 {best['top1']:.1f} %; always saying the largest class reaches {baseline[1]:.1f} % and "
-        f"{baseline[0]:.1f} %",
-        f"next: `senet evaluate {quoted} --report report.html` shows the accuracy of each class and the mistakes, "
-        f"`senet predict IMAGES --model {quoted}` classifies pictures",
-    ]
+    top1, balanced = plan.baseline
+    return (
+        f"the best of {len(rows)} epochs is {best['epoch']:.0f}, with a balanced accuracy of "
+        f"{best['balanced_accuracy']:.1f} % and top-1 {best['top1']:.1f} %, where always saying the largest class "
+        f"reaches {balanced:.1f} % and {top1:.1f} %"
+    )

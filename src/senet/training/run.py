@@ -4,7 +4,8 @@
     data.json               numbers of images, names of classes, images held out; compared when a run is resumed
     environment.json        versions and machine
     metrics.jsonl           one line an epoch; epoch 0 is the weights that it starts from, if there are any
-    events.out.tfevents.*   the same for TensorBoard
+    events.out.tfevents.*   the same for TensorBoard, one of its trackers
+    trackers.json           ids of the run at other trackers (see senet.training.trackers)
     best/, last/            model folders (see senet.weights.folder)
     last/training_state.pt  optimizer, schedule, position; read with weights_only=True
 
@@ -43,8 +44,8 @@ from senet.weights.reading import read_description
 
 STATE_FILE = "training_state.pt"
 DATA_FILE = "data.json"
-WITHOUT_EFFECT = ("data.dataset", "data.root", "data.num_workers", "checkpoint_every")
-"""Settings that do not change the result of a run: where its data is, how it is read, how often it saves."""
+WITHOUT_EFFECT = ("data.dataset", "data.root", "data.num_workers", "checkpoint_every", "trackers")
+"""Settings that do not change the result of a run: where its data is, how it is read, how often it saves and where."""
 
 
 def changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
@@ -261,11 +262,15 @@ class RunFolder:
         with self.metrics_file.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
+    def metrics(self) -> list[dict[str, float]]:
+        """Return the lines of metrics.jsonl."""
+        return read_jsonl(self.metrics_file) if self.metrics_file.exists() else []
+
     def keep_metrics(self, epochs: int) -> None:
         """Keep the lines of the first `epochs` epochs: a killed run may have written one more."""
         if not self.metrics_file.exists():
             return
-        rows = [row for row in read_jsonl(self.metrics_file) if row["epoch"] <= epochs]
+        rows = [row for row in self.metrics() if row["epoch"] <= epochs]
         with written_beside(self.metrics_file) as beside:
             beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
