@@ -75,6 +75,7 @@ NEEDING = {
         "senet demo needs accelerate, tensorboard, scikit-learn, timm, plotly, jinja2, which are",
         "report,timm,train",
     ),
+    "compare": ("senet.compare(['cifar_resnet20'], 'digits')", "an evaluation in detail needs scipy", "report"),
     "timm's network": ("senet.create_model('timm/resnet18')", "timm/resnet18 needs timm", "timm"),
     "timm's registry": ("import senet.integrations.timm", "senet.integrations.timm needs timm", "timm"),
     "digits": (
@@ -145,10 +146,16 @@ def test_what_needs_an_extra_says_which(tmp_path):
         assert line.endswith(f" not installed; run: pip install 'senet[{extra}]'"), (code, line)
 
 
+TRACKERS = ("wandb", "mlflow", "comet")
+
+
 @pytest.mark.parametrize("module", EXTRAS)
 def test_the_extra_that_is_named_brings_the_package(module):
     package, extra = EXTRAS[module]
     extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert package in [re.split(r"[>\[]", requirement)[0] for requirement in extras[extra]]
+    if extra in TRACKERS:  # not in `all`, so that they are installed only where somebody wants them
+        assert extra not in re.split(r"[\[\],]", extras["all"][0])
+        return
     assert package in [name.lower().replace("_", "-") for name in packages_distributions()[module]]
     assert extra in extras["all"][0]

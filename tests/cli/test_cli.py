@@ -81,6 +81,7 @@ def test_help_lists_commands_and_recipes(capsys: pytest.CaptureFixture[str]) -> 
             ["RUN_OR_MODEL", "--crop-size", "--ten-crop", "--resize-sizes", "--data DATASET", "--precision"],
         ),
         (["predict"], ["IMAGE [IMAGE ...]", "--model RUN_OR_MODEL", "--top", "--threshold", "--list FILE"]),
+        (["runs"], ["FOLDER [FOLDER ...]", "--by", "--group", "--curves FILE", "--json"]),
         (["models"], ["PATTERN", "--json", "--paper"]),
         (["demo"], ["--output FOLDER", "minute"]),
         (["convert"], ["NAME", "SOURCE", "--output FOLDER", "--model-kwargs", "KEY=VALUE", "--se.gate"]),

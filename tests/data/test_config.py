@@ -22,6 +22,7 @@ NAN = float("nan")
         {"rotation": -1.0},
         {"rotation": NAN},
         {"pixel_shift": -20},
+        {"train_size": 0},
         {"crop_scale": (0.0, 1.0)},
         {"crop_scale": (0.5, 0.2)},
         {"crop_scale": (0.5, 1.1)},
@@ -41,6 +42,7 @@ def test_refused_augmentation(options):
     ("options", "in_memory"),
     [
         ({"crop_scale": (0.5, 1.0)}, True),
+        ({"train_size": 160}, True),
         ({"rotation": 10.0}, True),
         ({"pixel_shift": 20}, True),
         ({"cutout": 8}, False),

@@ -170,9 +170,13 @@ def test_batches_in_a_list(photos):
 def test_networks_that_are_no_ensemble(photos):
     first, order, _ = NETWORKS.values()
     other = Linear(("ash", "elm", "fir", "oak", "yew"))
-    with pytest.raises(SenetError, match=r"Linear has no class 'yew', one of 1 that differ .* or classes_of_data"):
+    with pytest.raises(
+        SenetError, match=r"Linear( \(2\))? has no class 'yew', one of 1 that differ .* or classes_of_data"
+    ):
         senet.evaluate([first, other], photos)
     assert senet.evaluate([first, other], photos, classes_of_data=True).num_images == 12
+    with pytest.raises(SenetError, match=r"^Linear \(2\): the network has no class 'oak'"):
+        senet.evaluate([first, Linear(("ash", "elm", "fir"))], photos)
     with pytest.raises(SenetError, match="no network is given"):
         senet.evaluate([], photos)
     with pytest.raises(SenetError, match="data is missing"):
@@ -214,5 +218,7 @@ def test_probabilities_that_are_not_numbers(photos):
     nn.init.constant_(broken.weight, float("nan"))
     with pytest.raises(NotFiniteError, match="predicts probabilities that are not numbers on"):
         senet.evaluate(broken, photos)
-    with pytest.raises(NotFiniteError, match=r"Linear predicts .* not numbers for .*ash/0\.png; check its weights"):
+    with pytest.raises(
+        NotFiniteError, match=r"^Linear \(2\) predicts .* not numbers for .*ash/0\.png; check its weights"
+    ):
         senet.evaluate([NETWORKS["first"], broken], photos)

@@ -45,6 +45,7 @@ def test_a_small_data_set_takes_enough_steps_and_a_large_one_not_too_many(images
         ({"image_size": 32, "batch_size": 16}, "optimizer.lr", pytest.approx(2e-3)),
         ({"epochs": 20}, "head_epochs", 2),
         ({"epochs": 1}, "head_epochs", 0),
+        ({"epochs": 20, "new_head": False}, "head_epochs", 0),
         ({"epochs": 20, "freeze": "trunk"}, "head_epochs", 0),
         ({"epochs": 20, "pretrained": False}, "head_epochs", 0),
         ({"pretrained": False}, "optimizer.layer_decay", None),

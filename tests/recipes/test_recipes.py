@@ -69,6 +69,7 @@ IMAGES_A_STEP = {
     **dict.fromkeys(("imagenet", "imagenet_inception_resnet", "places365"), 1024),  # section 5.1
     **dict.fromkeys(("imagenet_release", "imagenet_ablation", "imagenet_mobile"), 256),
     **dict.fromkeys(("imagenet_senet154", "imagenet_senet154_320"), 2048),  # appendix
+    **dict.fromkeys(("imagenet_a1", "imagenet_a2", "imagenet_a3"), 2048),  # arXiv:2110.00476, Table 2
     **dict.fromkeys(("cifar10", "cifar100", "cifar10_wrn", "cifar100_wrn", "cifar10_shake"), 128),
     "cifar100_shake": 32,
 }

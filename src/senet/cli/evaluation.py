@@ -14,9 +14,9 @@ from senet.data.config import DataConfig
 from senet.errors import SenetError, warn
 from senet.evaluation.accuracy import Evaluation
 from senet.evaluation.batches import open_model, run_data
-from senet.evaluation.comparison import Comparison, check_ensemble, compare, is_imbalanced, unique_names
+from senet.evaluation.comparison import Comparison, check_ensemble, compare, is_imbalanced
 from senet.evaluation.measures import Interval, PairedTest
-from senet.evaluation.scores import Network, evaluate
+from senet.evaluation.scores import Network, evaluate, unique_names
 from senet.files import check_writable
 from senet.nn.precision import Precision
 from senet.optimization.inference import Backend, optimize_for_inference

@@ -20,7 +20,7 @@ from senet.errors import SenetError
 from senet.paper.ablation import TABLES, reproduce_ablations
 from senet.recipes import RECIPES, get_recipe
 from senet.terminal import console, say
-from senet.training.config import TrainConfig
+from senet.training.config import Tracker, TrainConfig
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import resume, train
 
@@ -143,6 +143,8 @@ class ResumeCommand(Command):
     """where the torchvision data sets are now"""
     num_workers: Annotated[int | None, tyro.conf.arg(name="data.num-workers")] = None
     """processes that read the data"""
+    trackers: tuple[Tracker, ...] | None = None
+    """other places for the metrics, which get those of all epochs"""
 
     def run(self) -> None:
         """Train on, and say what can be done next."""
@@ -157,6 +159,7 @@ class ResumeCommand(Command):
                 dataset=self.data,
                 root=self.root,
                 num_workers=self.num_workers,
+                trackers=self.trackers,
                 progress=progress,
             )
             say_next(folder)

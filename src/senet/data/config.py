@@ -11,7 +11,7 @@ from senet.data.preprocessing import CIFAR, Preprocessing
 from senet.errors import SenetError, check_ranges
 
 ASPECT_RATIO = (3 / 4, 4 / 3)
-ON_DISK = ("crop_scale", "rotation", "pixel_shift", "auto_augment", "random_erasing")
+ON_DISK = ("train_size", "crop_scale", "rotation", "pixel_shift", "auto_augment", "random_erasing")
 """Fields of `Augmentation` that have no effect on data in memory."""
 DATASET_SPECIFIC = ("class_names", "val_fraction", "split_seed")
 """Settings that belong to one data set and are wrong for another."""
@@ -28,6 +28,9 @@ class Augmentation:
         flip: mirror left to right, with probability one half.
         padding: pad with this many pixels of the mean color on each side, then crop back at a random place.
         cutout: side in pixels of a square of the mean color, centered anywhere in the image (arXiv:1708.04552).
+        train_size: side of the training images in pixels, if it is not that of the preprocessing, in which the network
+            is evaluated: smaller ones save time, and suit random crops, whose objects come out larger
+            (arXiv:1906.06423); None for the same.
         crop_scale: range of the share of the image's area that a crop has, in (0, 1]; None for the center crop.
         crop_ratio: range of the crop's aspect ratio before it is scaled to the square.
         rotation: largest angle in degrees, either way.
@@ -42,6 +45,7 @@ class Augmentation:
     flip: bool = False
     padding: int = 0
     cutout: int = 0
+    train_size: int | None = None
     crop_scale: tuple[float, float] | None = None
     crop_ratio: tuple[float, float] = ASPECT_RATIO
     rotation: float = 0.0
@@ -55,6 +59,8 @@ class Augmentation:
             if not getattr(self, name) >= 0:
                 raise SenetError(f"augmentation.{name} is {getattr(self, name)}; expected at least 0")
         check_ranges(self, "augmentation.", {"random_erasing": (0, 1), "repeats": (1, 100)})
+        if self.train_size is not None and self.train_size < 1:
+            raise SenetError(f"augmentation.train_size is {self.train_size}; expected at least 1 pixel")
         if self.auto_augment is not None:
             check_policy(self.auto_augment)
         changing = ("flip", "padding", "cutout", "crop_scale", "rotation", "pixel_shift", "auto_augment")
@@ -74,7 +80,7 @@ class Augmentation:
         """Raise a SenetError if an option is set that has no effect on this kind of data."""
         for name in ON_DISK if in_memory else ("cutout",):
             if getattr(self, name):
-                off = None if name in ("crop_scale", "auto_augment") else 0
+                off = None if name in ("train_size", "crop_scale", "auto_augment") else 0
                 raise SenetError(
                     f"data.augmentation.{name} has no effect on data {'in memory' if in_memory else 'on disk'}; "
                     f"set data.augmentation.{name}={off} or data.in_memory={not in_memory}"
@@ -129,6 +135,14 @@ class DataConfig:
             raise SenetError(f"data.class_names has {twice!r} twice; give each class a name of its own")
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise SenetError(f"data.val_fraction is {self.val_fraction}; expected between 0 and 1, such as 0.2")
+
+    @property
+    def train_preprocessing(self) -> Preprocessing:
+        """The preprocessing of the training images: the same, or in proportion to their own size."""
+        own, size = self.preprocessing, self.augmentation.train_size
+        if size is None:
+            return own
+        return replace(own, image_size=size, resize=max(size, round(size * own.resize / own.image_size)))
 
     def after(self, earlier: "DataConfig | None") -> "DataConfig":
         """Return this without the class names and held-out share that it inherited from another data set's settings."""

@@ -14,7 +14,8 @@ from senet.data.datasets import ImageSplit, Split, open_split
 from senet.data.decoding import decode
 from senet.data.memory import MemoryLoader
 from senet.data.order import BatchOrder
-from senet.data.streaming import StreamingLoader, eval_transform, train_transform
+from senet.data.streaming import StreamingLoader
+from senet.data.transforms import eval_transform, train_transform
 from senet.errors import SenetError
 
 
@@ -91,10 +92,9 @@ def build_loader(
         pixels, labels = decode(images, config.preprocessing)
         augmentation = config.augmentation if train else None
         return MemoryLoader(pixels, labels, order, config.preprocessing, augmentation, device)
-    to_pixels = (
-        train_transform(config.preprocessing, config.augmentation) if train else eval_transform(config.preprocessing)
-    )
-    return StreamingLoader(images, to_pixels, order, config.preprocessing, device, config.num_workers)
+    preprocessing = config.train_preprocessing if train else config.preprocessing
+    to_pixels = train_transform(preprocessing, config.augmentation) if train else eval_transform(preprocessing)
+    return StreamingLoader(images, to_pixels, order, preprocessing, device, config.num_workers)
 
 
 def check_classes(train: ImageSplit, evaluation: ImageSplit) -> None:

@@ -1,5 +1,6 @@
 """Networks on one data set, side by side: their measures in detail, paired tests, and their ensemble."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,13 +24,22 @@ from senet.evaluation.measures import (
     bootstrap_intervals,
     by_class,
     calibration,
+    check_packages,
     confusion,
     expected_calibration_error,
     interval_measures,
     paired_test,
     share_interval,
 )
-from senet.evaluation.scores import Network, Scores, average_scores, check_weights, opened_once, score_images
+from senet.evaluation.scores import (
+    Network,
+    Scores,
+    average_scores,
+    check_weights,
+    opened_once,
+    scored_each,
+    unique_names,
+)
 from senet.nn.precision import Precision
 
 MISTAKES = 24
@@ -113,15 +123,22 @@ class EvaluationReport:
         return {
             "name": self.name,
             "data": self.source,
-            **asdict(self.evaluation),
+            **{key: finite(value) for key, value in asdict(self.evaluation).items()},
             "ece": self.ece,
             "seconds": self.seconds,
-            "intervals": dict(self.intervals),
+            "intervals": {
+                key: None if ends is None else list(map(finite, ends)) for key, ends in self.intervals.items()
+            },
             "calibration": [asdict(each) for each in self.bins],
             "classes": [asdict(each) for each in self.classes],
             "confusion": self.confusion.tolist(),
             "mistakes": [asdict(each) for each in self.mistakes],
         }
+
+
+def finite(value: float) -> float | None:
+    """Return a number as JSON has it: None for an infinite loss, where a class has no probability at all."""
+    return value if math.isfinite(value) else None
 
 
 def is_imbalanced(evaluation: Evaluation) -> bool:
@@ -267,26 +284,26 @@ def compare(
     Raises:
         SenetError: see `senet.evaluate`; or a package of the extra "report" is missing.
     """
+    check_packages()
     networks, data = opened_once(networks, data)
     check_ensemble(ensemble, weights, names, len(networks))
     called = unique_names(networks) if names is None else tuple(names)
     reports: list[EvaluationReport] = []
 
     def each() -> Iterator[Scores]:
-        for network, name in zip(networks, called, strict=True):
-            found = score_images(
-                network,
-                data,
-                name=name,
-                crop_size=crop_size,
-                resize_sizes=resize_sizes,
-                ten_crop=ten_crop,
-                batch_size=batch_size,
-                precision=precision,
-                device=device,
-                classes_of_data=classes_of_data,
-                mapping=mapping,
-            )
+        for found in scored_each(
+            networks,
+            called,
+            data,
+            crop_size=crop_size,
+            resize_sizes=resize_sizes,
+            ten_crop=ten_crop,
+            batch_size=batch_size,
+            precision=precision,
+            device=device,
+            classes_of_data=classes_of_data,
+            mapping=mapping,
+        ):
             reports.append(report_on(found))
             check_same_images(reports[0], reports[-1])
             yield found
@@ -324,16 +341,6 @@ def check_ensemble(
     check_weights(weights, count)
     if names is not None and len(set(names)) != count:
         raise SenetError(f"names is {tuple(names)}; expected a different name for each of the {count} networks")
-
-
-def unique_names(networks: Sequence[Network]) -> tuple[str, ...]:
-    """Return what to call networks: what they are opened from, or their class; numbered where two are the same."""
-    names: list[str] = []
-    for network in networks:
-        base = str(network) if isinstance(network, str | Path) else type(network).__name__
-        taken = sum(name == base or name.startswith(f"{base} (") for name in names)
-        names.append(f"{base} ({taken + 1})" if taken else base)
-    return tuple(names)
 
 
 def check_same_images(first: EvaluationReport, other: EvaluationReport) -> None:

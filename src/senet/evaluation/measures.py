@@ -64,9 +64,16 @@ class CalibrationBin:
     accuracy: float
 
 
+def check_packages() -> None:
+    """Raise a MissingExtraError now, before the work, if a package is missing that the measures need."""
+    with needed_for("an evaluation in detail"):
+        import scipy.stats  # noqa: F401
+        import sklearn.metrics  # noqa: F401
+
+
 def confusion(labels: Ints, predicted: Ints, num_classes: int) -> Ints:
     """Return the counts (C, C): images of the row's class that are predicted to be of the column's."""
-    with needed_for("the measures of an evaluation"):
+    with needed_for("an evaluation in detail"):
         from sklearn.metrics import confusion_matrix
 
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a single class, which is given here
@@ -76,7 +83,7 @@ def confusion(labels: Ints, predicted: Ints, num_classes: int) -> Ints:
 
 def by_class(labels: Ints, predicted: Ints, class_names: tuple[str, ...]) -> tuple[ClassMeasures, ...]:
     """Return the measures of each class that has images or predictions."""
-    with needed_for("the measures of an evaluation"):
+    with needed_for("an evaluation in detail"):
         from sklearn.metrics import precision_recall_fscore_support
 
     places = np.unique(np.concatenate([labels, predicted]))
@@ -108,7 +115,7 @@ def calibration(right: npt.NDArray[np.bool_], confidence: Floats) -> tuple[Calib
         right: (N,), whether the predicted class is the image's.
         confidence: (N,), the probability of the predicted class.
     """
-    with needed_for("the measures of an evaluation"):
+    with needed_for("an evaluation in detail"):
         from sklearn.calibration import calibration_curve
 
     accuracy, mean = calibration_curve(right, confidence, n_bins=BINS, strategy="uniform", pos_label=True)
@@ -137,7 +144,7 @@ def expected_calibration_error(bins: tuple[CalibrationBin, ...]) -> float:
 
 def share_interval(count: int, total: int) -> Interval:
     """Return Wilson's interval of a share, in %; unlike the bootstrap's it has a width at 0 and 100 %."""
-    with needed_for("the measures of an evaluation"):
+    with needed_for("an evaluation in detail"):
         from scipy.stats import binomtest
 
     found = binomtest(count, total).proportion_ci(LEVEL, method="wilson")
@@ -157,7 +164,7 @@ def bootstrap_intervals(labels: Ints, measure: Callable[[Ints], Floats], seed: i
     Returns:
         An interval for each measure; None if no class has two images.
     """
-    with needed_for("the measures of an evaluation"):
+    with needed_for("an evaluation in detail"):
         from scipy.stats import bootstrap
 
     order = np.argsort(labels, kind="stable")
@@ -173,16 +180,17 @@ def bootstrap_intervals(labels: Ints, measure: Callable[[Ints], Floats], seed: i
         images = np.concatenate(parts, axis=-1).reshape(-1, len(labels))
         return measure(images).reshape(-1, *shape)
 
-    found: Any = bootstrap(
-        varied,
-        statistic,
-        n_resamples=RESAMPLES,
-        batch=max(1, AT_ONCE // len(labels)),
-        vectorized=True,
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
+    with np.errstate(invalid="ignore"):  # of an infinite loss
+        found: Any = bootstrap(
+            varied,
+            statistic,
+            n_resamples=RESAMPLES,
+            batch=max(1, AT_ONCE // len(labels)),
+            vectorized=True,
+            confidence_level=LEVEL,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
     return tuple(zip(found.low.tolist(), found.high.tolist(), strict=True))
 
 
@@ -253,7 +261,7 @@ def paired_test(
         first_right: (N,), whether the first network predicts an image right.
         second_right: (N,), the same of the second.
     """
-    with needed_for("the measures of an evaluation"):
+    with needed_for("an evaluation in detail"):
         from scipy.stats import binomtest
 
     better, worse = int((second_right & ~first_right).sum()), int((first_right & ~second_right).sum())

@@ -242,6 +242,36 @@ def opened_once(networks: Sequence[Network], data: DataSource | None) -> tuple[t
     return networks, data
 
 
+def scored_each(
+    networks: Sequence[Network], names: Sequence[str], data: DataSource, **options: Any
+) -> Iterator[Scores]:
+    """Yield what each of several networks predicts; an error says which network it is about.
+
+    Args:
+        networks: see `evaluate`.
+        names: of each.
+        data: see `evaluate`.
+        options: of `score_images`.
+    """
+    for network, name in zip(networks, names, strict=True):
+        try:
+            yield score_images(network, data, name=name, **options)
+        except SenetError as error:
+            if len(networks) == 1 or name in str(error):
+                raise
+            raise type(error)(f"{name}: {error}") from error
+
+
+def unique_names(networks: Sequence[Network]) -> tuple[str, ...]:
+    """Return what to call networks: what they are opened from, or their class; numbered where two are the same."""
+    names: list[str] = []
+    for network in networks:
+        base = str(network) if isinstance(network, str | Path) else type(network).__name__
+        taken = sum(name == base or name.startswith(f"{base} (") for name in names)
+        names.append(f"{base} ({taken + 1})" if taken else base)
+    return tuple(names)
+
+
 def evaluate(
     run_or_model: Network | Sequence[Network],
     data: DataSource | None = None,
@@ -296,7 +326,7 @@ def evaluate(
     }
     if not isinstance(run_or_model, nn.Module | str | Path):
         networks, data = opened_once(run_or_model, data)
-        each = (score_images(network, data, precision=precision, **options) for network in networks)
+        each = scored_each(networks, unique_names(networks), data, precision=precision, **options)
         return average_scores(each, check_weights(weights, len(networks))).evaluation
     if weights is not None:
         raise SenetError("weights has no effect on one network; give several, or leave it out")

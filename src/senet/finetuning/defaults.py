@@ -87,6 +87,7 @@ class Situation:
         counts: training images of each class, (C,).
         image_size: of the network, in pixels.
         pretrained: whether it starts from weights.
+        new_head: whether its classifier starts at random.
         num_groups: groups of layers of the network, see `senet.training.groups`.
         on_gpu: whether it trains on a GPU.
         seconds: time limit; None for none.
@@ -98,6 +99,7 @@ class Situation:
     counts: np.ndarray
     image_size: int
     pretrained: bool = True
+    new_head: bool = True
     num_groups: int = 5
     on_gpu: bool = False
     seconds: float | None = None
@@ -147,7 +149,7 @@ def choose(situation: Situation) -> dict[str, Any]:
         "max_seconds": situation.seconds,
         "batch_size": batch_size,
         "freeze": situation.freeze or ("bn" if few else "none"),
-        "head_epochs": min(clamp(WARM_HEAD * epochs, HEAD_EPOCHS), epochs - 1) if warm else 0,
+        "head_epochs": min(clamp(WARM_HEAD * epochs, HEAD_EPOCHS), epochs - 1) if warm and situation.new_head else 0,
         "optimizer.name": OPTIMIZER,
         "optimizer.lr": (LR_SMALL if small else LR) * math.sqrt(batch_size / LR_BATCH),
         "optimizer.weight_decay": WEIGHT_DECAY,

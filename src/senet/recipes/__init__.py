@@ -27,6 +27,7 @@ from senet.recipes.imagenet import (
     imagenet_senet154_320,
 )
 from senet.recipes.places import places365
+from senet.recipes.resnet_strikes_back import imagenet_a1, imagenet_a2, imagenet_a3
 from senet.registry import Registry, calling_module
 from senet.training.config import TrainConfig, recipe
 
@@ -49,6 +50,9 @@ RECIPES: Registry[Callable[[], TrainConfig]] = Registry(
         "imagenet_senet154": imagenet_senet154,
         "imagenet_senet154_320": imagenet_senet154_320,
         "places365": places365,
+        "imagenet_a1": imagenet_a1,
+        "imagenet_a2": imagenet_a2,
+        "imagenet_a3": imagenet_a3,
     },
 )
 

@@ -170,7 +170,7 @@ def open_teacher(config: TrainConfig, class_names: tuple[str, ...], device: torc
         network,
         source,
         student=config.data.preprocessing,
-        image_size=config.data.preprocessing.image_size,
+        image_size=config.data.train_preprocessing.image_size,
         class_names=class_names,
         precision=config.compute.precision,
     )

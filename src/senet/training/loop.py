@@ -1,7 +1,7 @@
 """Training a network from the beginning, and going on with a run that was stopped."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,14 @@ from senet.models.build import build
 from senet.models.config import ModelConfig
 from senet.nn.precision import fast_precision
 from senet.training import budget
-from senet.training.config import TrainConfig
+from senet.training.config import Tracker, TrainConfig
 from senet.training.ending import ending_of_state
 from senet.training.optimizers import check_optimizer
 from senet.training.processes import build_accelerator
 from senet.training.progress import Progress, lines_shown
 from senet.training.run import RunFolder, changed
 from senet.training.state import STATE_KEYS, up_to_date
+from senet.training.trackers import check_installed
 from senet.training.trainer import Trainer
 from senet.training.warm_start import start_from_weights
 
@@ -63,6 +64,7 @@ def resume(
     dataset: str | None = None,
     root: str | Path | None = None,
     num_workers: int | None = None,
+    trackers: Sequence[Tracker] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Go on with a run that was stopped; all that it needs is in its folder.
@@ -80,6 +82,7 @@ def resume(
         dataset: where the same data are now, for a folder that was moved.
         root: where the torchvision data sets are now.
         num_workers: processes that read the data.
+        trackers: other places for the metrics, see `TrainConfig`; they get those of all epochs.
         progress: as for `train`.
 
     Returns:
@@ -99,6 +102,7 @@ def resume(
         "data.dataset": dataset,
         "data.root": None if root is None else Path(root),
         "data.num_workers": num_workers,
+        "trackers": None if trackers is None else tuple(trackers),
     }
     config = changed(run.read_config(), {name: value for name, value in changes.items() if value is not None})
     state = run.load_state(STATE_KEYS)
@@ -126,12 +130,12 @@ def carry_out(run: RunFolder, config: TrainConfig, state: Mapping[str, Any] | No
     """
     started = budget.clock()
     check_optimizer(config.optimizer)
+    check_installed(config.trackers)
     accelerator = build_accelerator(config.compute)
     notes, start = [], None
     make: Callable[[ModelConfig], Network] = partial(build, surgery=run.surgery())
     if config.weights is not None and state is None:
         config, start = start_from_weights(config)
-        make = start.build
     if config.compute.precision == "auto":
         precision = fast_precision(accelerator.device)
         config = replace(config, compute=replace(config.compute, precision=precision))
@@ -152,6 +156,7 @@ def carry_out(run: RunFolder, config: TrainConfig, state: Mapping[str, Any] | No
     notes.extend(data.notes)
     run.check_same_data(data)
     if start is not None:
+        make = start.for_classes(data.class_names).build
         notes.append(start.classifier_note(data.class_names))
     trainer = Trainer(config, run, accelerator, data, make, notes, started)
     trainer.restore(state)

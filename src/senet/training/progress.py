@@ -1,4 +1,4 @@
-"""What a run reports while it trains: log lines, TensorBoard events, and the caller's progress display."""
+"""What a run reports while it trains: log lines, metrics for its trackers, and the caller's progress display."""
 
 import logging
 import sys
@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from senet.data.preprocessing import Preprocessing
-from senet.errors import needed_for
-
-with needed_for("senet.train"):
-    from torch.utils.tensorboard import SummaryWriter
+from senet.training.trackers import Trackers
 
 logger = logging.getLogger("senet.training")
 
@@ -85,11 +82,12 @@ class Reporter:
     """Reports the progress of one run; use it as a context manager.
 
     Args:
-        folder: of the run, for the TensorBoard events.
+        folder: of the run.
         num_epochs: of the whole run.
         num_batches: of an epoch.
         done_batches: before this start.
         progress: the caller's; None for lines alone.
+        trackers: which take the metrics of each epoch; None for none.
         quiet: report nothing (all processes but the main one).
     """
 
@@ -101,30 +99,30 @@ class Reporter:
         done_batches: int,
         progress: Progress | None = None,
         *,
+        trackers: Trackers | None = None,
         quiet: bool = False,
     ) -> None:
         self.folder = folder
         self.num_epochs = num_epochs
         self.batches_of_epoch, self.num_batches = num_batches, num_epochs * num_batches
-        self.first_epoch = done_batches // num_batches + 1
         self.done = done_batches
         self.quiet = quiet
         self.progress = None if quiet else progress
         self.last_line = time.monotonic()
-        self.writer: SummaryWriter | None = None
+        self.trackers = None if quiet else trackers
 
     def __enter__(self) -> "Reporter":
-        if not self.quiet:
-            self.writer = SummaryWriter(str(self.folder), purge_step=self.first_epoch)
+        if self.trackers is not None:
+            self.trackers.__enter__()
         if self.progress is not None:
             self.progress.start(self.folder.name, self.num_batches, self.done)
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, *rest: object) -> None:
         if self.progress is not None:
             self.progress.stop()
-        if self.writer is not None:
-            self.writer.close()
+        if self.trackers is not None:
+            self.trackers.__exit__(kind, *rest)
 
     def say(self, sentence: str) -> None:
         """Log a line about the run."""
@@ -138,6 +136,8 @@ class Reporter:
         self.say(
             f"starts as {what}, on {images}, std {preprocessing.std}: loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %"
         )
+        if self.trackers is not None:
+            self.trackers.send()
 
     def advance(self, batches: int, loss: float, images_per_s: float) -> None:
         """Count batches that were trained."""
@@ -166,8 +166,5 @@ class Reporter:
             f"{row['images_per_s']:,.0f} images/s  "
             f"about {f'{left / 60:.0f} min' if left >= 120 else f'{left:.0f} s'} left"
         )
-        if self.writer is not None:
-            for name, value in row.items():
-                if name not in ("epoch", "step"):
-                    self.writer.add_scalar(name, value, int(row["epoch"]))
-            self.writer.flush()
+        if self.trackers is not None:
+            self.trackers.send()

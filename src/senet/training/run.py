@@ -4,7 +4,8 @@
     data.json               numbers of images, names of classes, images held out; compared when a run is resumed
     environment.json        versions and machine
     metrics.jsonl           one line an epoch; epoch 0 is the weights that it starts from, if there are any
-    events.out.tfevents.*   the same for TensorBoard
+    events.out.tfevents.*   the same for TensorBoard, one of its trackers
+    trackers.json           ids of the run at other trackers (see senet.training.trackers)
     best/, last/            model folders (see senet.weights.folder)
     last/training_state.pt  optimizer, schedule, position; read with weights_only=True
 
@@ -43,8 +44,8 @@ from senet.weights.reading import read_description
 
 STATE_FILE = "training_state.pt"
 DATA_FILE = "data.json"
-WITHOUT_EFFECT = ("data.dataset", "data.root", "data.num_workers", "checkpoint_every")
-"""Settings that do not change the result of a run: where its data is, how it is read, how often it saves."""
+WITHOUT_EFFECT = ("data.dataset", "data.root", "data.num_workers", "checkpoint_every", "trackers")
+"""Settings that do not change the result of a run: where its data is, how it is read, how often it saves and where."""
 
 
 def changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:

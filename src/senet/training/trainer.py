@@ -43,6 +43,7 @@ from senet.training.scoring import evaluate_in_run, figures, summed
 from senet.training.seeding import STEP_STREAM, seed_everything
 from senet.training.selection import Selection
 from senet.training.state import Part, Position, gather
+from senet.training.trackers import Trackers
 
 with needed_for("senet.train"):
     from accelerate import Accelerator
@@ -156,10 +157,13 @@ class Trainer:
         config, position, num_batches = self.config, self.position, len(self.data.train)
         main = self.accelerator.is_main_process
         done = position.epoch * num_batches + position.batch
+        trackers = Trackers(self.run_folder.path, config, position.epoch if done else None) if main else None
         with (
             lines_shown(),
             float32_products(self.accelerator.device, config.compute.precision),
-            Reporter(self.run_folder.path, config.epochs, num_batches, done, progress, quiet=not main) as reporter,
+            Reporter(
+                self.run_folder.path, config.epochs, num_batches, done, progress, trackers=trackers, quiet=not main
+            ) as reporter,
             caught_signals() as self.caught,
         ):
             self.say = self.steps.say = reporter.say
