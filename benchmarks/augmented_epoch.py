@@ -6,9 +6,9 @@ senet: its later epochs. Where the pictures of a data set fit in 200 MB, they ar
 timm: `create_dataset` and `create_loader`, which decode in every epoch.
 Without workers and by processor time, which other programs do not disturb; workers multiply both alike.
 
-Command: python benchmarks/epoch_data.py --data FOLDER [--image-size 32]; FOLDER has train/CLASS/IMAGE
+Command: python benchmarks/augmented_epoch.py --data FOLDER [--image-size 32]; FOLDER has train/CLASS/IMAGE
 Cost: seconds for some hundred pictures.
-Results: benchmarks/results/epoch_data.json, one entry for each name of --name.
+Results: benchmarks/results/augmented_epoch.json, one entry for each name of --name.
 """
 
 import json
@@ -51,7 +51,7 @@ class Arguments:
     image_size: int = 32
     batch_size: int = 32
     rounds: int = 5
-    output: Path = RESULTS / "epoch_data.json"
+    output: Path = RESULTS / "augmented_epoch.json"
 
 
 def exhaust(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> int:
