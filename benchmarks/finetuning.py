@@ -31,7 +31,7 @@ import tyro
 
 import senet
 from finetuning_data import cifar_folder, crops_folder, pretraining_data
-from finetuning_epoch import ROUNDS, Case, measure_epochs
+from finetuning_timing import ROUNDS, Case, measure_epochs
 from report import RESULTS, about, write_results
 from senet.files import read_jsonl
 
