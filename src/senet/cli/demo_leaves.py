@@ -22,7 +22,7 @@ TIME = "45s"
 def finetune_to_leaves(
     folder: Path, *, seed: int = 0, pictures: Path = PICTURES, settings: Mapping[str, Any] | None = None
 ) -> Path:
-    """Copy the pictures, fine-tune the network of the package to them, and evaluate it.
+    """Copy the pictures, fine-tune the network of the package to them, and write the page of its evaluation.
 
     Args:
         folder: exists; what is written goes there.
@@ -36,7 +36,7 @@ def finetune_to_leaves(
     Raises:
         SenetError: a file that cannot be written.
     """
-    copied, run = folder / "leaves", folder / "finetuned"
+    copied, run, page = folder / "leaves", folder / "finetuned", folder / "mistakes.html"
     try:
         shutil.copytree(pictures, copied)
     except (OSError, shutil.Error) as error:
@@ -44,5 +44,5 @@ def finetune_to_leaves(
     say(f"\nFine-tuning {NETWORK}, trained on CIFAR-10, to pictures of leaves in {copied} ...")
     chosen = {"epochs": EPOCHS} if settings is None else settings
     finetune(copied, run, model=NETWORK, seed=seed, time=TIME, settings=chosen)
-    EvaluateCommand.read([str(run)], "senet evaluate").run()
+    EvaluateCommand.read([str(run), "--report", str(page)], "senet evaluate").run()
     return run
