@@ -35,7 +35,8 @@ from senet.data.decoding import decode
 from senet.data.memory import MemoryLoader
 from senet.data.order import BatchOrder
 from senet.data.preprocessing import CIFAR
-from senet.data.streaming import StreamingLoader, train_transform
+from senet.data.streaming import StreamingLoader
+from senet.data.transforms import train_transform
 
 CPU = torch.device("cpu")
 BASELINE = "torchvision, 2 workers"

@@ -81,6 +81,7 @@ def test_help_lists_commands_and_recipes(capsys: pytest.CaptureFixture[str]) -> 
             ["RUN_OR_MODEL", "--crop-size", "--ten-crop", "--resize-sizes", "--data DATASET", "--precision"],
         ),
         (["predict"], ["IMAGE [IMAGE ...]", "--model RUN_OR_MODEL", "--top", "--threshold", "--list FILE"]),
+        (["runs"], ["FOLDER [FOLDER ...]", "--by", "--group", "--curves FILE", "--json"]),
         (["models"], ["PATTERN", "--json", "--paper"]),
         (["demo"], ["--output FOLDER", "minute"]),
         (["convert"], ["NAME", "SOURCE", "--output FOLDER", "--model-kwargs", "KEY=VALUE", "--se.gate"]),
@@ -302,8 +303,9 @@ def test_every_option_that_a_message_may_name_is_in_the_help(name: str, capsys: 
 
 
 def test_keyword_arguments_are_read_as_python_writes_them() -> None:
-    words = ["a=1", "b=0.5", "c=True", "d=3x3", "e='4'", "f=x=y", "g=", "h=[1]", "i=None"]
+    words = ["a=1", "b=0.5", "c=True", "d=3x3", "e='4'", "f=x=y", "g=", "h=[1]", "i=None", "j=(0.9,0.95)", "k=(a,)"]
     expected = {"a": 1, "b": 0.5, "c": True, "d": "3x3", "e": "4", "f": "x=y", "g": "", "h": "[1]", "i": "None"}
+    expected |= {"j": (0.9, 0.95), "k": "(a,)"}
     assert dict(map(keyword_argument, words)) == expected
 
 

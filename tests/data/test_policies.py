@@ -17,7 +17,8 @@ from senet.data.policies import AutoAugment, RandomErasing
 from senet.data.preprocessing import STANDARDIZED, Preprocessing
 from senet.data.randomness import seeded
 from senet.data.readers import Arrays
-from senet.data.streaming import StreamingLoader, train_transform
+from senet.data.streaming import StreamingLoader
+from senet.data.transforms import train_transform
 from senet.errors import SenetError
 
 CPU = torch.device("cpu")
@@ -96,13 +97,15 @@ def test_random_erasing_is_timm_s(preprocessing):
     """Of normalized images, but for rounding and clipping."""
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
     pixels = torch.randint(0, 256, (len(mean), 24, 24), dtype=torch.uint8)
-    own, reference = RandomErasing(0.5, preprocessing), TimmErasing(0.5, mode="pixel", device="cpu")
+    own, reference = RandomErasing(0.5, preprocessing), TimmErasing(1.0, mode="pixel", device="cpu")
     erased = 0
     for seed in range(40):
         with seeded(seed):
             out = own(pixels)
         with seeded(seed):
-            expected = (reference((pixels / 255 - mean) / std) * std + mean) * 255
+            normalized = (pixels / 255 - mean) / std
+            normalized = reference(normalized) if random.random() < 0.5 else normalized
+        expected = (normalized * std + mean) * 255
         assert out.dtype == torch.uint8
         torch.testing.assert_close(out.float(), expected.clamp(0, 255), atol=0.51, rtol=0)
         erased += not torch.equal(out, pixels)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch.utils.data._utils import signal_handling
 from torchvision.transforms import v2
 
+from senet.data import streaming as streaming_module
 from senet.data.config import Augmentation, DataConfig
 from senet.data.datasets import ImageSplit, open_split
 from senet.data.decoding import decode
@@ -20,7 +21,8 @@ from senet.data.memory import MemoryLoader
 from senet.data.order import BatchOrder
 from senet.data.preprocessing import CIFAR, Preprocessing
 from senet.data.readers import Arrays
-from senet.data.streaming import PixelShift, StreamingLoader, eval_transform, train_transform
+from senet.data.streaming import StreamingLoader
+from senet.data.transforms import PixelShift, eval_transform, train_transform
 from senet.errors import SenetError
 
 CPU = torch.device("cpu")
@@ -134,6 +136,22 @@ def test_reading_leaves_the_global_generators_alone():
     assert random.getstate() == python_before
 
 
+@pytest.mark.parametrize("fit", [True, False])
+def test_small_data_sets_are_decoded_once(monkeypatch, fit):
+    """Of large ones nothing is kept, not even a part; the batches are the same."""
+    monkeypatch.setattr(streaming_module, "KEPT_BYTES", 14 * 12 * 14 * 3 + 1 - (not fit) * 10)
+    split, decoded = pictures(), []
+
+    def read(index):
+        decoded.append(index)
+        return split.read_image(index)
+
+    loader = streaming(EVERYTHING, split=replace(split, read_image=read))
+    for epoch in (0, 1, 0):
+        assert_same_batches(loader.batches(epoch), copies(streaming(EVERYTHING).batches(epoch)))
+    assert len(decoded) == (14 if fit else 3 * 14)
+
+
 def test_a_worker_s_death_is_no_error_in_the_middle_of_something_else(monkeypatch):
     """A DataLoader would raise it wherever the main process is; here the next batch that is owed raises it."""
     monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
@@ -174,7 +192,7 @@ def test_process_that_the_last_images_do_not_reach():
 
 def test_pixel_shift():
     shift = PixelShift(5)
-    torch.manual_seed(0)
+    random.seed(0)
     pixels = torch.full((3, 4, 4), 100, dtype=torch.uint8)
     drawn = [shift(pixels) for _ in range(500)]
     assert {out.dtype for out in drawn} == {torch.uint8}
@@ -202,7 +220,7 @@ def slopes(pixels, reach):
 def test_crop_honors_scale_and_ratio():
     preprocessing = Preprocessing(image_size=33, resize=33, mean=CIFAR.mean, std=CIFAR.std)
     transform = train_transform(preprocessing, Augmentation(crop_scale=(0.2, 0.5), crop_ratio=(0.8, 1.6)))
-    torch.manual_seed(0)
+    random.seed(0)
     shares, ratios = [], []
     for _ in range(300):
         pixels = transform(ramps())
@@ -216,10 +234,24 @@ def test_crop_honors_scale_and_ratio():
     assert 1.5 < max(ratios) < 1.68
 
 
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_shifts_reach_every_place_and_show_the_mean_color_outside(channels):
+    preprocessing = Preprocessing(image_size=6, resize=6, mean=(0.2,) * channels, std=(1.0,) * channels)
+    pixels = np.arange(36 * channels, dtype=np.uint8).reshape(6, 6, channels) + 60
+    transform = train_transform(preprocessing, Augmentation(padding=2))
+    padded = np.full((10, 10, channels), 51, np.uint8)
+    padded[2:8, 2:8] = pixels
+    windows = {padded[i : i + 6, j : j + 6].tobytes(): (i, j) for i in range(5) for j in range(5)}
+    random.seed(0)
+    given = pixels[..., 0] if channels == 1 else pixels
+    seen = [windows[transform(given).permute(1, 2, 0).contiguous().numpy().tobytes()] for _ in range(200)]
+    assert set(seen) == set(windows.values())
+
+
 def test_rotation():
     preprocessing = Preprocessing(image_size=121, resize=121, mean=CIFAR.mean, std=CIFAR.std)
     transform = train_transform(preprocessing, Augmentation(rotation=30.0))
-    torch.manual_seed(0)
+    random.seed(0)
     angles = []
     for _ in range(100):
         (along_x, _), (along_y, _) = slopes(transform(ramps()), 30)
@@ -231,7 +263,7 @@ def test_rotation():
 
 def test_flip():
     preprocessing = Preprocessing(image_size=121, resize=121, mean=CIFAR.mean, std=CIFAR.std)
-    torch.manual_seed(0)
+    random.seed(0)
     straight = eval_transform(preprocessing)(ramps())
     transform = train_transform(preprocessing, Augmentation(flip=True))
     mirrored = 0

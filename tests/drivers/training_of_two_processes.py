@@ -12,8 +12,7 @@ import torch
 
 from senet.data import loading
 from senet.recipes.digits import digits
-from senet.training import loop
-from senet.training import trainer as trainer_module
+from senet.training import loop, scoring
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.sections import ComputeConfig, RegularizationConfig
 
@@ -21,7 +20,7 @@ torch.set_num_threads(1)
 folder, num_eval, rank = Path(sys.argv[1]), int(sys.argv[2]), int(os.environ["RANK"])
 # What is registered first runs last.
 atexit.register(lambda: (folder / f"joined{rank}").write_text(str(torch.distributed.is_initialized())))
-open_split, score, backward = loading.open_split, trainer_module.score, loop.Trainer.backward
+open_split, score, backward = loading.open_split, scoring.score, loop.Trainer.backward
 loading.open_split = lambda data, split: replace(open_split(data, split), size=128 if split == "train" else num_eval)
 counts, trainers, signals = [], [], {}
 
@@ -41,7 +40,7 @@ def interrupted_backward(trainer, *args, **options):
     return backward(trainer, *args, **options)
 
 
-trainer_module.score, loop.Trainer.backward = counting_score, interrupted_backward
+scoring.score, loop.Trainer.backward = counting_score, interrupted_backward
 compiled = sys.argv[3:] == ["compiled"]
 if compiled:  # without Inductor, which would call a C++ compiler
     compile_with = torch.compile

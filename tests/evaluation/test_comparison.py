@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import senet
-from senet import Preprocessing, SenetError
+from senet import DataConfig, Preprocessing, SenetError
 from senet.cli import main
 from senet.evaluation.comparison import compare
 from senet.evaluation.scores import unique_names
@@ -42,9 +42,14 @@ def grays(tmp_path: Path) -> Path:
     return tmp_path / "grays"
 
 
+def read(folder: Path) -> DataConfig:
+    """The images of a folder, read without processes of their own."""
+    return DataConfig(dataset=str(folder), num_workers=0)
+
+
 def test_each_is_compared_with_the_first(grays: Path) -> None:
     networks = [Brightness(), Brightness(0.3), Brightness(-0.2)]
-    found = compare(networks, grays, ensemble=True, weights=(1, 1, 2))
+    found = compare(networks, read(grays), ensemble=True, weights=(1, 1, 2))
     assert [report.name for report in found.all_reports] == [
         "Brightness",
         "Brightness (2)",
@@ -52,9 +57,9 @@ def test_each_is_compared_with_the_first(grays: Path) -> None:
         "ensemble",
     ]
     for network, report in zip(networks, found.reports, strict=True):
-        assert report.evaluation == senet.evaluate(network, grays)
+        assert report.evaluation == senet.evaluate(network, read(grays))
     assert found.ensemble is not None
-    assert found.ensemble.evaluation == senet.evaluate(networks, grays, weights=(1, 1, 2))
+    assert found.ensemble.evaluation == senet.evaluate(networks, read(grays), weights=(1, 1, 2))
     assert [(test.first, test.second) for test in found.tests] == [
         ("Brightness", name) for name in ("Brightness (2)", "Brightness (3)", "ensemble")
     ]
@@ -74,17 +79,17 @@ def test_orders_and_subsets_of_classes_are_compared_by_name(grays: Path) -> None
             dark, gray, light = super().forward(x).unbind(1)
             return torch.stack([light, dark, torch.full_like(dark, -9.0), gray], 1)
 
-    found = compare([Brightness(), Reordered()], grays)
+    found = compare([Brightness(), Reordered()], read(grays))
     assert (found.tests[0].only_first_right, found.tests[0].only_second_right) == (0, 0)
     with pytest.raises(SenetError, match="has no class 'another', one of 1 that differ"):
-        compare([Brightness(), Reordered()], grays, ensemble=True)
-    whole = compare([Brightness(), Reordered()], grays, ensemble=True, classes_of_data=True)
+        compare([Brightness(), Reordered()], read(grays), ensemble=True)
+    whole = compare([Brightness(), Reordered()], read(grays), ensemble=True, classes_of_data=True)
     assert whole.ensemble is not None
     assert whole.ensemble.evaluation.loss == pytest.approx(whole.reports[0].evaluation.loss, rel=1e-5)
 
 
 def test_everything_in_json(grays: Path) -> None:
-    found = compare([Brightness(0.1)], grays)
+    found = compare([Brightness(0.1)], read(grays))
     plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert plain["tests"] == []
     assert plain["ensemble"] is None
@@ -109,7 +114,7 @@ def test_an_infinite_loss_is_null_in_json(grays: Path) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) + torch.tensor([0.0, 0.0, -torch.inf])
 
-    found = compare([Blind()], grays)
+    found = compare([Blind()], read(grays))
     assert found.reports[0].evaluation.loss == torch.inf
     plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))["models"][0]
     assert plain["loss"] is None
@@ -130,7 +135,7 @@ def test_names() -> None:
 )
 def test_options_that_do_not_fit(grays: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(SenetError, match=message):
-        compare([Brightness()], grays, **options)  # type: ignore[arg-type]
+        compare([Brightness()], read(grays), **options)  # type: ignore[arg-type]
 
 
 # ---- command line

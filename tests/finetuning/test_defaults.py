@@ -14,7 +14,7 @@ def chosen(counts, **changes):
 
 @pytest.mark.parametrize(
     ("images", "on_gpu", "epochs", "batch_size", "steps"),
-    [(20, False, 86, 8, 1118), (500, False, 29, 64, 1160), (500, True, 29, 128, 580), (100_000, True, 9, 128, 7038)],
+    [(20, False, 86, 16, 602), (500, False, 29, 64, 1160), (500, True, 29, 128, 580), (100_000, True, 9, 128, 7038)],
 )
 def test_a_small_data_set_takes_enough_steps_and_a_large_one_not_too_many(images, on_gpu, epochs, batch_size, steps):
     counts = EQUAL[images]
@@ -37,8 +37,15 @@ def test_a_small_data_set_takes_enough_steps_and_a_large_one_not_too_many(images
         ({"image_size": 32}, "data.augmentation.crop_scale", None),
         ({"image_size": 32}, "data.augmentation.padding", 4),
         ({}, "data.augmentation.padding", 0),
+        ({}, "data.in_memory", False),
+        ({"image_size": 32, "counts": (499, 500)}, "data.in_memory", False),
+        ({"image_size": 32, "counts": (500, 500)}, "data.in_memory", True),
+        ({"image_size": 32, "counts": (500, 500)}, "data.augmentation.auto_augment", None),
+        ({"image_size": 32, "counts": (10**6, 10**6)}, "data.in_memory", False),
+        ({"image_size": 32, "batch_size": 16}, "optimizer.lr", pytest.approx(2e-3)),
         ({"epochs": 20}, "head_epochs", 2),
         ({"epochs": 1}, "head_epochs", 0),
+        ({"epochs": 20, "new_head": False}, "head_epochs", 0),
         ({"epochs": 20, "freeze": "trunk"}, "head_epochs", 0),
         ({"epochs": 20, "pretrained": False}, "head_epochs", 0),
         ({"pretrained": False}, "optimizer.layer_decay", None),
@@ -77,3 +84,10 @@ def test_what_is_asked_for_replaces_what_goes_with_another_choice(asked, missing
     everything = chosen((100, 100))
     left = without_conflicts(everything, asked)
     assert everything.keys() - left.keys() == {*asked, *missing} & everything.keys()
+
+
+def test_an_augmentation_that_images_in_memory_cannot_have_keeps_them_on_disk():
+    everything = chosen((500, 500), image_size=32)
+    assert everything["data.in_memory"]
+    assert "data.in_memory" not in without_conflicts(everything, {"data.augmentation.auto_augment": "trivial"})
+    assert "data.in_memory" in without_conflicts(everything, {"data.augmentation.padding": 2})

@@ -14,6 +14,9 @@ from fuzz.folders import filled, network
 from fuzz.judge import Case
 from fuzz.pictures import pixels
 from senet.cli import main
+from senet.configs import to_dict
+from senet.files import write_json
+from senet.recipes import get_recipe
 
 CLASSES = ("bar", "loop", "rod")
 TRAIN = ("--data", "data", "--epochs", "1", "--batch-size", "8")
@@ -21,6 +24,7 @@ SMALL = ("--data.preprocessing.image-size", "8", "--data.preprocessing.resize", 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "predict": ("x.png", "y.png", "--model", "model", "--top", "2"),
     "evaluate": ("model", "--data", "data", "--batch-size", "4"),
+    "runs": ("done", "--by", "top1"),
     "models": ("cifar_se_resnet20",),
     "convert": ("cifar_se_resnet20", "model", "--output", "new"),
     "insert": ("plain", "--output", "new", "--reduction", "8"),
@@ -137,6 +141,13 @@ LONG = {"demo": (with_an_unknown_flag,), "ablate": (with_an_unknown_flag, with_a
 """Commands that take long where they work, and the mistakes that are made in them."""
 
 
+def write_run(folder: Path) -> None:
+    """Write the folder of a run of one epoch, without its networks."""
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", to_dict(get_recipe("digits")))
+    (folder / "metrics.jsonl").write_text('{"epoch": 1, "top1": 50.0, "loss": 1.0, "train_loss": 2.0, "lr": 0.1}\n')
+
+
 def make(random: Random, folder: Path) -> Case:
     """Make what the examples need, and call one with a mistake."""
     for name in ("train", "val"):
@@ -145,6 +156,7 @@ def make(random: Random, folder: Path) -> Case:
         Image.fromarray(pixels(random)).save(folder / name)
     senet.save_pretrained(network(CLASSES), folder / "model")
     senet.save_pretrained(senet.create_model("cifar_resnet20"), folder / "plain")
+    write_run(folder / "done" / "one")
     command = random.choice(list(COMMANDS))
     mistake = random.choice(LONG.get(command, MISTAKES))
     words, expected, names = mistake(list(COMMANDS[command]), random)

@@ -20,7 +20,7 @@ from senet.factory import from_pretrained
 from senet.files import read_jsonl
 from senet.models.base import Network
 from senet.recipes.digits import digits
-from senet.training import loop, objective, schedule, trainer
+from senet.training import loop, objective, schedule, scoring, trainer
 from senet.training.loop import resume, train
 from senet.training.run import RunFolder
 from senet.training.sections import ComputeConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig
@@ -122,7 +122,7 @@ def recorded_logits(monkeypatch, record):
         results.append(record(logits))
         return logits
 
-    for module in (objective, trainer):
+    for module in (objective, scoring):
         monkeypatch.setattr(module, "logits_of", call)
     return results
 

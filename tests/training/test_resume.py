@@ -22,7 +22,8 @@ from senet.data.memory import MemoryLoader
 from senet.errors import SenetError
 from senet.files import read_jsonl
 from senet.recipes.digits import digits
-from senet.training import loop, trainer
+from senet.training import loop, scoring
+from senet.training.budget import MEASURED
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import resume, train
 from senet.training.run import RunFolder
@@ -94,6 +95,8 @@ def assert_same_run(actual: Path, expected: Path):
     states = state_of(actual), state_of(expected)
     for state in states:
         del state["position"]["seconds"]
+        for measured in ("spent", *MEASURED):
+            del state["budget"][measured]
     assert_equal(*states)
     for kind in ("best", "last"):
         files = [(run / kind / "model.safetensors").read_bytes() for run in (actual, expected)]
@@ -168,10 +171,10 @@ def test_a_run_killed_in_an_evaluation_that_outlasts_a_signal_loses_nothing(tmp_
             raise Killed
         return score(model, batches, **options)
 
-    score, evaluate, trainers = trainer.score, loop.Trainer.evaluate, []
+    score, evaluate, trainers = scoring.score, loop.Trainer.evaluate, []
     with monkeypatch.context() as patched:
         patched.setattr(loop.Trainer, "evaluate", lambda self: (trainers.append(self), evaluate(self))[1])
-        patched.setattr(trainer, "score", killed)
+        patched.setattr(scoring, "score", killed)
         with pytest.raises(Killed):
             train(SIMPLE, tmp_path / "run")
     position = state_of(tmp_path / "run")["position"]

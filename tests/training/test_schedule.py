@@ -4,11 +4,9 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
-from senet.factory import create_model
-from senet.training.schedule import Schedule, build_optimizer, lr_factor, restore_optimizer
-from senet.training.sections import OptimizerConfig, ScheduleConfig
+from senet.training.schedule import Schedule, lr_factor
+from senet.training.sections import ScheduleConfig
 
 STEP = ScheduleConfig(name="step", milestones=(30, 60, 90))
 COSINE = ScheduleConfig(name="cosine")
@@ -83,46 +81,3 @@ def test_other_schedules_do_not_look_at_the_loss():
     for _ in range(20):
         schedule.end_epoch(1.0)
     assert schedule.set_lr(0) == 0.8
-
-
-@pytest.mark.parametrize("everything", [True, False])
-def test_weight_decay_without_gradients_shrinks_what_it_should(everything):
-    model = create_model("cifar_se_resnet20")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(1.0)
-            parameter.grad = torch.zeros_like(parameter)
-    config = OptimizerConfig(lr=0.5, momentum=0.0, weight_decay=0.1, decay_norm_and_bias=everything)
-    build_optimizer(config, model).step()
-
-    kept = {name for name, parameter in model.named_parameters() if parameter.eq(1.0).all()}
-    shrunk = {name for name, parameter in model.named_parameters() if parameter.sub(0.95).abs().max() < 1e-6}
-    vectors = {name for name in model.state_dict() if name.endswith(".bias") or ("bn" in name and "weight" in name)}
-    assert {"bn1.weight", "layer1.0.bn2.bias", "layer1.0.se.fc1.bias", "fc.bias"} <= vectors
-    assert kept == (set() if everything else vectors)
-    assert kept | shrunk == {name for name, _ in model.named_parameters()}
-
-
-class OnCuda(nn.Parameter):
-    """A parameter that says it is on CUDA; PyTorch has the fused step on the CPU too."""
-
-    is_cuda = True
-
-
-@pytest.mark.parametrize("saved_on_cuda", [True, False])
-@pytest.mark.parametrize("on_cuda", [True, False])
-def test_a_step_is_computed_as_suits_the_device_also_in_a_run_that_another_began(saved_on_cuda, on_cuda):
-    def built(on_cuda):
-        model = nn.Linear(3, 1, bias=False)
-        model.weight = (OnCuda if on_cuda else nn.Parameter)(torch.ones(1, 3))
-        return build_optimizer(OptimizerConfig(lr=0.5, momentum=0.5, weight_decay=0.0), model), model.weight
-
-    (first, weight), (optimizer, other) = built(saved_on_cuda), built(on_cuda)
-    weight.grad = torch.ones(1, 3)
-    first.step()
-    restore_optimizer(optimizer, first.state_dict())
-    assert optimizer.param_groups[0]["fused"] == (True if on_cuda else None)
-    assert getattr(optimizer, "_step_supports_amp_scaling", False) == on_cuda  # what GradScaler goes by
-    other.grad = torch.ones(1, 3)
-    optimizer.step()
-    assert torch.equal(other.detach(), torch.full((1, 3), 1 - 0.5 * (1 + 0.5)))

@@ -229,10 +229,10 @@ def wandb_records(file: Path) -> list[Any]:
 
 @pytest.mark.slow
 def test_weights_and_biases_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
     twice("wandb", tmp_path / "my_run")
+    wandb.teardown()  # which waits until the files are written
     files = sorted(tmp_path.glob("my_run/wandb/offline-run-*/*.wandb"))
     records = [record for file in files for record in wandb_records(file)]
     runs = [record.run for record in records if record.HasField("run")]

@@ -268,12 +268,12 @@ def test_a_run_goes_on_without_the_weights_it_started_from(tmp_path, request, mo
     config = replace(RUN, epochs=2, weights=str(weights), model=replace(RUN.model, options={}))
     whole = train(config, tmp_path / "whole")
 
-    method = {"start": "evaluate", "step": "set_train_mode"}[stop]
+    method = {"start": "evaluate", "step": "train_epoch"}[stop]
     original = getattr(Trainer, method)
 
-    def stopping(trainer):
+    def stopping(trainer, *args):
         trainer.caught.append(signal.SIGTERM)
-        return original(trainer)
+        return original(trainer, *args)
 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, method, stopping)
@@ -313,3 +313,26 @@ def test_a_classifier_that_is_kept_for_other_classes_is_said(tmp_path, own_weigh
     train(replace(RUN, weights=str(tmp_path / "weights")), tmp_path / "run")
     said = f"the classifier of {tmp_path / 'weights'} is kept, for its classes are as many"
     assert (said in capsys.readouterr().err) == (names is not None and names[0] == "1")
+
+
+@pytest.mark.parametrize("library", ["own_weights", "other_library"])
+def test_a_classifier_for_other_classes_starts_at_random_and_the_same_are_kept_by_name(library, request, tmp_path):
+    model = from_pretrained(request.getfixturevalue(library))
+    names = tuple("abcdefghij")
+    model.class_names = names
+    save_pretrained(model, tmp_path)
+    config, start = start_from_weights(replace(RUN, weights=str(tmp_path)))
+    ten = replace(config.model, num_classes=10)
+    turned = start.for_classes(names[::-1])
+    assert turned.keeps_classifier(names[::-1])
+    torch.testing.assert_close(turned.build(ten).fc.weight, model.fc.weight.flip(0), rtol=0, atol=0)
+    assert "in the order of the data" in start.classifier_note(names[::-1])
+    others = (*names[:9], "z")
+    assert not start.keeps_classifier(others)
+    found = start.for_classes(others).build(ten)
+    assert not torch.equal(found.fc.weight, model.fc.weight)
+    assert found.class_names is None
+    own = model.state_dict()
+    assert all(torch.equal(x, own[key]) for key, x in found.state_dict().items() if not key.startswith("fc."))
+    assert "the classifier starts at random" in start.classifier_note(others)
+    assert "'j' where the data has 'z'" in start.classifier_note(others)

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Fixed, Positional, Suppress
@@ -79,7 +79,7 @@ class FinetuneCommand(Command):
     pretrained: bool = True
     """start from the weights; without them at random, to compare"""
     settings: Annotated[Mapping[str, Any], Suppress, Fixed] = field(default_factory=dict)
-    configuration: ClassVar[type] = TrainConfig
+    configuration = TrainConfig
 
     @classmethod
     def read(cls, argv: Sequence[str], prog: str) -> Command:

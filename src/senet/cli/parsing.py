@@ -101,8 +101,10 @@ def keyword_arguments(info: Any) -> tyro.constructors.PrimitiveConstructorSpec[M
     )
 
 
-def keyword_argument(word: str) -> tuple[str, bool | int | float | str]:
-    """Return the key and the value of a word KEY=VALUE; the value is a number, True, False, or else text.
+def keyword_argument(word: str) -> tuple[str, bool | int | float | str | tuple[Any, ...]]:
+    """Return the key and the value of a word KEY=VALUE.
+
+    The value is a number, True, False, several of these such as (0.9,0.95), or else text.
 
     Raises:
         SenetError: the word has no "=".
@@ -114,7 +116,8 @@ def keyword_argument(word: str) -> tuple[str, bool | int | float | str]:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
-    return key, value if isinstance(value, bool | int | float | str) else text
+    several = isinstance(value, tuple) and all(isinstance(item, bool | int | float) for item in value)
+    return key, value if several or isinstance(value, bool | int | float | str) else text
 
 
 def underlying_error(error: BaseException) -> SenetError | None:

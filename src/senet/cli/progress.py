@@ -24,6 +24,10 @@ class Bar:
         """Move it."""
         self.bar.update(self.task, advance=batches, now=now)
 
+    def plan(self, num_batches: int) -> None:
+        """Show another length of the run."""
+        self.bar.update(self.task, total=num_batches)
+
     def stop(self) -> None:
         """Leave it as it is."""
         self.bar.stop()

@@ -129,6 +129,12 @@ class ResumeCommand(Command):
     """the run folder"""
     epochs: int | None = None
     """another number of epochs for the whole run"""
+    max_seconds: float | None = None
+    """another time for the whole run, with what it has taken so far"""
+    patience: Annotated[int | None, tyro.conf.arg(name="selection.patience")] = None
+    """to go on with a run that ended early"""
+    max_drops: Annotated[int | None, tyro.conf.arg(name="schedule.max-drops")] = None
+    """to go on with a run that ended early"""
     checkpoint_every: int | None = None
     """batches between saves within an epoch"""
     data: Annotated[str | None, tyro.conf.arg(metavar="DATASET")] = None
@@ -146,6 +152,9 @@ class ResumeCommand(Command):
             folder = resume(
                 self.resume,
                 epochs=self.epochs,
+                max_seconds=self.max_seconds,
+                patience=self.patience,
+                max_drops=self.max_drops,
                 checkpoint_every=self.checkpoint_every,
                 dataset=self.data,
                 root=self.root,

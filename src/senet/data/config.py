@@ -11,6 +11,8 @@ from senet.data.preprocessing import CIFAR, Preprocessing
 from senet.errors import SenetError, check_ranges
 
 ASPECT_RATIO = (3 / 4, 4 / 3)
+ON_DISK = ("train_size", "crop_scale", "rotation", "pixel_shift", "auto_augment", "random_erasing")
+"""Fields of `Augmentation` that have no effect on data in memory."""
 DATASET_SPECIFIC = ("class_names", "val_fraction", "split_seed")
 """Settings that belong to one data set and are wrong for another."""
 
@@ -76,8 +78,7 @@ class Augmentation:
 
     def check(self, in_memory: bool) -> None:
         """Raise a SenetError if an option is set that has no effect on this kind of data."""
-        on_disk = ("train_size", "crop_scale", "rotation", "pixel_shift", "auto_augment", "random_erasing")
-        for name in on_disk if in_memory else ("cutout",):
+        for name in ON_DISK if in_memory else ("cutout",):
             if getattr(self, name):
                 off = None if name in ("train_size", "crop_scale", "auto_augment") else 0
                 raise SenetError(

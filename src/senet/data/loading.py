@@ -14,7 +14,8 @@ from senet.data.datasets import ImageSplit, Split, open_split
 from senet.data.decoding import decode
 from senet.data.memory import MemoryLoader
 from senet.data.order import BatchOrder
-from senet.data.streaming import StreamingLoader, eval_transform, train_transform
+from senet.data.streaming import StreamingLoader
+from senet.data.transforms import eval_transform, train_transform
 from senet.errors import SenetError
 
 

@@ -1,5 +1,6 @@
 """Augmentation policies of timm and torchvision for pictures of any number of channels, and random erasing."""
 
+import random
 import re
 from collections.abc import Callable, Sequence
 
@@ -119,12 +120,15 @@ class RandomErasing(nn.Module):
         super().__init__()
         with needed_for("data.augmentation.random_erasing"):
             from timm.data.random_erasing import RandomErasing as Erasing
-        self.erase: Callable[[Tensor], Tensor] = Erasing(probability, mode="pixel", device="cpu")
+        self.probability = probability
+        self.erase: Callable[[Tensor], Tensor] = Erasing(1.0, mode="pixel", device="cpu")
         self.mean = 255 * torch.tensor(preprocessing.mean).view(-1, 1, 1)
         self.std = 255 * torch.tensor(preprocessing.std).view(-1, 1, 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(C, H, W) uint8 -> the same."""
+        if random.random() >= self.probability:
+            return pixels
         noise = self.erase(torch.full(pixels.shape, torch.nan))
         values = torch.nan_to_num(noise * self.std + self.mean).round().clamp(0, 255).to(torch.uint8)
         return torch.where(noise.isnan(), pixels, values)

@@ -1,82 +1,31 @@
 """Data that stay on disk: read and augmented image by image in worker processes, normalized on the device."""
 
+import math
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from senet.data.channels import Picture
-from senet.data.config import Augmentation
 from senet.data.datasets import ImageSplit
 from senet.data.order import BatchOrder, seed_of
-from senet.data.policies import AutoAugment, RandomErasing
 from senet.data.preprocessing import Preprocessing
-from senet.data.randomness import seeded
+from senet.data.randomness import restored, seed_generators
+from senet.data.reading import naming
+from senet.data.transforms import ToPixels
 from senet.errors import SenetError
 
-ToPixels = Callable[[Picture], Tensor]
 Key = tuple[int, int] | tuple[int, int, int]
 """(epoch, index), and for an image that the epoch has had before, how often."""
-
-
-class PixelShift(torch.nn.Module):
-    """Adds one random integer in [-largest, largest] to all pixels of a uint8 image, and clips.
-
-    Source: the "pixel jitter" of the authors' release.
-    """
-
-    def __init__(self, largest: int) -> None:
-        super().__init__()
-        self.largest = largest
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(C, H, W) uint8 -> the same."""
-        shift = int(torch.randint(-self.largest, self.largest + 1, ()))
-        return (pixels.to(torch.int16) + shift).clamp(0, 255).to(torch.uint8)
-
-
-def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> ToPixels:
-    """Return the augmentation of data on disk: picture -> uint8 (C, H, W).
-
-    The order of the paper's and timm's transforms: what changes the place of pixels, then their values.
-
-    Source: arXiv:1709.01507v4, section 5.1 (crop, flip) and the authors' release (rotation, pixel jitter); timm.
-    """
-    size = preprocessing.image_size
-    if augmentation.crop_scale is None:
-        steps = preprocessing.geometry()
-    else:
-        steps = preprocessing.color()
-        interpolation = v2.InterpolationMode(preprocessing.interpolation)
-        steps.append(v2.RandomResizedCrop(size, augmentation.crop_scale, augmentation.crop_ratio, interpolation))
-    if augmentation.padding:
-        mean_color = [round(255 * mean) for mean in preprocessing.mean]
-        steps.append(v2.RandomCrop(size, augmentation.padding, fill=mean_color))
-    if augmentation.flip:
-        steps.append(v2.RandomHorizontalFlip())
-    if augmentation.rotation:
-        steps.append(v2.RandomRotation(augmentation.rotation, interpolation=v2.InterpolationMode.BILINEAR))
-    if augmentation.auto_augment:
-        steps.append(AutoAugment(augmentation.auto_augment, preprocessing))
-    steps.append(v2.PILToTensor())
-    if augmentation.pixel_shift:
-        steps.append(PixelShift(augmentation.pixel_shift))
-    if augmentation.random_erasing:
-        steps.append(RandomErasing(augmentation.random_erasing, preprocessing))
-    to_pixels: ToPixels = v2.Compose(steps)
-    return to_pixels
-
-
-def eval_transform(preprocessing: Preprocessing) -> ToPixels:
-    """Return the evaluation transform: picture -> uint8 (C, H, W)."""
-    return train_transform(preprocessing, Augmentation())
+KEPT_BYTES = 200_000_000
+"""Decoded pictures that a process keeps for the next epochs: decoding takes a third to a half of a small one's time."""
 
 
 class SeededImages(Dataset[tuple[Tensor, int]]):
@@ -89,18 +38,44 @@ class SeededImages(Dataset[tuple[Tensor, int]]):
         self.split = split
         self.to_pixels = to_pixels
         self.seed = seed
+        self.kept: dict[int, tuple[Picture, int]] = {}
+        self.room = KEPT_BYTES
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:
-        epoch, index, *copy = key
-        with seeded(seed_of(self.seed, epoch, index, *copy)):
-            return self.split.prepared(index, self.to_pixels)
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[tuple[Tensor, int]]:
+        """Return the images of a batch; without a worker, reading would change what dropout and mixup draw."""
+        images = []
+        with restored():
+            for epoch, index, *copy in keys:
+                seed_generators(seed_of(self.seed, epoch, index, *copy))
+                images.append(self.prepared(index))
+        return images
+
+    def prepared(self, index: int) -> tuple[Tensor, int]:
+        """Return a transformed image and its label; its picture is decoded only once, if those of the split fit."""
+        picture, label = self.kept.get(index) or self.read(index)
+        with naming(self.split.name(index)):
+            return self.to_pixels(picture), label
+
+    def read(self, index: int) -> tuple[Picture, int]:
+        """Return a picture and its label, and keep them if there is room."""
+        picture, label = self.split[index]
+        if self.room > 0 and isinstance(picture, Image.Image):
+            size = math.prod(picture.size) * len(picture.getbands())
+            fits = self.kept or size * len(self.split) <= KEPT_BYTES  # if all are as large as the first
+            self.room = self.room - size if fits else 0
+            if self.room > 0:
+                self.kept[index] = picture, label
+        return picture, label
 
 
 def collate(batch: list[tuple[Tensor, int]], shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """Stack uint8 pixels and labels.
+    """Stack uint8 pixels, in channels-last memory as PIL has them, and labels.
 
     Args:
         batch: empty if the last images of an epoch are fewer than the processes.
@@ -108,7 +83,8 @@ def collate(batch: list[tuple[Tensor, int]], shape: tuple[int, int, int]) -> tup
     """
     if not batch:
         return torch.empty(0, *shape, dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
-    return torch.stack([pixels for pixels, _ in batch]), torch.tensor([label for _, label in batch])
+    pixels = torch.stack([pixels.movedim(-3, -1) for pixels, _ in batch]).movedim(-1, -3)
+    return pixels, torch.tensor([label for _, label in batch])
 
 
 class Keys:

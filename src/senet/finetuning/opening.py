@@ -87,11 +87,26 @@ def channels_of(images: ImageSplit, own: int) -> int:
 # ---- the network -----------------------------------------------------------------------------------------------------
 
 
-def open_network(request: Request, splits: tuple[ImageSplit, ImageSplit]) -> tuple[TrainConfig, Network]:
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A network that was opened.
+
+    Args:
+        config: of the run, so far with the data, the network and its preprocessing.
+        make: builds the network of a configuration, with its weights.
+        new_head: whether its classifier starts at random.
+    """
+
+    config: TrainConfig
+    make: Callable[[ModelConfig], Network]
+    new_head: bool
+
+
+def open_network(request: Request, splits: tuple[ImageSplit, ImageSplit]) -> tuple[Opened, Network]:
     """Open the network with its weights and a classifier for the classes of some images.
 
     Returns:
-        The configuration of the run, so far with the data, the network and its preprocessing; and the network.
+        What is known of it, and the network.
 
     Raises:
         SenetError: the weights cannot be read, they contradict what was asked for, or do not take the images.
@@ -99,15 +114,16 @@ def open_network(request: Request, splits: tuple[ImageSplit, ImageSplit]) -> tup
     asked = dict(request.asked)
     if request.source.name:
         asked.setdefault("model.name", request.source.name)
-    config, make = opened(request, asked)
-    channels = channels_of(splits[0], config.model.in_channels)
-    if channels != config.model.in_channels:
+    names = splits[0].class_names
+    found = opened(request, asked, names)
+    channels = channels_of(splits[0], found.config.model.in_channels)
+    if channels != found.config.model.in_channels:
         asked["model.in_channels"] = channels
-        config, make = opened(request, asked)
+        found = opened(request, asked, names)
     with quiet_factory():
-        model = make(replace(config.model, num_classes=len(splits[0].class_names)))
-    config = replace(config, model=replace(model.config, num_classes=None))
-    return suggesting(config, asked), model
+        model = found.make(replace(found.config.model, num_classes=len(names)))
+    config = replace(found.config, model=replace(model.config, num_classes=None))
+    return replace(found, config=suggesting(config, asked)), model
 
 
 @contextmanager
@@ -121,8 +137,8 @@ def quiet_factory() -> Iterator[None]:
         logger.disabled = was
 
 
-def opened(request: Request, asked: Mapping[str, Any]) -> tuple[TrainConfig, Callable[[ModelConfig], Network]]:
-    """Return the configuration with network and preprocessing, and the function that builds the network."""
+def opened(request: Request, asked: Mapping[str, Any], class_names: tuple[str, ...]) -> Opened:
+    """Open the weights, and return what they say."""
     name = asked.get("model.name", "")
     options = {"aux_logits": False} if name.removeprefix("torchvision/") in WITH_AUXILIARY_CLASSIFIERS else {}
     data, weights = data_config(request), request.source.weights
@@ -131,6 +147,7 @@ def opened(request: Request, asked: Mapping[str, Any]) -> tuple[TrainConfig, Cal
     early = {key: value for key, value in asked.items() if key.startswith(("model.", "weights_"))}
     config = suggesting(changed(config, early), asked)
     make: Callable[[ModelConfig], Network] = build
+    new_head = True
     if weights is None:
         plain = skeleton(config.model)
         preprocessing, network = plain.preprocessing, replace(plain.config, num_classes=None)
@@ -138,7 +155,7 @@ def opened(request: Request, asked: Mapping[str, Any]) -> tuple[TrainConfig, Cal
         found, start = start_from_weights(config)
         preprocessing, network = found.data.preprocessing, found.model
         if request.pretrained:
-            make = start.build
+            make, new_head = start.for_classes(class_names).build, not start.keeps_classifier(class_names)
         elif isinstance(start, WarmStart) and start.checkpoint.surgery:
             raise SenetError(
                 f"pretrained=False has no effect on {weights}, whose blocks were inserted into trained weights; "
@@ -148,7 +165,7 @@ def opened(request: Request, asked: Mapping[str, Any]) -> tuple[TrainConfig, Cal
             weights = None
     data = replace(data, preprocessing=preprocessing_asked(preprocessing, asked))
     config = replace(config, model=network, data=data, weights=weights)
-    return config, make
+    return Opened(config=config, make=make, new_head=new_head)
 
 
 def suggesting(config: TrainConfig, asked: Mapping[str, Any]) -> TrainConfig:

@@ -48,7 +48,8 @@ def make_plan(request: Request, output: Path) -> Plan:
         SenetError: the pictures or the network cannot be used.
     """
     splits = open_images(request)
-    config, model = open_network(request, splits)
+    opened, model = open_network(request, splits)
+    config = opened.config
     found = survey(config.data)
     found.check()
     counts, eval_counts = found.train_counts, found.eval_counts
@@ -56,6 +57,7 @@ def make_plan(request: Request, output: Path) -> Plan:
         counts=counts,
         image_size=config.data.preprocessing.image_size,
         pretrained=request.pretrained,
+        new_head=opened.new_head,
         num_groups=number_of_groups(model),
         on_gpu=torch.cuda.is_available() and not request.asked.get("compute.cpu"),
         seconds=request.asked.get("max_seconds"),

@@ -134,6 +134,8 @@ def summary(run: Path, plan: Plan) -> str:
     metric = plan.config.selection.metric
     sign = -1 if metric == "loss" else 1
     rows = [row for row in read_jsonl(run / "metrics.jsonl") if row["epoch"] > 0]
+    if not rows or metric not in rows[0]:
+        return "trained"
     best = max(rows, key=lambda row: sign * row[metric])
     top1, balanced = plan.baseline
     return (

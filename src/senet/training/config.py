@@ -106,6 +106,13 @@ class TrainConfig:
         check_choice("freeze", self.freeze, get_args(Freeze))
         if self.freeze == "trunk" and self.head_epochs:
             raise SenetError("head_epochs has no effect with freeze trunk, which trains nothing but the head")
+        if self.freeze != "none" and self.regularization.freeze_bn_epochs:
+            raise SenetError(
+                f"regularization.freeze_bn_epochs has no effect with freeze {self.freeze}, which keeps the statistics "
+                "of BatchNorm in all epochs; leave it out"
+            )
+        if self.freeze == "trunk" and self.optimizer.layer_decay is not None:
+            raise SenetError("optimizer.layer_decay has no effect with freeze trunk, which trains the head alone")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise SenetError(f"max_seconds is {self.max_seconds}; expected a positive number of seconds")
         for tracker in self.trackers:

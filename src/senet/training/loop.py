@@ -13,12 +13,16 @@ from senet.models.base import Network
 from senet.models.build import build
 from senet.models.config import ModelConfig
 from senet.nn.precision import fast_precision
+from senet.training import budget
 from senet.training.config import Tracker, TrainConfig
+from senet.training.ending import ending_of_state
+from senet.training.optimizers import check_optimizer
 from senet.training.processes import build_accelerator
 from senet.training.progress import Progress, lines_shown
 from senet.training.run import RunFolder, changed
+from senet.training.state import STATE_KEYS, up_to_date
 from senet.training.trackers import check_installed
-from senet.training.trainer import STATE_KEYS, Trainer
+from senet.training.trainer import Trainer
 from senet.training.warm_start import start_from_weights
 
 logger = logging.getLogger(__name__)
@@ -53,6 +57,9 @@ def resume(
     folder: str | Path,
     *,
     epochs: int | None = None,
+    max_seconds: float | None = None,
+    patience: int | None = None,
+    max_drops: int | None = None,
     checkpoint_every: int | None = None,
     dataset: str | None = None,
     root: str | Path | None = None,
@@ -68,6 +75,9 @@ def resume(
     Args:
         folder: the run folder.
         epochs: another number of epochs for the whole run; schedules that depend on it are stretched.
+        max_seconds: another time for the whole run, with what it has taken so far.
+        patience: another `selection.patience`, to go on with a run that ended early.
+        max_drops: another `schedule.max_drops`, the same.
         checkpoint_every: batches between saves within an epoch.
         dataset: where the same data are now, for a folder that was moved.
         root: where the torchvision data sets are now.
@@ -85,6 +95,9 @@ def resume(
     run = RunFolder(folder)
     changes = {
         "epochs": epochs,
+        "max_seconds": max_seconds,
+        "selection.patience": patience,
+        "schedule.max_drops": max_drops,
         "checkpoint_every": checkpoint_every,
         "data.dataset": dataset,
         "data.root": None if root is None else Path(root),
@@ -93,12 +106,15 @@ def resume(
     }
     config = changed(run.read_config(), {name: value for name, value in changes.items() if value is not None})
     state = run.load_state(STATE_KEYS)
-    done = 0 if state is None else state["position"]["epoch"]
+    if state is None:
+        return carry_out(run, config, None, progress)
+    state = up_to_date(state, config.epochs, run.metrics())
+    done = state["position"]["epoch"]
     if done > config.epochs:
         raise SenetError(f"epochs is {config.epochs}, but {run.path} has trained {done} already; give more")
-    if done == config.epochs:
+    if ending := ending_of_state(config, state):
         with lines_shown():
-            logger.info("%s is finished: epoch %d of %d is trained; set more epochs to go on", run.path, done, done)
+            logger.info("%s is finished: %s; %s", run.path, ending.reason, ending.remedy)
         return run.path
     return carry_out(run, config, state, progress)
 
@@ -112,13 +128,14 @@ def carry_out(run: RunFolder, config: TrainConfig, state: Mapping[str, Any] | No
         state: the training state to go on from; None to begin.
         progress: see `train`.
     """
+    started = budget.clock()
+    check_optimizer(config.optimizer)
     check_installed(config.trackers)
     accelerator = build_accelerator(config.compute)
     notes, start = [], None
     make: Callable[[ModelConfig], Network] = partial(build, surgery=run.surgery())
     if config.weights is not None and state is None:
         config, start = start_from_weights(config)
-        make = start.build
     if config.compute.precision == "auto":
         precision = fast_precision(accelerator.device)
         config = replace(config, compute=replace(config.compute, precision=precision))
@@ -139,8 +156,9 @@ def carry_out(run: RunFolder, config: TrainConfig, state: Mapping[str, Any] | No
     notes.extend(data.notes)
     run.check_same_data(data)
     if start is not None:
+        make = start.for_classes(data.class_names).build
         notes.append(start.classifier_note(data.class_names))
-    trainer = Trainer(config, run, accelerator, data, make, notes)
+    trainer = Trainer(config, run, accelerator, data, make, notes, started)
     trainer.restore(state)
     if accelerator.is_main_process:
         run.start(trainer.config, data)

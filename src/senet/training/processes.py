@@ -15,7 +15,7 @@ with needed_for("senet.train"):
     from accelerate.state import AcceleratorState
 
 FAILED = 2
-"""What a failed process sends to the others in place of a flag, which is 0 or 1."""
+"""What a failed process sends to the others in place of a value, which is at most 1."""
 
 
 def in_process_group() -> bool:
@@ -64,11 +64,26 @@ class Team:
         """
         if self.group is None:
             return flag
-        largest = self.exchange(int(flag))
+        return self.largest(float(flag)) > 0
+
+    def least(self, value: float) -> float:
+        """Return the smallest value of all processes.
+
+        Args:
+            value: not negative.
+
+        Raises:
+            SenetError: another process has failed; the message is that process's.
+        """
+        return value if self.group is None else -self.largest(-value)
+
+    def largest(self, value: float) -> float:
+        """Return the largest value of all processes, or raise the error of one that has failed."""
+        largest = self.exchange(value)
         if largest == FAILED:
             self.failed = True
             raise SenetError(self.message(""))
-        return largest > 0
+        return largest
 
     def fail(self, error: SenetError) -> None:
         """Report this process's failure to the others, unless another failure has been reported."""
@@ -82,11 +97,11 @@ class Team:
         if self.group is not None:
             dist.barrier(self.group)
 
-    def exchange(self, value: int) -> int:
+    def exchange(self, value: float) -> float:
         """Return the largest value of all processes."""
-        largest = torch.tensor(value)
+        largest = torch.tensor(value, dtype=torch.float64)
         dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group)
-        return int(largest)
+        return float(largest)
 
     def message(self, own: str) -> str:
         """Return the first message of all processes."""

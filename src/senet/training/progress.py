@@ -67,6 +67,13 @@ class Progress(Protocol):
             now: the loss and the speed, in words.
         """
 
+    def plan(self, num_batches: int) -> None:
+        """Take note that the run has another length, as one with a limit of time.
+
+        Args:
+            num_batches: of the whole run.
+        """
+
     def stop(self) -> None:
         """End, also after an error."""
 
@@ -97,7 +104,7 @@ class Reporter:
     ) -> None:
         self.folder = folder
         self.num_epochs = num_epochs
-        self.num_batches = num_epochs * num_batches
+        self.batches_of_epoch, self.num_batches = num_batches, num_epochs * num_batches
         self.done = done_batches
         self.quiet = quiet
         self.progress = None if quiet else progress
@@ -141,12 +148,22 @@ class Reporter:
         elif time.monotonic() - self.last_line > LINE_EVERY_S:
             self.say(f"batch {self.done:,}/{self.num_batches:,}  {now}")
 
+    def plan(self, num_epochs: int) -> None:
+        """Take note of another number of epochs for the whole run."""
+        if num_epochs == self.num_epochs:
+            return
+        self.num_epochs, self.num_batches = num_epochs, num_epochs * self.batches_of_epoch
+        if self.progress is not None:
+            self.progress.plan(self.num_batches)
+
     def end_epoch(self, row: Mapping[str, float]) -> None:
         """Log an epoch's line and its numbers."""
         left = row["time_s"] * (self.num_epochs - row["epoch"])
         self.say(
             f"epoch {row['epoch']:.0f}/{self.num_epochs}  train loss {row['train_loss']:.4f}  "
-            f"loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %  {row['images_per_s']:,.0f} images/s  "
+            f"loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %  "
+            f"balanced {row['balanced_accuracy']:.2f} %  macro F1 {row['macro_f1']:.2f} %  "
+            f"{row['images_per_s']:,.0f} images/s  "
             f"about {f'{left / 60:.0f} min' if left >= 120 else f'{left:.0f} s'} left"
         )
         if self.trackers is not None:

@@ -32,14 +32,15 @@ class RunningAverage:
     Args:
         model: what is averaged; on one device.
         decay: of a step.
+        warmup: follow quickly at first, see `RegularizationConfig.ema_warmup`.
 
     Attributes:
         module: a copy of the network with the averages, in evaluation mode.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, *, warmup: bool = False) -> None:
         self.module = deepcopy(model).eval()
-        self.move = get_ema_multi_avg_fn(decay)
+        self.decay, self.warmup = decay, warmup
         pairs = [
             (held[name], place) for (held, name), place in zip(places_of(self.module), places_of(model), strict=True)
         ]
@@ -47,9 +48,15 @@ class RunningAverage:
         self.counters = [(tensor, place) for tensor, place in pairs if not tensor.is_floating_point()]
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move the averages towards what the network is now."""
-        self.move([t for t, _ in self.averages], [holder[name] for _, (holder, name) in self.averages], None)
+    def update(self, steps: int = 0) -> None:
+        """Move the averages towards what the network is now.
+
+        Args:
+            steps: taken before this one, for the warm-up.
+        """
+        decay = min(self.decay, 1 - (steps + 1) ** (-2 / 3)) if self.warmup else self.decay
+        move = get_ema_multi_avg_fn(decay)
+        move([t for t, _ in self.averages], [holder[name] for _, (holder, name) in self.averages], None)
         if self.counters:
             torch._foreach_copy_([t for t, _ in self.counters], [holder[name] for _, (holder, name) in self.counters])
 

@@ -262,11 +262,15 @@ class RunFolder:
         with self.metrics_file.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
+    def metrics(self) -> list[dict[str, float]]:
+        """Return the lines of metrics.jsonl."""
+        return read_jsonl(self.metrics_file) if self.metrics_file.exists() else []
+
     def keep_metrics(self, epochs: int) -> None:
         """Keep the lines of the first `epochs` epochs: a killed run may have written one more."""
         if not self.metrics_file.exists():
             return
-        rows = [row for row in read_jsonl(self.metrics_file) if row["epoch"] <= epochs]
+        rows = [row for row in self.metrics() if row["epoch"] <= epochs]
         with written_beside(self.metrics_file) as beside:
             beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
 

@@ -1,71 +1,38 @@
-"""The optimizer and its learning rate."""
+"""The schedule of the learning rate."""
 
 import math
 from bisect import bisect_right
-from typing import Any
 
 import torch
-from torch import nn
 
-from senet.training.sections import OptimizerConfig, ScheduleConfig
-
-
-def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.SGD:
-    """Build SGD; without `decay_norm_and_bias`, vectors and biases go to a group of their own without weight decay.
-
-    On CUDA a step is a few kernels for all weights together, and waits for nothing, not even with scaled losses.
-
-    Args:
-        config: of the optimizer.
-        model: on its device.
-    """
-    if config.decay_norm_and_bias:
-        parameters: Any = model.parameters()
-    else:
-        weights = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-        without_decay = {name for name, weight in weights if weight.ndim <= 1 or name.endswith(".bias")}
-        parameters = [
-            {"params": [weight for name, weight in weights if name in without_decay], "weight_decay": 0.0},
-            {"params": [weight for name, weight in weights if name not in without_decay]},
-        ]
-    return torch.optim.SGD(
-        parameters,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        fused=next(model.parameters()).is_cuda or None,
-    )
+from senet.training.sections import ScheduleConfig
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimizer's state but for how its steps are computed, which depends on the device and the version."""
-    here = {key: optimizer.defaults[key] for key in ("foreach", "fused")}
-    optimizer.load_state_dict(state)
-    for group in optimizer.param_groups:
-        group.update(here)
-
-
-def lr_factor(config: ScheduleConfig, epoch: float, num_epochs: int) -> float:
+def lr_factor(config: ScheduleConfig, epoch: float, num_epochs: int, planned: float | None = None) -> float:
     """Return the share of the highest learning rate at a moment of the run.
 
     Args:
         config: the schedule; "plateau" is constant here, since it depends on the results.
         epoch: passes over the data so far, with fraction.
         num_epochs: of the whole run.
+        planned: epochs that fit into a limit of time, if these are fewer: milestones move in proportion, and the
+            warm-up takes at most a fifth of them.
 
     Returns:
         A factor in [0, 1].
     """
-    if epoch < config.warmup_epochs:
-        return config.warmup_start + (1 - config.warmup_start) * epoch / config.warmup_epochs
+    warmup, length = config.warmup_epochs, float(num_epochs)
+    if planned is not None and planned < num_epochs:
+        warmup, length = min(warmup, planned / 5), planned
+    if epoch < warmup:
+        return config.warmup_start + (1 - config.warmup_start) * epoch / warmup
     if config.name == "step":
-        return config.factor ** bisect_right(config.milestones, epoch)
+        return config.factor ** bisect_right(config.milestones, epoch * num_epochs / length)
     if config.name == "cosine":
-        done = (epoch - config.warmup_epochs) / max(num_epochs - config.warmup_epochs, 1e-12)
+        done = (epoch - warmup) / max(length - warmup, 1e-12)
         return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
     if config.name == "one_cycle":
-        done = epoch / num_epochs
+        done = epoch / length
         return done / config.peak if done < config.peak else max(0.0, (1 - done) / (1 - config.peak))
     return 1.0
 
@@ -77,12 +44,17 @@ class Schedule:
 
     Args:
         config: the schedule.
-        optimizer: whose groups are set.
+        optimizer: whose groups are set; None for a schedule that is only asked whether it is over.
         lr: the highest learning rate.
         num_epochs: of the whole run.
+
+    Attributes:
+        planned: epochs that fit into a limit of time; None without one.
     """
 
-    def __init__(self, config: ScheduleConfig, optimizer: torch.optim.Optimizer, lr: float, num_epochs: int) -> None:
+    def __init__(
+        self, config: ScheduleConfig, optimizer: torch.optim.Optimizer | None, lr: float, num_epochs: int
+    ) -> None:
         self.config = config
         self.optimizer = optimizer
         self.lr = lr
@@ -90,12 +62,23 @@ class Schedule:
         self.best_loss = math.inf
         self.bad_epochs = 0
         self.plateau_factor = 1.0
+        self.drops = 0
+        self.planned: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the loss has stopped falling once more after all reductions that "plateau" may make."""
+        limit = self.config.max_drops
+        return limit is not None and self.drops >= limit and self.bad_epochs > self.config.patience
 
     def set_lr(self, epoch: float) -> float:
-        """Set and return the learning rate at `epoch`, passes over the data with fraction."""
-        lr = self.lr * self.plateau_factor * lr_factor(self.config, epoch, self.num_epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        """Set and return the learning rate at `epoch`, passes over the data with fraction.
+
+        A group of parameters with an `lr_scale` gets that share of it.
+        """
+        lr = self.lr * self.plateau_factor * lr_factor(self.config, epoch, self.num_epochs, self.planned)
+        for group in self.optimizer.param_groups if self.optimizer else ():
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         return lr
 
     def end_epoch(self, eval_loss: float) -> None:
@@ -106,8 +89,9 @@ class Schedule:
             self.best_loss, self.bad_epochs = eval_loss, 0
             return
         self.bad_epochs += 1
-        if self.bad_epochs > self.config.patience:
+        if self.bad_epochs > self.config.patience and not self.is_over:
             self.plateau_factor *= self.config.factor
+            self.drops += 1
             self.bad_epochs = 0
 
     def state_dict(self) -> dict[str, float]:
@@ -116,6 +100,7 @@ class Schedule:
             "best_loss": self.best_loss,
             "bad_epochs": self.bad_epochs,
             "plateau_factor": self.plateau_factor,
+            "drops": self.drops,
         }
 
     def load_state_dict(self, state: dict[str, float]) -> None:
@@ -123,3 +108,4 @@ class Schedule:
         self.best_loss = state["best_loss"]
         self.bad_epochs = int(state["bad_epochs"])
         self.plateau_factor = state["plateau_factor"]
+        self.drops = int(state.get("drops", self.drops))  # runs of former versions had no limit of them

@@ -7,6 +7,9 @@ import torch
 
 from senet.data.order import seed_of
 
+STEP_STREAM = 1
+"""Keeps the random numbers of the steps apart from those of the data loaders, which share seed, epoch and batch."""
+
 
 def seed_everything(*parts: int, device: torch.device | None = None) -> None:
     """Seed Python, NumPy and PyTorch with a mix of `parts`.

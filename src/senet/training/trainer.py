@@ -1,62 +1,52 @@
 """A run in progress: its steps, its evaluations, where it stands and what it saves."""
 
-import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from itertools import islice
 from shlex import quote
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from senet.configs import is_on
 from senet.data.loading import Loaders
-from senet.errors import NotFiniteError, SenetError, needed_for
-from senet.evaluation.accuracy import Evaluation, score
+from senet.errors import SenetError, needed_for
+from senet.evaluation.accuracy import Evaluation
 from senet.models.base import Network
 from senet.models.build import checkpoint_gradients
 from senet.models.config import ModelConfig
 from senet.models.stochastic_depth import with_drop_path
 from senet.nn.fused import set_fused
 from senet.nn.precision import float32_products, slow_bf16
+from senet.training.budget import Budget
 from senet.training.compiling import Call, Steps
 from senet.training.config import TrainConfig
 from senet.training.distillation import open_teacher
+from senet.training.ending import Ending, ending_of
+from senet.training.finite import first_not_finite, is_finite, not_finite
+from senet.training.freezing import Freezing
+from senet.training.groups import parameter_groups
 from senet.training.interrupt import TrainingInterrupted, caught_signals
-from senet.training.objective import Objective, by_class, logits_of, loss_of
+from senet.training.objective import Objective, by_class, loss_of
+from senet.training.optimizers import Restorable, build_optimizer
+from senet.training.pacing import Pace
 from senet.training.processes import Team
 from senet.training.progress import Progress, Reporter, lines_shown
 from senet.training.regularization import RunningAverage, build_mixup
 from senet.training.run import RunFolder
-from senet.training.schedule import Schedule, build_optimizer, restore_optimizer
-from senet.training.seeding import seed_everything
+from senet.training.schedule import Schedule
+from senet.training.scoring import evaluate_in_run, figures, summed
+from senet.training.seeding import STEP_STREAM, seed_everything
+from senet.training.selection import Selection
+from senet.training.state import Part, Position, gather
 from senet.training.trackers import Trackers
 
 with needed_for("senet.train"):
     from accelerate import Accelerator
-    from accelerate.utils import broadcast
-
-STATE_KEYS = frozenset({"model", "ema", "optimizer", "schedule", "scaler", "position", "num_processes"})
-STEP_STREAM = 1
-"""Keeps the random numbers of the steps apart from those of the data loaders, which share seed, epoch and batch."""
-
-
-@dataclass
-class Position:
-    """Where a run stands: `batch` batches into epoch number `epoch` (both from 0), with that epoch's sums so far."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    seconds: float = 0.0
-    best_top1: float = -1.0
 
 
 class Trainer:
@@ -69,6 +59,7 @@ class Trainer:
         data: its loaders.
         build: makes the network of a configuration, at random or with weights.
         notes: sentences to log when the run starts.
+        started: when this process began to work for the run, by `senet.training.budget.clock`; None for now.
     """
 
     def __init__(
@@ -79,6 +70,7 @@ class Trainer:
         data: Loaders,
         build: Callable[[ModelConfig], Network],
         notes: Iterable[str] = (),
+        started: float | None = None,
     ) -> None:
         num_classes = len(data.class_names)
         if config.model.num_classes not in (None, num_classes):
@@ -98,12 +90,15 @@ class Trainer:
         if compute.grad_checkpointing:
             checkpoint_gradients(model)
         self.model = model.to(accelerator.device).to(memory_format=self.format)
-        self.ema = RunningAverage(self.model, regularization.ema_decay) if regularization.ema_decay else None
-        self.optimizer = build_optimizer(config.optimizer, self.model)
+        decay, warmup = regularization.ema_decay, regularization.ema_warmup
+        self.ema = RunningAverage(self.model, decay, warmup=warmup) if decay else None
+        self.freezing = Freezing(config, self.model)
+        self.freezing.set_gradients(0)
+        self.optimizer = build_optimizer(config.optimizer, self.model, self.freezing.trained())
         self.schedule = Schedule(config.schedule, self.optimizer, config.optimizer.lr, config.epochs)
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=compute.precision == "fp16")
         self.mixup = build_mixup(regularization, num_classes) if regularization.pairs_images else None
-        objective = Objective(
+        self.objective = Objective(
             self.model,
             compute.precision,
             regularization.label_smoothing,
@@ -111,8 +106,19 @@ class Trainer:
             teacher=self.teacher,
             **by_class(config.objective, data.counts),
         )
-        self.wrapped: nn.Module = accelerator.prepare_model(objective)
-        self.steps = Steps(self.wrapped, accelerator.device, compute, distributed=self.wrapped is not objective)
+        self.selection = Selection(config.selection)
+        self.budget = Budget(config.max_seconds, config.epochs, started)
+        self.budget.num_batches, self.budget.num_evaluation_batches = len(data.train), len(data.evaluation)
+        self.pace = Pace(self.budget, self.schedule, self.team)
+        self.parts: dict[str, Part] = {
+            "optimizer": Restorable(self.optimizer),
+            "schedule": self.schedule,
+            "scaler": self.scaler,
+            "selection": self.selection,
+            "budget": self.budget,
+        }
+        self.say: Callable[[str], None] = lambda sentence: None
+        self.wrap()
         self.position = Position()
         self.frozen = ""
         self.caught: list[int] = []
@@ -120,6 +126,27 @@ class Trainer:
         slow = slow if compute.precision == "bf16" else ""
         self.notes = [slow, self.steps.note, data.train.order.summary(), *notes]
         self.notes += self.teacher.notes if self.teacher else []
+
+    def wrap(self) -> None:
+        """Distribute the objective over the processes, and make what does the steps.
+
+        DistributedDataParallel sums the gradients of those parameters that need one when it is made.
+        """
+        self.wrapped: nn.Module = self.accelerator.prepare_model(self.objective)
+        distributed = self.wrapped is not self.objective
+        self.steps = Steps(self.wrapped, self.accelerator.device, self.config.compute, distributed=distributed)
+        self.steps.say = self.say
+
+    def thaw(self) -> None:
+        """From the first epoch on that trains the trunk, let it have gradients, and give it to the optimizer."""
+        if not self.freezing.set_gradients(self.position.epoch):
+            return
+        for group in parameter_groups(self.config.optimizer, self.model, self.freezing.trunk):
+            self.optimizer.add_param_group(group)
+        if self.wrapped is not self.objective:
+            del self.wrapped, self.steps
+            self.accelerator.free_memory()  # with it go the hooks by which the old one takes gradients
+            self.wrap()
 
     def run_epochs(self, progress: Progress | None = None) -> None:
         """Train and evaluate every epoch that is left.
@@ -139,17 +166,24 @@ class Trainer:
             ) as reporter,
             caught_signals() as self.caught,
         ):
-            self.steps.say = reporter.say
+            self.say = self.steps.say = reporter.say
             for note in filter(None, self.notes):
                 reporter.say(note)
             try:
                 if config.weights is not None and done == 0:
-                    self.evaluate_start(reporter)
-                while position.epoch < config.epochs:
+                    with self.budget.evaluating():
+                        self.evaluate_start(reporter)
+                self.pace.plan(reporter)
+                while (ending := self.ending()) is None:
                     self.train_epoch(reporter)
-                    self.end_epoch(reporter, self.evaluate_epoch())
-                    if self.team.agree(bool(self.caught)) and position.epoch < config.epochs:
+                    with self.budget.evaluating():
+                        row = self.evaluate_epoch()
+                    with self.budget.saving():
+                        self.end_epoch(reporter, row)
+                    if self.team.agree(bool(self.caught)) and self.ending() is None:
                         self.interrupt()
+                if self.selection.epoch:
+                    reporter.say(f"{ending.reason}; {self.selection.in_words()}, kept in best/")
             except SenetError as error:
                 self.team.fail(error)
                 raise
@@ -158,18 +192,22 @@ class Trainer:
         """Save and evaluate the weights that the run starts from, so that resuming does not need them."""
         if self.accelerator.is_main_process:
             self.save({}, best=False)
-        result = self.evaluate()
-        row = {"epoch": 0, "step": 0, "loss": result.loss, "top1": result.top1, "top5": result.top5}
+        row = {"epoch": 0, "step": 0, **figures(self.evaluate())}
         if self.accelerator.is_main_process:
             self.run_folder.append_metrics(row)
         reporter.start(row, f"{self.config.model.name} from {self.config.weights}", self.config.data.preprocessing)
+
+    def ending(self) -> Ending | None:
+        """Return why the run is over; None if it goes on."""
+        return ending_of(self.config, self.position.epoch, self.selection, self.schedule, self.budget)
 
     def end_epoch(self, reporter: Reporter, row: dict[str, float]) -> None:
         """Go on to the next epoch, and save."""
         position = self.position
         position.epoch, position.batch, position.loss_sum, position.seconds = position.epoch + 1, 0, 0.0, 0.0
-        is_best = row["top1"] > position.best_top1
-        position.best_top1 = max(row["top1"], position.best_top1)
+        self.pace.end_epoch(position.epoch, reporter)
+        is_best = self.selection.take(row)
+        self.thaw()
         if self.accelerator.is_main_process:
             self.run_folder.append_metrics(row)
             self.save(row, best=is_best)
@@ -179,7 +217,9 @@ class Trainer:
         """Train from the position to the end of its epoch."""
         position, accumulate, every = self.position, self.config.compute.accumulate, self.config.checkpoint_every
         num_batches = len(self.data.train)
-        self.set_train_mode()
+        self.frozen = self.freezing.set_modes(position.epoch, self.budget.num_epochs)
+        if position.batch and self.pace.time_is_up(position, reporter):  # the run was stopped at that moment
+            return
         self.optimizer.zero_grad(set_to_none=True)
         # Reading a loss waits for the GPU, which then starves; on the CPU it costs nothing.
         read_every = accumulate if self.accelerator.device.type == "cpu" else 20 * accumulate
@@ -210,15 +250,17 @@ class Trainer:
             position.seconds += now - started
             num_images, started = 0, now
             reporter.advance(count, float(last_loss), rate)
-            stop = self.team.agree(bool(self.caught))
+            stop, cut = self.team.agree(bool(self.caught)), self.pace.time_is_up(position, reporter)
             due = every is not None and done // every > previous // every
-            if done == num_batches or stop or due:
+            if done == num_batches or stop or due or cut:
                 self.check_weights(lr)
             if done < num_batches and (stop or due):
                 if self.accelerator.is_main_process:
                     self.save({}, best=False)
                 if stop:
                     self.interrupt()
+            if cut:
+                return
 
     def clock(self) -> float:
         """Return the time in seconds, in which compiling takes none: it would hide how fast the run is."""
@@ -252,41 +294,25 @@ class Trainer:
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
             if self.ema is not None:
-                self.ema.update()
+                self.ema.update(self.position.step)
         return loss
 
     def read_losses(self, losses: list[Tensor], done: int, lr: float) -> None:
         """Move the position to `done` batches, with their losses, or stop at the first that is not finite."""
         values = torch.stack(losses).tolist() if losses else []
         losses.clear()
-        for batch, loss in enumerate(values, done + 1 - len(values)):
-            if not math.isfinite(loss):
-                self.stop_at(f"loss is {loss}", batch, lr)
+        if (bad := first_not_finite(values)) is not None:
+            batch = done + 1 - len(values) + bad
+            raise not_finite(f"loss is {values[bad]}", batch, self.position.epoch + 1, lr, self.run_folder.path)
+        for loss in values:  # one after the other: their sum depends on the order
             self.position.loss_sum += loss
         self.position.batch = done
 
     def check_weights(self, lr: float) -> None:
         """Stop if the last step ruined the weights: their loss would tell in the next batch only, after a save."""
-        tensors = (tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point())
-        if not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():  # one wait for the GPU, not hundreds
-            self.stop_at("weights are not finite", self.position.batch, lr)
-
-    def stop_at(self, what: str, batch: int, lr: float) -> NoReturn:
-        """Stop with a message of what went wrong and where."""
-        raise NotFiniteError(
-            f"the {what} at batch {batch} of epoch {self.position.epoch + 1} with learning rate {lr:.4g}; "
-            f"{self.run_folder.path} keeps the last good state: lower optimizer.lr, set optimizer.clip_norm or use fp32"
-        )
-
-    def set_train_mode(self) -> None:
-        """Set training mode; in the last `freeze_bn_epochs` epochs BatchNorm keeps its statistics."""
-        self.model.train()
-        self.frozen = ""
-        if self.position.epoch >= self.config.epochs - self.config.regularization.freeze_bn_epochs:
-            self.frozen = " with frozen BatchNorm"
-            for module in self.model.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+        if not is_finite(self.model):
+            where = self.position.batch, self.position.epoch + 1, lr, self.run_folder.path
+            raise not_finite("weights are not finite", *where)
 
     def evaluate_epoch(self) -> dict[str, float]:
         """Evaluate what is kept, and return the epoch's line of metrics."""
@@ -294,33 +320,24 @@ class Trainer:
         result = self.evaluate()
         self.schedule.end_epoch(result.loss)
         loss_sum = torch.tensor(position.loss_sum, device=self.accelerator.device)
-        train_loss = float(self.sum_over_processes(loss_sum)) / len(data.train) / self.accelerator.num_processes
+        train_loss = float(summed(loss_sum, self.accelerator)) / position.batch / self.accelerator.num_processes
+        num_images = data.train.order.num_used * position.batch / len(data.train)
         return {
             "epoch": position.epoch + 1,
             "step": position.step,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": max(group["lr"] for group in self.optimizer.param_groups),  # the others have a share of it
             "train_loss": train_loss,
-            "loss": result.loss,
-            "top1": result.top1,
-            "top5": result.top5,
-            "images_per_s": data.train.order.num_used / max(position.seconds, 1e-9),
+            **figures(result),
+            "images_per_s": num_images / max(position.seconds, 1e-9),
             "time_s": position.seconds,
         }
 
     def evaluate(self) -> Evaluation:
         """Evaluate what is kept: the running average of the weights if there is one."""
         kept = self.ema.module if self.ema else self.model
-        if self.accelerator.num_processes > 1:  # each has seen other images: evaluate what the main process keeps
-            for buffer in kept.buffers():
-                broadcast(buffer)
-
-        def reduce(totals: Tensor) -> Tensor:
-            self.team.agree()
-            return self.sum_over_processes(totals)
-
-        forward = partial(logits_of, kept, precision=self.config.compute.precision)
+        precision = self.config.compute.precision
         try:
-            return score(kept, self.evaluation_batches(), forward=forward, reduce=reduce)
+            return evaluate_in_run(kept, self.evaluation_batches(), self.accelerator, self.team, precision)
         except SenetError as error:
             self.stop_for(error)
 
@@ -333,25 +350,13 @@ class Trainer:
                 saved = True
             yield images.contiguous(memory_format=self.format), labels
 
-    def sum_over_processes(self, values: Tensor) -> Tensor:
-        """Sum a tensor over all processes."""
-        total: Tensor = self.accelerator.reduce(values, reduction="sum")
-        return total
-
     def save(self, metrics: dict[str, float], *, best: bool) -> None:
         """Write last/, and best/ if it is the best."""
-        state = {
-            "model": self.model.state_dict(),
-            "ema": self.ema.module.state_dict() if self.ema else None,
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "position": vars(self.position),
-            "num_processes": self.accelerator.num_processes,
-        }
+        kept = self.ema.module if self.ema else self.model
+        ema, processes = self.ema.module if self.ema else None, self.accelerator.num_processes
+        state = gather(self.model, ema, self.parts, self.position, processes)
         if self.teacher is not None:
             state["teacher"] = self.teacher.digest
-        kept = self.ema.module if self.ema else self.model
         self.run_folder.save(kept, state, metrics, best=best)
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
@@ -370,10 +375,10 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
-        restore_optimizer(self.optimizer, state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
         self.position = Position(**state["position"])
+        self.thaw()
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
         if self.accelerator.is_main_process:
             self.run_folder.keep_metrics(self.position.epoch if self.position.step else -1)
 
@@ -397,7 +402,7 @@ class Trainer:
     def status(self) -> str:
         """Say where the run stopped and how it goes on."""
         return (
-            f"stopped in epoch {self.position.epoch + 1} of {self.config.epochs}, after {self.position.batch} of "
+            f"stopped in epoch {self.position.epoch + 1} of {self.budget.num_epochs}, after {self.position.batch} of "
             f"{len(self.data.train)} batches; saved in {self.run_folder.path}: "
             f"`senet train --resume {quote(str(self.run_folder.path))}` goes on"
         )

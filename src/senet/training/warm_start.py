@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from senet.configs import settings
+from senet.data.folders import is_number
 from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
 from senet.factory import assemble, read_weights, unnamed
 from senet.models.base import Network
+from senet.models.build import build, skeleton
 from senet.models.catalog import CARDS, model_card
 from senet.models.config import ModelConfig
 from senet.models.external import build_external, describe_external, is_external, split_name
@@ -23,6 +25,7 @@ from senet.weights.matching import (
     computed_options,
     describe_weights,
     has_se,
+    number_of_classes,
 )
 from senet.weights.reading import name_of_timm
 
@@ -38,14 +41,43 @@ class WarmStart:
         checkpoint: the weights.
         model: what they are of; the recipe's where they do not tell.
         preprocessing: of their images.
+        class_names: of the images to train on; None if they are not known.
     """
 
     checkpoint: Checkpoint
     model: ModelConfig
     preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None = None
+
+    def for_classes(self, class_names: tuple[str, ...]) -> "WarmStart":
+        """Return a start for images of these classes, whose classifier is kept only if it is of the same ones."""
+        return replace(self, class_names=class_names)
+
+    def keeps_classifier(self, class_names: tuple[str, ...]) -> bool:
+        """Whether the classifier of the weights is used for images of these classes."""
+        known = self.checkpoint.class_names
+        if known is None or not (has_names(known) and has_names(class_names)):
+            return len(class_names) == (number_of_outputs(self.checkpoint) if known is None else len(known))
+        return set(known) == set(class_names)
 
     def build(self, config: ModelConfig) -> Network:
         """Build a network that these weights fit, and load them."""
+        model = self.assembled(config)
+        known, names = self.checkpoint.class_names, self.class_names
+        if known is None or names is None or len(known) != len(names) or known == names:
+            return model
+        if not (has_names(known) and has_names(names)):
+            return model
+        state, fresh = model.state_dict(), build(model.config).state_dict()
+        order = [known.index(name) for name in names] if set(known) == set(names) else None
+        for key in classifier_keys(model):
+            state[key] = fresh[key] if order is None else state[key][order]
+        model.load_state_dict(state)
+        model.class_names = None
+        return model
+
+    def assembled(self, config: ModelConfig) -> Network:
+        """Build the network with the classifier of the weights, if that has as many classes."""
         asked = Asked(
             name=config.name,
             num_classes=config.num_classes,
@@ -56,13 +88,19 @@ class WarmStart:
         return assemble(self.checkpoint, asked)
 
     def classifier_note(self, class_names: tuple[str, ...]) -> str:
-        """Return a note that the classifier is kept for other classes of the same number; empty if it is not."""
-        known = self.checkpoint.class_names or ()
+        """Return what is done with the classifier for as many classes of other names; empty for the same names."""
+        known, source = self.checkpoint.class_names or (), self.checkpoint.source
         if len(known) != len(class_names) or known == class_names:
             return ""
         own, other = next((a, b) for a, b in zip(known, class_names, strict=True) if a != b)
+        if not self.keeps_classifier(class_names):
+            return (
+                f"the classifier starts at random, for {source} has other classes: {own!r} where the data has {other!r}"
+            )
+        if has_names(known) and set(known) == set(class_names):
+            return f"the classifier of {source} is kept, its classes in the order of the data"
         return (
-            f"the classifier of {self.checkpoint.source} is kept, for its classes are as many, though they have other "
+            f"the classifier of {source} is kept, for its classes are as many, though they have other "
             f"names: {own!r} where the data has {other!r}"
         )
 
@@ -85,9 +123,34 @@ class LibraryStart:
         """Build a network with these weights."""
         return cast(Network, build_external(replace(config, name=self.weights), pretrained=True))
 
+    def for_classes(self, class_names: tuple[str, ...]) -> "LibraryStart":
+        """Return itself: which classes the library's weights are of is not known."""
+        return self
+
+    def keeps_classifier(self, class_names: tuple[str, ...]) -> bool:
+        """Whether the classifier of the weights is used; where their number is not known, it is not."""
+        return False
+
     def classifier_note(self, class_names: tuple[str, ...]) -> str:
         """Return nothing: which classes the library's weights are of is not known."""
         return ""
+
+
+def has_names(class_names: tuple[str, ...]) -> bool:
+    """Whether classes have names, not just numbers."""
+    return not all(is_number(name) for name in class_names)
+
+
+def number_of_outputs(checkpoint: Checkpoint) -> int | None:
+    """Return the number of classes of weights that do not name them; None if it is not known."""
+    return number_of_classes(checkpoint.state) if checkpoint.config is None else checkpoint.config.num_classes
+
+
+def classifier_keys(model: Network) -> list[str]:
+    """Return the names of the tensors of a network whose shapes depend on the number of classes."""
+    state = model.state_dict()
+    other = skeleton(replace(model.config, num_classes=model.num_classes + 1)).state_dict()
+    return [key for key, tensor in state.items() if key in other and other[key].shape != tensor.shape]
 
 
 Start = WarmStart | LibraryStart

@@ -1,0 +1,285 @@
+"""Comparing runs: what differs in their configurations, how far they are, and how good they are."""
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from senet.configs import dotted, settings
+from senet.data.folders import visible_folders
+from senet.errors import MissingFileError, SenetError, check_choice, first_line
+from senet.files import read_jsonl
+from senet.training.run import WITHOUT_EFFECT, read_config
+from senet.training.sections import Metric
+from senet.weights.checkpoint import CONFIG_FILE
+
+METRICS_FILE = "metrics.jsonl"
+State = Literal["finished", "early", "stopped", "running", "not started", "damaged"]
+LOWER_IS_BETTER = ("loss",)
+STALE_S = 120.0
+"""A run whose folder has not changed for so long, and for three of its epochs, is not running."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """A run, as far as its folder tells.
+
+    Args:
+        path: of the folder.
+        state: "finished" after its last epoch; "early" if it stopped by itself before (selection.patience); "running"
+            if its folder changed less than two minutes or three epochs ago, else "stopped", or "not started" before
+            its first epoch; "damaged" if its configuration or its metrics cannot be read.
+        problem: what is damaged, in one sentence; empty if nothing is.
+        settings: the configuration's values by dotted name.
+        metric: by which its best epoch is chosen.
+        rows: of its metrics.jsonl, from epoch 1 on.
+    """
+
+    path: Path
+    state: State
+    problem: str
+    settings: Mapping[str, Any]
+    metric: str
+    rows: Sequence[Mapping[str, float]]
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs it has trained."""
+        return int(self.rows[-1]["epoch"]) if self.rows else 0
+
+    @property
+    def all_epochs(self) -> int | None:
+        """How many epochs it was to train; None if that is not known."""
+        return self.settings.get("epochs")
+
+    @property
+    def best(self) -> Mapping[str, float] | None:
+        """The row of its best epoch, the first of several that are equal; None if none has the metric."""
+        return best_of(self.rows, self.metric)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has trained, without evaluations."""
+        return sum(row.get("time_s", 0.0) for row in self.rows)
+
+    @property
+    def images_per_s(self) -> float | None:
+        """The median speed of its epochs."""
+        speeds = [row["images_per_s"] for row in self.rows if "images_per_s" in row]
+        return statistics.median(speeds) if speeds else None
+
+
+def find_runs(folders: Iterable[str | Path]) -> list[Path]:
+    """Return the run folders among some folders and at any depth below them, sorted by name in each.
+
+    Raises:
+        SenetError: a folder is not there, or there are no runs in it.
+    """
+    found: list[Path] = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise MissingFileError(f"there is no folder {folder}; check the path")
+        below = list(runs_below(folder))
+        if not below:
+            raise SenetError(f"{folder} holds no runs; `senet train` writes one into its --output")
+        found += [path for path in below if path not in found]
+    return found
+
+
+def runs_below(folder: Path) -> Iterator[Path]:
+    """Yield the run folders at and below a folder; those below a run belong to it."""
+    config = folder / CONFIG_FILE
+    if (folder / METRICS_FILE).exists() or (config.exists() and not describes_a_model(config)):
+        yield folder
+        return
+    for below in visible_folders(folder):
+        if not below.is_symlink():
+            yield from runs_below(below)
+
+
+def describes_a_model(config: Path) -> bool:
+    """Return whether a config.json is that of a model folder."""
+    with suppress(OSError, ValueError):
+        values = json.loads(config.read_text())
+        return not isinstance(values, Mapping) or "data" not in values
+    return False
+
+
+def read_run(path: Path, by: Metric | None = None) -> RunSummary:
+    """Read a run folder; what cannot be read is said in `problem`.
+
+    Args:
+        path: of the folder.
+        by: the metric that tells the best epoch; None for the run's own.
+    """
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    try:
+        raw = json.loads((path / CONFIG_FILE).read_text())
+        try:
+            values = dict(settings(read_config(raw), ""))
+        except Exception as error:  # of another version, or of a package that is not here: show what it says
+            problems.append(f"{path / CONFIG_FILE} is read as it is: {first_line(error)}")
+            values = dict(flattened(raw, ""))
+    except (OSError, ValueError) as error:
+        problems.append(f"{path / CONFIG_FILE} cannot be read ({first_line(error)})")
+    rows: list[dict[str, float]] = []
+    try:
+        read = read_jsonl(path / METRICS_FILE)
+        rows = [row for row in read if int(row["epoch"]) > 0]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problems.append(f"{path / METRICS_FILE} cannot be read ({first_line(error)})")
+    own = str(values.get("selection.metric", "top1"))
+    return RunSummary(
+        path=path,
+        state="damaged" if problems else state_of(path, rows, values, own),
+        problem="; ".join(problems),
+        settings={name: value for name, value in values.items() if name not in WITHOUT_EFFECT},
+        metric=by or own,
+        rows=rows,
+    )
+
+
+def flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings with their dotted names."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from flattened(item, dotted(name, key))
+    else:
+        yield name, tuple(value) if isinstance(value, list) else value
+
+
+def best_of(rows: Sequence[Mapping[str, float]], metric: str) -> Mapping[str, float] | None:
+    """Return the row of the best epoch, the first of several that are equal; None if none has the metric."""
+    measured = [row for row in rows if metric in row]
+    choose = min if metric in LOWER_IS_BETTER else max
+    return choose(measured, key=lambda row: row[metric]) if measured else None
+
+
+def state_of(path: Path, rows: Sequence[Mapping[str, float]], values: Mapping[str, Any], metric: str) -> State:
+    """Return how far a run is.
+
+    Args:
+        path: of its folder.
+        rows: of its metrics.
+        values: its settings.
+        metric: that chooses its best epoch.
+    """
+    epochs, patience, best = values.get("epochs"), values.get("selection.patience"), best_of(rows, metric)
+    if rows and epochs is not None and rows[-1]["epoch"] >= epochs:
+        return "finished"
+    if best is not None and patience is not None and rows[-1]["epoch"] - best["epoch"] >= patience:
+        return "early"
+    files = [path / name for name in (CONFIG_FILE, METRICS_FILE, "last/training_state.pt")]
+    changed = max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+    longest = max((row.get("time_s", 0.0) for row in rows), default=0.0)
+    if time.time() - changed < max(STALE_S, 3 * longest):
+        return "running"
+    return "stopped" if rows or (path / "last").exists() else "not started"
+
+
+def read_runs(folders: Iterable[str | Path], by: Metric | None = None) -> list[RunSummary]:
+    """Read all runs in some folders, the best first; runs without the metric come last.
+
+    Args:
+        folders: see `find_runs`.
+        by: the metric to compare them by; None for each run's own.
+
+    Raises:
+        SenetError: see `find_runs`.
+    """
+    if by is not None:
+        check_choice("by", by, get_args(Metric))
+    runs = [read_run(path, by) for path in find_runs(folders)]
+    return sorted(runs, key=rank)
+
+
+def rank(run: RunSummary) -> tuple[bool, str, float]:
+    """Return what runs are sorted by."""
+    best = run.best
+    if best is None:
+        return True, run.metric, 0.0
+    value = best[run.metric]
+    return False, run.metric, value if run.metric in LOWER_IS_BETTER else -value
+
+
+def differing(runs: Sequence[RunSummary], *, without: Sequence[str] = ()) -> dict[str, str]:
+    """Return the settings in which runs differ, with the shortest ends of their names that tell them apart.
+
+    Args:
+        runs: to compare; a damaged one without a configuration is left out.
+        without: settings that do not count.
+    """
+    known = [run.settings for run in runs if run.settings]
+    every = {name: None for values in known for name in values}
+    absent = object()
+    found = [
+        name
+        for name in every
+        if name not in without and any(values.get(name, absent) != known[0].get(name, absent) for values in known)
+    ]
+    return {name: short_name(name, found) for name in found}
+
+
+def short_name(name: str, among: Sequence[str]) -> str:
+    """Return the shortest end of a dotted name that no other name has."""
+    words = name.split(".")
+    ends = (".".join(words[-n:]) for n in range(1 + (words[-1] == "name"), len(words)))
+    unique = (end for end in ends if sum(f".{other}".endswith(f".{end}") for other in among) == 1)
+    return next(unique, name)
+
+
+def run_names(runs: Sequence[RunSummary]) -> list[str]:
+    """Return the paths of runs without the folders that all of them are in."""
+    paths = [str(run.path.absolute()) for run in runs]
+    if len(runs) == 1:
+        return [runs[0].path.name or str(runs[0].path)]
+    common = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
+    return [os.path.relpath(path, common) for path in paths]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunGroup:
+    """Runs that differ in nothing but their seed.
+
+    Args:
+        runs: the best first.
+    """
+
+    runs: tuple[RunSummary, ...]
+
+    @property
+    def values(self) -> list[float]:
+        """The best value of each run's metric."""
+        return [best[run.metric] for run in self.runs if (best := run.best) is not None]
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over the runs; None if none has the metric."""
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation over the runs; None for fewer than two."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+def grouped(runs: Sequence[RunSummary]) -> list[RunGroup]:
+    """Put runs together that differ in nothing but their seed; groups with the best mean come first."""
+    groups: dict[Any, list[RunSummary]] = {}
+    for run in runs:
+        same = {name: repr(value) for name, value in run.settings.items() if name != "seed"}
+        key = (run.metric, tuple(sorted(same.items()))) if run.settings else run.path
+        groups.setdefault(key, []).append(run)
+    made = [RunGroup(runs=tuple(members)) for members in groups.values()]
+
+    def place(group: RunGroup) -> tuple[bool, str, float]:
+        metric, mean = group.runs[0].metric, group.mean
+        return mean is None, metric, (mean or 0.0) * (1 if metric in LOWER_IS_BETTER else -1)
+
+    return sorted(made, key=place)

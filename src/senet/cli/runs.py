@@ -1,0 +1,186 @@
+"""`senet runs`."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional
+
+from senet.analysis.runs import RunGroup, RunSummary, differing, grouped, read_runs, run_names
+from senet.cli.parsing import Command
+from senet.errors import SenetError
+from senet.files import check_writable
+from senet.terminal import Table, console, printable, say
+from senet.training.sections import Metric
+
+LONGEST = 40
+"""Letters of a setting in the table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsCommand(Command):
+    """Compare runs: what differs in their configurations, how far they are, their best epochs and their time.
+
+    All run folders in the folders, at any depth, the best first. The best epoch is that of each run's own
+    selection.metric, unless --by names another. A run is "running" if its folder has changed in the last two minutes,
+    or in the time of three epochs.
+
+    Examples:
+        senet runs runs
+        senet runs runs/ablation --group
+        senet runs runs/a runs/b --by balanced_accuracy --curves curves.html
+    """
+
+    folders: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FOLDER [FOLDER ...]")]
+    """folders of runs, or runs themselves"""
+    by: Metric | None = None
+    """the metric to compare by"""
+    group: bool = False
+    """put runs together that differ in nothing but their seed: mean and standard deviation over the seeds"""
+    curves: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """also write a page with the curves of all runs: loss, metric, learning rate"""
+    json: bool = False
+    """print JSON instead of a table"""
+
+    def run(self) -> None:
+        """Read the runs and print."""
+        if not self.folders:
+            raise SenetError("no folder is given; `senet runs --help` explains all arguments")
+        if self.curves is not None:
+            check_writable(self.curves)
+        runs = read_runs(self.folders, self.by)
+        names = dict(zip((run.path for run in runs), run_names(runs), strict=True))
+        if self.json:
+            made = [group_values(g, names) for g in grouped(runs)] if self.group else [run_values(r) for r in runs]
+            print(json.dumps(made))
+        else:
+            console().print(group_table(runs, names) if self.group else run_table(runs, names))
+        for run in runs:
+            if run.problem:
+                say(f"warning: {printable(run.problem)}", console(stderr=True))
+        if self.curves is not None:
+            from senet.analysis.curves import write_curves  # the table needs no plotly
+
+            write_curves(runs, self.curves)
+            say(f"{self.curves} has the curves; open it in a browser", console(stderr=self.json))
+
+
+def run_values(run: RunSummary) -> dict[str, Any]:
+    """Return a run as plain values."""
+    best = run.best
+    return {
+        "run": str(run.path),
+        "state": run.state,
+        "problem": run.problem,
+        "epochs": run.epochs,
+        "all_epochs": run.all_epochs,
+        "metric": run.metric,
+        "best": None if best is None else best[run.metric],
+        "best_epoch": None if best is None else best["epoch"],
+        "last": dict(run.rows[-1]) if run.rows else None,
+        "time_s": run.seconds,
+        "images_per_s": run.images_per_s,
+        "settings": {name: plain(value) for name, value in run.settings.items()},
+    }
+
+
+def group_values(group: RunGroup, names: dict[Path, str]) -> dict[str, Any]:
+    """Return a group of runs as plain values."""
+    return {
+        "group": group_name(group, names),
+        "metric": group.runs[0].metric,
+        "mean": group.mean,
+        "deviation": group.deviation,
+        "runs": [run_values(run) for run in group.runs],
+    }
+
+
+def plain(value: Any) -> Any:
+    """Return a setting as a value that JSON has."""
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+def shown(value: Any) -> str:
+    """Return a setting as it is shown."""
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def number(value: float | None, form: str) -> str:
+    """Return a number in a format, or a dash where there is none."""
+    return "-" if value is None else format(value, form)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in a form of at most two units."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def headed(first: str, settings: Iterable[str], *numbers: str) -> Table:
+    """Return an empty table: names and settings on the left, then numbers."""
+    table = Table(first, *settings)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def run_table(runs: Sequence[RunSummary], names: dict[Path, str]) -> Table:
+    """Return a table of runs, a row for each."""
+    different = differing(runs)
+    by = {run.metric for run in runs}
+    metric = next(iter(by)) if len(by) == 1 else "metric"
+    table = headed("run", [*different.values(), "state"], "epochs", f"best {metric}", "at", "last", "time", "images/s")
+    for run in runs:
+        best = run.best
+        own = "" if len(by) == 1 else f"{run.metric} "
+        last = run.rows[-1].get(run.metric) if run.rows else None
+        table.add_row(
+            names[run.path],
+            *(shown(run.settings[name]) if name in run.settings else "-" for name in different),
+            run.state,
+            f"{run.epochs}/{'?' if run.all_epochs is None else run.all_epochs}",
+            f"{own}{number(None if best is None else best[run.metric], '.4g' if run.metric == 'loss' else '.2f')}",
+            number(None if best is None else best["epoch"], ".0f"),
+            number(last, ".4g" if run.metric == "loss" else ".2f"),
+            duration(run.seconds),
+            number(run.images_per_s, ",.0f"),
+        )
+    return table
+
+
+def group_name(group: RunGroup, names: dict[Path, str]) -> str:
+    """Return what a group is called: the folder that holds its runs and no others, else its first run."""
+    folder = group.runs[0].path.parent
+    inside = {path for path in names if path.parent == folder}
+    if len(group.runs) > 1 and inside == {run.path for run in group.runs}:
+        parent = names[group.runs[0].path].rpartition("/")[0]
+        return parent or folder.name
+    return names[group.runs[0].path]
+
+
+def group_table(runs: Sequence[RunSummary], names: dict[Path, str]) -> Table:
+    """Return a table of runs, a row for those that differ in nothing but their seed."""
+    different = differing(runs, without=("seed",))
+    by = {run.metric for run in runs}
+    metric = next(iter(by)) if len(by) == 1 else "metric"
+    table = headed("runs", different.values(), "seeds", f"mean best {metric}", "deviation", "finished", "time")
+    for group in grouped(runs):
+        first = group.runs[0]
+        form = ".4g" if first.metric == "loss" else ".2f"
+        own = "" if len(by) == 1 else f"{first.metric} "
+        table.add_row(
+            group_name(group, names),
+            *(shown(first.settings[name]) if name in first.settings else "-" for name in different),
+            str(len(group.runs)),
+            f"{own}{number(group.mean, form)}",
+            number(group.deviation, form),
+            str(sum(run.state == "finished" for run in group.runs)),
+            duration(sum(run.seconds for run in group.runs)),
+        )
+    return table

@@ -1,0 +1,58 @@
+"""The evaluation of a network within a run, over all its processes."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from torch import Tensor, nn
+
+from senet.errors import needed_for
+from senet.evaluation.accuracy import Evaluation, score
+from senet.nn.precision import Precision
+from senet.training.objective import logits_of
+from senet.training.processes import Team
+
+with needed_for("senet.train"):
+    from accelerate import Accelerator
+    from accelerate.utils import broadcast
+
+
+def evaluate_in_run(
+    kept: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    accelerator: Accelerator,
+    team: Team,
+    precision: Precision,
+) -> Evaluation:
+    """Evaluate a network on the images of all processes.
+
+    Args:
+        kept: the network.
+        batches: of this process.
+        accelerator: sums over processes.
+        team: stops this process if another one has failed.
+        precision: of the forward passes.
+
+    Raises:
+        SenetError: images cannot be read, here or in another process.
+    """
+    if accelerator.num_processes > 1:  # each has seen other images: evaluate what the main process keeps
+        for buffer in kept.buffers():
+            broadcast(buffer)
+
+    def reduce(totals: Tensor) -> Tensor:
+        team.agree()
+        return summed(totals, accelerator)
+
+    forward: Callable[[Tensor], Tensor] = partial(logits_of, kept, precision=precision)
+    return score(kept, batches, forward=forward, reduce=reduce)
+
+
+def summed(values: Tensor, accelerator: Accelerator) -> Tensor:
+    """Sum a tensor over all processes."""
+    total: Tensor = accelerator.reduce(values, reduction="sum")
+    return total
+
+
+def figures(result: Evaluation) -> dict[str, float]:
+    """Return what metrics.jsonl says of an evaluation."""
+    return {name: getattr(result, name) for name in ("loss", "top1", "top5", "balanced_accuracy", "macro_f1")}
