@@ -27,6 +27,7 @@ from torch import Tensor, nn
 import senet
 from senet.data.preprocessing import Preprocessing
 from senet.evaluation.accuracy import score
+from senet.files import read_jsonl
 
 CALIBRATION = (1, 5)
 """Epochs of the two runs that tell how long an epoch takes, where the contestant cannot be told the time."""
@@ -102,7 +103,7 @@ def finetuned(task: Task, **options: Any) -> Trained:
     start = time.perf_counter()
     run = senet.finetune(task.folder, task.output, **given)
     seconds = time.perf_counter() - start
-    epochs = sum(1 for _ in (run / "metrics.jsonl").open())
+    epochs = read_jsonl(run / "metrics.jsonl")[-1]["epoch"]
     model = senet.from_pretrained(run)
     return Trained(model=model, preprocessing=model.preprocessing, seconds=seconds, epochs=epochs)
 

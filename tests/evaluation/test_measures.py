@@ -89,7 +89,7 @@ def test_intervals_of_resamples_by_hand(report):
         of, said = y[images], predicted[images]
         recall = [(said[of == k] == k).mean() for k in range(6)]
         f1 = [2 * ((of == k) & (said == k)).sum() / ((of == k).sum() + (said == k).sum()) for k in range(6)]
-        drawn.append((100 * np.mean(recall), 100 * np.mean(f1), own[images].mean()))
+        drawn.append((100 * np.mean(recall), 100 * np.mean(f1), rng.choice(own, 300).mean()))
     for name, ends, width in zip(
         ("balanced_accuracy", "macro_f1", "loss"),
         np.percentile(drawn, [2.5, 97.5], axis=0).T,
@@ -139,6 +139,17 @@ def test_few_images(labels):
     found = report_on(scores(labels=torch.tensor(labels)))
     assert found.evaluation.num_images == len(labels)
     assert sum(each.count for each in found.bins) == len(labels)
-    assert (found.intervals["loss"] is None) == (len(labels) < 3)
+    assert (found.intervals["loss"] is None) == (len(labels) == 1)
+    assert (found.intervals["balanced_accuracy"] is None) == (len(labels) < 3)
     found = paired_test("a", "b", found.labels, found.right, ~found.right)
-    assert (found.top1_interval is None) == (len(labels) < 3)
+    assert (found.top1_interval is None) == (len(labels) == 1)
+    assert (found.balanced_interval is None) == (len(labels) < 3)
+
+
+def test_a_difference_in_top1_varies_with_the_shares_of_the_classes():
+    """Each of two networks knows one class: within the classes nothing varies."""
+    labels = np.arange(100) % 4 // 3
+    found = paired_test("a", "b", labels, labels == 0, labels == 1)
+    assert (found.top1_difference, found.balanced_difference, found.balanced_interval) == (-50.0, 0.0, (0.0, 0.0))
+    by_hand = [200 * np.random.default_rng(i).choice(labels, 100).mean() - 100 for i in range(1000)]
+    assert found.top1_interval == pytest.approx(np.percentile(by_hand, [2.5, 97.5]), abs=3)

@@ -54,6 +54,8 @@ def test_a_small_data_set_takes_enough_steps_and_a_large_one_not_too_many(images
         ({"seconds": 60.0}, "max_seconds", 60.0),
         ({"seconds": 60.0, "epochs": 3}, "epochs", 3),
         ({"epochs": 10}, "selection.patience", 10),
+        ({"num_eval_images": 99}, "selection.patience", None),
+        ({"num_eval_images": 99}, "selection.metric", "epoch"),
         ({"epochs": 100}, "selection.patience", 40),
         ({"batch_size": 16}, "optimizer.lr", pytest.approx(1e-3)),
     ],

@@ -108,7 +108,7 @@ def test_what_is_asked_for_wins_and_the_rest_is_chosen(pictures, tmp_path, caplo
     found = prepare(pictures, tmp_path / "run", asked=asked, **given).config
     assert (found.optimizer.lr, found.optimizer.name, found.data.augmentation.flip) == (0.5, "adamw", False)
     assert (found.data.preprocessing.image_size, found.data.preprocessing.resize) == (24, 24)
-    assert (found.selection.metric, found.freeze, found.data.val_fraction) == ("balanced_accuracy", "bn", 0.2)
+    assert (found.selection.metric, found.freeze, found.data.val_fraction) == ("epoch", "bn", 0.2)
     assert found.data.in_memory is False
     assert not (tmp_path / "run").exists()
 

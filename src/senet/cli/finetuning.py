@@ -65,7 +65,7 @@ class FinetuneCommand(Command):
     freeze: Freeze | None = None
     """train the classifier alone (trunk), keep BatchNorm's statistics (bn), or train all; None: bn for few pictures"""
     metric: Metric | None = None
-    """chooses the best epoch; None: balanced accuracy where the classes differ in size, else top-1"""
+    """chooses the best epoch; None: balanced accuracy if the classes differ in size, else top-1; the last for few"""
     image_size: int | None = None
     """side of the network's input in pixels; None for that of the weights"""
     batch_size: int | None = None

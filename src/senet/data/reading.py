@@ -76,7 +76,8 @@ def read_picture(source: str | Path | bytes) -> Picture:
         UnfitPictureError: values whose range is not known, or pages that are not channels.
         Exception: whatever the decoder raises on a damaged file; `read_named` makes one sentence of it.
     """
-    with BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+    # Path.open takes 10 microseconds more, as long as a small picture's crop.
+    with BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:  # noqa: PTH123
         header = file.read(16)
         file.seek(0)
         if header.startswith(b"\x93NUMPY"):

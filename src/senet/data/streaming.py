@@ -194,8 +194,9 @@ class StreamingLoader:
         self.keys = Keys(order)
         self.preprocessing, self.device = preprocessing, device
         size = preprocessing.image_size
+        self.images = SeededImages(split, to_pixels, order.seed)
         self.loader = DataLoader(
-            SeededImages(split, to_pixels, order.seed),
+            self.images,
             batch_sampler=self.keys,
             collate_fn=partial(collate, shape=(preprocessing.in_channels, size, size)),
             num_workers=num_workers,

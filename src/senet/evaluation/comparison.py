@@ -28,6 +28,7 @@ from senet.evaluation.measures import (
     confusion,
     expected_calibration_error,
     interval_measures,
+    mean_interval,
     paired_test,
     share_interval,
 )
@@ -78,8 +79,8 @@ class EvaluationReport:
         source: of the images.
         evaluation: accuracies and loss.
         ece: expected calibration error, in percentage points.
-        intervals: 95 % confidence intervals: of "top1" and "top5" Wilson's; of "balanced_accuracy", "macro_f1" and
-            "loss" by a seeded bootstrap within the classes, and None if no class has two images.
+        intervals: 95 % confidence intervals: of "top1" and "top5" Wilson's; of "balanced_accuracy" and "macro_f1" by a
+            seeded bootstrap within the classes, None if no class has two images; of "loss" by one over all images.
         bins: the reliability curve.
         classes: the classes that have images or predictions, in the order of the network.
         confusion: (C, C) for these classes: images of the row's class that are predicted to be of the column's.
@@ -164,7 +165,7 @@ def report_on(scores: Scores) -> EvaluationReport:
     places = np.unique(np.concatenate([labels, predicted]))
     bins = calibration(right, confidence)
     compact = np.searchsorted(places, labels), np.searchsorted(places, predicted)
-    drawn = bootstrap_intervals(labels, interval_measures(*compact, -own.numpy(), len(places))) or (None,) * 3
+    drawn = bootstrap_intervals(labels, interval_measures(*compact, len(places))) or (None, None)
     count = evaluation.num_images
     intervals: dict[str, Interval | None] = {
         name: share_interval(round(share * count / 100), count)
@@ -175,7 +176,9 @@ def report_on(scores: Scores) -> EvaluationReport:
         source=scores.source,
         evaluation=evaluation,
         ece=expected_calibration_error(bins),
-        intervals=intervals | dict(zip(("balanced_accuracy", "macro_f1", "loss"), drawn, strict=True)),
+        intervals=intervals
+        | dict(zip(("balanced_accuracy", "macro_f1"), drawn, strict=True))
+        | {"loss": mean_interval(-own.numpy())},
         bins=bins,
         classes=classes,
         confusion=confusion(*compact, len(places)),

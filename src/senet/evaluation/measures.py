@@ -207,8 +207,14 @@ def mean_over_classes(values: Floats, starts: Ints) -> Floats:
     return found
 
 
-def interval_measures(labels: Ints, predicted: Ints, loss: Floats, num_classes: int) -> Callable[[Ints], Floats]:
-    """Return what measures balanced accuracy, macro F1 (both in %) and loss of resamples, see `bootstrap_intervals`."""
+def mean_interval(values: Floats) -> Interval | None:
+    """Return the interval of the mean of one value for each image, from resamples of all images; None of one image."""
+    found = bootstrap_intervals(np.zeros(len(values), np.int64), lambda images: values[images].mean(1)[None])
+    return None if found is None else found[0]
+
+
+def interval_measures(labels: Ints, predicted: Ints, num_classes: int) -> Callable[[Ints], Floats]:
+    """Return what measures balanced accuracy and macro F1 of resamples in %, see `bootstrap_intervals`."""
     right, starts = (labels == predicted).astype(np.float64), class_starts(labels)
     present, support = np.unique(labels, return_counts=True)
 
@@ -217,7 +223,7 @@ def interval_measures(labels: Ints, predicted: Ints, loss: Floats, num_classes: 
         offset = num_classes * np.arange(len(images))[:, None]
         drawn = np.bincount((predicted[images] + offset).ravel(), minlength=num_classes * len(images))
         f1 = 2 * np.add.reduceat(hits, starts, axis=1) / (drawn.reshape(len(images), -1)[:, present] + support)
-        return np.stack([100 * mean_over_classes(hits, starts), 100 * f1.mean(1), loss[images].mean(1)])
+        return 100 * np.stack([mean_over_classes(hits, starts), f1.mean(1)])
 
     return measure
 
@@ -233,9 +239,9 @@ class PairedTest:
         only_second_right: images that only the second predicts right.
         p_value: of McNemar's exact test, two-sided: how likely a split at least as uneven is if both are equally good.
         top1_difference: second less first, in percentage points.
-        top1_interval: of it, 95 %, by the bootstrap; None if no class has two images.
+        top1_interval: of it, 95 %, by a bootstrap over all images; None of one image.
         balanced_difference: of the balanced accuracies, likewise.
-        balanced_interval: of it.
+        balanced_interval: of it, by a bootstrap within the classes; None if no class has two images.
     """
 
     first: str
@@ -269,19 +275,17 @@ def paired_test(
     starts = class_starts(labels)
 
     def measure(images: Ints) -> Floats:
-        drawn = change[images]
-        return 100 * np.stack([drawn.mean(1), mean_over_classes(drawn, starts)])
+        return 100 * mean_over_classes(change[images], starts)[None]
 
-    top1, balanced = measure(np.argsort(labels, kind="stable")[None])[:, 0].tolist()
-    intervals = bootstrap_intervals(labels, measure) or (None, None)
+    balanced = bootstrap_intervals(labels, measure)
     return PairedTest(
         first=first,
         second=second,
         only_first_right=worse,
         only_second_right=better,
         p_value=float(binomtest(better, better + worse).pvalue) if better + worse else 1.0,
-        top1_difference=top1,
-        top1_interval=intervals[0],
-        balanced_difference=balanced,
-        balanced_interval=intervals[1],
+        top1_difference=100 * float(change.mean()),
+        top1_interval=mean_interval(100 * change),
+        balanced_difference=float(measure(np.argsort(labels, kind="stable")[None])[0, 0]),
+        balanced_interval=None if balanced is None else balanced[0],
     )

@@ -57,6 +57,12 @@ EMA_DECAY = 0.999
 """Reached slowly, see `ema_warmup`: short runs average over fewer steps."""
 FEW_IMAGES = 500
 """Below this number BatchNorm keeps the statistics of the weights: those of few images in small batches are worse."""
+ENOUGH_TO_CHOOSE = 100
+"""With fewer evaluation images the last epoch is kept, as in fastai, and none ends the run early.
+
+On 21 images of 10 classes, epoch 5 of 40 had the best balanced accuracy, 34 %; on other images it had 11 %, and epoch
+21 had 27 %.
+"""
 IMBALANCED = 1.5
 """From this ratio of the largest to the smallest class on, the best epoch is chosen by balanced accuracy."""
 
@@ -88,6 +94,7 @@ class Situation:
         image_size: of the network, in pixels.
         pretrained: whether it starts from weights.
         new_head: whether its classifier starts at random.
+        num_eval_images: on which an epoch is judged.
         num_groups: groups of layers of the network, see `senet.training.groups`.
         on_gpu: whether it trains on a GPU.
         seconds: time limit; None for none.
@@ -100,6 +107,7 @@ class Situation:
     image_size: int
     pretrained: bool = True
     new_head: bool = True
+    num_eval_images: int = 1000
     num_groups: int = 5
     on_gpu: bool = False
     seconds: float | None = None
@@ -141,7 +149,8 @@ def choose(situation: Situation) -> dict[str, Any]:
     epochs, batch_size = choose_epochs(situation), choose_batch_size(situation)
     warm = situation.pretrained and situation.freeze != "trunk"
     few = situation.num_images < FEW_IMAGES and situation.pretrained
-    imbalanced = ratio(situation.counts) >= IMBALANCED
+    metric = "balanced_accuracy" if ratio(situation.counts) >= IMBALANCED else "top1"
+    blind = situation.num_eval_images < ENOUGH_TO_CHOOSE
     small = situation.image_size < SMALL_IMAGE
     plain = small and situation.num_images >= MANY_SMALL_IMAGES
     return {
@@ -161,8 +170,8 @@ def choose(situation: Situation) -> dict[str, Any]:
         "regularization.label_smoothing": LABEL_SMOOTHING,
         "regularization.ema_decay": EMA_DECAY,
         "regularization.ema_warmup": True,
-        "selection.metric": "balanced_accuracy" if imbalanced else "top1",
-        "selection.patience": max(MIN_PATIENCE, round(PATIENCE * epochs)),
+        "selection.metric": "epoch" if blind else metric,
+        "selection.patience": None if blind else max(MIN_PATIENCE, round(PATIENCE * epochs)),
         "compute.precision": "auto",
         "data.augmentation.flip": True,
         "data.augmentation.crop_scale": None if small else CROP_SCALE,

@@ -19,6 +19,7 @@ from senet.finetuning.opening import Request, open_images, open_network
 from senet.models.base import Network
 from senet.nn.modes import eval_mode
 from senet.training.config import TrainConfig
+from senet.training.groups import depths_of
 from senet.training.run import changed
 
 
@@ -58,7 +59,8 @@ def make_plan(request: Request, output: Path) -> Plan:
         image_size=config.data.preprocessing.image_size,
         pretrained=request.pretrained,
         new_head=opened.new_head,
-        num_groups=number_of_groups(model),
+        num_eval_images=int(eval_counts.sum()),
+        num_groups=max(depths_of(model).values()) + 1,
         on_gpu=torch.cuda.is_available() and not request.asked.get("compute.cpu"),
         seconds=request.asked.get("max_seconds"),
         epochs=request.asked.get("epochs"),
@@ -83,11 +85,6 @@ def make_plan(request: Request, output: Path) -> Plan:
 
 
 # ---- the network -----------------------------------------------------------------------------------------------------
-
-
-def number_of_groups(model: nn.Module) -> int:
-    """Return the number of groups of layers between which the learning rate falls."""
-    return 5
 
 
 def check_network(model: Network, config: TrainConfig, num_classes: int) -> None:
@@ -170,6 +167,10 @@ def described(
         kept = {"bn": "the statistics of BatchNorm", "trunk": "everything but the classifier"}[config.freeze]
         why = ": there are few images" if config.freeze == "bn" and situation.freeze is None else ""
         lines.append(f"frozen: {kept}{why}")
+    if config.selection.metric == "epoch":
+        lines.append(
+            f"best: the last epoch, for {situation.num_eval_images} evaluation images are too few to choose by"
+        )
     if ratio(counts) > 1 and config.selection.metric == "balanced_accuracy":
         lines.append("best: by balanced accuracy, the mean of the classes' accuracies, for the classes differ in size")
     return lines
@@ -183,6 +184,8 @@ def epochs_words(number: int) -> str:
 def patience_words(config: TrainConfig) -> str:
     """Return in words when a run stops early."""
     metric = config.selection.metric.replace("_", " ")
+    if metric == "epoch":
+        return "the last is kept"
     if config.selection.patience is None:
         return f"the best by {metric} is kept"
     return f"the best by {metric} is kept, and {config.selection.patience} epochs without a better one end the run"

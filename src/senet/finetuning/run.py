@@ -53,7 +53,8 @@ def finetune(
             "bn" for few images, else "none".
         epochs: passes over the images; None for a number that fits theirs.
         time: limit for the whole run: seconds, or a text such as "20m"; the epochs are then as many as fit.
-        metric: chooses the best epoch; None is "balanced_accuracy" where the classes differ in size, else "top1".
+        metric: chooses the best epoch; None is "balanced_accuracy" where the classes differ in size, else "top1", and
+            "epoch", the last, where there are too few evaluation images to choose by.
         teacher: a trained network to learn from as well, see `ObjectiveConfig`.
         image_size: side of the network's input in pixels; None for that of the weights.
         channels: of the images; None for those of the weights, or of the images if these cannot be converted.
@@ -134,12 +135,11 @@ def summary(run: Path, plan: Plan) -> str:
     metric = plan.config.selection.metric
     sign = -1 if metric == "loss" else 1
     rows = [row for row in read_jsonl(run / "metrics.jsonl") if row["epoch"] > 0]
-    if not rows or metric not in rows[0]:
-        return "trained"
     best = max(rows, key=lambda row: sign * row[metric])
     top1, balanced = plan.baseline
+    which = "the last of" if metric == "epoch" else "the best of"
     return (
-        f"the best of {len(rows)} epochs is {best['epoch']:.0f}, with a balanced accuracy of "
+        f"{which} {len(rows)} epochs is {best['epoch']:.0f}, with a balanced accuracy of "
         f"{best['balanced_accuracy']:.1f} % and top-1 {best['top1']:.1f} %, where always saying the largest class "
         f"reaches {balanced:.1f} % and {top1:.1f} %"
     )

@@ -13,8 +13,8 @@ from senet.nn.precision import Precision
 
 ScheduleName = Literal["step", "cosine", "one_cycle", "plateau"]
 Loss = Literal["cross_entropy", "binary_cross_entropy"]
-Metric = Literal["top1", "balanced_accuracy", "macro_f1", "loss"]
-"""What is measured on the evaluation images, in % but for the loss."""
+Metric = Literal["top1", "balanced_accuracy", "macro_f1", "loss", "epoch"]
+"""What is measured on the evaluation images, in % but for the loss; "epoch" is the number of the epoch."""
 Freeze = Literal["none", "bn", "trunk"]
 
 
@@ -216,7 +216,8 @@ class SelectionConfig:
 
     Args:
         metric: of the evaluation images: "top1", "balanced_accuracy" (the mean of the classes' accuracies), "macro_f1"
-            (the mean of the classes' F1) or "loss". The best epoch is kept in best/.
+            (the mean of the classes' F1) or "loss"; or "epoch", by which the last is the best: for evaluation images
+            too few to choose by. The best epoch is kept in best/.
         patience: the run stops after this many epochs without a better one; None for never.
     """
 

@@ -11,6 +11,7 @@ IN_WORDS: Mapping[str, tuple[str, str]] = {
     "balanced_accuracy": ("balanced accuracy", " %"),
     "macro_f1": ("macro F1", " %"),
     "loss": ("loss", ""),
+    "epoch": ("number", ""),
 }
 """What each metric is called in sentences, and its unit."""
 
@@ -57,6 +58,8 @@ class Selection:
 
     def in_words(self) -> str:
         """Return which epoch is the best, for a sentence."""
+        if self.config.metric == "epoch":
+            return f"epoch {self.epoch}, the last, counts as the best"
         name, unit = IN_WORDS[self.config.metric]
         digits = 4 if self.config.metric == "loss" else 2
         return f"the best epoch is {self.epoch}, with {name} {self.row[self.config.metric]:.{digits}f}{unit}"
