@@ -1,128 +1,73 @@
-"""The data of an epoch of fine-tuning: pictures of a folder, decoded, cropped, changed by RandAugment, normalized.
+"""How long an epoch of fine-tuning takes, beside one of timm's train.py: `finetuning.py`'s last part.
 
-How many images a second does one core prepare, beside timm's `create_loader` with the same transforms?
-senet, first epoch: `StreamingLoader`, which decodes the files.
-senet: its later epochs. Where the pictures of a data set fit in 200 MB, they are decoded only once.
-timm: `create_dataset` and `create_loader`, which decode in every epoch.
-Without workers and by processor time, which other programs do not disturb; workers multiply both alike.
-
-Command: python benchmarks/finetuning_epoch.py --data FOLDER [--image-size 32]; FOLDER has train/CLASS/IMAGE
-Cost: seconds for some hundred pictures.
-Results: benchmarks/results/finetuning_epoch.json, one entry for each name of --name.
+Validation on val/ is part of an epoch. Each contestant is a process of its own with one thread; they take turns.
 """
 
-import json
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import torch
-import tyro
-from timm.data import create_dataset, create_loader
+import senet
 
-from report import RESULTS, summary, time_in_turn, write_results
-from senet.data.config import Augmentation, DataConfig
-from senet.data.datasets import open_split
-from senet.data.order import BatchOrder
-from senet.data.preprocessing import STANDARDIZED, Preprocessing
-from senet.data.streaming import StreamingLoader
-from senet.data.transforms import train_transform
-
-CPU = torch.device("cpu")
-POLICY, SCALE, ERASING = "rand-m7-mstd0.5-inc1", (0.35, 1.0), 0.25
+CONTESTANTS = ("senet finetune", "senet finetune, fp32", "timm", "timm, bf16")
+ROUNDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """What is measured.
+class Case:
+    """What is trained.
 
     Args:
-        data: folder with train/CLASS/IMAGE.
-        name: of the measurement among the results.
-        image_size: side of the crops.
-        batch_size: images at once.
-        rounds: epochs of each contestant that are timed.
-        output: JSON file of the results.
+        network: by name; its weights do not matter.
+        image_size: in pixels.
+        folder: of the pictures.
     """
 
-    data: Path
-    name: str
-    image_size: int = 32
-    batch_size: int = 32
-    rounds: int = 5
-    output: Path = RESULTS / "finetuning_epoch.json"
+    network: str
+    image_size: int
+    folder: Path
+
+    def start(self, work: Path) -> Path:
+        """Return a folder of random weights, written if it is not there."""
+        start = work / f"start-{self.network}-{self.image_size}"
+        if not start.exists():
+            classes = len(list((self.folder / "train").iterdir()))
+            model = senet.create_model(self.network, classes)
+            size = self.image_size
+            model.preprocessing = replace(model.preprocessing, image_size=size, resize=size)
+            senet.save_pretrained(model, start)
+        return start
 
 
-def exhaust(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> int:
-    return sum(len(images) for images, _ in batches)
+def measure_epochs(
+    cases: list[Case], work: Path, run: Callable[[dict[str, Any]], dict[str, Any]], train_py: Path | None, rounds: int
+) -> list[dict[str, Any]]:
+    """Return for each case and contestant the images that it trains on in a second, in each round.
 
-
-def senet_loader(arguments: Arguments) -> StreamingLoader:
-    size = arguments.image_size
-    preprocessing = Preprocessing(
-        image_size=size, resize=size, mean=STANDARDIZED.mean, std=STANDARDIZED.std, interpolation="bicubic"
-    )
-    augmentation = Augmentation(flip=True, crop_scale=SCALE, auto_augment=POLICY, random_erasing=ERASING)
-    split = open_split(DataConfig(dataset=str(arguments.data), preprocessing=preprocessing), "train")
-    order = BatchOrder(num_images=len(split), batch_size=arguments.batch_size, shuffle=True)
-    return StreamingLoader(split, train_transform(preprocessing, augmentation), order, preprocessing, CPU, 0)
-
-
-def contestants(arguments: Arguments) -> dict[str, Callable[[], int]]:
-    """Return what is timed, by name: each call is an epoch, and returns its number of images."""
-    size = arguments.image_size
-    timm_loader = create_loader(
-        create_dataset("", root=str(arguments.data), split="train"),
-        input_size=(3, size, size),
-        batch_size=arguments.batch_size,
-        is_training=True,
-        use_prefetcher=False,
-        num_workers=0,
-        persistent_workers=False,
-        device=CPU,
-        scale=SCALE,
-        color_jitter=None,
-        auto_augment=POLICY,
-        re_prob=ERASING,
-        re_mode="pixel",
-        interpolation="bicubic",
-    )
-    living, first = senet_loader(arguments), senet_loader(arguments)
-    first.images.room = 0  # keeps nothing, as for large data sets
-    return {
-        "senet, first epoch": lambda: exhaust(first.batches(0)),
-        "senet": lambda: exhaust(living.batches(1)),
-        "timm": lambda: exhaust(timm_loader),
-    }
-
-
-def main(arguments: Arguments) -> None:
-    torch.set_num_threads(1)
-    timed = contestants(arguments)
-    numbers = {name: epoch() for name, epoch in timed.items()}
-    seconds = time_in_turn(timed, arguments.rounds, clock=time.process_time)
-    rates = {name: summary([numbers[name] / s for s in times]) for name, times in seconds.items()}
-    ratios = {
-        name: summary(
-            [numbers[name] / own / (numbers["timm"] / other) for own, other in zip(times, seconds["timm"], strict=True)]
-        )
-        for name, times in seconds.items()
-    }
-    for name, rate in rates.items():
-        print(f"{name:20} {rate['median']:8,.0f} images/s, {ratios[name]['median']:.2f} times timm")
-    results = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
-    kept = {name: value for name, value in results.get("measured", {}).items() if name != arguments.name}
-    own = {
-        "image_size": arguments.image_size,
-        "num_images": numbers["senet"],
-        "images_per_second": rates,
-        "times_timm": ratios,
-    }
-    write_results(
-        arguments.output, {"measured": kept | {arguments.name: own}}, ("torch", "torchvision", "timm", "pillow")
-    )
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    Args:
+        cases: what is trained.
+        work: folder of the weights and the runs.
+        run: runs `finetuning_contestants.py` with these arguments and returns what it prints.
+        train_py: timm's script; None leaves timm out.
+        rounds: at least 1; every other one goes backwards.
+    """
+    names = [name for name in CONTESTANTS if train_py or not name.startswith("timm")]
+    rows = []
+    for case in cases:
+        start = case.start(work)
+        speeds: dict[str, list[float]] = {name: [] for name in names}
+        failed: dict[str, str] = {}
+        for number in range(rounds):
+            for name in names if number % 2 == 0 else reversed(names):
+                output = work / "runs" / f"epoch-{case.network}-{name.replace(' ', '_')}"
+                given = {"contestant": name, "folder": case.folder, "start": start, "output": output}
+                told = run({**given, "train-py": train_py, "timing": True})
+                if "failed" in told:
+                    failed[name] = told["failed"]
+                else:
+                    speeds[name].append(round(told["images"] / told["seconds"], 1))
+        rows.append({"network": case.network, "image_size": case.image_size, "images_per_s": speeds, "failed": failed})
+        print(rows[-1], {name: statistics.median(found) for name, found in speeds.items() if found}, flush=True)
+    return rows

@@ -60,8 +60,8 @@ FEW_IMAGES = 500
 ENOUGH_TO_CHOOSE = 100
 """With fewer evaluation images the last epoch is kept, as in fastai, and none ends the run early.
 
-On 21 images of 10 classes, epoch 5 of 40 had the best balanced accuracy, 34 %; on other images it had 11 %, and epoch
-21 had 27 %.
+On 21 images of 10 classes, epoch 5 of 40 had the best balanced accuracy, 34 %; on other images it had 11 %, and the
+last 26 %.
 """
 IMBALANCED = 1.5
 """From this ratio of the largest to the smallest class on, the best epoch is chosen by balanced accuracy."""
