@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from senet.training.budget import Budget
@@ -38,3 +40,18 @@ def up_to_date(state: Mapping[str, Any], epochs: int, metrics: Iterable[Mapping[
         found["selection"] = from_metrics(best_top1, rows)
         found["budget"] = Budget(None, epochs).state_dict() | {"spent": spent}
     return found | {"position": position}
+
+
+def standing(position: Position, num_epochs: int, num_batches: int, run: Path) -> str:
+    """Say where a saved run stands and how it goes on.
+
+    Args:
+        position: where it stands.
+        num_epochs: of the run.
+        num_batches: of an epoch.
+        run: the run folder.
+    """
+    return (
+        f"stopped in epoch {position.epoch + 1} of {num_epochs}, after {position.batch} of {num_batches} batches; "
+        f"saved in {run}: `senet train --resume {quote(str(run))}` goes on"
+    )

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from itertools import islice
-from shlex import quote
 from typing import Any, NoReturn
 
 import torch
@@ -27,7 +26,7 @@ from senet.training.progress import Progress, Reporter, lines_shown
 from senet.training.run import RunFolder
 from senet.training.scoring import evaluate_in_run, figures, summed
 from senet.training.seeding import STEP_STREAM, seed_everything
-from senet.training.state import Position
+from senet.training.state import Position, standing
 from senet.training.trackers import Trackers
 
 with needed_for("senet.train"):
@@ -87,15 +86,13 @@ class Trainer:
             progress: shows how far the run is, besides the lines that it logs.
         """
         config, position, num_batches = self.config, self.position, len(self.data.train)
-        main = self.accelerator.is_main_process
+        main, run = self.accelerator.is_main_process, self.run_folder.path
         done = position.epoch * num_batches + position.batch
-        trackers = Trackers(self.run_folder.path, config, position.epoch if done else None) if main else None
+        trackers = Trackers(run, config, position.epoch if done else None) if main else None
         with (
             lines_shown(),
             float32_products(self.accelerator.device, config.compute.precision),
-            Reporter(
-                self.run_folder.path, config.epochs, num_batches, done, progress, trackers=trackers, quiet=not main
-            ) as reporter,
+            Reporter(run, config.epochs, num_batches, done, progress, trackers=trackers, quiet=not main) as reporter,
             caught_signals() as self.caught,
         ):
             self.say = self.steps.say = reporter.say
@@ -244,8 +241,8 @@ class Trainer:
     def check_weights(self, lr: float) -> None:
         """Stop if the last step ruined the weights: their loss would tell in the next batch only, after a save."""
         if not is_finite(self.parts.model):
-            where = self.position.batch, self.position.epoch + 1, lr, self.run_folder.path
-            raise not_finite("weights are not finite", *where)
+            position, what = self.position, "weights are not finite"
+            raise not_finite(what, position.batch, position.epoch + 1, lr, self.run_folder.path)
 
     def evaluate_epoch(self) -> dict[str, float]:
         """Evaluate what is kept, and return the epoch's line of metrics."""
@@ -323,8 +320,4 @@ class Trainer:
 
     def status(self) -> str:
         """Say where the run stopped and how it goes on."""
-        position, num_epochs, num_batches = self.position, self.parts.budget.num_epochs, len(self.data.train)
-        return (
-            f"stopped in epoch {position.epoch + 1} of {num_epochs}, after {position.batch} of {num_batches} batches; "
-            f"saved in {self.run_folder.path}: `senet train --resume {quote(str(self.run_folder.path))}` goes on"
-        )
+        return standing(self.position, self.parts.budget.num_epochs, len(self.data.train), self.run_folder.path)
