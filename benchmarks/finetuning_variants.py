@@ -55,14 +55,13 @@ EPOCHS = {"cifar-20": 40, "cifar-100": 12, "cifar-500": 5, "photos": 60, "cells"
 CELLS = {"cells": {"RBC": 150, "WBC": 20, "Platelets": 12}, "cells-mild": {"RBC": 60, "WBC": 30, "Platelets": 20}}
 Settings = Mapping[str, Any]
 NO_SMOOTHING: Settings = {"regularization.label_smoothing": 0.0}
+FROZEN: Settings = {"freeze": "bn"}
+TRAINED: Settings = {"freeze": "none"}
 BALANCE: Mapping[str, Settings] = {name: {"objective.balance": name} for name in ("off", "sampler", "weights")}
 VARIANTS: Mapping[str, Settings] = {
     "defaults": {},
     **BALANCE,
     "no smoothing": NO_SMOOTHING,
-    **{f"{name}, no smoothing": {**changed, **NO_SMOOTHING} for name, changed in BALANCE.items()},
-    "BatchNorm frozen": {"freeze": "bn"},
-    "BatchNorm trained": {"freeze": "none"},
     "rate x 0.4": {"optimizer.lr": 0.4},
     "rate x 2.5": {"optimizer.lr": 2.5},
     "no layer decay": {"optimizer.layer_decay": None},
@@ -75,27 +74,41 @@ VARIANTS: Mapping[str, Settings] = {
     "twice the epochs": {"epochs": 2},
     "32 pixels": {"data.preprocessing.image_size": 32},
     "64 pixels": {"data.preprocessing.image_size": 64},
+    "4 times the epochs": {"epochs": 4},
+    "off, 4 times the epochs": {"objective.balance": "off", "epochs": 4},
+    "BatchNorm trained": TRAINED,
+    **{f"BatchNorm trained, {name}": {**changed, **TRAINED} for name, changed in BALANCE.items()},
+    "BatchNorm frozen": FROZEN,
+    **{f"BatchNorm frozen, {name}": {**changed, **FROZEN} for name, changed in BALANCE.items()},
+    "BatchNorm frozen, no smoothing": {**NO_SMOOTHING, **FROZEN},
+    **{
+        f"BatchNorm frozen, {name}, no smoothing": {**changed, **NO_SMOOTHING, **FROZEN}
+        for name, changed in BALANCE.items()
+    },
+    "BatchNorm frozen, rate x 2.5": {"optimizer.lr": 2.5, **FROZEN},
+    "BatchNorm frozen, no TrivialAugment": {"data.augmentation.auto_augment": None, **FROZEN},
 }
 """What is changed; rates and epochs are times the default."""
 QUESTIONS: tuple[tuple[str, tuple[int, ...], tuple[str, ...]], ...] = (
-    ("cells", (0,), ("defaults", *BALANCE, "no smoothing", "off, no smoothing")),
-    ("cifar-20", (0, 1), ("defaults", "BatchNorm trained", "rate x 2.5", "no TrivialAugment")),
-    ("photos", (0,), ("defaults", *BALANCE, "BatchNorm trained")),
-    ("leaves", (0,), ("defaults", "BatchNorm trained", "rate x 2.5", "no TrivialAugment")),
-    ("photos", (1, 2), ("defaults", *BALANCE, "BatchNorm trained")),
-    ("cifar-100", (0,), ("defaults", "BatchNorm trained", "rate x 2.5", "no TrivialAugment")),
-    ("cells", (1,), ("defaults", *BALANCE, "BatchNorm trained")),
-    ("photos", (0, 1, 2), ("rate x 2.5", "no TrivialAugment", "no smoothing")),
-    ("cifar-100", (1,), ("defaults", "BatchNorm trained", "rate x 2.5", "no TrivialAugment")),
-    ("leaves", (1,), ("defaults", "BatchNorm trained", "rate x 2.5", "no TrivialAugment")),
+    ("cells", (0, 1), ("defaults", *BALANCE, "BatchNorm frozen")),
+    ("cifar-20", (0, 1), ("defaults", "BatchNorm frozen", "rate x 2.5", "no TrivialAugment")),
+    ("leaves", (0, 1), ("defaults", "BatchNorm frozen", "rate x 2.5", "no TrivialAugment")),
+    ("cifar-100", (0, 1), ("defaults", "BatchNorm frozen", "rate x 2.5", "no TrivialAugment")),
+    ("photos", (0, 1, 2), ("defaults", "BatchNorm trained", *BALANCE)),
+    ("cells", (0,), ("4 times the epochs", "off, 4 times the epochs")),
+    ("cells-mild", (0,), ("defaults", *BALANCE)),
+    ("cifar-500", (0,), ("defaults", "BatchNorm frozen", "TrivialAugment", "rate x 2.5")),
     ("cifar-20", (0, 1), ("no layer decay", "no average of weights", "no warm head", "twice the epochs")),
-    ("cells-mild", (0, 1), ("defaults", *BALANCE)),
-    ("photos", (0, 1, 2), ("32 pixels", "64 pixels", "twice the epochs", "no layer decay")),
-    ("cifar-500", (0, 1), ("defaults", "BatchNorm frozen", "TrivialAugment", "rate x 2.5", "rate x 0.4")),
-    ("cifar-100", (0, 1), ("no layer decay", "no average of weights", "no warm head", "twice the epochs")),
-    ("cells", (0, 1), ("no smoothing", *(f"{name}, no smoothing" for name in BALANCE), "BatchNorm trained")),
-    ("photos", (0, 1, 2), ("rate x 0.4", "half the epochs", "no warm head", "crops of 35 to 100 %")),
-    ("cifar-20", (0, 1), ("half the epochs", "rate x 0.4", "crops of 35 to 100 %")),
+    ("photos", (0, 1, 2), ("32 pixels", "64 pixels", "no TrivialAugment", "rate x 2.5")),
+    ("cifar-20", (0, 1), ("rate x 0.4", "half the epochs", "crops of 35 to 100 %", "no smoothing")),
+    ("leaves", (0, 1), ("no layer decay", "no average of weights", "no warm head", "twice the epochs")),
+    ("cifar-100", (0,), ("no layer decay", "no average of weights", "no warm head", "twice the epochs")),
+    ("photos", (0, 1, 2), ("twice the epochs", "half the epochs", "no layer decay")),
+    ("photos", (0,), tuple(f"BatchNorm trained, {name}" for name in BALANCE)),
+    ("cifar-20", (0, 1), ("BatchNorm frozen, rate x 2.5", "BatchNorm frozen, no TrivialAugment")),
+    ("cells", (0,), ("BatchNorm frozen, no smoothing", *(f"BatchNorm frozen, {name}" for name in BALANCE))),
+    ("cells", (0,), tuple(f"BatchNorm frozen, {name}, no smoothing" for name in BALANCE)),
+    ("cells", (0, 1), ("no smoothing",)),
 )
 """Development sets, seeds, and what is changed there: the most important first."""
 
