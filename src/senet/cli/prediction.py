@@ -74,6 +74,10 @@ class PredictCommand(Command):
     """lengths the shorter side is resized to; several are averaged; None keeps the network's ratio to the crop"""
     ten_crop: bool = False
     """average ten crops: corners and center, each mirrored too"""
+    classes: tuple[str, ...] = ()
+    """predict among these alone, as they are called after the mapping; none for all"""
+    mapping: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """JSON or CSV: class of the network -> other class; several to one add up"""
     precision: Precision = "fp32"
     """of the arithmetic; auto is bf16 where the hardware computes it; tf32 and fp16 need a GPU"""
     device: str | None = None
@@ -104,6 +108,8 @@ class PredictCommand(Command):
             precision=self.precision,
             device=checked_device(self.device),
             num_workers=self.num_workers,
+            classes=self.classes,
+            mapping=self.mapping,
         )
         if self.output is not None or not sys.stdout.isatty():  # a bar among printed lines would be torn
             found = tracked(found, "Predicting", number)
