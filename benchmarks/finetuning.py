@@ -2,7 +2,9 @@
 
 CIFAR-10: cifar_se_resnet20 and its plain twin are pretrained on the first five classes, then fine-tuned to the others
 with 20, 100 and 500 pictures a class. Photos: the packaged cifar_se_resnet20 is fine-tuned to the crops of COCO's
-boxes, few and imbalanced; half of the photos are for training and half for testing, and then the other way round.
+boxes, few and imbalanced; train.json's photos are for training and val.json's for testing.
+
+No picture that a network is judged on has been used to choose a default: `finetuning_variants.py` has its own.
 
 Each contestant has a process and a core of its own with one thread, and as many seconds as the others; as many run side
 by side as there are cores. timm and fastai take epochs, not seconds: how many fill the time is measured first.
@@ -31,14 +33,14 @@ import tyro
 
 import senet
 from finetuning_data import cifar_folder, crops_folder, pretraining_data
-from finetuning_epoch import ROUNDS, Case, measure_epochs
+from finetuning_timing import ROUNDS, Case, measure_epochs
 from report import RESULTS, about, write_results
 from senet.files import read_jsonl
 
 HERE = Path(__file__).parent
 PACKAGES = ("torch", "torchvision", "timm", "fastai")
 PARTS = ("pretrain", "cifar", "photos", "epoch")
-"""What --all measures; "variants" is asked for by its name."""
+"""What --all measures."""
 EPOCHS = 20
 """Of the pretraining."""
 RESULTS_FILE = RESULTS / "finetuning.json"
@@ -57,41 +59,19 @@ BESIDE = (
 """What is compared with `senet.finetune`'s defaults on CIFAR-10 besides, and from which network."""
 
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "defaults": {},
-    "BatchNorm trained": {"freeze": "none"},
-    "BatchNorm frozen": {"freeze": "bn"},
-    "trunk frozen": {"freeze": "trunk"},
-    "SGD, rate 0.05": {"optimizer.name": "sgd", "optimizer.lr": 0.05, "optimizer.weight_decay": 5e-4},
-    "rate 0.003": {"optimizer.lr": 3e-3},
-    "rate 0.0003": {"optimizer.lr": 3e-4},
-    "the same rate for all layers": {"optimizer.layer_decay": None},
-    "no warm head": {"head_epochs": 0},
-    "no label smoothing": {"regularization.label_smoothing": 0.0},
-    "no average of weights": {"regularization.ema_decay": None},
-    "no TrivialAugment": {"data.augmentation.auto_augment": None},
-    "crops of 60 to 100 %": {"data.augmentation.padding": 0, "data.augmentation.crop_scale": [0.6, 1.0]},
-    "crops of 35 to 100 %": {"data.augmentation.padding": 0, "data.augmentation.crop_scale": [0.35, 1.0]},
-    "balance off": {"objective.balance": "off"},
-    "balance by the sampler": {"objective.balance": "sampler"},
-    "balance by weights": {"objective.balance": "weights"},
-}
-"""Settings of `senet.finetune` beside its defaults: the reasons for these."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """What is measured.
 
     Args:
         all: pretraining where it is missing, and every part.
-        parts: of "pretrain", "cifar", "photos", "epoch" and "variants", those that are measured.
+        parts: of "pretrain", "cifar", "photos" and "epoch", those that are measured.
         cifar: folder of CIFAR-10's parquet files.
         photos: folder of photos with boxes: train.json, val.json, images/.
         train_py: timm's train.py; None leaves timm out.
         work: folder of the pretrained networks, the pictures and the runs, which are kept.
         results: the file that is written.
-        seeds: of each contestant.
+        seeds: of each contestant; twice as many on the photos, whose test images are few.
         cores: how many contestants run side by side; None for all cores.
         smoke: seconds of each contestant, one seed, the fewest images: does everything run? None to measure.
     """
@@ -116,7 +96,7 @@ class Job:
         measure: "cifar" or "photos".
         contestant: see `finetuning_contestants.CONTESTANTS`.
         network: by name.
-        group: images of a class of CIFAR-10, or which half of the photos is for testing.
+        group: images of a class of CIFAR-10; 0 for the photos.
         seed: of the training and of the choice of the pictures.
         budget: seconds of training.
     """
@@ -131,11 +111,11 @@ class Job:
 
 def jobs_of(measure: str, arguments: Arguments) -> list[Job]:
     """Return the jobs of a measure: a seed after the other, the longest of a seed first."""
-    seeds = range(1 if arguments.smoke else arguments.seeds)
+    seeds = range(1 if arguments.smoke else arguments.seeds * (2 if measure == "photos" else 1))
     jobs = []
     for seed in seeds:
         if measure == "photos":
-            given = [(name, NETWORKS[0], fold, PHOTO_SECONDS) for fold in (0, 1) for name in PEERS]
+            given = [(name, NETWORKS[0], 0, PHOTO_SECONDS) for name in PEERS]
         else:
             wanted = [*((name, NETWORKS[0]) for name in PEERS), *BESIDE]
             sizes = sorted(SECONDS, reverse=True)[-1 if arguments.smoke else 0 :]
@@ -154,38 +134,29 @@ def jobs_of(measure: str, arguments: Arguments) -> list[Job]:
     return [job for job in jobs if arguments.train_py or "timm" not in job.contestant]
 
 
-def variant_jobs(arguments: Arguments) -> list[Job]:
-    """Return the jobs of the variants: each changes one default, for as many epochs as the defaults choose."""
-    data = [("cifar", 20), ("cifar", 100), ("photos", 0), ("photos", 1)]
-    seeds = range(1 if arguments.smoke else arguments.seeds)
-    named = [(seed, *where, name) for seed in seeds for where in data for name in VARIANTS]
-    return [
-        Job(measure=f"{measure} variants", contestant=name, network=NETWORKS[0], group=group, seed=seed, budget=0.0)
-        for seed, measure, group, name in named
-        if measure == "photos" or "balance" not in name  # CIFAR-10's classes are equal
-    ]
-
-
 def folder_of(job: Job, arguments: Arguments) -> Path:
     """Return the folder of the pictures of a job, written if it is not there."""
-    photos = job.measure.startswith("photos")
+    photos = job.measure == "photos"
     folder = arguments.work / f"{'photos' if photos else 'cifar'}-{job.group}-{job.seed}"
     if photos:
-        return crops_folder(arguments.photos, folder, job.group, job.seed)
+        return crops_folder(arguments.photos, folder, job.seed)
     return cifar_folder(arguments.cifar, folder, job.group, job.seed)
 
 
 def start_of(job: Job, arguments: Arguments) -> Path:
     """Return the folder of the weights that a job starts from.
 
-    Their classifier is new: else it would be kept where the classes happen to be as many as those before.
+    Their classifier is random and of classes of other names: fastai and timm keep one that has as many outputs as there
+    are classes, and the old one is of no use to them.
     """
-    photos = job.measure.startswith("photos")
+    photos = job.measure == "photos"
     folder = arguments.work / f"start-{job.network}-{'photos' if photos else 'cifar'}"
     if not folder.exists():
         run = arguments.work / "pretrained" / job.network
         model = senet.from_pretrained(job.network if photos else run)
-        model.reset_classifier(len(list((folder_of(job, arguments) / "train").iterdir())))
+        classes = len(list((folder_of(job, arguments) / "train").iterdir()))
+        model.reset_classifier(classes)
+        model.class_names = tuple(f"class {number} of other pictures" for number in range(classes))
         if photos:
             model.preprocessing = replace(model.preprocessing, image_size=PHOTO_SIZE, resize=PHOTO_SIZE)
         senet.save_pretrained(model, folder)
@@ -219,8 +190,7 @@ def run_job(job: Job, arguments: Arguments, core: int) -> dict[str, Any]:
     """Run a contestant on a core; return its row."""
     output = arguments.work / "runs" / "-".join(str(value) for value in vars(job).values()).replace(" ", "_")
     task = {
-        "contestant": "variant" if job.contestant in VARIANTS else job.contestant,
-        "settings": json.dumps(VARIANTS.get(job.contestant, {})),
+        "contestant": job.contestant,
         "folder": folder_of(job, arguments),
         "start": start_of(job, arguments),
         "output": output,
@@ -324,9 +294,8 @@ def time_epochs(arguments: Arguments) -> list[dict[str, Any]]:
 def main(arguments: Arguments) -> None:
     """Measure the parts that were asked for, then write the page of results."""
     parts = PARTS if arguments.all else arguments.parts
-    known = (*PARTS, "variants")
-    if not parts or not set(parts) <= set(known):
-        raise SystemExit(f"give --all, or --parts and some of {', '.join(known)}")
+    if not parts or not set(parts) <= set(PARTS):
+        raise SystemExit(f"give --all, or --parts and some of {', '.join(PARTS)}")
     if arguments.smoke and arguments.results == RESULTS_FILE:
         raise SystemExit("--smoke measures nothing that counts: give --results another file")
     results = Results(arguments.results)
@@ -335,8 +304,6 @@ def main(arguments: Arguments) -> None:
     for part in ("cifar", "photos"):
         if part in parts:
             measure(jobs_of(part, arguments), arguments, results)
-    if "variants" in parts:
-        measure(variant_jobs(arguments), arguments, results)
     if "epoch" in parts:
         results.content["epoch"] = time_epochs(arguments)
         results.write()

@@ -47,7 +47,6 @@ class Task:
         seconds: of training.
         seed: of the training.
         epochs: instead of `seconds`.
-        settings: of `senet.finetune`, by dotted name, as JSON.
         timing: only measure how long an epoch takes.
         train_py: timm's script, which is not part of its package.
     """
@@ -59,7 +58,6 @@ class Task:
     seconds: float = 20.0
     seed: int = 0
     epochs: int | None = None
-    settings: str = "{}"
     timing: bool = False
     train_py: Path | None = None
 
@@ -95,11 +93,9 @@ class Trained:
 
 
 def finetuned(task: Task, **options: Any) -> Trained:
-    """Fine-tune with `senet.finetune`'s defaults, but for the settings of the task; zero seconds are no limit."""
-    budget = {"time": task.seconds or None} if task.epochs is None else {"epochs": task.epochs}
+    """Fine-tune with `senet.finetune`'s defaults."""
+    budget: dict[str, Any] = {"time": task.seconds} if task.epochs is None else {"epochs": task.epochs}
     given: dict[str, Any] = {"model": task.start, "seed": task.seed, **budget, **options}
-    told = {name: tuple(x) if isinstance(x, list) else x for name, x in json.loads(task.settings).items()}
-    given["settings"] = told | given.get("settings", {})
     start = time.perf_counter()
     run = senet.finetune(task.folder, task.output, **given)
     seconds = time.perf_counter() - start
@@ -237,7 +233,6 @@ def judge(trained: Trained, task: Task, batch: int = 250) -> dict[str, Any]:
 
 CONTESTANTS: dict[str, Callable[[Task], Trained]] = {
     "senet finetune": finetuned,
-    "variant": finetuned,
     "from scratch": from_scratch,
     "SE inserted": with_se_inserted,
     "senet finetune, fp32": in_float32,

@@ -97,20 +97,18 @@ def cut(photo: Path, box: Sequence[float]) -> bytes:
     return file.getvalue()
 
 
-def crops_folder(photos: Path, folder: Path, fold: int, seed: int) -> Path:
-    """Write a folder of crops.
+def crops_folder(photos: Path, folder: Path, seed: int) -> Path:
+    """Write a folder of crops: those of train.json's photos to train on, those of val.json's to test on.
 
     Args:
         photos: see `crops`.
         folder: to write to; kept where it is complete.
-        fold: 0 trains on train.json's photos and tests on val.json's, 1 the other way round.
         seed: chooses those for validation.
     """
     if (folder / "test").is_dir():
         return folder
     found = crops(photos)
-    train, test = (found["train"], found["val"]) if fold == 0 else (found["val"], found["train"])
-    return write_folder(folder, train, test, seed)
+    return write_folder(folder, found["train"], found["val"], seed)
 
 
 def write_folder(folder: Path, train: Sequence[Picture], test: Sequence[Picture], seed: int) -> Path:

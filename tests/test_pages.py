@@ -7,15 +7,17 @@ A block that cannot run here (it needs the network, or a file of the reader's) h
 import contextlib
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
+import senet
 from fuzz.commands import options
-from senet.cli import COMMANDS
+from senet.cli import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
-WITH_CODE = ["README.md", *(f"docs/{name}.md" for name in ("analysis", "guide", "timm", "weights"))]
+WITH_CODE = ["README.md", *(f"docs/{name}.md" for name in ("analysis", "evaluation", "guide", "timm", "weights"))]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 
@@ -48,18 +50,41 @@ def test_the_tutorial_runs(tmp_path):
     assert (tmp_path / "report.html").stat().st_size > 100_000
 
 
+@pytest.mark.slow
+def test_the_page_on_finetuning_runs(tmp_path, capsys):
+    """Every command and every block of Python in turn, on the pictures of the package; the runs have one epoch."""
+    page, names = ROOT / "docs/finetune.md", {"__name__": "__main__"}
+    shutil.copytree(Path(senet.__file__).parent / "pictures", tmp_path / "runs/demo/leaves")
+    blocks = sorted([*code_blocks(page, "console"), *code_blocks(page, "python")])
+    with contextlib.chdir(tmp_path):
+        for line, code, reason in blocks:
+            for words in [] if reason else commands_of(code):
+                short = ["--epochs", "1"] if words[0] == "finetune" else []
+                assert main([*words, *short]) == 0, (words, capsys.readouterr().err)
+            if reason is None and not code.startswith("$"):
+                exec(compile("\n" * (line - 1) + code, page, "exec"), names)
+    made = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert {"leaves", "leaves.html", "leaves.csv", "scratch", "taught", "gray", "with-settings"} <= made
+
+
 def test_every_page_with_python_is_run():
     found = {page.relative_to(ROOT).as_posix() for page in PAGES if list(code_blocks(page, "python"))}
-    assert found == {*WITH_CODE, "docs/tutorial.md", "docs/extending.md"}  # the last by test_extending.py
+    others = {"docs/tutorial.md", "docs/finetune.md", "docs/extending.md"}  # the last by test_extending.py
+    assert found == {*WITH_CODE, *others}
 
 
 def commands(page):
     """Yield the words of every `$ senet` command of a page, continued lines joined."""
     for _, text, _ in code_blocks(page, "console"):
-        for line in text.replace("\\\n", " ").splitlines():
-            if match := re.match(r"\$ (?:\S.* -m )?senet (.*)", line):
-                words = shlex.split(match[1], comments=True)
-                yield words[2:] if words[0] == "--import" else words
+        yield from commands_of(text)
+
+
+def commands_of(text):
+    """Yield the words of every `$ senet` command of a block."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if match := re.match(r"\$ (?:\S.* -m )?senet (.*)", line):
+            words = shlex.split(match[1], comments=True)
+            yield words[2:] if words[0] == "--import" else words
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -69,5 +94,7 @@ def test_commands_of_a_page_have_only_options_that_exist(page):
         if command != "--version":
             assert command in COMMANDS, words
             flags = {word for word in rest if re.match(r"--[a-z]", word)} - {"--help"}
-            known = {*options(command), "--resume"} if command == "train" else set(options(command))
+            known = set(options(command))
+            if command in ("train", "finetune"):  # which takes any field of the configuration
+                known |= {*options("train"), "--resume", "--help-all"}
             assert flags <= known, words

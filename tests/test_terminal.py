@@ -186,3 +186,4 @@ def test_ablate_and_demo_name_their_folders(images, tmp_path, capsys, monkeypatc
     text = said(capsys, "demo", "--epochs", "1", "--output", demo)
     assert f"{demo} is taken; writing to {demo}-2" in text
     assert f"Curves: {demo}-2/curves.html" in text
+    assert f"{demo}-2/mistakes.html is the report" in text

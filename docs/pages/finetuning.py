@@ -1,4 +1,4 @@
-"""Write the tables of fine-tuning in docs/results.md from benchmarks/results/finetuning.json."""
+"""Write the tables of fine-tuning in docs/results.md from benchmarks/results/finetuning.json and _variants.json."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -8,6 +8,7 @@ from pages.measured import Result, number, provenance, read, table
 PLAIN = "cifar_resnet20"
 PEERS = ("fastai", "timm", "timm, advised")
 OURS = "senet finetune"
+USUAL = "defaults"
 LABELS = {
     (OURS, False): "`senet finetune`",
     ("fastai", False): "fastai, `fine_tune`",
@@ -25,11 +26,16 @@ also choose the images. Of the images a fifth are for validation. Training took 
 PHOTOS = """
 Crops of at least 48 pixels of the boxes in 100 photos of COCO, 10 classes, two thirds of the crops people, in the other
 classes 2 to 6 crops for training: the packaged `cifar_se_resnet20` in {seconds:.0f} seconds on one core, at 48 pixels.
-Mean and standard deviation over {runs} runs: seeds, and which half of the photos is for training.
+Those of train.json's photos are for training and validation, those of val.json's judge. Mean and standard deviation of
+{runs} seeds.
 """
 VARIANTS = """
-What the defaults of `senet finetune` are worth: one changed at a time, for as many epochs as the defaults choose, in %
-(`python benchmarks/finetuning.py --parts variants`).
+What the defaults of `senet finetune` are worth: balanced accuracy in % on pictures that judge nothing else (see the
+command's file), and by how many points it changes with one of them, with the standard error over 2 or 3 seeds.
+Differences of less than twice that say nothing.
+"""
+KEPT = """
+The same with the epoch that was best in validation kept instead of the last; all of the runs above.
 """
 EPOCHS = """
 Images that are trained on in a second on one core, validation included; median of rounds in turn.
@@ -40,9 +46,9 @@ def finetuning_tables() -> str:
     """Return the tables, or that nothing has been measured."""
     result = read("finetuning")
     if result is None:
-        return "\nNot measured yet: `python benchmarks/finetuning.py --all`.\n"
+        return "\nNot measured yet: `python benchmarks/finetuning.py --all`.\n" + variants_tables()
     parts = [part(result) for name, part in PARTS.items() if result.get(name)]
-    return "".join(parts) + "\n" + provenance("python benchmarks/finetuning.py --all", result)
+    return "".join(parts) + "\n" + provenance("python benchmarks/finetuning.py --all", result) + variants_tables()
 
 
 def contestants(rows: Sequence[Result]) -> list[tuple[str, bool]]:
@@ -118,18 +124,35 @@ def epochs(result: Result) -> str:
     return EPOCHS + table(("", *heads), lines)
 
 
-def variants(result: Result) -> str:
-    """Return the table of what each of `senet finetune`'s defaults is worth."""
-    cifar, photos = (result.get(f"{name} variants", []) for name in ("cifar", "photos"))
-    names = list(dict.fromkeys(row["contestant"] for row in (*cifar, *photos)))
-    groups = sorted({row["group"] for row in cifar})
-    lines = []
-    for name in names:
-        key = (name, False)
-        found = [values(cifar, key, "top1", group) for group in groups] + [values(photos, key, "balanced_accuracy")]
-        lines.append((name, *(with_deviation(each) if each else "" for each in found)))
-    heads = [*(f"top-1, {group} images a class" for group in groups), "balanced accuracy, photos"]
-    return VARIANTS + table(("", *heads), lines)
+def variants_tables() -> str:
+    """Return the table of what each of `senet finetune`'s defaults is worth, empty if it has not been measured."""
+    result = read("finetuning_variants")
+    if result is None:
+        return ""
+    found = {(row["data"], row["variant"]): row for row in result["summary"]}
+    data, names = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
+    order = sorted(names, key=lambda name: (name != USUAL, names.index(name)))
+    lines = [(name, *(change(found.get((each, name))) for each in data)) for name in order]
+    text = VARIANTS + table(("", *data), lines)
+    means = [
+        [statistics.mean(row[kept] for (each, _), row in found.items() if each == own) for own in data]
+        for kept in ("last", "best")
+    ]
+    text += KEPT + table(
+        ("", *data),
+        [(f"{kept} epoch", *map("{:.1f}".format, row)) for kept, row in zip(("last", "best"), means, strict=True)],
+    )
+    return text + "\n" + provenance("python benchmarks/finetuning_variants.py", result)
 
 
-PARTS = {"cifar": cifar, "photos": photos, "cifar variants": variants, "epoch": epochs}
+def change(row: Result | None) -> str:
+    """Format by how much a variant differs from the defaults; for these, what they reach."""
+    if row is None:
+        return ""
+    if row["variant"] == USUAL:
+        return f"{row['last']:.1f}"
+    error = f" ± {row['error']:.1f}" if "error" in row else ""
+    return f"{row['difference']:+.1f}{error}"
+
+
+PARTS = {"cifar": cifar, "photos": photos, "epoch": epochs}

@@ -12,9 +12,11 @@ from PIL import Image
 
 import finetuning
 import finetuning_contestants
+import finetuning_variants
 from finetuning import Arguments, Job, Results, jobs_of
 from finetuning_contestants import Task, epochs_for
 from finetuning_data import cifar_folder, crops_folder, pretraining_data
+from finetuning_variants import cells_set, photos_set, summary
 from pages import finetuning as page
 
 JOB = Job(measure="cifar", contestant="timm", network="cifar_se_resnet20", group=20, seed=1, budget=15.0)
@@ -92,10 +94,9 @@ def photos(tmp_path):
 
 
 def test_crops_are_the_large_boxes_of_classes_that_both_kinds_of_photos_have(photos, tmp_path):
-    folders = [crops_folder(photos, tmp_path / f"fold{fold}", fold, seed=0) for fold in (0, 1)]
-    assert [len(files(folders[0], split)) for split in ("train", "val", "test")] == [2, 1, 3]
-    assert files(folders[1], "test") == files(folders[0], "train") | files(folders[0], "val")
-    with Image.open(folders[0] / "test" / "cat" / "1.png") as crop, Image.open(photos / "images" / "2.jpg") as photo:
+    folder = crops_folder(photos, tmp_path / "crops", seed=0)
+    assert [len(files(folder, split)) for split in ("train", "val", "test")] == [2, 1, 3]
+    with Image.open(folder / "test" / "cat" / "1.png") as crop, Image.open(photos / "images" / "2.jpg") as photo:
         assert crop.size == (50, 61)
         assert crop.tobytes() == photo.crop((10, 0, 60, 61)).tobytes()
 
@@ -178,7 +179,7 @@ def test_the_page_says_how_far_ahead_or_behind(monkeypatch):
         ],
     }
     result["cifar"].append({**vars(JOB), "contestant": "timm, advised", "failed": "why"})
-    monkeypatch.setattr(page, "read", lambda name: result)
+    monkeypatch.setattr(page, "read", lambda name: result if name == "finetuning" else None)
     text = page.finetuning_tables()
     assert "| `senet finetune` | 61.0 ± 1.4 |" in text
     assert "| timm, `train.py`, advised | failed |" in text
@@ -188,3 +189,110 @@ def test_the_page_says_how_far_ahead_or_behind(monkeypatch):
     assert "| timm | failed |" in text
     monkeypatch.setattr(page, "read", lambda name: None)
     assert "Not measured yet" in page.finetuning_tables()
+
+
+# ---- what the defaults rest on ---------------------------------------------------------------------------------------
+
+
+def with_boxes(folder, of_photo):
+    """Write train.json and as many photos as there are lists of classes, each with a box of 50 pixels."""
+    names = sorted({name for found in of_photo for name in found})
+    boxes = [(photo, name) for photo, found in enumerate(of_photo) for name in found]
+    told = {
+        "categories": [{"id": names.index(name), "name": name} for name in names],
+        "images": [{"id": photo, "file_name": f"{photo}.jpg"} for photo in range(len(of_photo))],
+        "annotations": [
+            {"id": box, "image_id": photo, "category_id": names.index(name), "bbox": [photo, 0, 50, 50], "iscrowd": 0}
+            for box, (photo, name) in enumerate(boxes)
+        ],
+    }
+    (folder / "images").mkdir()
+    (folder / "train.json").write_text(json.dumps(told))
+    for photo in range(len(of_photo)):
+        (folder / "images" / f"{photo}.jpg").write_bytes(encoded(np.full((60, 90, 3), photo, dtype=np.uint8), "jpeg"))
+    return [photo for photo, _ in boxes]
+
+
+def test_crops_of_a_photo_train_or_score_and_each_class_does_both(tmp_path):
+    photo_of = with_boxes(tmp_path, [["cat", "dog", "cat"], ["cat", "dog"], ["cat", "dog"], ["cat", "dog"], ["rare"]])
+    scored_of_all = []
+    for fold in range(3):
+        train, scored = photos_set(finetuning_variants.Arguments(photos=tmp_path), fold)
+        for some in (train, scored):
+            assert {name for name, *_ in some} == {"cat", "dog"}
+        photos_of = [{photo_of[int(file.partition(".")[0])] for _, file, _ in some} for some in (train, scored)]
+        assert not photos_of[0] & photos_of[1]
+        scored_of_all += [file for _, file, _ in scored]
+    assert len(scored_of_all) == len(set(scored_of_all)) == 9
+
+
+def test_cells_are_as_many_as_wanted_and_score_on_other_photos(tmp_path):
+    photo_of = with_boxes(tmp_path, [["a", "a", "b"]] * 6)
+    train, scored = cells_set(finetuning_variants.Arguments(cells=tmp_path), {"a": 4, "b": 2}, seed=0)
+    assert Counter(name for name, *_ in train) == {"a": 4, "b": 2}
+    assert Counter(name for name, *_ in scored) == {"a": 6, "b": 3}
+    photos_of = [{photo_of[int(file.partition(".")[0])] for _, file, _ in some} for some in (train, scored)]
+    assert not photos_of[0] & photos_of[1]
+
+
+def test_cifar_scores_on_training_images_that_do_not_train(cifar, monkeypatch):
+    monkeypatch.setattr(finetuning_variants, "SCORED", 3)
+    arguments = finetuning_variants.Arguments(cifar=cifar)
+    train, scored = finetuning_variants.cifar_set(arguments, 5, seed=0)
+    assert (len(train), len(scored)) == (25, 15)
+    files_of = [{file for _, file, _ in some} for some in (train, scored)]
+    assert not files_of[0] & files_of[1]
+    all_of = pq.read_table(cifar / "train.parquet")["image"].combine_chunks().field("bytes").to_pylist()
+    assert {data for *_, data in train + scored} <= set(all_of)
+
+
+def test_leaves_score_on_drawings_for_training_alone():
+    train, scored = finetuning_variants.leaves_set(seed=0)
+    together = {(name, file) for name, file, _ in train + scored}
+    assert len(together) == len(train) + len(scored)
+    assert together == {(path.parent.name, path.name) for path in (finetuning_variants.PICTURES / "train").glob("*/*")}
+
+
+def test_each_variant_of_a_question_exists_and_has_the_defaults_beside_it():
+    jobs = finetuning_variants.jobs_of(finetuning_variants.Arguments())
+    assert len(jobs) == len(set(jobs))
+    assert {job.variant for job in jobs} == finetuning_variants.VARIANTS.keys()
+    usual = {(job.data, job.seed) for job in jobs if job.variant == "defaults"}
+    assert {(job.data, job.seed) for job in jobs} == usual
+
+
+def test_a_variant_is_compared_with_the_defaults_of_the_same_seeds():
+    def row(variant, seed, last):
+        return {"data": "cells", "variant": variant, "seed": seed, "last": last, "best": [[1, 2], [1, 1]]}
+
+    rows = [
+        row("defaults", 0, [[5, 10], [5, 10]]),
+        row("defaults", 1, [[7, 10], [5, 10]]),
+        row("off", 1, [[9, 10], [0, 10]]),
+        row("off", 2, [[9, 10], [9, 10]]),
+        row("weights", 0, [[6, 10], [6, 10]]),
+        row("weights", 1, [[7, 10], [7, 10]]),
+    ]
+    usual, off, weights = summary(rows)
+    assert (usual["last"], usual["difference"], usual["best"]) == (55.0, 0.0, 75.0)
+    assert (off["seeds"], off["last"], off["difference"]) == (1, 45.0, -15.0)
+    assert "error" not in off
+    assert (weights["seeds"], weights["difference"], weights["error"]) == (2, 10.0, 0.0)
+
+
+def test_the_page_says_what_each_default_is_worth(monkeypatch):
+    result = {
+        "machine": {"accelerator": None, "processor": "P", "threads": 1},
+        "versions": {"torch": "2"},
+        "date": "2026-01-01",
+        "summary": [
+            {"data": "cells", "variant": "off", "last": 50.0, "best": 40.0, "difference": -5.04, "error": 1.26},
+            {"data": "cells", "variant": "defaults", "last": 55.0, "best": 50.0, "difference": 0.0, "error": 0.0},
+            {"data": "photos", "variant": "off", "last": 20.0, "best": 18.0, "difference": 1.0},
+        ],
+    }
+    monkeypatch.setattr(page, "read", lambda name: result if name == "finetuning_variants" else None)
+    text = page.finetuning_tables()
+    assert "| defaults | 55.0 |  |" in text
+    assert "| off | -5.0 ± 1.3 | +1.0 |" in text
+    assert "| best epoch | 45.0 | 18.0 |" in text

@@ -64,6 +64,8 @@ def test_the_second_half_leaves_pictures_a_run_and_a_page(tmp_path: Path, capsys
     assert evaluation.num_images == 18
     assert senet.from_pretrained(run / "best").class_names == ("birch", "ginkgo", "maple", "oak", "willow")
     assert len(list((folder / "leaves").rglob("*.jpg"))) == 54
+    page = (folder / "mistakes.html").read_text()
+    assert all(kind in page for kind in ("birch", "ginkgo", "maple", "oak", "willow"))
     assert f"top-1 {evaluation.top1:.2f} %" in capsys.readouterr().out
 
 

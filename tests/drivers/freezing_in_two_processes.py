@@ -27,7 +27,9 @@ trainers, stops = [], {}
 
 def watched(trainer, *args, **options):
     if not trainers and rank == 0:
-        torch.save({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}, folder / "before.pt")
+        torch.save(
+            {name: tensor.clone() for name, tensor in trainer.parts.model.state_dict().items()}, folder / "before.pt"
+        )
     trainers.append(trainer)
     if rank == 1 and stops.pop((trainer.position.epoch, trainer.position.batch), False):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -45,7 +47,7 @@ config = replace(
     regularization=RegularizationConfig(ema_decay=0.5),
 )
 loop.train(config, folder / "whole")
-torch.save(trainers[-1].model.state_dict(), folder / f"weights{rank}.pt")
+torch.save(trainers[-1].parts.model.state_dict(), folder / f"weights{rank}.pt")
 for number, moment in enumerate([(0, 2), (1, 2)]):
     stops[moment] = True
     try:

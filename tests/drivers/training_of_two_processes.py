@@ -54,7 +54,7 @@ config = replace(
 )
 loop.train(config, folder / "whole")
 trainer = trainers[-1]
-torch.save([trainer.model.state_dict(), trainer.ema.module.state_dict()], folder / f"weights{rank}.pt")
+torch.save([trainer.parts.model.state_dict(), trainer.parts.ema.module.state_dict()], folder / f"weights{rank}.pt")
 
 said = []
 for moment in ("evaluation", "backward"):

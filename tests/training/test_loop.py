@@ -221,7 +221,7 @@ def test_the_running_average_is_what_is_evaluated_and_kept(tmp_path: Path, monke
     config = replace(RUN, regularization=RegularizationConfig(ema_decay=0.75))
     average = initial_weights(replace(config, model=replace(config.model, num_classes=10)))
     steps = recorded(
-        monkeypatch, "backward", lambda trainer, _: {k: v.clone() for k, v in trainer.model.state_dict().items()}
+        monkeypatch, "backward", lambda trainer, _: {k: v.clone() for k, v in trainer.parts.model.state_dict().items()}
     )
     run = train(config, tmp_path / "run")
     for step in steps:
@@ -242,7 +242,9 @@ def test_the_running_average_is_what_is_evaluated_and_kept(tmp_path: Path, monke
 @pytest.mark.parametrize("frozen_epochs", [0, 1])
 def test_frozen_batchnorm_keeps_its_statistics_and_still_learns(tmp_path: Path, monkeypatch, frozen_epochs):
     ends = recorded(
-        monkeypatch, "evaluate_epoch", lambda trainer, _: {k: v.clone() for k, v in trainer.model.state_dict().items()}
+        monkeypatch,
+        "evaluate_epoch",
+        lambda trainer, _: {k: v.clone() for k, v in trainer.parts.model.state_dict().items()},
     )
     train(replace(RUN, regularization=RegularizationConfig(freeze_bn_epochs=frozen_epochs)), tmp_path / "run")
     same = {key for key in ends[0] if torch.equal(ends[0][key], ends[1][key])}
@@ -369,7 +371,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_last_good_state(
     def ruinous(trainer, *args, **options):
         loss = backward(trainer, *args, **options)
         if trainer.position.step == 3 + batch - 1:
-            trainer.model.fc.weight.data *= math.inf
+            trainer.parts.model.fc.weight.data *= math.inf
         return loss
 
     config = replace(RUN, epochs=3, optimizer=PLAIN_SGD, checkpoint_every=checkpoint_every)

@@ -12,9 +12,11 @@ from senet.finetuning.opening import Request
 from senet.finetuning.plan import Plan, make_plan
 from senet.finetuning.source import resolve_source
 from senet.training.loop import train
+from senet.training.optimizers import check_optimizer
 from senet.training.progress import Progress, lines_shown
 from senet.training.run import RunFolder
-from senet.training.sections import Freeze, Metric
+from senet.training.sections import Freeze, Metric, OptimizerConfig
+from senet.training.selection import quality
 
 logger = logging.getLogger("senet.training.finetuning")
 
@@ -101,17 +103,22 @@ def prepare(
         SenetError: see there.
     """
     RunFolder(output).check_free()
-    check_names(asked)
+    check_settings(asked)
     source = resolve_source(str(model), pretrained)
     request = Request(data=str(data), source=source, pretrained=pretrained, asked=asked)
     return make_plan(request, Path(output))
 
 
-def check_names(asked: Mapping[str, Any]) -> None:
-    """Raise a SenetError for a setting that `finetune` decides by itself."""
+def check_settings(asked: Mapping[str, Any]) -> None:
+    """Raise a SenetError for a setting that `finetune` decides by itself, or from whose value others cannot follow."""
     for name, argument in (("weights", "model"), ("data.dataset", "data"), ("model.num_classes", "data")):
         if name in asked:
             raise SenetError(f"{name} cannot be set here: it follows from {argument}")
+    for name in ("epochs", "batch_size"):
+        if asked.get(name, 1) < 1:
+            raise SenetError(f"{name} is {asked[name]}; expected at least 1")
+    if "optimizer.name" in asked:
+        check_optimizer(OptimizerConfig(name=asked["optimizer.name"]))
 
 
 def carry_out(plan: Plan, output: str | Path, progress: Progress | None = None) -> Path:
@@ -133,9 +140,8 @@ def summary(run: Path, plan: Plan) -> str:
         plan: of the run.
     """
     metric = plan.config.selection.metric
-    sign = -1 if metric == "loss" else 1
     rows = [row for row in read_jsonl(run / "metrics.jsonl") if row["epoch"] > 0]
-    best = max(rows, key=lambda row: sign * row[metric])
+    best = max(rows, key=lambda row: quality(metric, row))
     top1, balanced = plan.baseline
     which = "the last of" if metric == "epoch" else "the best of"
     return (

@@ -17,6 +17,7 @@ from senet.training import budget
 from senet.training.config import Tracker, TrainConfig
 from senet.training.ending import ending_of_state
 from senet.training.optimizers import check_optimizer
+from senet.training.parts import Parts
 from senet.training.processes import build_accelerator
 from senet.training.progress import Progress, lines_shown
 from senet.training.run import RunFolder, changed
@@ -158,10 +159,11 @@ def carry_out(run: RunFolder, config: TrainConfig, state: Mapping[str, Any] | No
     if start is not None:
         make = start.for_classes(data.class_names).build
         notes.append(start.classifier_note(data.class_names))
-    trainer = Trainer(config, run, accelerator, data, make, notes, started)
+    parts = Parts(config, data, make, accelerator.device, started)
+    trainer = Trainer(parts, run, accelerator, data, notes)
     trainer.restore(state)
     if accelerator.is_main_process:
-        run.start(trainer.config, data)
+        run.start(parts.config, data)
     accelerator.wait_for_everyone()
     trainer.run_epochs(progress)
     return run.path

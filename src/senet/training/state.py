@@ -1,10 +1,10 @@
-"""The training state: where a run stands and what it needs to go on, gathered from its parts and given back to them."""
+"""Where a run stands, and the training states of former versions brought up to date."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from torch import nn
+from pathlib import Path
+from shlex import quote
+from typing import Any
 
 from senet.training.budget import Budget
 from senet.training.selection import from_metrics
@@ -24,37 +24,6 @@ class Position:
     seconds: float = 0.0
 
 
-class Part(Protocol):
-    """A part of a run that has a state."""
-
-    def state_dict(self) -> Any:
-        """Return what `load_state_dict` takes."""
-
-    def load_state_dict(self, state: Any) -> Any:
-        """Go on where another one was."""
-
-
-def gather(
-    model: nn.Module, ema: nn.Module | None, parts: Mapping[str, Part], position: Position, num_processes: int
-) -> dict[str, Any]:
-    """Return the training state of a run.
-
-    Args:
-        model: as it is trained.
-        ema: the running average of its weights, if there is one.
-        parts: the others that have a state, by name.
-        position: where the run stands.
-        num_processes: of the run.
-    """
-    return {
-        "model": model.state_dict(),
-        "ema": None if ema is None else ema.state_dict(),
-        **{name: part.state_dict() for name, part in parts.items()},
-        "position": vars(position),
-        "num_processes": num_processes,
-    }
-
-
 def up_to_date(state: Mapping[str, Any], epochs: int, metrics: Iterable[Mapping[str, float]]) -> dict[str, Any]:
     """Return a training state with what those of former versions do not hold.
 
@@ -71,3 +40,18 @@ def up_to_date(state: Mapping[str, Any], epochs: int, metrics: Iterable[Mapping[
         found["selection"] = from_metrics(best_top1, rows)
         found["budget"] = Budget(None, epochs).state_dict() | {"spent": spent}
     return found | {"position": position}
+
+
+def standing(position: Position, num_epochs: int, num_batches: int, run: Path) -> str:
+    """Say where a saved run stands and how it goes on.
+
+    Args:
+        position: where it stands.
+        num_epochs: of the run.
+        num_batches: of an epoch.
+        run: the run folder.
+    """
+    return (
+        f"stopped in epoch {position.epoch + 1} of {num_epochs}, after {position.batch} of {num_batches} batches; "
+        f"saved in {run}: `senet train --resume {quote(str(run))}` goes on"
+    )

@@ -4,45 +4,29 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 from itertools import islice
-from shlex import quote
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from senet.configs import is_on
 from senet.data.loading import Loaders
 from senet.errors import SenetError, needed_for
 from senet.evaluation.accuracy import Evaluation
-from senet.models.base import Network
-from senet.models.build import checkpoint_gradients
-from senet.models.config import ModelConfig
-from senet.models.stochastic_depth import with_drop_path
-from senet.nn.fused import set_fused
 from senet.nn.precision import float32_products, slow_bf16
-from senet.training.budget import Budget
 from senet.training.compiling import Call, Steps
-from senet.training.config import TrainConfig
-from senet.training.distillation import open_teacher
 from senet.training.ending import Ending, ending_of
 from senet.training.finite import first_not_finite, is_finite, not_finite
-from senet.training.freezing import Freezing
-from senet.training.groups import parameter_groups
 from senet.training.interrupt import TrainingInterrupted, caught_signals
-from senet.training.objective import Objective, by_class, loss_of
-from senet.training.optimizers import Restorable, build_optimizer
+from senet.training.objective import loss_of
 from senet.training.pacing import Pace
+from senet.training.parts import Parts
 from senet.training.processes import Team
 from senet.training.progress import Progress, Reporter, lines_shown
-from senet.training.regularization import RunningAverage, build_mixup
 from senet.training.run import RunFolder
-from senet.training.schedule import Schedule
 from senet.training.scoring import evaluate_in_run, figures, summed
 from senet.training.seeding import STEP_STREAM, seed_everything
-from senet.training.selection import Selection
-from senet.training.state import Part, Position, gather
+from senet.training.state import Position, standing
 from senet.training.trackers import Trackers
 
 with needed_for("senet.train"):
@@ -53,97 +37,44 @@ class Trainer:
     """A run in progress.
 
     Args:
-        config: of the run.
+        parts: of the run, at its beginning.
         run: its folder.
         accelerator: devices and processes.
         data: its loaders.
-        build: makes the network of a configuration, at random or with weights.
         notes: sentences to log when the run starts.
-        started: when this process began to work for the run, by `senet.training.budget.clock`; None for now.
     """
 
     def __init__(
-        self,
-        config: TrainConfig,
-        run: RunFolder,
-        accelerator: Accelerator,
-        data: Loaders,
-        build: Callable[[ModelConfig], Network],
-        notes: Iterable[str] = (),
-        started: float | None = None,
+        self, parts: Parts, run: RunFolder, accelerator: Accelerator, data: Loaders, notes: Iterable[str] = ()
     ) -> None:
-        num_classes = len(data.class_names)
-        if config.model.num_classes not in (None, num_classes):
-            raise SenetError(f"model.num_classes is {config.model.num_classes}, but the data has {num_classes} classes")
+        self.parts, self.config = parts, parts.config
         self.run_folder, self.accelerator, self.data = run, accelerator, data
         self.team = Team(accelerator.num_processes)
-        compute, regularization = config.compute, config.regularization
-        self.format = torch.channels_last if compute.channels_last else torch.contiguous_format
-        self.teacher = open_teacher(config, data.class_names, accelerator.device)
-        seed_everything(config.seed)
-        network = with_drop_path(replace(config.model, num_classes=num_classes), regularization.drop_path)
-        model = build(network).train()
-        self.config = config if config.weights is None else replace(config, model=model.config)
-        model.preprocessing = config.data.preprocessing
-        model.class_names = data.class_names
-        set_fused(model, is_on(compute.fused))
-        if compute.grad_checkpointing:
-            checkpoint_gradients(model)
-        self.model = model.to(accelerator.device).to(memory_format=self.format)
-        decay, warmup = regularization.ema_decay, regularization.ema_warmup
-        self.ema = RunningAverage(self.model, decay, warmup=warmup) if decay else None
-        self.freezing = Freezing(config, self.model)
-        self.freezing.set_gradients(0)
-        self.optimizer = build_optimizer(config.optimizer, self.model, self.freezing.trained())
-        self.schedule = Schedule(config.schedule, self.optimizer, config.optimizer.lr, config.epochs)
-        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=compute.precision == "fp16")
-        self.mixup = build_mixup(regularization, num_classes) if regularization.pairs_images else None
-        self.objective = Objective(
-            self.model,
-            compute.precision,
-            regularization.label_smoothing,
-            config=config.objective,
-            teacher=self.teacher,
-            **by_class(config.objective, data.counts),
-        )
-        self.selection = Selection(config.selection)
-        self.budget = Budget(config.max_seconds, config.epochs, started)
-        self.budget.num_batches, self.budget.num_evaluation_batches = len(data.train), len(data.evaluation)
-        self.pace = Pace(self.budget, self.schedule, self.team)
-        self.parts: dict[str, Part] = {
-            "optimizer": Restorable(self.optimizer),
-            "schedule": self.schedule,
-            "scaler": self.scaler,
-            "selection": self.selection,
-            "budget": self.budget,
-        }
+        self.pace = Pace(parts.budget, parts.schedule, self.team)
         self.say: Callable[[str], None] = lambda sentence: None
         self.wrap()
         self.position = Position()
         self.frozen = ""
         self.caught: list[int] = []
         slow = slow_bf16("compute.precision bf16", accelerator.device, "auto chooses what is fast")
-        slow = slow if compute.precision == "bf16" else ""
+        slow = slow if self.config.compute.precision == "bf16" else ""
         self.notes = [slow, self.steps.note, data.train.order.summary(), *notes]
-        self.notes += self.teacher.notes if self.teacher else []
+        self.notes += parts.teacher.notes if parts.teacher else []
 
     def wrap(self) -> None:
         """Distribute the objective over the processes, and make what does the steps.
 
         DistributedDataParallel sums the gradients of those parameters that need one when it is made.
         """
-        self.wrapped: nn.Module = self.accelerator.prepare_model(self.objective)
-        distributed = self.wrapped is not self.objective
+        self.wrapped: nn.Module = self.accelerator.prepare_model(self.parts.objective)
+        distributed = self.wrapped is not self.parts.objective
         self.steps = Steps(self.wrapped, self.accelerator.device, self.config.compute, distributed=distributed)
         self.steps.say = self.say
 
     def thaw(self) -> None:
         """From the first epoch on that trains the trunk, let it have gradients, and give it to the optimizer."""
-        if not self.freezing.set_gradients(self.position.epoch):
-            return
-        for group in parameter_groups(self.config.optimizer, self.model, self.freezing.trunk):
-            self.optimizer.add_param_group(group)
-        if self.wrapped is not self.objective:
+        changed = self.parts.set_gradients(self.position.epoch)
+        if changed and self.wrapped is not self.parts.objective:
             del self.wrapped, self.steps
             self.accelerator.free_memory()  # with it go the hooks by which the old one takes gradients
             self.wrap()
@@ -155,15 +86,13 @@ class Trainer:
             progress: shows how far the run is, besides the lines that it logs.
         """
         config, position, num_batches = self.config, self.position, len(self.data.train)
-        main = self.accelerator.is_main_process
+        main, run = self.accelerator.is_main_process, self.run_folder.path
         done = position.epoch * num_batches + position.batch
-        trackers = Trackers(self.run_folder.path, config, position.epoch if done else None) if main else None
+        trackers = Trackers(run, config, position.epoch if done else None) if main else None
         with (
             lines_shown(),
             float32_products(self.accelerator.device, config.compute.precision),
-            Reporter(
-                self.run_folder.path, config.epochs, num_batches, done, progress, trackers=trackers, quiet=not main
-            ) as reporter,
+            Reporter(run, config.epochs, num_batches, done, progress, trackers=trackers, quiet=not main) as reporter,
             caught_signals() as self.caught,
         ):
             self.say = self.steps.say = reporter.say
@@ -171,19 +100,19 @@ class Trainer:
                 reporter.say(note)
             try:
                 if config.weights is not None and done == 0:
-                    with self.budget.evaluating():
+                    with self.parts.budget.evaluating():
                         self.evaluate_start(reporter)
                 self.pace.plan(reporter)
                 while (ending := self.ending()) is None:
                     self.train_epoch(reporter)
-                    with self.budget.evaluating():
+                    with self.parts.budget.evaluating():
                         row = self.evaluate_epoch()
-                    with self.budget.saving():
+                    with self.parts.budget.saving():
                         self.end_epoch(reporter, row)
                     if self.team.agree(bool(self.caught)) and self.ending() is None:
                         self.interrupt()
-                if self.selection.epoch:
-                    reporter.say(f"{ending.reason}; {self.selection.in_words()}, kept in best/")
+                if self.parts.selection.epoch:
+                    reporter.say(f"{ending.reason}; {self.parts.selection.in_words()}, kept in best/")
             except SenetError as error:
                 self.team.fail(error)
                 raise
@@ -199,14 +128,14 @@ class Trainer:
 
     def ending(self) -> Ending | None:
         """Return why the run is over; None if it goes on."""
-        return ending_of(self.config, self.position.epoch, self.selection, self.schedule, self.budget)
+        return ending_of(self.config, self.position.epoch, self.parts.selection, self.parts.schedule, self.parts.budget)
 
     def end_epoch(self, reporter: Reporter, row: dict[str, float]) -> None:
         """Go on to the next epoch, and save."""
         position = self.position
         position.epoch, position.batch, position.loss_sum, position.seconds = position.epoch + 1, 0, 0.0, 0.0
         self.pace.end_epoch(position.epoch, reporter)
-        is_best = self.selection.take(row)
+        is_best = self.parts.selection.take(row)
         self.thaw()
         if self.accelerator.is_main_process:
             self.run_folder.append_metrics(row)
@@ -217,10 +146,10 @@ class Trainer:
         """Train from the position to the end of its epoch."""
         position, accumulate, every = self.position, self.config.compute.accumulate, self.config.checkpoint_every
         num_batches = len(self.data.train)
-        self.frozen = self.freezing.set_modes(position.epoch, self.budget.num_epochs)
+        self.frozen = self.parts.freezing.set_modes(position.epoch, self.parts.budget.num_epochs)
         if position.batch and self.pace.time_is_up(position, reporter):  # the run was stopped at that moment
             return
-        self.optimizer.zero_grad(set_to_none=True)
+        self.parts.optimizer.zero_grad(set_to_none=True)
         # Reading a loss waits for the GPU, which then starves; on the CPU it costs nothing.
         read_every = accumulate if self.accelerator.device.type == "cpu" else 20 * accumulate
         losses: list[Tensor] = []
@@ -234,7 +163,7 @@ class Trainer:
                 self.read_losses(losses, first, lr)
                 self.check_weights(lr)
                 self.stop_for(error)
-            lr = self.schedule.set_lr(position.epoch + first / num_batches)
+            lr = self.parts.schedule.set_lr(position.epoch + first / num_batches)
             for batch, (images, labels) in enumerate(window, first):
                 self.seed_step(batch)
                 losses.append(self.backward(images, labels, len(window), update=batch + 1 == first + len(window)))
@@ -275,26 +204,27 @@ class Trainer:
 
     def backward(self, images: Tensor, labels: Tensor, window: int, update: bool) -> Tensor:
         """Add a batch's share of the gradient; with `update`, take the step. Returns the batch's loss."""
-        images, targets = images.contiguous(memory_format=self.format), labels
-        if self.mixup is not None:
-            images, targets = self.mixup(images, labels)
+        parts = self.parts
+        images, targets = images.contiguous(memory_format=parts.format), labels
+        if parts.mixup is not None:
+            images, targets = parts.mixup(images, labels)
 
         def passes(call: Call) -> Tensor:
             loss = loss_of(call, images, targets)
-            self.scaler.scale(loss if window == 1 else loss / window).backward()
+            parts.scaler.scale(loss if window == 1 else loss / window).backward()
             return loss.detach()
 
         with nullcontext() if update else self.accelerator.no_sync(self.wrapped):
             loss = self.steps.run(passes, images, self.frozen)
         if update:
             if self.config.optimizer.clip_norm is not None:
-                self.scaler.unscale_(self.optimizer)
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.optimizer.zero_grad(set_to_none=True)
-            if self.ema is not None:
-                self.ema.update(self.position.step)
+                parts.scaler.unscale_(parts.optimizer)
+                nn.utils.clip_grad_norm_(parts.model.parameters(), self.config.optimizer.clip_norm)
+            parts.scaler.step(parts.optimizer)
+            parts.scaler.update()
+            parts.optimizer.zero_grad(set_to_none=True)
+            if parts.ema is not None:
+                parts.ema.update(self.position.step)
         return loss
 
     def read_losses(self, losses: list[Tensor], done: int, lr: float) -> None:
@@ -310,22 +240,22 @@ class Trainer:
 
     def check_weights(self, lr: float) -> None:
         """Stop if the last step ruined the weights: their loss would tell in the next batch only, after a save."""
-        if not is_finite(self.model):
-            where = self.position.batch, self.position.epoch + 1, lr, self.run_folder.path
-            raise not_finite("weights are not finite", *where)
+        if not is_finite(self.parts.model):
+            position, what = self.position, "weights are not finite"
+            raise not_finite(what, position.batch, position.epoch + 1, lr, self.run_folder.path)
 
     def evaluate_epoch(self) -> dict[str, float]:
         """Evaluate what is kept, and return the epoch's line of metrics."""
         position, data = self.position, self.data
         result = self.evaluate()
-        self.schedule.end_epoch(result.loss)
+        self.parts.schedule.end_epoch(result.loss)
         loss_sum = torch.tensor(position.loss_sum, device=self.accelerator.device)
         train_loss = float(summed(loss_sum, self.accelerator)) / position.batch / self.accelerator.num_processes
         num_images = data.train.order.num_used * position.batch / len(data.train)
         return {
             "epoch": position.epoch + 1,
             "step": position.step,
-            "lr": max(group["lr"] for group in self.optimizer.param_groups),  # the others have a share of it
+            "lr": max(group["lr"] for group in self.parts.optimizer.param_groups),  # the others have a share of it
             "train_loss": train_loss,
             **figures(result),
             "images_per_s": num_images / max(position.seconds, 1e-9),
@@ -334,8 +264,7 @@ class Trainer:
 
     def evaluate(self) -> Evaluation:
         """Evaluate what is kept: the running average of the weights if there is one."""
-        kept = self.ema.module if self.ema else self.model
-        precision = self.config.compute.precision
+        kept, precision = self.parts.kept, self.config.compute.precision
         try:
             return evaluate_in_run(kept, self.evaluation_batches(), self.accelerator, self.team, precision)
         except SenetError as error:
@@ -348,16 +277,12 @@ class Trainer:
             if self.caught and not saved:
                 self.save({}, best=False)
                 saved = True
-            yield images.contiguous(memory_format=self.format), labels
+            yield images.contiguous(memory_format=self.parts.format), labels
 
     def save(self, metrics: dict[str, float], *, best: bool) -> None:
         """Write last/, and best/ if it is the best."""
-        kept = self.ema.module if self.ema else self.model
-        ema, processes = self.ema.module if self.ema else None, self.accelerator.num_processes
-        state = gather(self.model, ema, self.parts, self.position, processes)
-        if self.teacher is not None:
-            state["teacher"] = self.teacher.digest
-        self.run_folder.save(kept, state, metrics, best=best)
+        where = {"position": vars(self.position), "num_processes": self.accelerator.num_processes}
+        self.run_folder.save(self.parts.kept, {**self.parts.state_dict(), **where}, metrics, best=best)
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
         """Go on from a training state, or from the beginning if the run was stopped before its first save."""
@@ -370,15 +295,9 @@ class Trainer:
                 f"{self.run_folder.path} was run by {state['num_processes']} processes, not "
                 f"{self.accelerator.num_processes}; resume with as many"
             )
-        if self.teacher is not None:
-            self.teacher.check_same(state.get("teacher"))
-        self.model.load_state_dict(state["model"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
         self.position = Position(**state["position"])
         self.thaw()
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
+        self.parts.load_state_dict(state)
         if self.accelerator.is_main_process:
             self.run_folder.keep_metrics(self.position.epoch if self.position.step else -1)
 
@@ -401,8 +320,4 @@ class Trainer:
 
     def status(self) -> str:
         """Say where the run stopped and how it goes on."""
-        return (
-            f"stopped in epoch {self.position.epoch + 1} of {self.budget.num_epochs}, after {self.position.batch} of "
-            f"{len(self.data.train)} batches; saved in {self.run_folder.path}: "
-            f"`senet train --resume {quote(str(self.run_folder.path))}` goes on"
-        )
+        return standing(self.position, self.parts.budget.num_epochs, len(self.data.train), self.run_folder.path)
