@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import signal
 import sys
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -114,7 +116,7 @@ class PredictCommand(Command):
         if self.output is not None or not sys.stdout.isatty():  # a bar among printed lines would be torn
             found = tracked(found, "Predicting", number)
         width = max(len(printable(image)) for image in images) if isinstance(images, Sequence) else WIDTH
-        with opened(self.output) as file:
+        with exit_at_sigterm(), opened(self.output) as file:
             writer = WRITERS[form](file, self.top, self.threshold is not None, width)
             count, errors = write_all(writer, found)
         if self.output is not None and count:
@@ -279,6 +281,23 @@ def opened(output: Path | None) -> "Iterator[TextIO]":
             yield file
     except OSError as error:
         raise SenetError(f"{output} cannot be written ({error.strerror}); name another file by --output") from error
+
+
+@contextmanager
+def exit_at_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block by an exception, as Ctrl-C does, so that what was begun is closed."""
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def write_all(writer: Writer, predictions: "Iterable[Prediction]") -> "tuple[int, list[SenetError]]":
