@@ -257,11 +257,12 @@ class RunFolder:
         path = self.last / CONFIG_FILE
         return read_description(path)["surgery"] if path.exists() else Surgery()
 
-    def load_state(self, keys: Set[str]) -> dict[str, Any] | None:
+    def load_state(self, keys: Set[str], *, lazily: bool = False) -> dict[str, Any] | None:
         """Read the training state; None if the run was stopped before its first save.
 
         Args:
             keys: what it must hold.
+            lazily: read tensors from the file only when they are used.
 
         Raises:
             SenetError: the file is truncated, or not a training state.
@@ -269,7 +270,7 @@ class RunFolder:
         if not self.state_file.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(self.state_file, "cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(self.state_file, "cpu", weights_only=True, mmap=lazily)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
             raise SenetError(
                 f"{self.state_file} cannot be read (truncated, or not a training state); start again elsewhere"
