@@ -14,11 +14,11 @@ from senet.configs import dotted, settings
 from senet.data.folders import visible_folders
 from senet.errors import MissingFileError, SenetError, check_choice, first_line
 from senet.files import read_jsonl
-from senet.training.run import WITHOUT_EFFECT, read_config
+from senet.training.run import METRICS_FILE, WITHOUT_EFFECT, read_config
 from senet.training.sections import Metric
+from senet.training.selection import best_of
 from senet.weights.checkpoint import CONFIG_FILE
 
-METRICS_FILE = "metrics.jsonl"
 State = Literal["finished", "early", "stopped", "running", "not started", "damaged"]
 LOWER_IS_BETTER = ("loss",)
 STALE_S = 120.0
@@ -44,7 +44,7 @@ class RunSummary:
     state: State
     problem: str
     settings: Mapping[str, Any]
-    metric: str
+    metric: Metric
     rows: Sequence[Mapping[str, float]]
 
     @property
@@ -59,7 +59,7 @@ class RunSummary:
 
     @property
     def best(self) -> Mapping[str, float] | None:
-        """The row of its best epoch, the first of several that are equal; None if none has the metric."""
+        """The row of its best epoch; None if none has the metric."""
         return best_of(self.rows, self.metric)
 
     @property
@@ -134,7 +134,7 @@ def read_run(path: Path, by: Metric | None = None) -> RunSummary:
         rows = [row for row in read if int(row["epoch"]) > 0]
     except (OSError, ValueError, KeyError, TypeError) as error:
         problems.append(f"{path / METRICS_FILE} cannot be read ({first_line(error)})")
-    own = str(values.get("selection.metric", "top1"))
+    own: Metric = values.get("selection.metric", "top1")
     return RunSummary(
         path=path,
         state="damaged" if problems else state_of(path, rows, values, own),
@@ -154,14 +154,7 @@ def flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, tuple(value) if isinstance(value, list) else value
 
 
-def best_of(rows: Sequence[Mapping[str, float]], metric: str) -> Mapping[str, float] | None:
-    """Return the row of the best epoch, the first of several that are equal; None if none has the metric."""
-    measured = [row for row in rows if metric in row]
-    choose = min if metric in LOWER_IS_BETTER else max
-    return choose(measured, key=lambda row: row[metric]) if measured else None
-
-
-def state_of(path: Path, rows: Sequence[Mapping[str, float]], values: Mapping[str, Any], metric: str) -> State:
+def state_of(path: Path, rows: Sequence[Mapping[str, float]], values: Mapping[str, Any], metric: Metric) -> State:
     """Return how far a run is.
 
     Args:
