@@ -101,13 +101,11 @@ def open_network(
         if isinstance(network, nn.Module) and device is not None and torch.device(device) != device_of(network):
             network = deepcopy(network).to(device)  # the caller's stays where it is
     preprocessing = preprocessing_of(network)
-    size = preprocessing.image_size if crop_size is None else crop_size
-    own_resize = round(size * preprocessing.resize / preprocessing.image_size)
     is_module = isinstance(network, nn.Module)
     return OpenNetwork(
         name=str(source) if isinstance(source, str | Path) else type(network).__name__,
         network=network,
-        crops=Crops(preprocessing, size, tuple(resize_sizes or (own_resize,)), ten_crop),
+        crops=Crops(preprocessing, crop_size, resize_sizes, ten_crop),
         preprocessing=preprocessing,
         class_names=tuple(getattr(network, "class_names", None) or ()),
         device=device_of(network) if is_module else torch.device(getattr(network, "device", "cpu")),
