@@ -71,6 +71,12 @@ class ImageSplit:
         labels = labels_of(self.read_image) if self.class_names else None
         return None if labels is None else labels[: self.size]
 
+    @property
+    def counts(self) -> np.ndarray:
+        """Number of images of each class, (C,); 0 for images without labels."""
+        labels = np.zeros(0, np.int64) if self.labels is None else self.labels
+        return np.bincount(labels, minlength=len(self.class_names))
+
     def __getitem__(self, index: int) -> tuple[Picture, int]:
         """Return image and label.
 

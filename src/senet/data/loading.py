@@ -131,7 +131,7 @@ def load_data(
     train_images, eval_images = open_split(config, "train"), open_split(config, "eval")
     check_classes(train_images, eval_images)
     assert train_images.labels is not None  # every data set that can be opened for training has labels
-    counts = np.bincount(train_images.labels, minlength=len(train_images.class_names))
+    counts = train_images.counts
     chosen = resolve_balance(balance, counts, softmax=softmax)
     note = balance_note(balance, counts, softmax=softmax)
 

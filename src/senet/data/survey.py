@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from senet.data.balance import ratio
 from senet.data.channels import Picture
 from senet.data.config import DataConfig
 from senet.data.datasets import ImageSplit, open_unread
@@ -81,7 +82,7 @@ class Survey:
     @property
     def imbalance(self) -> float:
         """How many times as large as the smallest class the largest is, in the training images."""
-        return float(self.train_counts.max() / self.train_counts.min())
+        return ratio(self.train_counts)
 
     def check(self) -> None:
         """Raise a SenetError if nothing can be learned from these images, or some cannot be read."""
@@ -187,7 +188,6 @@ def survey(config: DataConfig) -> Survey:
     splits = [open_unread(config, "train"), open_unread(config, "eval")]
     check_classes(*splits)
     names = splits[0].class_names
-    labels = [np.zeros(0, np.int64) if split.labels is None else split.labels for split in splits]
     share = min(1.0, HEADERS / sum(map(len, splits)))
     looks = [look_at(split, share, config.preprocessing.in_channels) for split in splits]
     seen = [look for found in looks for look in found.values() if not look.problem]
@@ -195,8 +195,8 @@ def survey(config: DataConfig) -> Survey:
     described = Survey(
         source=config.dataset,
         class_names=names,
-        train_counts=np.bincount(labels[0], minlength=len(names)),
-        eval_counts=np.bincount(labels[1], minlength=len(names)),
+        train_counts=splits[0].counts,
+        eval_counts=splits[1].counts,
         held_out=splits[1].held_out is not None,
         sizes=(by_area[0], by_area[len(by_area) // 2], by_area[-1]) if seen else (),
         kinds=Counter(look.kind for look in seen),
