@@ -65,6 +65,20 @@ def test_hidden_entries_of_a_folder_to_evaluate_on(tmp_path):
     assert (images.class_names, len(images)) == ((), 1)
 
 
+def test_a_class_may_be_called_train(tmp_path):
+    """COCO and VOC have trains; a folder of pictures alone beside others is a class, one of folders is a split."""
+    classes = write(tmp_path / "a", *(f"{name}/{i}.png" for name in ("bus", "car", "train") for i in range(4)))
+    for split, number in (("train", 9), ("eval", 3)):
+        images = opened(classes, split, val_fraction=0.25)
+        assert (images.class_names, len(images)) == (("bus", "car", "train"), number)
+    assert opened(classes, "eval").class_names == ("bus", "car", "train")
+    with pytest.raises(SenetError, match=r"has no folder train/ .*set data.val_fraction"):
+        opened(classes, "train")
+    write(classes, "val/bus/0.png")
+    with pytest.raises(SenetError, match="train has no folders of images"):
+        opened(classes, "train")
+
+
 def test_what_is_left_out_is_counted(tmp_path, said):
     names = ("0.png", "notes.txt", "more.TXT", "README", "film.mp4", "moving.gif", "small.webp", "new.avif")
     write(tmp_path / "train", *(f"cat/{name}" for name in names), "dog/0.png", "loose.png")

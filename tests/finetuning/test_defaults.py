@@ -73,7 +73,7 @@ def test_random_weights_and_a_time_limit_have_more_epochs():
 @pytest.mark.parametrize(
     ("asked", "missing"),
     [
-        ({"optimizer.name": "lamb"}, {"optimizer.lr", "optimizer.weight_decay"}),
+        ({"optimizer.name": "lamb", "optimizer.lr": 0.01}, {"optimizer.weight_decay"}),
         ({"schedule.name": "one_cycle"}, {"schedule.warmup_epochs"}),
         ({"regularization.ema_decay": None}, {"regularization.ema_warmup"}),
         (
@@ -93,3 +93,11 @@ def test_an_augmentation_that_images_in_memory_cannot_have_keeps_them_on_disk():
     assert everything["data.in_memory"]
     assert "data.in_memory" not in without_conflicts(everything, {"data.augmentation.auto_augment": "trivial"})
     assert "data.in_memory" in without_conflicts(everything, {"data.augmentation.padding": 2})
+
+
+@pytest.mark.parametrize(("name", "multiple"), [("adamw", 1), ("nadamw", 1), ("sgd", 5), ("lion", 0.1)])
+def test_the_learning_rate_suits_the_optimizer(name, multiple):
+    settings = choose(Situation(counts=np.array([100, 100]), image_size=224))
+    found = without_conflicts(settings, {"optimizer.name": name})
+    assert found["optimizer.lr"] == pytest.approx(multiple * settings["optimizer.lr"])
+    assert "optimizer.lr" not in without_conflicts(settings, {"optimizer.name": "lamb", "optimizer.lr": 1e-3})

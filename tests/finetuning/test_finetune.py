@@ -2,20 +2,24 @@
 
 import json
 import logging
+import math
 import re
 import shutil
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 import senet
+from senet.cli import main
 from senet.errors import SenetError
 from senet.files import read_jsonl
 from senet.finetuning import plan
-from senet.finetuning.run import finetune, prepare
+from senet.finetuning.run import finetune, prepare, summary
 from senet.nn.attached import attached_blocks
+from senet.training.selection import Selection
 from small_pictures import QUICK, SIZES, write_pictures
 
 
@@ -129,6 +133,44 @@ def test_it_says_what_it_found_and_what_came_of_it(pictures, tmp_path, caplog):
     assert stored(run)["max_seconds"] == 600
 
 
+def test_what_came_of_a_run_is_the_epoch_in_best(tmp_path, pictures):
+    """Of epochs with the same accuracy the one with the lower loss is kept."""
+    made = prepare(
+        pictures,
+        tmp_path / "run",
+        model="cifar_se_resnet20",
+        pretrained=True,
+        asked={**QUICK, "selection.metric": "top1"},
+    )
+    rows = [
+        {"epoch": epoch, "loss": loss, "top1": top1, "balanced_accuracy": top1}
+        for epoch, loss, top1 in ((1, 0.9, 50.0), (2, 0.7, 80.0), (3, 0.6, 80.0), (4, math.nan, 80.0))
+    ]
+    chosen = Selection(made.config.selection)
+    assert [chosen.take(row) for row in rows] == [True, True, True, False]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert summary(tmp_path, made).startswith("the best of 4 epochs is 3, ")
+
+
+def test_a_file_of_timm_s_trainer_is_a_start_under_its_network_s_name(tmp_path, pictures, capsys):
+    """It has the average of the weights beside the weights, and says nothing of pictures."""
+    torch.manual_seed(0)
+    ours, average = (timm.create_model("test_resnet", num_classes=4).state_dict() for _ in range(2))
+    torch.save({"arch": "test_resnet", "state_dict": ours, "state_dict_ema": average}, tmp_path / "model_best.pth.tar")
+    model = str(tmp_path / "model_best.pth.tar")
+    with pytest.raises(SenetError, match=r"holds several networks: .*; say which by weights_key='state_dict'"):
+        tuned(pictures, tmp_path / "run", model)
+    asked = {"model.name": "timm/test_resnet", "weights_key": "state_dict_ema", "optimizer.lr": 1e-12}
+    run = tuned(pictures, tmp_path / "run", model, image_size=32, settings=asked)
+    found, key = senet.from_pretrained(run / "last"), "layer1.0.conv1.weight"
+    torch.testing.assert_close(found.state_dict()[key], average[key])
+    assert found.preprocessing.mean == senet.create_model("timm/test_resnet").preprocessing.mean
+    folder = str(tmp_path / "folder")
+    argv = ["convert", "timm/test_resnet", model, "--key", "state_dict", "--output", folder, "--num-classes"]
+    assert main([*argv, "7"]) == 0
+    assert "holds timm/test_resnet with 7 classes" in capsys.readouterr().out
+
+
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +222,11 @@ def test_a_network_that_is_no_classifier_is_refused(tmp_path, pictures, monkeypa
     [
         ({"time": "20"}, "time is '20'"),
         ({"epochs": 0}, "epochs is 0"),
+        ({"epochs": -3}, "epochs is -3; expected at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
+        ({"channels": 5}, "channels is 5, but the pictures of .* have 3 channels; leave it out"),
+        ({"settings": {"optimizer.name": "adamww"}}, "the nearest are adamw"),
+        ({"settings": {"optimizer.name": "lamb"}}, "optimizer.lr is missing: .* not for lamb; set it too"),
         ({"settings": {"weights": "x"}}, "weights cannot be set here: it follows from model"),
         ({"settings": {"optimizer.nesterov": True}}, "optimizer.nesterov has no effect on adamw"),
     ],

@@ -13,6 +13,7 @@ from senet.cli.parsing import Command, check_new, print_report
 from senet.errors import SenetError
 from senet.factory import assemble, load_model, read_weights
 from senet.models.catalog import model_card
+from senet.models.external import is_external
 from senet.nn.block import SEOptions
 from senet.surgery.insertion import insert_se
 from senet.surgery.selection import Existing
@@ -37,7 +38,7 @@ class ConvertCommand(Command):
     """
 
     name: Annotated[Positional[str], tyro.conf.arg(metavar="NAME")]
-    """the network, see `senet models`"""
+    """the network, see `senet models`; or timm/NAME or torchvision/NAME"""
     source: Annotated[Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """the weights"""
     output: OutputFolder
@@ -57,10 +58,10 @@ class ConvertCommand(Command):
 
     def run(self) -> None:
         """Read the weights, and write the model folder."""
-        card = model_card(self.name)
+        has_se = not is_external(self.name) and model_card(self.name).has_se
         check_new(self.output)
         se = None if self.se == SEOptions() else self.se
-        if se is not None and not card.has_se:
+        if se is not None and not has_se:
             raise SenetError(f"--se has no effect: {self.name} is a plain network")
         asked = Asked(
             name=self.name,
@@ -72,7 +73,8 @@ class ConvertCommand(Command):
         checkpoint = read_weights(self.name, self.source, layout=self.layout, key=self.key)
         model = assemble(checkpoint, asked)
         save_pretrained(model, self.output)
-        say(f"{self.output} holds {self.name} with {model.num_classes} classes (layout {checkpoint.layout.name})")
+        layout = "" if is_external(self.name) else f" (layout {checkpoint.layout.name})"
+        say(f"{self.output} holds {self.name} with {model.num_classes} classes{layout}")
 
 
 @dataclass(frozen=True, kw_only=True)

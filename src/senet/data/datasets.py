@@ -22,10 +22,11 @@ from senet.data.folders import (
     listed,
     path_below,
     read_classes,
+    visible,
     visible_folders,
 )
 from senet.data.readers import Arrays, Files, Reader, Relabeled, Rows, labels_of
-from senet.data.reading import naming, read_named
+from senet.data.reading import missing_for, naming, read_named
 from senet.data.splitting import held_out, key_of, keys_of_files, same_contents
 from senet.errors import HubError, MissingFileError, SenetError, needed_for, warn
 from senet.terminal import tracked
@@ -242,12 +243,11 @@ def open_folder(config: DataConfig, split: Split) -> ImageSplit:
     the folder itself holds the classes' folders and is divided.
     """
     root = Path(config.dataset)
-    train_folder = root / "train"
-    eval_folder = next((root / name for name in EVAL_SPLITS if (root / name).is_dir()), None)
+    train_folder, eval_folder = folders_of_splits(root)
     if config.val_fraction is not None:
         if eval_folder is not None:
             raise SenetError(f"data.val_fraction has no effect on {root}, which has {eval_folder.name}/; leave it out")
-        folder = train_folder if train_folder.is_dir() else root
+        folder = train_folder or root
         files, names = read_classes(folder)
         take = held_out_files(folder, files, config.val_fraction, config.split_seed)
         if split == "train":
@@ -258,18 +258,36 @@ def open_folder(config: DataConfig, split: Split) -> ImageSplit:
         below = tuple(path_below(folder, file) for file, _ in files)
         return replace(split_of_files(f"{folder} (held out)", files, names), held_out=below)
     if split == "train":
-        folder = check_folder(root, train_folder)
+        folder = check_folder(root, train_folder, "train")
         return split_of_files(str(folder), *read_classes(folder))
-    if eval_folder is None and not train_folder.is_dir():
+    if eval_folder is None and train_folder is None:
         if class_folders(root):
             return split_of_files(str(root), *read_classes(root))
         if files := images_in(root):
             return split_of_files(str(root), files, ())
-    folder = check_folder(root, eval_folder or root / "val")
-    train_names = [entry.name for entry in class_folders(train_folder)] if train_folder.is_dir() else []
-    if train_names:
+    folder = check_folder(root, eval_folder, "val")
+    train_names = [] if train_folder is None else [entry.name for entry in class_folders(train_folder)]
+    if train_folder is not None and train_names:
         check_same_classes(folder, train_folder, train_names)
     return split_of_files(str(folder), *read_classes(folder, train_names or None))
+
+
+def folders_of_splits(root: Path) -> tuple[Path | None, Path | None]:
+    """Return the folders of a data set for training and for evaluation; None where there is none.
+
+    A folder train/ of pictures alone, beside other folders of pictures, is a class of that name, as in COCO.
+    """
+    evaluation = next((root / name for name in EVAL_SPLITS if (root / name).is_dir()), None)
+    train = root / "train"
+    if not train.is_dir():
+        return None, evaluation
+    is_class = (
+        evaluation is None
+        and any(entry.is_file() and missing_for(entry.suffix) == "" for entry in visible(train))
+        and not class_folders(train)
+        and len(class_folders(root)) > 1
+    )
+    return None if is_class else train, evaluation
 
 
 def held_out_files(folder: Path, files: Sequence[File], fraction: float, seed: int) -> np.ndarray:
@@ -278,19 +296,20 @@ def held_out_files(folder: Path, files: Sequence[File], fraction: float, seed: i
     return held_out(keys_of_files(folder, paths, seed), same_contents(paths), labels, fraction, paths.__getitem__)
 
 
-def check_folder(root: Path, folder: Path) -> Path:
-    """Return the folder of a split, or raise a SenetError that says what was found in its place."""
-    if folder.is_dir():
+def check_folder(root: Path, folder: Path | None, name: str) -> Path:
+    """Return the folder of a split, or raise a SenetError that says what was found in place of one called `name`."""
+    if folder is not None:
         return folder
-    base = root / "train" if (root / "train").is_dir() else root
+    train_folder, eval_folder = folders_of_splits(root)
+    base = train_folder or root
     classes = [entry.name for entry in class_folders(base)]
     found = [entry.name for entry in visible_folders(root)]
     remedy = (
         f"set data.val_fraction, such as 0.2, to hold out a share of the {len(classes)} classes in {base}, or make one"
-        if len(classes) > 1 and not any((root / name).is_dir() for name in EVAL_SPLITS)
+        if len(classes) > 1 and eval_folder is None
         else f"expected {root}/train/CLASS/IMAGE and {root}/val/CLASS/IMAGE"
     )
-    raise MissingFileError(f"{root} has no folder {folder.name}/ (found: {listed(found) or 'no folders'}); {remedy}")
+    raise MissingFileError(f"{root} has no folder {name}/ (found: {listed(found) or 'no folders'}); {remedy}")
 
 
 def split_of_files(source: str, files: Sequence[File], class_names: tuple[str, ...]) -> ImageSplit:

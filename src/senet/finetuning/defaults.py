@@ -9,6 +9,7 @@ import numpy as np
 
 from senet.data.balance import LARGE_RATIO, ratio
 from senet.data.config import ON_DISK
+from senet.errors import SenetError
 
 VAL_FRACTION = 0.2
 """Share of the images that is held out where there is no val/, as in fastai."""
@@ -49,6 +50,13 @@ LR_SMALL = 4e-3
 """The same for networks for small images: on CIFAR-10 4e-3 beside 1.4e-3 gains 0.4 points with 400 images, and 6e-3
 beside 2e-3 gains 0.7 with 2000."""
 LR_BATCH = 64
+LR_OF: Mapping[str, float] = {
+    **dict.fromkeys(("adam", "adamp", "nadam", "nadamw", "radam", "radamw"), 1.0),
+    **dict.fromkeys(("sgd", "momentum", "sgdw"), 5.0),
+    "lion": 0.1,
+}
+"""Learning rate of other optimizers as a multiple of AdamW's: 0.01 for SGD with momentum, and for Lion a tenth as in
+arXiv:2302.06675."""
 WEIGHT_DECAY = 0.05
 FIRST_LAYERS = 0.1
 """Learning rate of the layers next to the image as a share of the classifier's; those between are in steps."""
@@ -183,11 +191,22 @@ def choose(situation: Situation) -> dict[str, Any]:
 
 
 def without_conflicts(chosen: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the chosen settings without those that what was asked for makes useless or takes the place of."""
+    """Return the chosen settings without those that what was asked for makes useless or takes the place of.
+
+    Raises:
+        SenetError: an optimizer for which no learning rate is known.
+    """
     left = {name: value for name, value in chosen.items() if name not in asked}
-    if asked.get("optimizer.name", OPTIMIZER) != OPTIMIZER:
-        for name in ("optimizer.lr", "optimizer.weight_decay"):  # of AdamW
-            left.pop(name, None)
+    optimizer = asked.get("optimizer.name", OPTIMIZER)
+    if optimizer != OPTIMIZER:
+        left.pop("optimizer.weight_decay", None)  # of AdamW, as the learning rate
+        if "optimizer.lr" in left:
+            if optimizer not in LR_OF:
+                known = ", ".join((OPTIMIZER, *LR_OF))
+                raise SenetError(
+                    f"optimizer.lr is missing: it is chosen for {known} alone, not for {optimizer}; set it too"
+                )
+            left["optimizer.lr"] *= LR_OF[optimizer]
     if asked.get("schedule.name") == "one_cycle":
         left.pop("schedule.warmup_epochs", None)
     if asked.get("regularization.ema_decay", EMA_DECAY) is None:

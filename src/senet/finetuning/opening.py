@@ -9,7 +9,7 @@ from typing import Any
 
 from senet.data.channels import UnfitPictureError, to_channels
 from senet.data.config import DataConfig
-from senet.data.datasets import EVAL_SPLITS, OPENERS, ImageSplit, open_unread
+from senet.data.datasets import ImageSplit, folders_of_splits, open_folder, open_unread, opener_of
 from senet.data.loading import check_classes
 from senet.errors import SenetError
 from senet.finetuning.defaults import VAL_FRACTION
@@ -45,13 +45,11 @@ class Request:
 
 def data_config(request: Request) -> DataConfig:
     """Return where the pictures are, with a share of them held out where the folder has no other ones."""
-    folder = Path(request.data)
-    of_classes = request.data not in OPENERS and folder.is_dir() and not any(folder.glob("**/*.parquet"))
-    has_val = any((folder / name).is_dir() for name in EVAL_SPLITS)
-    share = VAL_FRACTION if of_classes and not has_val else None
+    data = DataConfig(dataset=request.data, in_memory=False)
+    has_val = opener_of(data) is not open_folder or folders_of_splits(Path(request.data))[1] is not None
     asked = {name: value for name, value in request.asked.items() if name.startswith("data.")}
     asked = {name: value for name, value in asked.items() if not name.startswith("data.preprocessing.")}
-    data = DataConfig(dataset=request.data, in_memory=False, val_fraction=share)
+    data = replace(data, val_fraction=None if has_val else VAL_FRACTION)
     return changed(TrainConfig(model=ModelConfig(name=""), data=data), asked).data
 
 
@@ -117,6 +115,11 @@ def open_network(request: Request, splits: tuple[ImageSplit, ImageSplit]) -> tup
     names = splits[0].class_names
     found = opened(request, asked, names)
     channels = channels_of(splits[0], found.config.model.in_channels)
+    wanted = request.asked.get("model.in_channels", channels)
+    if channels != wanted:
+        raise SenetError(
+            f"channels is {wanted}, but the pictures of {splits[0].source} have {channels} channels; leave it out"
+        )
     if channels != found.config.model.in_channels:
         asked["model.in_channels"] = channels
         found = opened(request, asked, names)

@@ -12,9 +12,10 @@ from senet.finetuning.opening import Request
 from senet.finetuning.plan import Plan, make_plan
 from senet.finetuning.source import resolve_source
 from senet.training.loop import train
+from senet.training.optimizers import check_optimizer
 from senet.training.progress import Progress, lines_shown
 from senet.training.run import METRICS_FILE, RunFolder
-from senet.training.sections import Freeze, Metric
+from senet.training.sections import Freeze, Metric, OptimizerConfig
 from senet.training.selection import best_of
 
 logger = logging.getLogger("senet.training.finetuning")
@@ -102,17 +103,22 @@ def prepare(
         SenetError: see there.
     """
     RunFolder(output).check_free()
-    check_names(asked)
+    check_settings(asked)
     source = resolve_source(str(model), pretrained)
     request = Request(data=str(data), source=source, pretrained=pretrained, asked=asked)
     return make_plan(request, Path(output))
 
 
-def check_names(asked: Mapping[str, Any]) -> None:
-    """Raise a SenetError for a setting that `finetune` decides by itself."""
+def check_settings(asked: Mapping[str, Any]) -> None:
+    """Raise a SenetError for a setting that `finetune` decides by itself, or from whose value others cannot follow."""
     for name, argument in (("weights", "model"), ("data.dataset", "data"), ("model.num_classes", "data")):
         if name in asked:
             raise SenetError(f"{name} cannot be set here: it follows from {argument}")
+    for name in ("epochs", "batch_size"):
+        if asked.get(name, 1) < 1:
+            raise SenetError(f"{name} is {asked[name]}; expected at least 1")
+    if "optimizer.name" in asked:
+        check_optimizer(OptimizerConfig(name=asked["optimizer.name"]))
 
 
 def carry_out(plan: Plan, output: str | Path, progress: Progress | None = None) -> Path:

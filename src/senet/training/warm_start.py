@@ -1,5 +1,6 @@
 """Starting from weights: the network and its preprocessing come with them, except for what the caller asked for."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -170,15 +171,42 @@ def start_from_weights(config: TrainConfig) -> tuple[TrainConfig, Start]:
     asked = config.asked()
     if published := library_s_own(config.weights, config.model.name, asked):
         return start_from_library(config, published, asked)
-    checkpoint = read_weights(config.model.name, config.weights, layout=config.weights_layout, key=config.weights_key)
+    checkpoint = read_run_weights(config, config.weights)
     model = model_of(checkpoint, config.model, asked)
     stated = checkpoint.preprocessing
     if stated is None:  # use their library's, or the recipe's for weights of this library
-        of_library = checkpoint.layout.preprocessing(model_card(model.name))
-        stated = config.data.preprocessing if checkpoint.layout is SENET else of_library
+        stated = preprocessing_of_library(checkpoint, model.name, config.data.preprocessing)
     start = WarmStart(checkpoint=checkpoint, model=model, preprocessing=stated.with_channels(model.in_channels))
     check_asked(asked, start)
     return with_asked(config, model, start.preprocessing), start
+
+
+def read_run_weights(config: TrainConfig, weights: str) -> Checkpoint:
+    """Read the weights of a run; an error names the run's own options.
+
+    Raises:
+        SenetError: as `read_weights`.
+    """
+    try:
+        return read_weights(config.model.name, weights, layout=config.weights_layout, key=config.weights_key)
+    except SenetError as error:
+        said = re.sub(r"(?<![\w.])(key|layout)=", r"weights_\1=", str(error))
+        if said == str(error):
+            raise
+        raise SenetError(said) from error
+
+
+def preprocessing_of_library(checkpoint: Checkpoint, name: str, own: Preprocessing) -> Preprocessing:
+    """Return the preprocessing of weights that do not state theirs.
+
+    Args:
+        checkpoint: the weights.
+        name: of their network.
+        own: of the run, for weights of this library.
+    """
+    if is_external(name):
+        return describe_external(ModelConfig(name=name), name)
+    return own if checkpoint.layout is SENET else checkpoint.layout.preprocessing(model_card(name))
 
 
 def library_s_own(weights: str, name: str, asked: Mapping[str, Any]) -> str:

@@ -240,6 +240,11 @@ def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields of `Checkpoint` from the values of a config.json."""
     if "model" not in values and "architecture" in values:
         return parse_timm(values)
+    if "model_type" in values and "model" not in values:
+        raise SenetError(
+            f"it is of {values['model_type']} in transformers, whose networks are not read here; take the same one of "
+            "timm's"
+        )
     if values.get("format", FORMATS[-1]) not in FORMATS:
         known = " and ".join(FORMATS)
         raise SenetError(f"its format is {values['format']!r}, this version reads {known}; update senet")
@@ -264,10 +269,15 @@ def parse_timm(values: Mapping[str, Any]) -> dict[str, Any]:
             name=f"timm/{name}",
             num_classes=values.get("num_classes", values.get("pretrained_cfg", values).get("num_classes")),
             in_channels=preprocessing.in_channels,
-            options={k: v for k, v in (values.get("model_args") or {}).items() if k not in TOLD_ELSEWHERE},
+            options={k: single(v) for k, v in (values.get("model_args") or {}).items() if k not in TOLD_ELSEWHERE},
         )
         return {"config": config, "name": config.name, "preprocessing": preprocessing}
     return {"architecture": name, "name": name_of_timm(name), "preprocessing": preprocessing}
+
+
+def single(value: Any) -> Any:
+    """Return the number that a list such as timm's img_size, [64, 64], has for both sides; any other value as it is."""
+    return value[0] if isinstance(value, list) and len(value) == 2 and value[0] == value[1] else value
 
 
 def is_in_timm(architecture: str) -> bool:
