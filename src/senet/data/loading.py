@@ -10,8 +10,9 @@ from torch import Tensor
 
 from senet.data.balance import Balance, Balanced, balance_note, resolve_balance
 from senet.data.config import DataConfig
-from senet.data.datasets import ImageSplit, Split, open_split
+from senet.data.datasets import open_split
 from senet.data.decoding import decode
+from senet.data.images import ImageSplit, Split
 from senet.data.memory import MemoryLoader
 from senet.data.order import BatchOrder
 from senet.data.streaming import StreamingLoader

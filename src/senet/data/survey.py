@@ -10,8 +10,9 @@ import numpy as np
 from senet.data.balance import ratio
 from senet.data.channels import Picture
 from senet.data.config import DataConfig
-from senet.data.datasets import ImageSplit, open_unread
+from senet.data.datasets import open_unread
 from senet.data.folders import class_folders, listed, skipped_below
+from senet.data.images import ImageSplit
 from senet.data.inspection import Inspected, inspect
 from senet.data.loading import check_classes
 from senet.data.readers import Files, contents_of

@@ -15,8 +15,9 @@ from senet.configs import from_dict
 from senet.data.classes import match_classes, place_classes
 from senet.data.config import DataConfig
 from senet.data.crops import Crops
-from senet.data.datasets import ImageSplit, open_split
+from senet.data.datasets import open_split
 from senet.data.grouping import ClassGroups, group_classes, groups_of_data
+from senet.data.images import ImageSplit
 from senet.data.order import BatchOrder
 from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.data.streaming import StreamingLoader
