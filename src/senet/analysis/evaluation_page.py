@@ -19,7 +19,7 @@ from senet.data.reading import naming
 from senet.errors import SenetError
 from senet.evaluation.batches import open_model
 from senet.evaluation.comparison import Comparison, EvaluationReport
-from senet.evaluation.scores import Network
+from senet.evaluation.scores import Openable
 from senet.files import check_writable
 from senet.nn.modes import borrowed, device_of, dtype_of
 
@@ -53,7 +53,7 @@ def write_evaluation_page(comparison: Comparison, output: str | Path = "evaluati
     reports = comparison.all_reports
     first = reports[0]
     pictures = pictures_of(reports)
-    networks: list[Network | None] = [*comparison.networks, None]
+    networks: list[Openable | None] = [*comparison.networks, None]
     gates = [gates_of_mistakes(network, report, pictures) for network, report in zip(networks, reports, strict=False)]
     write_page(
         path,
@@ -145,7 +145,7 @@ def pictures_of(reports: Sequence[EvaluationReport]) -> dict[int, str]:
 
 
 def gates_of_mistakes(
-    network: Network | None, report: EvaluationReport, pictures: Mapping[int, str]
+    network: Openable | None, report: EvaluationReport, pictures: Mapping[int, str]
 ) -> dict[int, dict[str, Any]]:
     """Return for each mistake and block the channels that are raised and lowered most; empty without SE blocks.
 

@@ -16,7 +16,7 @@ from senet.evaluation.accuracy import Evaluation
 from senet.evaluation.batches import open_model, run_data
 from senet.evaluation.comparison import Comparison, check_ensemble, compare, is_imbalanced
 from senet.evaluation.measures import Interval, PairedTest
-from senet.evaluation.scores import Network, evaluate, unique_names
+from senet.evaluation.scores import Openable, evaluate, unique_names
 from senet.files import check_writable
 from senet.nn.precision import Precision
 from senet.optimization.inference import Backend, optimize_for_inference
@@ -89,7 +89,7 @@ class EvaluateCommand(OnData):
         else:
             say(sentence(evaluate(self.opened(self.model), self.data, **options), self.data.dataset))
 
-    def opened(self, name: str) -> Network:
+    def opened(self, name: str) -> Openable:
         """Return a network rewritten for inference where that is asked for; otherwise what it is opened from."""
         if self.optimize is None:
             return name

@@ -186,8 +186,13 @@ def survey(config: DataConfig) -> Survey:
         SenetError: there are no such data, or they are not of the expected form, as `open_split`. What is wrong with
             single images is in the survey; its `check` raises it.
     """
-    splits = [open_unread(config, "train"), open_unread(config, "eval")]
+    splits = open_unread(config, "train"), open_unread(config, "eval")
     check_classes(*splits)
+    return survey_of(config, splits)
+
+
+def survey_of(config: DataConfig, splits: tuple[ImageSplit, ImageSplit]) -> Survey:
+    """Look at the training and evaluation images of a data set that are opened already, see `survey`."""
     names = splits[0].class_names
     share = min(1.0, HEADERS / sum(map(len, splits)))
     looks = [look_at(split, share, config.preprocessing.in_channels) for split in splits]

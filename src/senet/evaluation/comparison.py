@@ -33,7 +33,7 @@ from senet.evaluation.measures import (
     share_interval,
 )
 from senet.evaluation.scores import (
-    Network,
+    Openable,
     Scores,
     average_scores,
     check_weights,
@@ -232,7 +232,7 @@ class Comparison:
     reports: tuple[EvaluationReport, ...]
     ensemble: EvaluationReport | None
     tests: tuple[PairedTest, ...]
-    networks: tuple[Network, ...]
+    networks: tuple[Openable, ...]
 
     @property
     def all_reports(self) -> tuple[EvaluationReport, ...]:
@@ -249,7 +249,7 @@ class Comparison:
 
 
 def compare(
-    networks: Sequence[Network],
+    networks: Sequence[Openable],
     data: DataSource | None = None,
     *,
     ensemble: bool = False,
@@ -317,7 +317,7 @@ def compare(
 def compared(
     scores: Iterator[Scores],
     reports: list[EvaluationReport],
-    networks: tuple[Network, ...],
+    networks: tuple[Openable, ...],
     with_ensemble: bool,
     weights: Sequence[float] | None,
 ) -> Comparison:

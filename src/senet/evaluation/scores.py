@@ -19,7 +19,7 @@ from senet.evaluation.batches import Batches, DataSource, data_for, model_and_da
 from senet.nn.modes import borrowed
 from senet.nn.precision import Precision, computing
 
-Network = nn.Module | str | Path
+Openable = nn.Module | str | Path
 """A network, or what `senet.from_pretrained` opens: a run or model folder, a name, a hub id."""
 CHUNK = 4096
 """Images whose probabilities are summed up at once, to bound the memory."""
@@ -62,7 +62,7 @@ class Scores:
 
 @torch.no_grad()
 def score_images(
-    run_or_model: Network,
+    run_or_model: Openable,
     data: DataSource | None = None,
     *,
     name: str | None = None,
@@ -223,7 +223,7 @@ def aligned(scores: Scores, first: Scores) -> Scores:
     return scores
 
 
-def opened_once(networks: Sequence[Network], data: DataSource | None) -> tuple[tuple[Network, ...], DataSource]:
+def opened_once(networks: Sequence[Openable], data: DataSource | None) -> tuple[tuple[Openable, ...], DataSource]:
     """Return several networks, and the data to run each of them on; None means what the first run was trained on.
 
     Raises:
@@ -239,7 +239,7 @@ def opened_once(networks: Sequence[Network], data: DataSource | None) -> tuple[t
 
 
 def scored_each(
-    networks: Sequence[Network], names: Sequence[str], data: DataSource, **options: Any
+    networks: Sequence[Openable], names: Sequence[str], data: DataSource, **options: Any
 ) -> Iterator[Scores]:
     """Yield what each of several networks predicts; an error says which network it is about.
 
@@ -258,7 +258,7 @@ def scored_each(
             raise type(error)(f"{name}: {error}") from error
 
 
-def unique_names(networks: Sequence[Network]) -> tuple[str, ...]:
+def unique_names(networks: Sequence[Openable]) -> tuple[str, ...]:
     """Return what to call networks: what they are opened from, or their class; numbered where two are the same."""
     names: list[str] = []
     for network in networks:
@@ -269,7 +269,7 @@ def unique_names(networks: Sequence[Network]) -> tuple[str, ...]:
 
 
 def evaluate(
-    run_or_model: Network | Sequence[Network],
+    run_or_model: Openable | Sequence[Openable],
     data: DataSource | None = None,
     *,
     crop_size: int | None = None,
