@@ -255,7 +255,6 @@ def test_leaves_score_on_drawings_for_training_alone():
 
 def test_each_variant_of_a_question_exists_and_has_the_defaults_beside_it():
     jobs = finetuning_variants.jobs_of(finetuning_variants.Arguments())
-    assert len(jobs) == len(set(jobs))
     assert {job.variant for job in jobs} == finetuning_variants.VARIANTS.keys()
     usual = {(job.data, job.seed) for job in jobs if job.variant == "defaults"}
     assert {(job.data, job.seed) for job in jobs} == usual

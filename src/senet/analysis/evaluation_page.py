@@ -19,8 +19,8 @@ from senet.data.reading import naming
 from senet.errors import SenetError
 from senet.evaluation.batches import open_model
 from senet.evaluation.comparison import Comparison, EvaluationReport
-from senet.evaluation.scores import Openable
-from senet.files import check_writable
+from senet.evaluation.functions import Network
+from senet.files import check_page
 from senet.nn.modes import borrowed, device_of, dtype_of
 
 MATRIX = 30
@@ -49,11 +49,11 @@ def write_evaluation_page(comparison: Comparison, output: str | Path = "evaluati
         SenetError: the file cannot be written.
     """
     path = Path(output)
-    check_writable(path)
+    check_page(path)
     reports = comparison.all_reports
     first = reports[0]
     pictures = pictures_of(reports)
-    networks: list[Openable | None] = [*comparison.networks, None]
+    networks: list[Network | None] = [*comparison.networks, None]
     gates = [gates_of_mistakes(network, report, pictures) for network, report in zip(networks, reports, strict=False)]
     write_page(
         path,
@@ -145,7 +145,7 @@ def pictures_of(reports: Sequence[EvaluationReport]) -> dict[int, str]:
 
 
 def gates_of_mistakes(
-    network: Openable | None, report: EvaluationReport, pictures: Mapping[int, str]
+    network: Network | None, report: EvaluationReport, pictures: Mapping[int, str]
 ) -> dict[int, dict[str, Any]]:
     """Return for each mistake and block the channels that are raised and lowered most; empty without SE blocks.
 

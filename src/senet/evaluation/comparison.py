@@ -15,6 +15,7 @@ from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
 from senet.evaluation.accuracy import Evaluation
 from senet.evaluation.batches import DataSource
+from senet.evaluation.functions import Network
 from senet.evaluation.measures import (
     CalibrationBin,
     ClassMeasures,
@@ -33,7 +34,6 @@ from senet.evaluation.measures import (
     share_interval,
 )
 from senet.evaluation.scores import (
-    Openable,
     Scores,
     average_scores,
     check_weights,
@@ -232,7 +232,7 @@ class Comparison:
     reports: tuple[EvaluationReport, ...]
     ensemble: EvaluationReport | None
     tests: tuple[PairedTest, ...]
-    networks: tuple[Openable, ...]
+    networks: tuple[Network, ...]
 
     @property
     def all_reports(self) -> tuple[EvaluationReport, ...]:
@@ -249,7 +249,7 @@ class Comparison:
 
 
 def compare(
-    networks: Sequence[Openable],
+    networks: Sequence[Network],
     data: DataSource | None = None,
     *,
     ensemble: bool = False,
@@ -317,7 +317,7 @@ def compare(
 def compared(
     scores: Iterator[Scores],
     reports: list[EvaluationReport],
-    networks: tuple[Openable, ...],
+    networks: tuple[Network, ...],
     with_ensemble: bool,
     weights: Sequence[float] | None,
 ) -> Comparison:

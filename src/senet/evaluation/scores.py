@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from senet.data.images import ImageSplit
 from senet.data.preprocessing import Preprocessing
 from senet.errors import NotFiniteError, SenetError, nearest
 from senet.evaluation.accuracy import Evaluation, evaluation_of, log_probabilities, score, sums_of
 from senet.evaluation.batches import Batches, DataSource, data_for, model_and_data, open_batches
+from senet.evaluation.functions import Network, name_of
 from senet.nn.modes import borrowed
 from senet.nn.precision import Precision, computing
 
-Openable = nn.Module | str | Path
-"""A network, or what `senet.from_pretrained` opens: a run or model folder, a name, a hub id."""
 CHUNK = 4096
 """Images whose probabilities are summed up at once, to bound the memory."""
 
@@ -62,7 +61,7 @@ class Scores:
 
 @torch.no_grad()
 def score_images(
-    run_or_model: Openable,
+    run_or_model: Network,
     data: DataSource | None = None,
     *,
     name: str | None = None,
@@ -94,7 +93,7 @@ def score_images(
         SenetError: see `senet.evaluate`.
     """
     if name is None:
-        name = type(run_or_model).__name__ if isinstance(run_or_model, nn.Module) else str(run_or_model)
+        name = name_of(run_or_model)
     model, data = model_and_data(run_or_model, data)
     batches = open_batches(
         model,
@@ -223,7 +222,7 @@ def aligned(scores: Scores, first: Scores) -> Scores:
     return scores
 
 
-def opened_once(networks: Sequence[Openable], data: DataSource | None) -> tuple[tuple[Openable, ...], DataSource]:
+def opened_once(networks: Sequence[Network], data: DataSource | None) -> tuple[tuple[Network, ...], DataSource]:
     """Return several networks, and the data to run each of them on; None means what the first run was trained on.
 
     Raises:
@@ -239,7 +238,7 @@ def opened_once(networks: Sequence[Openable], data: DataSource | None) -> tuple[
 
 
 def scored_each(
-    networks: Sequence[Openable], names: Sequence[str], data: DataSource, **options: Any
+    networks: Sequence[Network], names: Sequence[str], data: DataSource, **options: Any
 ) -> Iterator[Scores]:
     """Yield what each of several networks predicts; an error says which network it is about.
 
@@ -258,18 +257,18 @@ def scored_each(
             raise type(error)(f"{name}: {error}") from error
 
 
-def unique_names(networks: Sequence[Openable]) -> tuple[str, ...]:
+def unique_names(networks: Sequence[Network]) -> tuple[str, ...]:
     """Return what to call networks: what they are opened from, or their class; numbered where two are the same."""
     names: list[str] = []
     for network in networks:
-        base = str(network) if isinstance(network, str | Path) else type(network).__name__
+        base = name_of(network)
         taken = sum(name == base or name.startswith(f"{base} (") for name in names)
         names.append(f"{base} ({taken + 1})" if taken else base)
     return tuple(names)
 
 
 def evaluate(
-    run_or_model: Openable | Sequence[Openable],
+    run_or_model: Network | Sequence[Network],
     data: DataSource | None = None,
     *,
     crop_size: int | None = None,
@@ -285,8 +284,9 @@ def evaluate(
     """Measure the accuracy of a network, or of an ensemble of networks, on the evaluation images of a data set.
 
     Args:
-        run_or_model: a network, or what `senet.from_pretrained` opens: a run or model folder, a name, a hub id. Several
-            of them in a list are an ensemble: their probabilities are averaged. They may have other preprocessings,
+        run_or_model: a network, or what `senet.from_pretrained` opens: a run or model folder, a name, a hub id; or any
+            function from images (N, C, H, W) to logits that has `preprocessing` and `class_names`. Several of them
+            in a list are an ensemble: their probabilities are averaged. They may have other preprocessings,
             sizes and orders of the classes.
         data: a `DataConfig` or its `dataset`, or batches (images, labels); None for what the (first) run was trained
             on. The preprocessing of a `DataConfig` counts only for networks that do not bring their own (this library's
@@ -320,7 +320,7 @@ def evaluate(
         "classes_of_data": classes_of_data,
         "mapping": mapping,
     }
-    if not isinstance(run_or_model, nn.Module | str | Path):
+    if isinstance(run_or_model, Sequence) and not isinstance(run_or_model, str):
         networks, data = opened_once(run_or_model, data)
         each = scored_each(networks, unique_names(networks), data, precision=precision, **options)
         return average_scores(each, check_weights(weights, len(networks))).evaluation
