@@ -63,7 +63,7 @@ FIRST_LAYERS = 0.1
 LABEL_SMOOTHING = 0.1
 EMA_DECAY = 0.999
 """Reached slowly, see `ema_warmup`: short runs average over fewer steps."""
-FEW_IMAGES = 500
+FEW_IMAGES = 64
 """Below this number BatchNorm keeps the statistics of the weights: those of few images in small batches are worse."""
 ENOUGH_TO_CHOOSE = 100
 """With fewer evaluation images the last epoch is kept, as in fastai, and none ends the run early.
