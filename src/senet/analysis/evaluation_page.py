@@ -13,7 +13,7 @@ from senet.analysis.gates import GateBlock, find_blocks, gate_hooks
 from senet.analysis.pages import THUMBNAIL, data_uri, write_page
 from senet.analysis.report import most_changed
 from senet.data.channels import to_rgb
-from senet.data.datasets import ImageSplit
+from senet.data.images import ImageSplit
 from senet.data.preprocessing import Preprocessing
 from senet.data.reading import naming
 from senet.errors import SenetError

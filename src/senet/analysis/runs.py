@@ -15,12 +15,12 @@ from senet.data.folders import visible_folders
 from senet.errors import MissingFileError, SenetError, check_choice, first_line
 from senet.files import read_jsonl
 from senet.training.ending import ending_of_state
-from senet.training.run import WITHOUT_EFFECT, RunFolder, read_config
+from senet.training.run import METRICS_FILE, WITHOUT_EFFECT, RunFolder, read_config
 from senet.training.sections import Metric
+from senet.training.selection import best_of
 from senet.training.state import STATE_KEYS, up_to_date
 from senet.weights.checkpoint import CONFIG_FILE
 
-METRICS_FILE = "metrics.jsonl"
 State = Literal["finished", "early", "stopped", "running", "not started", "damaged"]
 LOWER_IS_BETTER = ("loss",)
 LIMITS = ("selection.patience", "schedule.max_drops", "max_seconds")
@@ -49,7 +49,7 @@ class RunSummary:
     state: State
     problem: str
     settings: Mapping[str, Any]
-    metric: str
+    metric: Metric
     rows: Sequence[Mapping[str, float]]
 
     @property
@@ -64,7 +64,7 @@ class RunSummary:
 
     @property
     def best(self) -> Mapping[str, float] | None:
-        """The row of its best epoch, the first of several that are equal; None if none has the metric."""
+        """The row of its best epoch; None if none has the metric."""
         return best_of(self.rows, self.metric)
 
     @property
@@ -139,7 +139,7 @@ def read_run(path: Path, by: Metric | None = None) -> RunSummary:
         rows = [row for row in read if int(row["epoch"]) > 0]
     except (OSError, ValueError, KeyError, TypeError) as error:
         problems.append(f"{path / METRICS_FILE} cannot be read ({first_line(error)})")
-    own = str(values.get("selection.metric", "top1"))
+    own: Metric = values.get("selection.metric", "top1")
     return RunSummary(
         path=path,
         state="damaged" if problems else state_of(path, rows, values, own),
@@ -159,14 +159,7 @@ def flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, tuple(value) if isinstance(value, list) else value
 
 
-def best_of(rows: Sequence[Mapping[str, float]], metric: str) -> Mapping[str, float] | None:
-    """Return the row of the best epoch, the first of several that are equal; None if none has the metric."""
-    measured = [row for row in rows if metric in row]
-    choose = min if metric in LOWER_IS_BETTER else max
-    return choose(measured, key=lambda row: row[metric]) if measured else None
-
-
-def state_of(path: Path, rows: Sequence[Mapping[str, float]], values: Mapping[str, Any], metric: str) -> State:
+def state_of(path: Path, rows: Sequence[Mapping[str, float]], values: Mapping[str, Any], metric: Metric) -> State:
     """Return how far a run is.
 
     Args:
@@ -188,7 +181,7 @@ def state_of(path: Path, rows: Sequence[Mapping[str, float]], values: Mapping[st
     return "stopped" if rows or (path / "last").exists() else "not started"
 
 
-def ended_early(path: Path, rows: Sequence[Mapping[str, float]], values: Mapping[str, Any], metric: str) -> bool:
+def ended_early(path: Path, rows: Sequence[Mapping[str, float]], values: Mapping[str, Any], metric: Metric) -> bool:
     """Return whether a run has ended before its last epoch by itself; see `state_of` for the arguments."""
     run = RunFolder(path)
     with suppress(SenetError):

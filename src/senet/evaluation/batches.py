@@ -15,8 +15,9 @@ from senet.configs import from_dict
 from senet.data.classes import match_classes, place_classes
 from senet.data.config import DataConfig
 from senet.data.crops import Crops
-from senet.data.datasets import ImageSplit, open_split
+from senet.data.datasets import open_split
 from senet.data.grouping import ClassGroups, group_classes, groups_of_data
+from senet.data.images import ImageSplit
 from senet.data.order import BatchOrder
 from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.data.streaming import StreamingLoader
@@ -110,11 +111,20 @@ def model_and_data(run_or_model: Network, data: DataSource | None) -> tuple[nn.M
         SenetError: there is no such network, or nothing says what to run it on.
     """
     model = open_model(run_or_model)
+    return model, data_for(run_or_model, data)
+
+
+def data_for(run_or_model: Network, data: DataSource | None) -> DataSource:
+    """Return the data to run a network on; `data` None means the data that a run was trained on.
+
+    Raises:
+        SenetError: nothing says what to run it on.
+    """
     if data is None and isinstance(run_or_model, str | Path):
         data = run_data(run_or_model)
     if data is None:
         raise SenetError("data is missing: say what to evaluate on, such as 'digits' or a folder")
-    return model, data
+    return data
 
 
 def open_batches(
@@ -158,12 +168,10 @@ def open_batches(
         return given_batches(model, data, target)
     config = data if isinstance(data, DataConfig) else DataConfig(dataset=str(data))
     preprocessing = preprocessing_of(model, data.preprocessing if isinstance(data, DataConfig) else None)
-    size = preprocessing.image_size if crop_size is None else crop_size
-    own_resize = round(size * preprocessing.resize / preprocessing.image_size)
-    crops = Crops(preprocessing, size, tuple(resize_sizes or (own_resize,)), ten_crop)
+    crops = Crops(preprocessing, crop_size, resize_sizes, ten_crop)
     images = open_split(replace(config, preprocessing=preprocessing), "eval")
     dtype = dtype_of(model)
-    shape = (1, preprocessing.in_channels, size, size)
+    shape = (1, preprocessing.in_channels, crops.crop_size, crops.crop_size)
     groups, unscored = None, ""
     if classes_of_data or mapping is not None:
         images, groups = grouped_for(model, images, shape, classes_of_data, mapping)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from senet.data.datasets import ImageSplit
+from senet.data.images import ImageSplit
 from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
 from senet.evaluation.accuracy import Evaluation

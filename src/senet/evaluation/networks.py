@@ -87,8 +87,6 @@ def open_network(
     elif device is not None and torch.device(device) != device_of(network):
         network = deepcopy(network).to(device)  # the caller's stays where it is
     preprocessing = preprocessing_of(network)
-    size = preprocessing.image_size if crop_size is None else crop_size
-    own_resize = round(size * preprocessing.resize / preprocessing.image_size)
     names = class_names_of(network)
     try:
         groups = group_classes(names, mapping, classes) if classes or mapping is not None else None
@@ -97,7 +95,7 @@ def open_network(
     return OpenNetwork(
         name=name_of(source),
         network=network,
-        crops=Crops(preprocessing, size, tuple(resize_sizes or (own_resize,)), ten_crop),
+        crops=Crops(preprocessing, crop_size, resize_sizes, ten_crop),
         preprocessing=preprocessing,
         class_names=names if groups is None else groups.names,
         device=device_of(network),

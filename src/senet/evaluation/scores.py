@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from senet.data.datasets import ImageSplit
+from senet.data.images import ImageSplit
 from senet.data.preprocessing import Preprocessing
 from senet.errors import NotFiniteError, SenetError, nearest
 from senet.evaluation.accuracy import Evaluation, evaluation_of, log_probabilities, score, sums_of
-from senet.evaluation.batches import Batches, DataSource, model_and_data, open_batches, run_data
+from senet.evaluation.batches import Batches, DataSource, data_for, model_and_data, open_batches
 from senet.evaluation.functions import Network, name_of
 from senet.nn.modes import borrowed
 from senet.nn.precision import Precision, computing
@@ -231,11 +231,7 @@ def opened_once(networks: Sequence[Network], data: DataSource | None) -> tuple[t
     networks = tuple(networks)
     if not networks:
         raise SenetError("no network is given; expected one or several")
-    first = networks[0]
-    if data is None and isinstance(first, str | Path):
-        data = run_data(first)
-    if data is None:
-        raise SenetError("data is missing: say what to evaluate on, such as 'digits' or a folder")
+    data = data_for(networks[0], data)
     if isinstance(data, Iterator) and len(networks) > 1:
         raise SenetError("data is an iterator, which only the first of several networks would get; give a list")
     return networks, data

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from senet.data.balance import ratio
+from senet.data.balance import LARGE_RATIO, ratio
 from senet.data.config import ON_DISK
 from senet.errors import SenetError
 
@@ -71,7 +71,7 @@ ENOUGH_TO_CHOOSE = 100
 On 21 images of 10 classes, epoch 5 of 40 had the best balanced accuracy, 34 %; on other images it had 11 %, and the
 last 26 %.
 """
-IMBALANCED = 1.5
+IMBALANCED = LARGE_RATIO
 """From this ratio of the largest to the smallest class on, the best epoch is chosen by balanced accuracy."""
 
 # ---- pictures --------------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ from senet.weights.reading import read_description
 
 STATE_FILE = "training_state.pt"
 DATA_FILE = "data.json"
+METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
 WITHOUT_EFFECT = ("data.dataset", "data.root", "data.num_workers", "checkpoint_every", "trackers")
 """Settings that do not change the result of a run: where its data is, how it is read, how often it saves and where."""
@@ -119,7 +120,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.metrics_file = self.path / "metrics.jsonl"
+        self.metrics_file = self.path / METRICS_FILE
         self.last = self.path / "last"
         self.best = self.path / "best"
         self.state_file = self.last / STATE_FILE
