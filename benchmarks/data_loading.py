@@ -30,8 +30,9 @@ from torchvision.transforms import v2
 
 from report import RESULTS, summary, time_in_turn, write_results
 from senet.data.config import Augmentation, DataConfig
-from senet.data.datasets import ImageSplit, open_split
+from senet.data.datasets import open_split
 from senet.data.decoding import decode
+from senet.data.images import ImageSplit
 from senet.data.memory import MemoryLoader
 from senet.data.order import BatchOrder
 from senet.data.preprocessing import CIFAR

@@ -2,12 +2,17 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from senet.errors import SenetError
+
+PAGE_MARK = '<meta name="generator" content="senet">'
+"""What the head of every page has, by which it is known as one that may be replaced."""
+START = 2**16
+"""Bytes at the start of a file that tell what it is."""
 
 
 @contextmanager
@@ -38,6 +43,37 @@ def check_writable(path: Path) -> None:
         reason = str(error.strerror)
     if reason:
         raise SenetError(f"{path} cannot be written ({reason}); name another output")
+
+
+def check_replaced(path: Path, suffix: str, kind: str, is_own: Callable[[bytes], bool]) -> None:
+    """Check that an output can be written and replaces nothing but an earlier output of its kind.
+
+    Args:
+        path: of the output.
+        suffix: of all outputs of its kind.
+        kind: in words, such as "a page".
+        is_own: whether a file that begins like this is of the kind.
+
+    Raises:
+        SenetError: it has another suffix, is a file of something else, or cannot be written.
+    """
+    if path.suffix.lower() != suffix and not path.is_dir():
+        raise SenetError(f"{path} does not end in {suffix}, as {kind} does; name another output")
+    check_writable(path)
+    try:
+        with path.open("rb") as file:
+            is_free = is_own(file.read(START))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SenetError(f"{path} cannot be replaced ({error.strerror}); name another output") from error
+    if not is_free:
+        raise SenetError(f"{path} exists and is not {kind} that senet wrote; name another output, or remove it")
+
+
+def check_page(path: Path) -> None:
+    """Check that a page can be written to a file, see `check_replaced`; before the work for it starts."""
+    check_replaced(path, ".html", "a page", lambda start: PAGE_MARK.encode() in start)
 
 
 def write_output(path: Path, content: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,21 @@ def test_phones_dark_rooms_and_screen_readers(page, browser):
     named = assert_named(browser, ("button", "combobox", "image", "region", "DisclosureTriangle"))
     assert any(name.startswith("How often predictions of a probability are right") for name in named["image"])
     assert sum(name.startswith("an image of class") for name in named["image"]) >= 1
+
+
+@pytest.mark.slow
+def test_long_names_of_classes_and_networks_fit_on_a_phone(found, tmp_path, browser):
+    name = "<script>window.ran=1</script>" + "Donaudampfschiff" * 4
+    report = found.reports[0]
+    renamed = tuple(replace(each, class_name=name, prediction=name) for each in report.mistakes)
+    long = replace(report, name=name * 2, mistakes=renamed)
+    page = write_evaluation_page(replace(found, reports=(long, found.reports[1])), tmp_path / "long.html")
+    for width in (320, 768):
+        size = {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.get(page.as_uri())
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        assert browser.execute_script("return window.ran") is None
 
 
 def test_the_command_writes_the_page(digits_run, pictures, tmp_path, capsys):

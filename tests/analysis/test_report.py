@@ -235,7 +235,7 @@ def test_the_commands(digits_run, tmp_path, capsys):
         (["explain", "RUN", "--output", "RUN/config.json/x.html"], "cannot be written"),
         (["explain", "RUN", "--output", "RUN"], "cannot be written (it is a folder)"),
         (["explain", "RUN", "--recording", "RUN/config.json"], "is not a recording of excitations"),
-        (["record", "RUN", "--data", "nowhere", "--output", "x"], "--data is 'nowhere'"),
+        (["record", "RUN", "--data", "nowhere", "--output", "x.safetensors"], "--data is 'nowhere'"),
         (["prune", "RUN", "--output", "RUN"], "exists already; name another folder"),
         (["prune", "RUN", "--output", "RUN2", "--blocks", "SE_9_9"], "there is no block 'SE_9_9'; the nearest are"),
     ],
@@ -248,14 +248,44 @@ def test_bad_input_is_one_sentence(digits_run, arguments, message, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", [["record", "RUN", "--output"], ["explain", "RUN", "--output"], ["prune", "RUN", "--output"]]
+    ("command", "kind", "suffix"),
+    [
+        (["explain", "RUN", "--output"], "a page", ".html"),
+        (["evaluate", "RUN", "--report"], "a page", ".html"),
+        (["runs", "RUN", "--curves"], "a page", ".html"),
+        (["record", "RUN", "--output"], "a recording", ".safetensors"),
+    ],
 )
-def test_an_output_that_cannot_be_written_is_refused_before_the_work(command, digits_run, capsys, monkeypatch):
+def test_files_of_something_else_are_not_replaced(command, kind, suffix, digits_run, tmp_path, capsys):
+    weights, notes = tmp_path / "model.safetensors", tmp_path / "notes.html"
+    weights.write_bytes((digits_run / "best" / "model.safetensors").read_bytes())
+    notes.write_text("<p>my own</p>")
+    config = digits_run / "config.json"
+    for taken in (config, weights, notes):
+        before = taken.read_bytes()
+        assert main([str(digits_run) if word == "RUN" else word for word in [*command, str(taken)]]) == 2
+        if taken.suffix == suffix:
+            said = f"{taken} exists and is not {kind} that senet wrote; name another output, or remove it"
+        else:
+            said = f"{taken} does not end in {suffix}, as {kind} does; name another output"
+        assert capsys.readouterr().err == f"senet: {said}\n"
+        assert taken.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["record", "RUN", "--output"], "x.safetensors"),
+        (["explain", "RUN", "--output"], "x.html"),
+        (["prune", "RUN", "--output"], "x"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(command, name, digits_run, capsys, monkeypatch):
     def work(*_args, **_options):
         raise AssertionError("worked in vain")
 
     monkeypatch.setattr("senet.cli.analysis.record_excitations", work)
-    output = str(digits_run / "config.json" / "output")
+    output = str(digits_run / "config.json" / name)
     assert main([str(digits_run) if word == "RUN" else word for word in [*command, output]]) == 2
     reason = f"{digits_run / 'config.json'} is not a folder"
     assert f"senet: {output} cannot be written ({reason}); name another output\n" == capsys.readouterr().err

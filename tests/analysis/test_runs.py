@@ -85,6 +85,12 @@ def test_the_best_epoch_is_chosen_by_the_metric_of_the_run(runs: Path) -> None:
         read_runs([runs], "top2")  # type: ignore[arg-type]
 
 
+def test_of_epochs_with_the_same_metric_the_one_with_the_lower_loss_is_the_best_as_in_the_run(runs: Path) -> None:
+    best = read_run(write_run(runs / "equal", BASE, [70.0, 70.0, 50.0])).best
+    assert best is not None
+    assert best["epoch"] == 2
+
+
 def test_how_far_a_run_is(tmp_path: Path) -> None:
     patient = replace(BASE, epochs=9, selection=SelectionConfig(patience=2))
     early = write_run(tmp_path / "early", patient, [60.0, 50.0, 55.0])

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -187,3 +188,16 @@ def test_ctrl_c_leaves_whole_lines_and_status_130(photos: list[str]) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert process.stdout.read() == b""
+
+
+def test_an_array_is_closed_when_the_command_is_terminated(capsys, monkeypatch):
+    def found(*_args, **_options):
+        yield Prediction(image="a.png", classes=(ClassProbability(class_name="0", probability=1.0),))
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield Prediction(image="b.png")
+
+    monkeypatch.setattr("senet.evaluation.prediction.predict_each", found)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["predict", "a.png", "--json"]) == 143
+    assert [each["image"] for each in json.loads(capsys.readouterr().out)] == ["a.png"]
+    assert signal.getsignal(signal.SIGTERM) == before

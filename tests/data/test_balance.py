@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from senet.data import loading
 from senet.data.balance import balance_note, class_offsets, class_weights, resolve_balance
 from senet.data.config import Augmentation, DataConfig
-from senet.data.datasets import ImageSplit
+from senet.data.images import ImageSplit
 from senet.data.loading import load_data
 from senet.data.order import BatchOrder
 from senet.data.preprocessing import Preprocessing

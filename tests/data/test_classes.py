@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from senet.data.classes import match_classes
-from senet.data.datasets import ImageSplit
+from senet.data.images import ImageSplit
 from senet.data.readers import Arrays
 from senet.errors import SenetError
 

@@ -11,8 +11,9 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from senet.data import decoding, jpeg
-from senet.data.datasets import ImageSplit, split_of_files
+from senet.data.datasets import split_of_files
 from senet.data.decoding import decode, number_of_threads
+from senet.data.images import ImageSplit
 from senet.data.jpeg import decoders_agree, shape_of
 from senet.data.preprocessing import Preprocessing
 from senet.data.readers import Arrays, Rows

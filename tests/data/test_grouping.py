@@ -56,6 +56,27 @@ def test_a_file_of_a_mapping(tmp_path, kind):
     assert group_classes(PETS, file) == group_classes(PETS, KINDS)
 
 
+@pytest.mark.parametrize(
+    ("separator", "encoding"), [(",", "utf-8-sig"), (";", "utf-8-sig"), (";", "utf-8"), ("\t", "utf-16")]
+)
+def test_files_of_excel(tmp_path, separator, encoding):
+    """A byte order mark, semicolons or tabs, Windows line ends, and rows of which the cells were emptied."""
+    file = tmp_path / "map.csv"
+    rows = [("épagneul", '"dog, or wolf"'), ("tabby", "cat"), ("", "")]
+    file.write_bytes("".join(f"{separator.join(row)}\r\n" for row in rows).encode(encoding))
+    assert read_mapping(file) == {"épagneul": "dog, or wolf", "tabby": "cat"}
+
+
+def test_classes_of_the_same_name_are_not_counted_as_one():
+    """ImageNet's short names have two cranes, a bird and a machine."""
+    birds = ("crane", "robin", "crane")
+    assert group_classes(birds, {"robin": "bird"}).group_of == (0, 1, 2)
+    with pytest.raises(SenetError, match="2 classes of the network are 'crane'; give each a name of its own"):
+        group_classes(birds, {"crane": "bird"})
+    with pytest.raises(SenetError, match="2 classes of the network are 'crane'"):
+        group_classes(birds, only=("crane", "robin"))
+
+
 def test_accents_match_however_they_are_stored():
     stored = unicodedata.normalize("NFD", "épagneul")
     assert group_classes((stored, "tabby"), {"épagneul": "dog"}).names == ("dog", "tabby")

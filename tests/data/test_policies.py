@@ -11,7 +11,7 @@ from timm.data.random_erasing import RandomErasing as TimmErasing
 from torchvision.transforms import v2
 
 from senet.data.config import Augmentation, DataConfig
-from senet.data.datasets import ImageSplit
+from senet.data.images import ImageSplit
 from senet.data.order import BatchOrder
 from senet.data.policies import AutoAugment, RandomErasing
 from senet.data.preprocessing import STANDARDIZED, Preprocessing

@@ -15,8 +15,9 @@ from torchvision.transforms import v2
 
 from senet.data import streaming as streaming_module
 from senet.data.config import Augmentation, DataConfig
-from senet.data.datasets import ImageSplit, open_split
+from senet.data.datasets import open_split
 from senet.data.decoding import decode
+from senet.data.images import ImageSplit
 from senet.data.memory import MemoryLoader
 from senet.data.order import BatchOrder
 from senet.data.preprocessing import CIFAR, Preprocessing

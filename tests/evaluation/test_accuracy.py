@@ -101,9 +101,9 @@ def test_another_crop_size_keeps_the_ratio_of_resize_to_crop(monkeypatch: pytest
     seen: list[tuple[int, tuple[int, ...]]] = []
     whole = Crops.__init__
 
-    def noted(self: Crops, preprocessing: Preprocessing, size: int, resizes: tuple[int, ...], ten: bool) -> None:
-        seen.append((size, resizes))
-        whole(self, preprocessing, size, resizes, ten)
+    def noted(self: Crops, *args: Any) -> None:
+        whole(self, *args)
+        seen.append((self.crop_size, tuple(resize.size[0] for resize in self.resizes)))
 
     monkeypatch.setattr(Crops, "__init__", noted)
     model = Brightness()

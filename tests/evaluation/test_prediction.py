@@ -134,6 +134,50 @@ def test_the_probabilities_of_several_networks_are_averaged_by_the_names_of_clas
     assert found[0].probability == pytest.approx(0.6)
 
 
+def test_some_of_the_classes_or_several_as_one() -> None:
+    first, second = Fixed(("pug", "tabby", "car"), 0.5, 0.3, 0.2), Fixed(("car", "pug", "tabby"), 0.6, 0.3, 0.1)
+    (found,) = senet.predict([first, second], [GRAY], mapping={"pug": "pet", "tabby": "pet"})
+    assert {p.class_name: p.probability for p in found} == {"pet": pytest.approx(0.6), "car": pytest.approx(0.4)}
+    (found,) = senet.predict([first, second], [GRAY], classes=["pug", "car"])
+    by_hand = ((0.5 / 0.7 + 0.3 / 0.9) / 2, (0.2 / 0.7 + 0.6 / 0.9) / 2)
+    assert {p.class_name: p.probability for p in found} == {
+        "pug": pytest.approx(by_hand[0]),
+        "car": pytest.approx(by_hand[1]),
+    }
+    with pytest.raises(SenetError, match="Fixed: the network has no class 'dog'; the nearest are"):
+        senet.predict(first, [GRAY], classes=["dog", "car"])
+    with pytest.raises(SenetError, match="classes is only 'car', which every image would be; name at least two"):
+        senet.predict(first, [GRAY], classes=["car"])
+    with pytest.raises(SenetError, match=r"classes is the text 'dog'; expected a list, such as \['dog'\]"):
+        senet.predict(first, [GRAY], classes="dog")
+
+
+def test_functions_that_are_no_networks() -> None:
+    with pytest.raises(SenetError, match="device is meta, but Fixed computes on cpu; leave device out"):
+        senet.predict(Fixed(None, 0.5, 0.5), [GRAY], device="meta")
+    with pytest.raises(SenetError, match="len has no preprocessing; set its attribute preprocessing"):
+        senet.predict(len, [GRAY])
+    with pytest.raises(SenetError, match="a int is no network"):
+        senet.predict(5, [GRAY])  # type: ignore[arg-type]
+
+    def flat(images: torch.Tensor) -> torch.Tensor:
+        return images.flatten()
+
+    flat.preprocessing = Fixed.preprocessing  # type: ignore[attr-defined]
+    with pytest.raises(
+        SenetError, match=r"flat returns a tensor \(16,\) for 1 images; expected logits, \(1, classes\)"
+    ):
+        senet.predict(flat, [GRAY])
+
+
+def test_what_stands_for_no_image_is_kept_with_its_error(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    names = [str(tmp_path / name) for name in ("none", "*.gif", "absent.png")]
+    found = list(predict_each(Fixed(None, 0.2, 0.8), [GRAY, *names, GRAY], on_error="keep"))
+    assert [prediction.error is None for prediction in found] == [True, False, False, False, True]
+    assert [str(prediction.image) for prediction in found[1:4]] == names
+
+
 def test_an_ensemble_of_networks_with_preprocessings_of_their_own(digits_run: Path) -> None:
     model = senet.from_pretrained(digits_run)
     large = senet.from_pretrained(digits_run)

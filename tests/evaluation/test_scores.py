@@ -117,6 +117,24 @@ def test_networks_of_other_libraries(photos):
     assert result.loss == pytest.approx(nn.functional.nll_loss(mean.log(), labels_of(photos)).item(), rel=1e-4)
 
 
+def test_functions_that_classify(photos):
+    """What an exported network could be, with its classes in an array."""
+    model = NETWORKS["order"]
+
+    def exported(images):
+        return model(images).detach()
+
+    exported.preprocessing, exported.class_names = model.preprocessing, np.array(model.class_names)
+    assert senet.evaluate(exported, photos) == senet.evaluate(model, photos)
+    both = senet.compare([exported, NETWORKS["size"]], photos, ensemble=True)
+    assert [report.name for report in both.reports] == ["exported", "Linear"]
+    assert both.ensemble.evaluation == senet.evaluate([model, NETWORKS["size"]], photos)
+    with pytest.raises(SenetError, match="device is meta, but exported computes on cpu; leave device out"):
+        senet.evaluate(exported, photos, device="meta")
+    with pytest.raises(SenetError, match="a generator is no network"):
+        senet.evaluate((each for each in [exported]), photos)
+
+
 # ---- classes
 
 

@@ -69,7 +69,12 @@ def test_pictures_and_paths_stay_what_they_are(photos: Path) -> None:
 def test_lists_of_files(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes(b"a.png\r\n\n b.png\nna\xefve.png")
     assert read_list(tmp_path / "list.txt") == ["a.png", " b.png", "na\udcefve.png"]
-    assert list(listed_images(["x\n", "\n", "y"])) == ["x", "y"]
+    assert list(listed_images(["\ufeffx\n", "\n", "y"])) == ["x", "y"]
+    for encoding in ("utf-8-sig", "utf-16"):  # of Windows' editor and shell
+        (tmp_path / "windows.txt").write_bytes("ä.png\r\nb.png\r\n".encode(encoding))
+        assert read_list(tmp_path / "windows.txt") == ["ä.png", "b.png"]
+    with pytest.raises(SenetError, match="the list has NUL characters; list one file a line, or name the files as arg"):
+        list(listed_images(["a.png\0b.png\0"]))
     (tmp_path / "empty.txt").write_text("\n\n")
     for name, said in (("empty.txt", "lists no files"), ("none.txt", "there is no list"), ("", "as a list of files")):
         with pytest.raises(SenetError, match=said):

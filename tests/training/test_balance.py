@@ -8,7 +8,7 @@ import torch
 
 import senet
 from senet.data import loading
-from senet.data.datasets import ImageSplit
+from senet.data.images import ImageSplit
 from senet.data.readers import Arrays
 from senet.recipes import get_recipe
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from senet.analysis.runs import read_run
 from senet.errors import SenetError
 from senet.files import read_jsonl
 from senet.recipes.digits import digits
@@ -74,6 +75,9 @@ def test_as_many_epochs_are_trained_as_fit_and_the_schedule_ends_with_them(tmp_p
     assert "run: 4 epochs fit into max_seconds, which is 22" in caplog.text
     assert "epoch 4/4 " in caplog.text
     assert "epoch 4 of at most 20 is trained, and no other fits into max_seconds, which is 22; the best " in caplog.text
+    assert read_run(run).state == "early"
+    os.truncate(run / "last" / "training_state.pt", 100)
+    assert read_run(run).state != "early"  # nothing tells
 
 
 @pytest.mark.parametrize("stops", [[(0, 1)], [(0, 2), (2, 1)], [(1, 0), (1, 2)], [(3, 1)]])

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from senet.analysis.runs import read_run
 from senet.errors import SenetError
 from senet.files import read_jsonl
 from senet.recipes.digits import digits
@@ -142,6 +143,7 @@ def test_plateau_ends_a_run_after_its_drops_and_once_more(tmp_path, monkeypatch,
     caplog.clear()
     resume(run)
     assert f"{run} is finished: {said}; set schedule.max_drops to more than 2 to go on" in caplog.text
+    assert read_run(run).state == "early"
     assert trained(resume(run, max_drops=3)) == [1, 2, 3, 4, 5, 6, 7, 8]
 
 

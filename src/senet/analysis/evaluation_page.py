@@ -13,14 +13,14 @@ from senet.analysis.gates import GateBlock, find_blocks, gate_hooks
 from senet.analysis.pages import THUMBNAIL, data_uri, write_page
 from senet.analysis.report import most_changed
 from senet.data.channels import to_rgb
-from senet.data.datasets import ImageSplit
+from senet.data.images import ImageSplit
 from senet.data.preprocessing import Preprocessing
 from senet.data.reading import naming
 from senet.errors import SenetError
 from senet.evaluation.batches import open_model
 from senet.evaluation.comparison import Comparison, EvaluationReport
-from senet.evaluation.scores import Network
-from senet.files import check_writable
+from senet.evaluation.functions import Network
+from senet.files import check_page
 from senet.nn.modes import borrowed, device_of, dtype_of
 
 MATRIX = 30
@@ -49,7 +49,7 @@ def write_evaluation_page(comparison: Comparison, output: str | Path = "evaluati
         SenetError: the file cannot be written.
     """
     path = Path(output)
-    check_writable(path)
+    check_page(path)
     reports = comparison.all_reports
     first = reports[0]
     pictures = pictures_of(reports)

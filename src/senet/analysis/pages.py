@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from senet.errors import needed_for
-from senet.files import write_output
+from senet.files import PAGE_MARK, check_page, write_output
 
 with needed_for("a page"):
     import plotly.graph_objects as go
@@ -38,14 +38,16 @@ def write_page(
         values: of the template.
 
     Raises:
-        SenetError: the file cannot be written.
+        SenetError: the file cannot be written, or is of something else.
     """
+    check_page(path)
     environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template(f"{name}.html").render(
         title=title,
         facts=facts,
         provenance=provenance,
         data=data,
+        mark=Markup(PAGE_MARK),
         css=Markup((PAGE / "page.css").read_text()),
         js=Markup((PAGE / "page.js").read_text() + (PAGE / f"{name}.js").read_text()),
         plotly=Markup(plotly.offline.get_plotlyjs()),

@@ -21,12 +21,17 @@ from torch import Tensor, nn
 from senet.analysis.gates import GateBlock, choose_blocks, find_blocks, gate_hooks
 from senet.errors import MissingFileError, NotFiniteError, SenetError
 from senet.evaluation.batches import Batches, DataSource, model_and_data, open_batches
-from senet.files import write_output
+from senet.files import check_replaced, write_output
 from senet.nn.modes import borrowed
 from senet.nn.precision import Precision, computing
 
 BINS = 20
 KEY = "senet.recording"
+
+
+def check_recording(path: Path) -> None:
+    """Check that a recording can be written to a file, see `check_replaced`; before the work for it starts."""
+    check_replaced(path, ".safetensors", "a recording", lambda start: f'"{KEY}":'.encode() in start)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +109,10 @@ class Recording:
         """Write the recording to one .safetensors file, atomically.
 
         Raises:
-            SenetError: it cannot be written.
+            SenetError: it cannot be written, or is of something else.
         """
         path = Path(path)
+        check_recording(path)
         tensors = {
             f"{record.block.name}.{name}": getattr(record, name).clone()  # count is one tensor for all blocks
             for record in self.blocks

@@ -34,7 +34,7 @@ from senet.data.folders import listed
 from senet.data.reading import naming
 from senet.errors import SenetError, needed_for
 from senet.evaluation.batches import Batches, DataSource, model_and_data, open_batches
-from senet.files import check_writable, read_jsonl
+from senet.files import check_page, read_jsonl
 from senet.nn.modes import borrowed, dtype_of
 
 with needed_for("senet.explain"):
@@ -156,7 +156,7 @@ def explain(
     Raises:
         SenetError: a model without gates, data that do not fit, or a file that cannot be written.
     """
-    check_writable(Path(output))
+    check_page(Path(output))
     folder = run if run is not None or isinstance(run_or_model, nn.Module) else run_or_model
     model, data = model_and_data(run_or_model, data)
     if recording is None:

@@ -14,13 +14,17 @@ from senet.configs import dotted, settings
 from senet.data.folders import visible_folders
 from senet.errors import MissingFileError, SenetError, check_choice, first_line
 from senet.files import read_jsonl
-from senet.training.run import WITHOUT_EFFECT, read_config
+from senet.training.ending import ending_of_state
+from senet.training.run import METRICS_FILE, WITHOUT_EFFECT, RunFolder, read_config
 from senet.training.sections import Metric
+from senet.training.selection import best_of
+from senet.training.state import STATE_KEYS, up_to_date
 from senet.weights.checkpoint import CONFIG_FILE
 
-METRICS_FILE = "metrics.jsonl"
 State = Literal["finished", "early", "stopped", "running", "not started", "damaged"]
 LOWER_IS_BETTER = ("loss",)
+LIMITS = ("selection.patience", "schedule.max_drops", "max_seconds")
+"""Settings that end a run before its last epoch."""
 STALE_S = 120.0
 """A run whose folder has not changed for so long, and for three of its epochs, is not running."""
 
@@ -31,9 +35,10 @@ class RunSummary:
 
     Args:
         path: of the folder.
-        state: "finished" after its last epoch; "early" if it stopped by itself before (selection.patience); "running"
-            if its folder changed less than two minutes or three epochs ago, else "stopped", or "not started" before
-            its first epoch; "damaged" if its configuration or its metrics cannot be read.
+        state: "finished" after its last epoch; "early" if it ended by itself before (selection.patience,
+            schedule.max_drops, max_seconds); "running" if its folder changed less than two minutes or three epochs ago,
+            else "stopped", or "not started" before its first epoch; "damaged" if its configuration or its metrics
+            cannot be read.
         problem: what is damaged, in one sentence; empty if nothing is.
         settings: the configuration's values by dotted name.
         metric: by which its best epoch is chosen.
@@ -44,7 +49,7 @@ class RunSummary:
     state: State
     problem: str
     settings: Mapping[str, Any]
-    metric: str
+    metric: Metric
     rows: Sequence[Mapping[str, float]]
 
     @property
@@ -59,7 +64,7 @@ class RunSummary:
 
     @property
     def best(self) -> Mapping[str, float] | None:
-        """The row of its best epoch, the first of several that are equal; None if none has the metric."""
+        """The row of its best epoch; None if none has the metric."""
         return best_of(self.rows, self.metric)
 
     @property
@@ -134,7 +139,7 @@ def read_run(path: Path, by: Metric | None = None) -> RunSummary:
         rows = [row for row in read if int(row["epoch"]) > 0]
     except (OSError, ValueError, KeyError, TypeError) as error:
         problems.append(f"{path / METRICS_FILE} cannot be read ({first_line(error)})")
-    own = str(values.get("selection.metric", "top1"))
+    own: Metric = values.get("selection.metric", "top1")
     return RunSummary(
         path=path,
         state="damaged" if problems else state_of(path, rows, values, own),
@@ -154,14 +159,7 @@ def flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, tuple(value) if isinstance(value, list) else value
 
 
-def best_of(rows: Sequence[Mapping[str, float]], metric: str) -> Mapping[str, float] | None:
-    """Return the row of the best epoch, the first of several that are equal; None if none has the metric."""
-    measured = [row for row in rows if metric in row]
-    choose = min if metric in LOWER_IS_BETTER else max
-    return choose(measured, key=lambda row: row[metric]) if measured else None
-
-
-def state_of(path: Path, rows: Sequence[Mapping[str, float]], values: Mapping[str, Any], metric: str) -> State:
+def state_of(path: Path, rows: Sequence[Mapping[str, float]], values: Mapping[str, Any], metric: Metric) -> State:
     """Return how far a run is.
 
     Args:
@@ -170,10 +168,10 @@ def state_of(path: Path, rows: Sequence[Mapping[str, float]], values: Mapping[st
         values: its settings.
         metric: that chooses its best epoch.
     """
-    epochs, patience, best = values.get("epochs"), values.get("selection.patience"), best_of(rows, metric)
+    epochs = values.get("epochs")
     if rows and epochs is not None and rows[-1]["epoch"] >= epochs:
         return "finished"
-    if best is not None and patience is not None and rows[-1]["epoch"] - best["epoch"] >= patience:
+    if rows and any(values.get(name) is not None for name in LIMITS) and ended_early(path, rows, values, metric):
         return "early"
     files = [path / name for name in (CONFIG_FILE, METRICS_FILE, "last/training_state.pt")]
     changed = max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
@@ -181,6 +179,18 @@ def state_of(path: Path, rows: Sequence[Mapping[str, float]], values: Mapping[st
     if time.time() - changed < max(STALE_S, 3 * longest):
         return "running"
     return "stopped" if rows or (path / "last").exists() else "not started"
+
+
+def ended_early(path: Path, rows: Sequence[Mapping[str, float]], values: Mapping[str, Any], metric: Metric) -> bool:
+    """Return whether a run has ended before its last epoch by itself; see `state_of` for the arguments."""
+    run = RunFolder(path)
+    with suppress(SenetError):
+        state = run.load_state(STATE_KEYS, lazily=True)
+        if state is not None:
+            config = run.read_config()
+            return ending_of_state(config, up_to_date(state, config.epochs, run.metrics())) is not None
+    patience, best = values.get("selection.patience"), best_of(rows, metric)  # of a run without its state
+    return best is not None and patience is not None and rows[-1]["epoch"] - best["epoch"] >= patience
 
 
 def read_runs(folders: Iterable[str | Path], by: Metric | None = None) -> list[RunSummary]:

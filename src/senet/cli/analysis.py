@@ -12,11 +12,11 @@ from torch import nn
 
 from senet.analysis.measures import block_statistics, statistics_table
 from senet.analysis.pruning import prune_se
-from senet.analysis.recording import Recording, record_excitations
+from senet.analysis.recording import Recording, check_recording, record_excitations
 from senet.cli.data import OnData
 from senet.cli.parsing import check_new, print_report
 from senet.cli.processes import is_first, num_started
-from senet.files import check_writable
+from senet.files import check_page
 from senet.nn.precision import Precision
 from senet.terminal import console, say
 from senet.weights.folder import save_pretrained
@@ -46,7 +46,7 @@ class RecordCommand(OnData):
 
     def run(self) -> None:
         """Record, print the statistics, and write the file."""
-        check_writable(self.output)
+        check_recording(self.output)
         is_printing = joined()  # first, because it selects this process's GPU
         found = recorded(self.load(), self, self.precision)
         if not is_printing:
@@ -83,7 +83,7 @@ class ExplainCommand(OnData):
         """Write the page."""
         from senet.analysis.report import explain  # the other commands need no plotly
 
-        check_writable(self.output)
+        check_page(self.output)
         model = self.load()
         page = explain(
             model,

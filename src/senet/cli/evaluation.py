@@ -15,9 +15,10 @@ from senet.errors import SenetError, warn
 from senet.evaluation.accuracy import Evaluation
 from senet.evaluation.batches import open_model, run_data
 from senet.evaluation.comparison import Comparison, check_ensemble, compare, is_imbalanced
+from senet.evaluation.functions import Network
 from senet.evaluation.measures import Interval, PairedTest
-from senet.evaluation.scores import Network, evaluate, unique_names
-from senet.files import check_writable
+from senet.evaluation.scores import evaluate, unique_names
+from senet.files import check_page
 from senet.nn.precision import Precision
 from senet.optimization.inference import Backend, optimize_for_inference
 from senet.terminal import Table, console, say
@@ -70,7 +71,7 @@ class EvaluateCommand(OnData):
         """Evaluate and print."""
         check_ensemble(self.ensemble, self.weights, None, 1 + len(self.others))
         if self.report is not None:
-            check_writable(self.report)
+            check_page(self.report)
             with_page()
         options: dict[str, Any] = {
             "crop_size": self.crop_size,

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import signal
 import sys
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -74,6 +76,10 @@ class PredictCommand(Command):
     """lengths the shorter side is resized to; several are averaged; None keeps the network's ratio to the crop"""
     ten_crop: bool = False
     """average ten crops: corners and center, each mirrored too"""
+    classes: tuple[str, ...] = ()
+    """predict among these alone, as they are called after the mapping; none for all"""
+    mapping: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """JSON or CSV: class of the network -> other class; several to one add up"""
     precision: Precision = "fp32"
     """of the arithmetic; auto is bf16 where the hardware computes it; tf32 and fp16 need a GPU"""
     device: str | None = None
@@ -104,11 +110,13 @@ class PredictCommand(Command):
             precision=self.precision,
             device=checked_device(self.device),
             num_workers=self.num_workers,
+            classes=self.classes,
+            mapping=self.mapping,
         )
         if self.output is not None or not sys.stdout.isatty():  # a bar among printed lines would be torn
             found = tracked(found, "Predicting", number)
         width = max(len(printable(image)) for image in images) if isinstance(images, Sequence) else WIDTH
-        with opened(self.output) as file:
+        with exit_at_sigterm(), opened(self.output) as file:
             writer = WRITERS[form](file, self.top, self.threshold is not None, width)
             count, errors = write_all(writer, found)
         if self.output is not None and count:
@@ -273,6 +281,23 @@ def opened(output: Path | None) -> "Iterator[TextIO]":
             yield file
     except OSError as error:
         raise SenetError(f"{output} cannot be written ({error.strerror}); name another file by --output") from error
+
+
+@contextmanager
+def exit_at_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block by an exception, as Ctrl-C does, so that what was begun is closed."""
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def write_all(writer: Writer, predictions: "Iterable[Prediction]") -> "tuple[int, list[SenetError]]":

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from senet.analysis.runs import RunGroup, RunSummary, differing, grouped, read_runs, run_names
 from senet.cli.parsing import Command
 from senet.errors import SenetError
-from senet.files import check_writable
+from senet.files import check_page
 from senet.terminal import Table, console, printable, say
 from senet.training.sections import Metric
 
@@ -50,7 +50,7 @@ class RunsCommand(Command):
         if not self.folders:
             raise SenetError("no folder is given; `senet runs --help` explains all arguments")
         if self.curves is not None:
-            check_writable(self.curves)
+            check_page(self.curves)
         runs = read_runs(self.folders, self.by)
         names = dict(zip((run.path for run in runs), run_names(runs), strict=True))
         if self.json:

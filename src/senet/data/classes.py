@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 from unicodedata import normalize
 
-from senet.data.datasets import ImageSplit
 from senet.data.folders import is_number, listed
+from senet.data.images import ImageSplit
 from senet.errors import SenetError, nearest, warn
 
 

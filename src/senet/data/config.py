@@ -142,7 +142,7 @@ class DataConfig:
         own, size = self.preprocessing, self.augmentation.train_size
         if size is None:
             return own
-        return replace(own, image_size=size, resize=max(size, round(size * own.resize / own.image_size)))
+        return replace(own, image_size=size, resize=max(size, own.resize_for(size)))
 
     def after(self, earlier: "DataConfig | None") -> "DataConfig":
         """Return this without the class names and held-out share that it inherited from another data set's settings."""

@@ -1,5 +1,6 @@
 """The crops of an image on which a network is evaluated."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ class Crops(nn.Module):
 
     Args:
         preprocessing: for the number of channels and the interpolation.
-        crop_size: side of a crop, in pixels.
-        resize_sizes: lengths that the shorter side is resized to, in pixels, each at least `crop_size`.
+        crop_size: side of a crop, in pixels; None for the preprocessing's.
+        resize_sizes: lengths that the shorter side is resized to, in pixels, each at least `crop_size`; None keeps the
+            preprocessing's ratio of this length to the crop.
         ten_crop: take the four corners and the center, each also mirrored, instead of the center.
 
     Raises:
@@ -27,9 +29,16 @@ class Crops(nn.Module):
     """
 
     def __init__(
-        self, preprocessing: Preprocessing, crop_size: int, resize_sizes: tuple[int, ...], ten_crop: bool = False
+        self,
+        preprocessing: Preprocessing,
+        crop_size: int | None = None,
+        resize_sizes: Sequence[int] | None = None,
+        ten_crop: bool = False,
     ) -> None:
         super().__init__()
+        crop_size = preprocessing.image_size if crop_size is None else crop_size
+        resize_sizes = resize_sizes or (preprocessing.resize_for(crop_size),)
+        self.crop_size = crop_size
         for size in resize_sizes:
             if not 1 <= crop_size <= size:
                 raise SenetError(

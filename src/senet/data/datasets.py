@@ -1,17 +1,13 @@
 """Labeled images from scikit-learn, torchvision, folders, parquet files and the Hugging Face hub."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
-from PIL import Image
-from torch import Tensor
 
-from senet.data.channels import Picture, to_channels
 from senet.data.config import DataConfig
 from senet.data.folders import (
     File,
@@ -25,102 +21,14 @@ from senet.data.folders import (
     visible,
     visible_folders,
 )
-from senet.data.readers import Arrays, Files, Reader, Relabeled, Rows, labels_of
-from senet.data.reading import missing_for, naming, read_named
+from senet.data.images import ImageSplit, Split
+from senet.data.readers import Arrays, Files, Rows
+from senet.data.reading import missing_for
 from senet.data.splitting import held_out, key_of, keys_of_files, same_contents
 from senet.errors import HubError, MissingFileError, SenetError, needed_for, warn
 from senet.terminal import tracked
 
-Split = Literal["train", "eval"]
 EVAL_SPLITS = ("validation", "val", "valid", "test")
-PROBED = 16
-"""Number of images that are read when a data set is opened, each of another class."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSplit:
-    """The training or evaluation images of a data set.
-
-    Args:
-        source: its name in messages.
-        size: number of images.
-        class_names: of the labels 0, 1, ...; empty for images without labels.
-        read_image: index -> (picture, label); may raise whatever decoders raise. It can be pickled, for workers that
-            are not forked.
-        files: index -> (file, label), to name an image in messages; None if the images are not files.
-        names_of_folders: True if the class names are those of folders and the labels their order; False if the labels
-            are the data set's own.
-        rows: index -> number of the row in its table; None if all its rows are here, or there is no table.
-        held_out: names of the images, if they were held out of the training images of the data set.
-    """
-
-    source: str
-    size: int
-    class_names: tuple[str, ...]
-    read_image: Reader
-    files: Sequence[File] | None = None
-    names_of_folders: bool = False
-    rows: Sequence[int] | None = None
-    held_out: tuple[str, ...] | None = None
-
-    def __len__(self) -> int:
-        return self.size
-
-    @cached_property
-    def labels(self) -> np.ndarray | None:
-        """The labels (N,) in int64; None for images without classes, or from a reader that only reads."""
-        labels = labels_of(self.read_image) if self.class_names else None
-        return None if labels is None else labels[: self.size]
-
-    def __getitem__(self, index: int) -> tuple[Picture, int]:
-        """Return image and label.
-
-        Raises:
-            SenetError: the image cannot be read.
-        """
-
-        def read() -> tuple[Picture, int]:
-            picture, label = self.read_image(index)
-            if isinstance(picture, Image.Image):
-                picture.load()
-            return picture, int(label)
-
-        return read_named(self.name(index), read)
-
-    def prepared(self, index: int, to_pixels: Callable[[Any], Tensor]) -> tuple[Tensor, int]:
-        """Return a transformed image and its label.
-
-        Raises:
-            SenetError: the image cannot be read, or the network cannot take it.
-        """
-        picture, label = self[index]
-        with naming(self.name(index)):
-            return to_pixels(picture), label
-
-    def name(self, index: int) -> str:
-        """Return the name of an image for messages."""
-        if self.files:
-            return self.files[index][0]
-        return f"image {index if self.rows is None else self.rows[index]} of {self.source}"
-
-    def relabeled(self, labels: Sequence[int], class_names: tuple[str, ...]) -> "ImageSplit":
-        """Return the same images with other labels: `labels[k]` for the label k."""
-        files = None if self.files is None else [(file, labels[label]) for file, label in self.files]
-        read_image = Relabeled(self.read_image, labels)
-        return replace(self, read_image=read_image, files=files, class_names=class_names)
-
-    def probe(self, channels: int) -> None:
-        """Read one image of each of some classes.
-
-        Raises:
-            SenetError: one cannot be read, or cannot be converted to this number of channels.
-        """
-        labels = [0] if self.files is None else [label for _, label in self.files]
-        firsts = np.unique(labels, return_index=True)[1]
-        for index in firsts[:: -(-len(firsts) // PROBED)].tolist():
-            picture, _ = self[index]
-            with naming(self.name(index)):
-                to_channels(picture, channels)
 
 
 def open_split(config: DataConfig, split: Split) -> ImageSplit:

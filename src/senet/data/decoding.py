@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from senet.data.channels import MODES, Picture
-from senet.data.datasets import ImageSplit
+from senet.data.images import ImageSplit
 from senet.data.jpeg import decoded, decoders_agree, shape_of
 from senet.data.preprocessing import Preprocessing
 from senet.data.readers import Arrays, contents_of

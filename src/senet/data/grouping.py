@@ -1,8 +1,10 @@
 """Counting the outputs of a network as other classes: only some of them, or several as one."""
 
+import codecs
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from torch import Tensor
 from senet.data.folders import listed
 from senet.errors import MissingFileError, SenetError, nearest
 
+SEPARATORS = (",", ";", "\t")
+"""Of columns: Excel writes a semicolon where the comma is the decimal sign, and tabs as "Unicode text"."""
 LEFT_OUT = -1
 """The group of an output that is in no class."""
 
@@ -82,13 +86,18 @@ def group_classes(
             f"{source} has {lacking[0]!r}, one of {len(lacking)} names that are no class of the network; "
             f"the nearest are {nearest(lacking[0], names)}"
         )
-    grouped = [renamed.get(name, name) for name in own]
-    place_of = {name: place for place, name in enumerate(dict.fromkeys(grouped))}
-    groups = ClassGroups(tuple(place_of), tuple(place_of[name] for name in grouped))
+    number = Counter(own)
+    keys = [renamed.get(name, name if number[name] == 1 else (name, i)) for i, name in enumerate(own)]
+    place_of = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    grouped = tuple(key if isinstance(key, str) else key[0] for key in place_of)
+    groups = ClassGroups(grouped, tuple(place_of[key] for key in keys))
     chosen = [normal(name) for name in only]
-    unknown = [name for name in chosen if name not in place_of]
+    unknown = [name for name in chosen if name not in grouped]
     if unknown:
-        raise SenetError(f"the network has no class {unknown[0]!r}; the nearest are {nearest(unknown[0], place_of)}")
+        raise SenetError(f"the network has no class {unknown[0]!r}; the nearest are {nearest(unknown[0], grouped)}")
+    shared = [name for name in (*renamed, *chosen) if number[name] > 1]
+    if shared:
+        raise SenetError(f"{number[shared[0]]} classes of the network are {shared[0]!r}; give each a name of its own")
     return groups.only([place_of[name] for name in chosen], tuple(chosen)) if chosen else groups
 
 
@@ -102,7 +111,7 @@ def read_mapping(path: str | Path) -> dict[str, str]:
 
     Args:
         path: JSON, one object {"network's class": "other class"}; or CSV, two columns in the same order without a
-            heading.
+            heading, separated by commas, or by semicolons or tabs as by Excel in many languages.
 
     Raises:
         SenetError: it is absent, or of another form.
@@ -110,7 +119,7 @@ def read_mapping(path: str | Path) -> dict[str, str]:
     path = Path(path)
     expected = f"{path} is not a mapping of classes: expected JSON with one object of texts, or CSV with two columns"
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = decoded(path.read_bytes())
     except FileNotFoundError as error:
         raise MissingFileError(f"{path} does not exist; expected a mapping of classes, .json or .csv") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -123,7 +132,10 @@ def read_mapping(path: str | Path) -> dict[str, str]:
         if not (isinstance(pairs, list) and all(isinstance(pair, tuple) for pair in pairs)):
             raise SenetError(expected)
     else:
-        pairs = [tuple(word.strip() for word in row) for row in csv.reader(io.StringIO(text)) if row]
+        try:
+            pairs = columns(text)
+        except csv.Error as error:
+            raise SenetError(f"{expected} ({error})") from error
     if not pairs or any(len(pair) != 2 or not all(isinstance(w, str) and w for w in pair) for pair in pairs):
         raise SenetError(expected)
     names = [normal(name) for name, _ in pairs]
@@ -131,6 +143,22 @@ def read_mapping(path: str | Path) -> dict[str, str]:
     if twice:
         raise SenetError(f"{path} names the class {twice[0]!r} twice; name each class of the network once")
     return dict(pairs)
+
+
+def decoded(content: bytes) -> str:
+    """Return the text of a file in UTF-8, with a byte order mark or without, or in UTF-16 with one, as of Excel."""
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if is_utf16 else "utf-8-sig")
+
+
+def columns(text: str) -> list[tuple[str, ...]]:
+    """Return the rows of a CSV that are not empty, by the separator that makes two columns of each, if one does."""
+    read = []
+    for separator in SEPARATORS:
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        rows = [tuple(word.strip() for word in row) for row in lines]
+        read.append([row for row in rows if any(row)])
+    return next((rows for rows in read if all(len(row) == 2 and all(row) for row in rows)), read[0])
 
 
 def groups_of_data(groups: ClassGroups, places: Sequence[int], names: tuple[str, ...], source: str) -> ClassGroups:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from senet.data.balance import Balance, Balanced, balance_note, resolve_balance
 from senet.data.config import DataConfig
-from senet.data.datasets import ImageSplit, Split, open_split
+from senet.data.datasets import open_split
 from senet.data.decoding import decode
+from senet.data.images import ImageSplit, Split
 from senet.data.memory import MemoryLoader
 from senet.data.order import BatchOrder
 from senet.data.streaming import StreamingLoader
@@ -131,7 +132,7 @@ def load_data(
     train_images, eval_images = open_split(config, "train"), open_split(config, "eval")
     check_classes(train_images, eval_images)
     assert train_images.labels is not None  # every data set that can be opened for training has labels
-    counts = np.bincount(train_images.labels, minlength=len(train_images.class_names))
+    counts = train_images.counts
     chosen = resolve_balance(balance, counts, softmax=softmax)
     note = balance_note(balance, counts, softmax=softmax)
 

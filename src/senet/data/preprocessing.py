@@ -56,6 +56,10 @@ class Preprocessing:
         mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
         return replace(self, mean=(mean,) * in_channels, std=(std,) * in_channels)
 
+    def resize_for(self, image_size: int) -> int:
+        """Return the length to scale the shorter side to for images of another size, in the same proportion."""
+        return round(image_size * self.resize / self.image_size)
+
     def color(self) -> list[nn.Module]:
         """Return the transforms that convert a picture to the number of channels, see `senet.data.channels`."""
         return [ToChannels(self.in_channels)]

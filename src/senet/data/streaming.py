@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from senet.data.channels import Picture
-from senet.data.datasets import ImageSplit
+from senet.data.images import ImageSplit
 from senet.data.order import BatchOrder, seed_of
 from senet.data.preprocessing import Preprocessing
 from senet.data.randomness import restored, seed_generators

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from senet.data.balance import ratio
 from senet.data.channels import Picture
 from senet.data.config import DataConfig
-from senet.data.datasets import ImageSplit, open_unread
+from senet.data.datasets import open_unread
 from senet.data.folders import class_folders, listed, skipped_below
+from senet.data.images import ImageSplit
 from senet.data.inspection import Inspected, inspect
 from senet.data.loading import check_classes
 from senet.data.readers import Files, contents_of
@@ -81,7 +83,7 @@ class Survey:
     @property
     def imbalance(self) -> float:
         """How many times as large as the smallest class the largest is, in the training images."""
-        return float(self.train_counts.max() / self.train_counts.min())
+        return ratio(self.train_counts)
 
     def check(self) -> None:
         """Raise a SenetError if nothing can be learned from these images, or some cannot be read."""
@@ -184,10 +186,14 @@ def survey(config: DataConfig) -> Survey:
         SenetError: there are no such data, or they are not of the expected form, as `open_split`. What is wrong with
             single images is in the survey; its `check` raises it.
     """
-    splits = [open_unread(config, "train"), open_unread(config, "eval")]
+    splits = open_unread(config, "train"), open_unread(config, "eval")
     check_classes(*splits)
+    return survey_of(config, splits)
+
+
+def survey_of(config: DataConfig, splits: tuple[ImageSplit, ImageSplit]) -> Survey:
+    """Look at the training and evaluation images of a data set that are opened already, see `survey`."""
     names = splits[0].class_names
-    labels = [np.zeros(0, np.int64) if split.labels is None else split.labels for split in splits]
     share = min(1.0, HEADERS / sum(map(len, splits)))
     looks = [look_at(split, share, config.preprocessing.in_channels) for split in splits]
     seen = [look for found in looks for look in found.values() if not look.problem]
@@ -195,8 +201,8 @@ def survey(config: DataConfig) -> Survey:
     described = Survey(
         source=config.dataset,
         class_names=names,
-        train_counts=np.bincount(labels[0], minlength=len(names)),
-        eval_counts=np.bincount(labels[1], minlength=len(names)),
+        train_counts=splits[0].counts,
+        eval_counts=splits[1].counts,
         held_out=splits[1].held_out is not None,
         sizes=(by_area[0], by_area[len(by_area) // 2], by_area[-1]) if seen else (),
         kinds=Counter(look.kind for look in seen),

@@ -15,12 +15,14 @@ from senet.configs import from_dict
 from senet.data.classes import match_classes, place_classes
 from senet.data.config import DataConfig
 from senet.data.crops import Crops
-from senet.data.datasets import ImageSplit, open_split
+from senet.data.datasets import open_split
 from senet.data.grouping import ClassGroups, group_classes, groups_of_data
+from senet.data.images import ImageSplit
 from senet.data.order import BatchOrder
 from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.data.streaming import StreamingLoader
 from senet.errors import SenetError
+from senet.evaluation.functions import Network, as_module, check_device, class_names_of
 from senet.factory import load_model
 from senet.nn.modes import default_device, device_of, dtype_of
 from senet.surgery.probe import run_on_example
@@ -91,27 +93,38 @@ class Batches:
         return tracked(self.each(), f"{doing} {self.source}", self.number)
 
 
-def open_model(run_or_model: nn.Module | str | Path) -> nn.Module:
+def open_model(run_or_model: Network) -> nn.Module:
     """Return the network itself, or open the one that a name or folder means, on a GPU if there is one.
 
     Raises:
-        SenetError: there is no such network.
+        SenetError: there is no such network, or it is a function without preprocessing.
     """
-    return run_or_model if isinstance(run_or_model, nn.Module) else load_model(run_or_model).to(default_device())
+    if isinstance(run_or_model, str | Path):
+        return load_model(run_or_model).to(default_device())
+    return as_module(run_or_model)
 
 
-def model_and_data(run_or_model: nn.Module | str | Path, data: DataSource | None) -> tuple[nn.Module, DataSource]:
+def model_and_data(run_or_model: Network, data: DataSource | None) -> tuple[nn.Module, DataSource]:
     """Return the network and the data to run it on; `data` None means the data that a run was trained on.
 
     Raises:
         SenetError: there is no such network, or nothing says what to run it on.
     """
     model = open_model(run_or_model)
-    if data is None and not isinstance(run_or_model, nn.Module):
+    return model, data_for(run_or_model, data)
+
+
+def data_for(run_or_model: Network, data: DataSource | None) -> DataSource:
+    """Return the data to run a network on; `data` None means the data that a run was trained on.
+
+    Raises:
+        SenetError: nothing says what to run it on.
+    """
+    if data is None and isinstance(run_or_model, str | Path):
         data = run_data(run_or_model)
     if data is None:
         raise SenetError("data is missing: say what to evaluate on, such as 'digits' or a folder")
-    return model, data
+    return data
 
 
 def open_batches(
@@ -146,6 +159,7 @@ def open_batches(
     """
     if batch_size < 1:
         raise SenetError(f"batch_size is {batch_size}; expected at least 1")
+    check_device(model, device)
     target = torch.device(device or device_of(model))
     if not isinstance(data, DataConfig | str | Path):
         if classes_of_data or mapping is not None:
@@ -154,12 +168,10 @@ def open_batches(
         return given_batches(model, data, target)
     config = data if isinstance(data, DataConfig) else DataConfig(dataset=str(data))
     preprocessing = preprocessing_of(model, data.preprocessing if isinstance(data, DataConfig) else None)
-    size = preprocessing.image_size if crop_size is None else crop_size
-    own_resize = round(size * preprocessing.resize / preprocessing.image_size)
-    crops = Crops(preprocessing, size, tuple(resize_sizes or (own_resize,)), ten_crop)
+    crops = Crops(preprocessing, crop_size, resize_sizes, ten_crop)
     images = open_split(replace(config, preprocessing=preprocessing), "eval")
     dtype = dtype_of(model)
-    shape = (1, preprocessing.in_channels, size, size)
+    shape = (1, preprocessing.in_channels, crops.crop_size, crops.crop_size)
     groups, unscored = None, ""
     if classes_of_data or mapping is not None:
         images, groups = grouped_for(model, images, shape, classes_of_data, mapping)
@@ -203,7 +215,7 @@ def given_batches(model: nn.Module, data: Iterable[Any], device: torch.device) -
     if first is None:
         raise SenetError("data has no batches")
     labeled = isinstance(first, tuple | list) and len(first) == 2
-    names: Sequence[str] = getattr(model, "class_names", None) or ()
+    names = class_names_of(model)
     if labeled and not names:
         names = tuple(str(i) for i in range(number_of_classes(model, first[0][:1].to(device_of(model)))))
 
@@ -220,7 +232,7 @@ def given_batches(model: nn.Module, data: Iterable[Any], device: torch.device) -
 
     return Batches(
         source="the batches given",
-        class_names=tuple(names) if labeled else (),
+        class_names=names if labeled else (),
         device=device,
         number=len(data) if isinstance(data, Sized) else None,
         unscored="" if labeled else unlabeled("the batches given"),
@@ -278,7 +290,7 @@ def grouped_for(
 
 def names_of(model: nn.Module) -> tuple[str, ...] | None:
     """Return the names of a network's classes; None if it has none."""
-    return tuple(getattr(model, "class_names", None) or ()) or None
+    return class_names_of(model) or None
 
 
 def counted(model: nn.Module, shape: tuple[int, ...]) -> Callable[[], int]:

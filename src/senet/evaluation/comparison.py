@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from senet.data.datasets import ImageSplit
+from senet.data.images import ImageSplit
 from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
 from senet.evaluation.accuracy import Evaluation
 from senet.evaluation.batches import DataSource
+from senet.evaluation.functions import Network
 from senet.evaluation.measures import (
     CalibrationBin,
     ClassMeasures,
@@ -33,7 +34,6 @@ from senet.evaluation.measures import (
     share_interval,
 )
 from senet.evaluation.scores import (
-    Network,
     Scores,
     average_scores,
     check_weights,

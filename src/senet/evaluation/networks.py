@@ -1,37 +1,23 @@
 """Networks that classify images together: opened, on their device, with their classes in one order."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from senet.data.crops import Crops
 from senet.data.folders import listed
+from senet.data.grouping import ClassGroups, group_classes
 from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.errors import SenetError
 from senet.evaluation.accuracy import log_probabilities
 from senet.evaluation.batches import open_model
+from senet.evaluation.functions import Network, check_device, class_names_of, name_of
 from senet.nn.modes import borrowed, default_device, device_of, dtype_of
 from senet.nn.precision import Precision, computing
-
-
-class Classifier(Protocol):
-    """Whatever computes logits (N, num_classes) of images (N, C, H, W), such as an exported network."""
-
-    preprocessing: Preprocessing
-    class_names: Sequence[str] | None
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Compute the logits of normalized float32 images."""
-
-
-Source = nn.Module | Classifier | str | Path
-"""A network, or what `senet.from_pretrained` opens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +29,20 @@ class OpenNetwork:
         network: images to logits.
         crops: cuts uint8 crops (crops, C, H, W) from a picture.
         preprocessing: for the normalization.
-        class_names: of its outputs; empty if it has none.
+        class_names: of its outputs, or of what they are counted as; empty if it has none.
         device: where it computes.
         dtype: of its images.
+        groups: what its outputs are counted as; None for its own classes.
     """
 
     name: str
-    network: Callable[[Tensor], Tensor]
+    network: nn.Module
     crops: Crops
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     device: torch.device
     dtype: torch.dtype
+    groups: ClassGroups | None = None
 
     @torch.no_grad()
     def log_probabilities(self, pixels: Tensor, precision: Precision) -> Tensor:
@@ -67,51 +55,52 @@ class OpenNetwork:
         scale = [255 * torch.tensor(v).view(-1, 1, 1) for v in (self.preprocessing.mean, self.preprocessing.std)]
         mean, std = (values.to(self.device) for values in scale)
         images = pixels.to(self.device).to(torch.float32).sub_(mean).div_(std).to(self.dtype)
-        with self.at_rest(), computing(self.device, precision):
-            return log_probabilities(self.network, images.squeeze(1) if self.crops.count == 1 else images).cpu()
+        with borrowed(self.network), computing(self.device, precision):
+            return log_probabilities(self.forward, images.squeeze(1) if self.crops.count == 1 else images).cpu()
 
-    @contextmanager
-    def at_rest(self) -> Iterator[None]:
-        """Put a module into evaluation mode for a while."""
-        if not isinstance(self.network, nn.Module):
-            yield
-            return
-        with borrowed(self.network):
-            yield
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of `class_names`."""
+        logits: Tensor = self.network(images)
+        return logits if self.groups is None else self.groups(logits)
 
 
 def open_network(
-    source: Source,
+    source: Network,
     *,
     crop_size: int | None = None,
     resize_sizes: Sequence[int] | None = None,
     ten_crop: bool = False,
     device: torch.device | str | None = None,
+    classes: Sequence[str] = (),
+    mapping: Mapping[str, str] | str | Path | None = None,
 ) -> OpenNetwork:
     """Make a network ready to classify; see `senet.predict` for the arguments.
 
     Raises:
-        SenetError: there is no such network, it has no preprocessing, or the crops do not fit.
+        SenetError: there is no such network, it has no preprocessing or not these classes, or the crops do not fit.
     """
+    network = open_model(source)
+    check_device(network, device)
     if isinstance(source, str | Path):
-        network: Any = open_model(source)
-        network.to(default_device() if device is None else device, memory_format=torch.channels_last)
-    else:
-        network = source
-        if isinstance(network, nn.Module) and device is not None and torch.device(device) != device_of(network):
-            network = deepcopy(network).to(device)  # the caller's stays where it is
+        place = default_device() if device is None else torch.device(device)
+        network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    elif device is not None and torch.device(device) != device_of(network):
+        network = deepcopy(network).to(device)  # the caller's stays where it is
     preprocessing = preprocessing_of(network)
-    size = preprocessing.image_size if crop_size is None else crop_size
-    own_resize = round(size * preprocessing.resize / preprocessing.image_size)
-    is_module = isinstance(network, nn.Module)
+    names = class_names_of(network)
+    try:
+        groups = group_classes(names, mapping, classes) if classes or mapping is not None else None
+    except SenetError as error:
+        raise type(error)(f"{name_of(source)}: {error}") from error
     return OpenNetwork(
-        name=str(source) if isinstance(source, str | Path) else type(network).__name__,
+        name=name_of(source),
         network=network,
-        crops=Crops(preprocessing, size, tuple(resize_sizes or (own_resize,)), ten_crop),
+        crops=Crops(preprocessing, crop_size, resize_sizes, ten_crop),
         preprocessing=preprocessing,
-        class_names=tuple(getattr(network, "class_names", None) or ()),
-        device=device_of(network) if is_module else torch.device(getattr(network, "device", "cpu")),
-        dtype=dtype_of(network) if is_module else torch.float32,
+        class_names=names if groups is None else groups.names,
+        device=device_of(network),
+        dtype=dtype_of(network),
+        groups=groups,
     )
 
 

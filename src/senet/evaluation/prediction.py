@@ -3,13 +3,13 @@
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -17,11 +17,11 @@ from torch import Tensor
 from senet.data.channels import Picture
 from senet.data.reading import naming, read_named, read_picture
 from senet.errors import SenetError, check_choice
-from senet.evaluation.networks import OpenNetwork, Source, open_network, output_orders
-from senet.evaluation.sources import expanded
+from senet.evaluation.functions import Network, networks_of
+from senet.evaluation.networks import OpenNetwork, open_network, output_orders
+from senet.evaluation.sources import OnError, expanded
 from senet.nn.precision import Precision, check_precision
 
-OnError = Literal["raise", "keep"]
 Given = str | Path | Picture
 Result = list[Tensor] | SenetError
 """The crops of an image for each network, or why it cannot be read."""
@@ -64,7 +64,7 @@ def open_image(path: str | Path) -> Picture:
 
 
 def predict(
-    run_or_model: Source | Sequence[Source],
+    run_or_model: Network | Sequence[Network],
     images: str | Path | Iterable[Given],
     *,
     top: int = 5,
@@ -75,6 +75,8 @@ def predict(
     precision: Precision = "fp32",
     device: torch.device | str | None = None,
     num_workers: int | None = None,
+    classes: Sequence[str] = (),
+    mapping: Mapping[str, str] | str | Path | None = None,
 ) -> list[list[ClassProbability]]:
     """Classify images.
 
@@ -94,6 +96,8 @@ def predict(
         device: where to compute; None for where the network is, or, loaded by name, for a GPU if there is one.
         num_workers: threads that read images while the network computes, three batches ahead at most; None for as many
             as there are cores, up to 8; 0 reads each image when its batch comes.
+        classes: predict among these alone, as they are called after the mapping; empty for all.
+        mapping: network's class -> other class, as for `senet.evaluate`.
 
     Returns:
         For every image its `top` likeliest classes, likeliest first.
@@ -113,12 +117,14 @@ def predict(
         precision=precision,
         device=device,
         num_workers=num_workers,
+        classes=classes,
+        mapping=mapping,
     )
     return [list(prediction.classes) for prediction in found]
 
 
 def predict_each(
-    run_or_model: Source | Sequence[Source],
+    run_or_model: Network | Sequence[Network],
     images: str | Path | Iterable[Given],
     *,
     top: int = 5,
@@ -131,6 +137,8 @@ def predict_each(
     precision: Precision = "fp32",
     device: torch.device | str | None = None,
     num_workers: int | None = None,
+    classes: Sequence[str] = (),
+    mapping: Mapping[str, str] | str | Path | None = None,
 ) -> Iterator[Prediction]:
     """Classify images one batch after the other, and yield the predictions as they come.
 
@@ -147,6 +155,8 @@ def predict_each(
         precision: see `predict`.
         device: see `predict`.
         num_workers: see `predict`.
+        classes: see `predict`.
+        mapping: see `predict`.
 
     Raises:
         SenetError: a model or, on request, an image that cannot be read; networks with different classes.
@@ -157,18 +167,21 @@ def predict_each(
             raise SenetError(f"{name} is {value}; expected at least {least}")
     if threshold is not None and not 0 <= threshold <= 1:
         raise SenetError(f"threshold is {threshold}; expected 0 to 1, such as 0.8")
-    several = isinstance(run_or_model, Sequence) and not isinstance(run_or_model, str)
-    sources: list[Source] = list(run_or_model) if several else [run_or_model]  # type: ignore[arg-type, list-item]
+    if isinstance(classes, str):
+        raise SenetError(f"classes is the text {classes!r}; expected a list, such as [{classes!r}]")
+    if len(set(classes)) == 1:
+        raise SenetError(f"classes is only {classes[0]!r}, which every image would be; name at least two")
+    sources = networks_of(run_or_model)
     if not sources:
         raise SenetError("run_or_model is empty; name at least one network")
-    crops = {"crop_size": crop_size, "resize_sizes": resize_sizes, "ten_crop": ten_crop}
-    networks = [open_network(source, device=device, **crops) for source in sources]  # type: ignore[arg-type]
+    crops: dict[str, Any] = {"crop_size": crop_size, "resize_sizes": resize_sizes, "ten_crop": ten_crop}
+    networks = [open_network(source, device=device, classes=classes, mapping=mapping, **crops) for source in sources]
     for network in networks:
         check_precision("precision", precision, network.device)
     ensemble = Ensemble(networks, precision)
     at_once = max(1, batch_size // networks[0].crops.count)
     workers = available_cores() if num_workers is None else num_workers
-    batches = read_ahead(expanded(images), ensemble.prepare, at_once, workers)
+    batches = read_ahead(expanded(images, on_error), ensemble.prepare, at_once, workers)
     return predicted(ensemble, batches, top, threshold, on_error)
 
 

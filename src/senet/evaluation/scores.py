@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from senet.data.datasets import ImageSplit
+from senet.data.images import ImageSplit
 from senet.data.preprocessing import Preprocessing
 from senet.errors import NotFiniteError, SenetError, nearest
 from senet.evaluation.accuracy import Evaluation, evaluation_of, log_probabilities, score, sums_of
-from senet.evaluation.batches import Batches, DataSource, model_and_data, open_batches, run_data
+from senet.evaluation.batches import Batches, DataSource, data_for, model_and_data, open_batches
+from senet.evaluation.functions import Network, name_of
 from senet.nn.modes import borrowed
 from senet.nn.precision import Precision, computing
 
-Network = nn.Module | str | Path
-"""A network, or what `senet.from_pretrained` opens: a run or model folder, a name, a hub id."""
 CHUNK = 4096
 """Images whose probabilities are summed up at once, to bound the memory."""
 
@@ -94,7 +93,7 @@ def score_images(
         SenetError: see `senet.evaluate`.
     """
     if name is None:
-        name = type(run_or_model).__name__ if isinstance(run_or_model, nn.Module) else str(run_or_model)
+        name = name_of(run_or_model)
     model, data = model_and_data(run_or_model, data)
     batches = open_batches(
         model,
@@ -232,11 +231,7 @@ def opened_once(networks: Sequence[Network], data: DataSource | None) -> tuple[t
     networks = tuple(networks)
     if not networks:
         raise SenetError("no network is given; expected one or several")
-    first = networks[0]
-    if data is None and not isinstance(first, nn.Module):
-        data = run_data(first)
-    if data is None:
-        raise SenetError("data is missing: say what to evaluate on, such as 'digits' or a folder")
+    data = data_for(networks[0], data)
     if isinstance(data, Iterator) and len(networks) > 1:
         raise SenetError("data is an iterator, which only the first of several networks would get; give a list")
     return networks, data
@@ -266,7 +261,7 @@ def unique_names(networks: Sequence[Network]) -> tuple[str, ...]:
     """Return what to call networks: what they are opened from, or their class; numbered where two are the same."""
     names: list[str] = []
     for network in networks:
-        base = str(network) if isinstance(network, str | Path) else type(network).__name__
+        base = name_of(network)
         taken = sum(name == base or name.startswith(f"{base} (") for name in names)
         names.append(f"{base} ({taken + 1})" if taken else base)
     return tuple(names)
@@ -289,8 +284,9 @@ def evaluate(
     """Measure the accuracy of a network, or of an ensemble of networks, on the evaluation images of a data set.
 
     Args:
-        run_or_model: a network, or what `senet.from_pretrained` opens: a run or model folder, a name, a hub id. Several
-            of them in a list are an ensemble: their probabilities are averaged. They may have other preprocessings,
+        run_or_model: a network, or what `senet.from_pretrained` opens: a run or model folder, a name, a hub id; or any
+            function from images (N, C, H, W) to logits that has `preprocessing` and `class_names`. Several of them
+            in a list are an ensemble: their probabilities are averaged. They may have other preprocessings,
             sizes and orders of the classes.
         data: a `DataConfig` or its `dataset`, or batches (images, labels); None for what the (first) run was trained
             on. The preprocessing of a `DataConfig` counts only for networks that do not bring their own (this library's
@@ -324,7 +320,7 @@ def evaluate(
         "classes_of_data": classes_of_data,
         "mapping": mapping,
     }
-    if not isinstance(run_or_model, nn.Module | str | Path):
+    if isinstance(run_or_model, Sequence) and not isinstance(run_or_model, str):
         networks, data = opened_once(run_or_model, data)
         each = scored_each(networks, unique_names(networks), data, precision=precision, **options)
         return average_scores(each, check_weights(weights, len(networks))).evaluation

@@ -1,13 +1,19 @@
 """Which images are meant: files, folders, patterns such as "photos/**/*.jpg", and lists of files."""
 
+import codecs
 import glob
+import io
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from senet.data.channels import Picture
 from senet.data.folders import Skipped, images_below
-from senet.errors import MissingFileError, SenetError
+from senet.errors import MissingFileError, SenetError, first_line
+
+OnError = Literal["raise", "keep"]
 
 
 def find_images(source: str | Path) -> list[str]:
@@ -36,8 +42,19 @@ def find_images(source: str | Path) -> list[str]:
 
 
 def listed_images(lines: Iterable[str]) -> Iterator[str]:
-    """Yield the files of a list that has one a line; empty lines do not count."""
-    return filter(None, (line.rstrip("\r\n") for line in lines))
+    """Yield the files of a list that has one a line; empty lines and a byte order mark do not count.
+
+    Raises:
+        SenetError: the files are separated by NUL characters.
+    """
+    for line in lines:
+        name = line.rstrip("\r\n").removeprefix("\ufeff")
+        if "\0" in name:
+            raise SenetError(
+                "the list has NUL characters; list one file a line, or name the files as arguments, as by xargs -0"
+            )
+        if name:
+            yield name
 
 
 def read_list(file: str | Path) -> list[str]:
@@ -47,24 +64,35 @@ def read_list(file: str | Path) -> list[str]:
         SenetError: it cannot be read, or lists nothing.
     """
     try:
-        found = list(listed_images(Path(file).read_text(errors="surrogateescape").splitlines()))
+        content = Path(file).read_bytes()
+        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as PowerShell writes it
+        text = content.decode("utf-16" if is_utf16 else sys.getfilesystemencoding(), "surrogateescape")
+        found = list(listed_images(io.StringIO(text, newline=None)))
     except FileNotFoundError as error:
         raise MissingFileError(f"there is no list {file}; check the path") from error
-    except OSError as error:
-        raise SenetError(f"{file} cannot be read as a list of files ({error.strerror})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SenetError(f"{file} cannot be read as a list of files ({first_line(error)})") from error
     if not found:
         raise SenetError(f"{file} lists no files; it needs the path of an image on each line")
     return found
 
 
-def expanded(images: str | Path | Iterable[str | Path | Picture]) -> Iterator[str | Path | Picture]:
+def expanded(
+    images: str | Path | Iterable[str | Path | Picture], on_error: OnError = "raise"
+) -> Iterator[str | Path | Picture]:
     """Yield images, with the files of folders and patterns in their places; each is looked up when it comes.
 
     Args:
         images: one file, folder or pattern; or several of them, among which there may be pictures.
+        on_error: "keep" yields what stands for no images as it is, for whoever reads it to say so.
     """
     for image in [images] if isinstance(images, str | Path) else images:
-        found = find_images(image) if isinstance(image, str | Path) else []
+        try:
+            found = find_images(image) if isinstance(image, str | Path) else []
+        except SenetError:
+            if on_error == "raise":
+                raise
+            found = [str(image)]
         if isinstance(image, str | Path) and found != [str(image)]:
             yield from found
         else:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from senet.data.balance import ratio
+from senet.data.balance import LARGE_RATIO, ratio
 from senet.data.config import ON_DISK
 from senet.errors import SenetError
 
@@ -78,7 +78,7 @@ ENOUGH_TO_CHOOSE = 100
 
 @@CHOOSE
 """
-IMBALANCED = 1.5
+IMBALANCED = LARGE_RATIO
 """From this ratio of the largest to the smallest class on, the best epoch is chosen by balanced accuracy."""
 
 # ---- pictures --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from typing import Any
 
 from senet.data.channels import UnfitPictureError, to_channels
 from senet.data.config import DataConfig
-from senet.data.datasets import ImageSplit, folders_of_splits, open_folder, open_unread, opener_of
+from senet.data.datasets import folders_of_splits, open_folder, open_unread, opener_of
+from senet.data.images import ImageSplit
 from senet.data.loading import check_classes
 from senet.errors import SenetError
 from senet.finetuning.defaults import VAL_FRACTION

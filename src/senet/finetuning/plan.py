@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from senet.data.balance import ratio
-from senet.data.survey import survey
+from senet.data.survey import survey_of
 from senet.errors import SenetError, first_line
 from senet.finetuning.budget import in_words
 from senet.finetuning.defaults import Situation, choose, without_conflicts
@@ -51,7 +51,7 @@ def make_plan(request: Request, output: Path) -> Plan:
     splits = open_images(request)
     opened, model = open_network(request, splits)
     config = opened.config
-    found = survey(config.data)
+    found = survey_of(config.data, splits)
     found.check()
     counts, eval_counts = found.train_counts, found.eval_counts
     situation = Situation(

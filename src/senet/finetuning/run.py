@@ -14,9 +14,9 @@ from senet.finetuning.source import resolve_source
 from senet.training.loop import train
 from senet.training.optimizers import check_optimizer
 from senet.training.progress import Progress, lines_shown
-from senet.training.run import RunFolder
+from senet.training.run import METRICS_FILE, RunFolder
 from senet.training.sections import Freeze, Metric, OptimizerConfig
-from senet.training.selection import quality
+from senet.training.selection import best_of
 
 logger = logging.getLogger("senet.training.finetuning")
 
@@ -140,8 +140,9 @@ def summary(run: Path, plan: Plan) -> str:
         plan: of the run.
     """
     metric = plan.config.selection.metric
-    rows = [row for row in read_jsonl(run / "metrics.jsonl") if row["epoch"] > 0]
-    best = max(rows, key=lambda row: quality(metric, row))
+    rows = [row for row in read_jsonl(run / METRICS_FILE) if row["epoch"] > 0]
+    best = best_of(rows, metric)
+    assert best is not None  # a run has at least one epoch
     top1, balanced = plan.baseline
     which = "the last of" if metric == "epoch" else "the best of"
     return (

@@ -174,5 +174,4 @@ def open_teacher(config: TrainConfig, class_names: tuple[str, ...], device: torc
         class_names=class_names,
         precision=config.compute.precision,
     )
-    memory_format = torch.channels_last if config.compute.channels_last else torch.contiguous_format
-    return teacher.to(device).to(memory_format=memory_format)
+    return teacher.to(device).to(memory_format=config.compute.memory_format)

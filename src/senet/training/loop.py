@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -161,9 +162,10 @@ def carry_out(run: RunFolder, config: TrainConfig, state: Mapping[str, Any] | No
         notes.append(start.classifier_note(data.class_names))
     parts = Parts(config, data, make, accelerator.device, started)
     trainer = Trainer(parts, run, accelerator, data, notes)
-    trainer.restore(state)
-    if accelerator.is_main_process:
-        run.start(parts.config, data)
-    accelerator.wait_for_everyone()
-    trainer.run_epochs(progress)
+    with run.claimed() if accelerator.is_main_process else nullcontext():
+        trainer.restore(state)
+        if accelerator.is_main_process:
+            run.start(parts.config, data)
+        accelerator.wait_for_everyone()
+        trainer.run_epochs(progress)
     return run.path

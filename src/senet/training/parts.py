@@ -73,8 +73,7 @@ class Parts:
         seed_everything(config.seed)
         model = self.network(config, data, build)
         self.config = config if config.weights is None else replace(config, model=model.config)
-        self.format = torch.channels_last if config.compute.channels_last else torch.contiguous_format
-        self.model = model.to(device).to(memory_format=self.format)
+        self.model = model.to(device).to(memory_format=config.compute.memory_format)
         decay, warmup = regularization.ema_decay, regularization.ema_warmup
         self.ema = RunningAverage(self.model, decay, warmup=warmup) if decay else None
         self.freezing = Freezing(config, self.model)

@@ -12,17 +12,19 @@
 There are no random states: all randomness is a function of (seed, epoch, step).
 """
 
+import errno
 import json
+import os
 import pickle
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Set
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import nn
@@ -44,6 +46,8 @@ from senet.weights.reading import read_description
 
 STATE_FILE = "training_state.pt"
 DATA_FILE = "data.json"
+METRICS_FILE = "metrics.jsonl"
+LOCK_FILE = ".lock"
 WITHOUT_EFFECT = ("data.dataset", "data.root", "data.num_workers", "checkpoint_every", "trackers")
 """Settings that do not change the result of a run: where its data is, how it is read, how often it saves and where."""
 
@@ -104,7 +108,7 @@ def settled(config: TrainConfig, stored: TrainConfig) -> TrainConfig:
 
 def entries(folder: Path) -> Iterator[Path]:
     """Yield what is in a folder, but not the unfinished files that a killed run has left."""
-    return (entry for entry in folder.iterdir() if entry.suffix != ".part")
+    return (entry for entry in folder.iterdir() if entry.suffix != ".part" and entry.name != LOCK_FILE)
 
 
 class RunFolder:
@@ -116,13 +120,15 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.metrics_file = self.path / "metrics.jsonl"
+        self.metrics_file = self.path / METRICS_FILE
         self.last = self.path / "last"
         self.best = self.path / "best"
         self.state_file = self.last / STATE_FILE
+        self.is_new = False
 
     def check_free(self) -> None:
         """Raise a SenetError if the folder holds a run, or something else, already."""
+        self.is_new = True
         if (self.path / CONFIG_FILE).exists():
             raise SenetError(
                 f"{self.path} holds a run already; go on with it by `senet train --resume {quote(str(self.path))}`, "
@@ -130,6 +136,40 @@ class RunFolder:
             )
         if self.path.exists() and (not self.path.is_dir() or any(entries(self.path))):
             raise SenetError(f"{self.path} exists and is not a run folder; choose another --output")
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder, and keep other processes from training in it until the block ends.
+
+        Raises:
+            SenetError: it cannot be made, or another process trains in it, or has since it was found free.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / LOCK_FILE).open("w")
+        except OSError as error:
+            done = "written" if self.path.is_dir() else "made"
+            raise SenetError(f"{self.path} cannot be {done} ({error.strerror}); choose another --output") from error
+        with file:
+            if not locked(file):
+                raise SenetError(f"another process trains in {self.path}; wait until it ends, or choose another folder")
+            try:
+                if self.is_new:
+                    self.check_free()
+                yield
+            finally:
+                (self.path / LOCK_FILE).unlink(missing_ok=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Raise a SenetError if what the block writes cannot be written; the files from before stay whole."""
+        try:
+            yield
+        except OSError as error:
+            remedy = f"`senet train --resume {quote(str(self.path))}` goes on from what was saved last"
+            raise SenetError(
+                f"{self.path} cannot be written ({error.strerror}); make room or permit it, and {remedy}"
+            ) from error
 
     def start(self, config: TrainConfig, data: Loaders | None = None) -> None:
         """Write what is known before the first step; in the folder of a run that goes on, what has changed.
@@ -139,7 +179,7 @@ class RunFolder:
             data: its images, where they are known already.
 
         Raises:
-            SenetError: the folder cannot be made.
+            SenetError: the folder cannot be made or written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -153,10 +193,11 @@ class RunFolder:
             "versions": versions("senet", "torch", "torchvision", "timm", "accelerate"),
         }
         requires = required_modules(config.model, Surgery())
-        write_json(self.path / CONFIG_FILE, to_dict(config) | ({"requires": requires} if requires else {}))
-        write_json(self.path / "environment.json", environment)
-        if data is not None:
-            write_json(self.path / DATA_FILE, described(data))
+        with self.writing():
+            write_json(self.path / CONFIG_FILE, to_dict(config) | ({"requires": requires} if requires else {}))
+            write_json(self.path / "environment.json", environment)
+            if data is not None:
+                write_json(self.path / DATA_FILE, described(data))
 
     def read_config(self) -> TrainConfig:
         """Return the configuration of the run.
@@ -217,11 +258,12 @@ class RunFolder:
         path = self.last / CONFIG_FILE
         return read_description(path)["surgery"] if path.exists() else Surgery()
 
-    def load_state(self, keys: Set[str]) -> dict[str, Any] | None:
+    def load_state(self, keys: Set[str], *, lazily: bool = False) -> dict[str, Any] | None:
         """Read the training state; None if the run was stopped before its first save.
 
         Args:
             keys: what it must hold.
+            lazily: read tensors from the file only when they are used.
 
         Raises:
             SenetError: the file is truncated, or not a training state.
@@ -229,7 +271,7 @@ class RunFolder:
         if not self.state_file.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(self.state_file, "cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(self.state_file, "cpu", weights_only=True, mmap=lazily)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
             raise SenetError(
                 f"{self.state_file} cannot be read (truncated, or not a training state); start again elsewhere"
@@ -243,12 +285,16 @@ class RunFolder:
 
         The training state comes last and holds the weights too, so that it is whole by itself: after a kill between the
         files the run goes on from the older state and writes them all again.
+
+        Raises:
+            SenetError: they cannot be written, for instance because the disk is full.
         """
-        save_pretrained(model, self.last, metrics)
-        if best:
-            self.copy_to_best()
-        with written_beside(self.state_file) as beside:
-            torch.save(state, beside)
+        with self.writing():
+            save_pretrained(model, self.last, metrics)
+            if best:
+                self.copy_to_best()
+            with written_beside(self.state_file) as beside:
+                save_state(state, beside)
 
     def copy_to_best(self) -> None:
         """Make the model in last/ the best."""
@@ -259,7 +305,7 @@ class RunFolder:
 
     def append_metrics(self, row: dict[str, float]) -> None:
         """Add an epoch's line to metrics.jsonl."""
-        with self.metrics_file.open("a") as file:
+        with self.writing(), self.metrics_file.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def metrics(self) -> list[dict[str, float]]:
@@ -271,8 +317,38 @@ class RunFolder:
         if not self.metrics_file.exists():
             return
         rows = [row for row in self.metrics() if row["epoch"] <= epochs]
-        with written_beside(self.metrics_file) as beside:
+        with self.writing(), written_beside(self.metrics_file) as beside:
             beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def locked(file: IO[str]) -> bool:
+    """Lock a file for this process until it is closed; False if another process has. Other systems lock nothing.
+
+    The locks are POSIX's, which processes that read data do not inherit, and which a killed process loses.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:  # or a file system that has no locks
+        return error.errno not in (errno.EACCES, errno.EAGAIN)
+    return True
+
+
+def save_state(state: Mapping[str, Any], path: Path) -> None:
+    """Save a training state; what PyTorch raises when the disk is full does not say so.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:
+        if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 def versions(*packages: str) -> dict[str, str]:

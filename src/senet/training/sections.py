@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
 
+import torch
 import tyro
 
 from senet.configs import Switch
@@ -255,6 +256,11 @@ class ComputeConfig:
     grad_checkpointing: bool = False
     accumulate: int = 1
     cpu: bool = False
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The memory format of images and weights."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def __post_init__(self) -> None:
         check_choice("compute.precision", self.precision, get_args(Precision))

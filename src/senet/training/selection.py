@@ -23,9 +23,15 @@ def quality(metric: Metric, row: Mapping[str, float]) -> tuple[float, float]:
         metric: by which epochs are compared.
         row: of metrics.jsonl.
     """
-    value, loss = row[metric], row["loss"]
+    value, loss = row[metric], row.get("loss", math.nan)
     by_metric, by_loss = -value if metric == "loss" else value, -loss
     return tuple(-math.inf if math.isnan(x) else x for x in (by_metric, by_loss))  # type: ignore[return-value]
+
+
+def best_of(rows: Iterable[Mapping[str, float]], metric: Metric) -> Mapping[str, float] | None:
+    """Return the best of some lines of metrics.jsonl, the first of equal ones; None if none has the metric."""
+    measured = (row for row in rows if metric in row)
+    return max(measured, key=lambda row: quality(metric, row), default=None)
 
 
 class Selection:

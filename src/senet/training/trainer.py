@@ -205,7 +205,7 @@ class Trainer:
     def backward(self, images: Tensor, labels: Tensor, window: int, update: bool) -> Tensor:
         """Add a batch's share of the gradient; with `update`, take the step. Returns the batch's loss."""
         parts = self.parts
-        images, targets = images.contiguous(memory_format=parts.format), labels
+        images, targets = images.contiguous(memory_format=self.config.compute.memory_format), labels
         if parts.mixup is not None:
             images, targets = parts.mixup(images, labels)
 
@@ -277,7 +277,7 @@ class Trainer:
             if self.caught and not saved:
                 self.save({}, best=False)
                 saved = True
-            yield images.contiguous(memory_format=self.parts.format), labels
+            yield images.contiguous(memory_format=self.config.compute.memory_format), labels
 
     def save(self, metrics: dict[str, float], *, best: bool) -> None:
         """Write last/, and best/ if it is the best."""

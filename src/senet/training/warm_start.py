@@ -323,8 +323,8 @@ def preprocessing_asked(preprocessing: Preprocessing, asked: Mapping[str, Any]) 
     """Return a preprocessing with what was asked for; another size of image changes `resize` in proportion."""
     size = asked.get("data.preprocessing.image_size", preprocessing.image_size)
     if size != preprocessing.image_size:
-        resize = round(size * preprocessing.resize / preprocessing.image_size)
-        preprocessing = replace(preprocessing, image_size=size, resize=asked.get("data.preprocessing.resize", resize))
+        resize = asked.get("data.preprocessing.resize", preprocessing.resize_for(size))
+        preprocessing = replace(preprocessing, image_size=size, resize=resize)
     found: Preprocessing = overlaid(preprocessing, asked, "data.preprocessing")
     return found
 
