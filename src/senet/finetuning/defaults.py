@@ -76,7 +76,8 @@ of leaves; it gains 2 with 146 blood cells, where both are above 96 %, and with 
 ENOUGH_TO_CHOOSE = 100
 """With fewer evaluation images the last epoch is kept, as in fastai, and none ends the run early.
 
-@@CHOOSE
+Measured: with 15 to 36 of them the best epoch is on average a point worse on other images than the last, and in single
+runs up to 30 points; with 100 both are the same.
 """
 IMBALANCED = LARGE_RATIO
 """From this ratio of the largest to the smallest class on, the best epoch is chosen by balanced accuracy."""
