@@ -6,6 +6,7 @@ import pytest
 
 from senet.cli import main
 from senet.cli.finetuning import FinetuneCommand, divided, read_settings
+from senet.errors import SenetError
 from small_pictures import QUICK
 
 
@@ -52,7 +53,7 @@ def test_a_run_by_the_command_line(pictures, tmp_path, capsys):
     quick = ["--data.num-workers", "0", "--compute.cpu", "--compute.fused", "off", "--epochs", "1"]
     assert main([*words, *quick, "--optimizer.lr", "0.125", "--freeze", "none"]) == 0
     said = capsys.readouterr()
-    assert "always saying cat" in said.err
+    assert "always predicting cat" in said.err
     assert f"senet evaluate {tmp_path / 'run'}" in said.out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["optimizer"]["lr"], config["freeze"], config["epochs"]) == (0.125, "none", 1)
@@ -82,3 +83,12 @@ def test_what_makes_no_sense_is_refused_as_it_is_typed(words, said, capsys, tmp_
 def test_quick_settings_are_fields():
     words = [f"--{name.replace('_', '-')}" for name in QUICK]
     assert divided(FinetuneCommand, words) == ([], words)
+
+
+@pytest.mark.parametrize(
+    ("option", "nearest"),
+    [("--lr", "the nearest are --optimizer.lr$"), ("--optimizer.learning-rate", "--optimizer.lr")],
+)
+def test_an_unknown_option_names_the_nearest(option, nearest):
+    with pytest.raises(SenetError, match=rf"no option is called {option}; .*{nearest}"):
+        FinetuneCommand.read(["pictures", "--model", "m", "--output", "r", option, "0.1"], "senet finetune")

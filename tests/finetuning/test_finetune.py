@@ -123,7 +123,7 @@ def test_it_says_what_it_found_and_what_came_of_it(pictures, tmp_path, caplog):
     said = caplog.text
     for part in (
         "3 classes, 20 training images, 5 evaluation images (held out)",
-        "always saying cat would reach 60.0 % top-1 and 33.3 % balanced accuracy",
+        "always predicting cat would reach 60.0 % top-1 and 33.3 % balanced accuracy",
         "cifar_se_resnet20 from cifar10, 0.3 million weights, images of 32 pixels and 3 channels",
         "at most 10 min",
         "frozen: the statistics of BatchNorm: there are few images",
@@ -194,7 +194,7 @@ def test_pictures_that_make_no_data_set_are_refused(tmp_path):
     refused(tmp_path, write_pictures(tmp_path / "one", sizes={"cat": 4}), r"has only one class \(cat")
     (tmp_path / "empty").mkdir()
     refused(tmp_path, tmp_path / "empty", "has no folders of images")
-    refused(tmp_path, tmp_path / "absent", "data.dataset is .*absent")
+    refused(tmp_path, tmp_path / "absent", "the folder of pictures .*absent does not exist")
     refused(tmp_path, single / "cat", "has no folders of images")
 
 

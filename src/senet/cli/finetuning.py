@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from senet.cli.progress import run_shown
 from senet.cli.training import ResumeCommand, going_on_later
 from senet.configs import settings
 from senet.data.config import DataConfig
-from senet.errors import SenetError
+from senet.errors import SenetError, nearest
 from senet.finetuning.run import finetune
 from senet.models.config import ModelConfig
 from senet.terminal import say
@@ -141,16 +141,31 @@ def flag_of(word: str) -> str:
 
 
 def divided(kind: type[Command], argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Divide words into those of a command and those that set fields of the configuration, each with its values."""
-    fields = {option.flag for _, option in options(TrainConfig)} - {option.flag for _, option in options(kind)}
+    """Divide words into those of a command and those that set fields of the configuration, each with its values.
+
+    Raises:
+        SenetError: an option is none of the two.
+    """
+    command = {option.flag for _, option in options(kind)} | {"--help"}
+    fields = {option.flag for _, option in options(TrainConfig)} - command
     own: list[str] = []
     others: list[str] = []
     taking = own
     for word in argv:
         if word.startswith("--"):
-            taking = others if flag_of(word) in fields else own
+            flag = flag_of(word)
+            if flag not in command | fields:
+                raise SenetError(unknown_option(word.partition("=")[0], flag, command | fields))
+            taking = others if flag in fields else own
         taking.append(word)
     return own, others
+
+
+def unknown_option(typed: str, flag: str, known: Set[str]) -> str:
+    """Return the message about an unknown option: a user of timm's types --lr for --optimizer.lr."""
+    last = flag.removeprefix("--")
+    same = sorted(other for other in known if other.rpartition(".")[2] == last)
+    return f"no option is called {typed}; the nearest are {', '.join(same) or nearest(flag, known)}"
 
 
 def read_settings(argv: Sequence[str], prog: str) -> dict[str, Any]:

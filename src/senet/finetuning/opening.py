@@ -9,10 +9,10 @@ from typing import Any
 
 from senet.data.channels import UnfitPictureError, to_channels
 from senet.data.config import DataConfig
-from senet.data.datasets import folders_of_splits, open_folder, open_unread, opener_of
+from senet.data.datasets import OPENERS, folders_of_splits, open_folder, open_unread, opener_of
 from senet.data.images import ImageSplit
 from senet.data.loading import check_classes
-from senet.errors import SenetError
+from senet.errors import MissingFileError, SenetError
 from senet.finetuning.defaults import VAL_FRACTION
 from senet.finetuning.source import Source
 from senet.models.base import Network
@@ -60,6 +60,9 @@ def open_images(request: Request) -> tuple[ImageSplit, ImageSplit]:
     Raises:
         SenetError: there are none, they have no classes or only one, or those of one image cannot be divided.
     """
+    if request.data not in OPENERS and not request.data.startswith("hf:") and not Path(request.data).is_dir():
+        kind = "is a file" if Path(request.data).exists() else "does not exist"
+        raise MissingFileError(f"the folder of pictures {request.data} {kind}; expected FOLDER/CLASS/PICTURE")
     data = data_config(request)
     splits = open_unread(data, "train"), open_unread(data, "eval")
     check_classes(*splits)

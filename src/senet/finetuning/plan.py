@@ -30,7 +30,7 @@ class Plan:
     Args:
         config: of the run.
         lines: what was found and chosen, a sentence each.
-        baseline: accuracy of always saying the largest class on the evaluation images, in %: top-1, balanced.
+        baseline: accuracy of always predicting the largest class on the evaluation images, in %: top-1, balanced.
     """
 
     config: TrainConfig
@@ -153,8 +153,8 @@ def described(
     limit = f", at most {in_words(config.max_seconds)}" if config.max_seconds else ""
     channels = config.data.preprocessing.in_channels
     lines = [
-        f"always saying {names[int(counts.argmax())]} would reach {baseline[0]:.1f} % top-1 and {baseline[1]:.1f} % "
-        "balanced accuracy",
+        f"always predicting {names[int(counts.argmax())]} would reach {baseline[0]:.1f} % top-1 and "
+        f"{baseline[1]:.1f} % balanced accuracy",
         f"network: {config.model.name} {start}, {weights:.1f} million weights, images of {size} pixels and {channels} "
         f"channel{'s' if channels != 1 else ''}",
         f"length: {config.epochs} epochs of {steps:,} steps with {config.batch_size} images each{limit}; "

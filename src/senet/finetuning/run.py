@@ -147,6 +147,6 @@ def summary(run: Path, plan: Plan) -> str:
     which = "the last of" if metric == "epoch" else "the best of"
     return (
         f"{which} {len(rows)} epochs is {best['epoch']:.0f}, with a balanced accuracy of "
-        f"{best['balanced_accuracy']:.1f} % and top-1 {best['top1']:.1f} %, where always saying the largest class "
+        f"{best['balanced_accuracy']:.1f} % and top-1 {best['top1']:.1f} %, where always predicting the largest class "
         f"reaches {balanced:.1f} % and {top1:.1f} %"
     )
