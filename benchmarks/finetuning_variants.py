@@ -1,4 +1,4 @@
-"""What the defaults of `senet finetune` rest on: each changed by itself, on pictures that judge nothing else.
+"""What the defaults of `senet finetune` rest on: one changed at a time, on pictures that judge nothing else.
 
 Development sets, none of which has a picture that `finetuning.py` tests on:
     cifar-20, -100, -500    CIFAR-10's other five classes with so many pictures a class for training and validation,
@@ -44,6 +44,7 @@ from finetuning_data import NAMES, PRETRAINED, SIDE, Picture, cut, pictures_of, 
 from report import RESULTS, write_results
 from senet.cli.demo_leaves import PICTURES
 from senet.files import read_jsonl
+from senet.finetuning.defaults import LR_BATCH
 from senet.finetuning.run import prepare
 
 NETWORK = "cifar_se_resnet20"
@@ -51,6 +52,8 @@ FOLDS = 3
 SCORED = 300
 """Pictures of a class of CIFAR-10."""
 PHOTO_SIZE = 48
+RATE = 4e-3
+"""Of the base, for batches of 64: the one from which the defaults' was found."""
 EPOCHS = {"cifar-20": 40, "cifar-100": 12, "cifar-500": 5, "photos": 60, "cells": 15, "cells-mild": 20, "leaves": 15}
 CELLS = {"cells": {"RBC": 150, "WBC": 20, "Platelets": 12}, "cells-mild": {"RBC": 60, "WBC": 30, "Platelets": 20}}
 Settings = Mapping[str, Any]
@@ -59,7 +62,7 @@ FROZEN: Settings = {"freeze": "bn"}
 TRAINED: Settings = {"freeze": "none"}
 BALANCE: Mapping[str, Settings] = {name: {"objective.balance": name} for name in ("off", "sampler", "weights")}
 VARIANTS: Mapping[str, Settings] = {
-    "defaults": {},
+    "base": {},
     **BALANCE,
     "no smoothing": NO_SMOOTHING,
     "rate x 0.4": {"optimizer.lr": 0.4},
@@ -74,6 +77,7 @@ VARIANTS: Mapping[str, Settings] = {
     "twice the epochs": {"epochs": 2},
     "32 pixels": {"data.preprocessing.image_size": 32},
     "64 pixels": {"data.preprocessing.image_size": 64},
+    "rate x 2.5, twice the epochs": {"optimizer.lr": 2.5, "epochs": 2},
     "4 times the epochs": {"epochs": 4},
     "off, 4 times the epochs": {"objective.balance": "off", "epochs": 4},
     "BatchNorm trained": TRAINED,
@@ -88,18 +92,21 @@ VARIANTS: Mapping[str, Settings] = {
     "BatchNorm frozen, rate x 2.5": {"optimizer.lr": 2.5, **FROZEN},
     "BatchNorm frozen, no TrivialAugment": {"data.augmentation.auto_augment": None, **FROZEN},
 }
-"""What is changed; rates and epochs are times the default."""
+"""What is changed, of the defaults with the rate `RATE`; rates and epochs are times the base's."""
 QUESTIONS: tuple[tuple[str, tuple[int, ...], tuple[str, ...]], ...] = (
-    ("cells", (0, 1), ("defaults", *BALANCE, "BatchNorm frozen")),
-    ("cifar-20", (0, 1), ("defaults", "BatchNorm frozen", "rate x 2.5", "no TrivialAugment")),
-    ("leaves", (0, 1), ("defaults", "BatchNorm frozen", "rate x 2.5", "no TrivialAugment")),
-    ("cifar-100", (0, 1), ("defaults", "BatchNorm frozen", "rate x 2.5", "no TrivialAugment")),
-    ("photos", (0, 1, 2), ("defaults", "BatchNorm trained", *BALANCE)),
+    ("cells", (0, 1), ("base", *BALANCE, "BatchNorm frozen")),
+    ("cifar-20", (0, 1), ("base", "BatchNorm frozen", "rate x 2.5", "no TrivialAugment")),
+    ("leaves", (0, 1), ("base", "BatchNorm frozen", "rate x 2.5", "no TrivialAugment")),
+    ("cifar-100", (0, 1), ("base", "BatchNorm frozen", "rate x 2.5", "no TrivialAugment")),
+    ("photos", (0, 1, 2), ("base", "BatchNorm trained", "rate x 2.5")),
+    ("cifar-20", (0,), ("twice the epochs", "rate x 2.5, twice the epochs")),
+    ("cells", (0,), ("rate x 2.5",)),
+    ("photos", (0, 1, 2), tuple(BALANCE)),
     ("cells", (0,), ("4 times the epochs", "off, 4 times the epochs")),
-    ("cells-mild", (0,), ("defaults", *BALANCE)),
-    ("cifar-500", (0,), ("defaults", "BatchNorm frozen", "TrivialAugment", "rate x 2.5")),
+    ("cells-mild", (0,), ("base", *BALANCE)),
+    ("cifar-500", (0,), ("base", "BatchNorm frozen", "TrivialAugment", "rate x 2.5")),
     ("cifar-20", (0, 1), ("no layer decay", "no average of weights", "no warm head", "twice the epochs")),
-    ("photos", (0, 1, 2), ("32 pixels", "64 pixels", "no TrivialAugment", "rate x 2.5")),
+    ("photos", (0, 1, 2), ("32 pixels", "64 pixels", "no TrivialAugment")),
     ("cifar-20", (0, 1), ("rate x 0.4", "half the epochs", "crops of 35 to 100 %", "no smoothing")),
     ("leaves", (0, 1), ("no layer decay", "no average of weights", "no warm head", "twice the epochs")),
     ("cifar-100", (0,), ("no layer decay", "no average of weights", "no warm head", "twice the epochs")),
@@ -265,11 +272,9 @@ def run(job: Job, arguments: Arguments) -> dict[str, Any]:
     if job.data == "photos":
         settings = {"data.preprocessing.image_size": PHOTO_SIZE, **settings}
     shutil.rmtree(output, ignore_errors=True)
-    if "optimizer.lr" in settings:
-        asked = {**fixed, **settings}
-        factor = asked.pop("optimizer.lr")
-        usual = prepare(folder, output, model=start, pretrained=True, asked=asked).config.optimizer.lr
-        settings["optimizer.lr"] = factor * usual
+    factor = settings.pop("optimizer.lr", 1)
+    plan = prepare(folder, output, model=start, pretrained=True, asked={**fixed, **settings})
+    settings["optimizer.lr"] = factor * RATE * math.sqrt(plan.config.batch_size / LR_BATCH)
     began = time.process_time()
     senet.finetune(folder, output, model=start, settings=settings, **fixed)
     counts = Counter(path.parent.name for path in (folder / "train").glob("*/*"))
@@ -320,7 +325,7 @@ def accuracy(rows: Sequence[Mapping[str, Any]], kept: str) -> float:
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what each variant reaches on each development set, beside the defaults with the same seeds.
+    """Return what each variant reaches on each development set, beside the base with the same seeds.
 
     These are balanced accuracies in %, of the last and of the best epoch; the difference is of the last ones, and its
     error the standard error over the seeds.
@@ -328,13 +333,13 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for data in EPOCHS:
         own = [row for row in rows if row["data"] == data]
-        usual = {row["seed"]: row for row in own if row["variant"] == "defaults"}
+        bases = {row["seed"]: row for row in own if row["variant"] == "base"}
         for variant in VARIANTS:
-            paired = [row for row in own if row["variant"] == variant and row["seed"] in usual]
+            paired = [row for row in own if row["variant"] == variant and row["seed"] in bases]
             if not paired:
                 continue
             last, best = (accuracy(paired, kept) for kept in ("last", "best"))
-            beside = [usual[row["seed"]] for row in paired]
+            beside = [bases[row["seed"]] for row in paired]
             each = [accuracy([row], "last") - accuracy([its], "last") for row, its in zip(paired, beside, strict=True)]
             told = {"last": last, "best": best, "difference": last - accuracy(beside, "last")}
             told["error"] = statistics.stdev(each) / len(each) ** 0.5 if len(each) > 1 else math.nan

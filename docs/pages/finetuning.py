@@ -8,7 +8,7 @@ from pages.measured import Result, number, provenance, read, table
 PLAIN = "cifar_resnet20"
 PEERS = ("fastai", "timm", "timm, advised")
 OURS = "senet finetune"
-USUAL = "defaults"
+USUAL = "base"
 LABELS = {
     (OURS, False): "`senet finetune`",
     ("fastai", False): "fastai, `fine_tune`",
@@ -30,9 +30,10 @@ Those of train.json's photos are for training and validation, those of val.json'
 {runs} seeds.
 """
 VARIANTS = """
-What the defaults of `senet finetune` are worth: balanced accuracy in % on pictures that judge nothing else (see the
-command's file), and by how many points it changes with one of them, with the standard error over 2 or 3 seeds.
-Differences of less than twice that say nothing.
+What the defaults of `senet finetune` rest on: balanced accuracy in % on pictures that judge nothing else (see the
+command's file), and by how many points it changes with one choice, with the standard error over seeds where there is
+more than one. Differences of less than twice that say nothing, and those of a single seed little. The base has 0.4 times
+the default's learning rate, and BatchNorm trained except on the photos; most runs are shorter than the default's.
 """
 KEPT = """
 The same with the epoch that was best in validation kept instead of the last; all of the runs above.

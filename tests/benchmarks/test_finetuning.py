@@ -253,20 +253,20 @@ def test_leaves_score_on_drawings_for_training_alone():
     assert together == {(path.parent.name, path.name) for path in (finetuning_variants.PICTURES / "train").glob("*/*")}
 
 
-def test_each_variant_of_a_question_exists_and_has_the_defaults_beside_it():
+def test_each_variant_of_a_question_exists_and_has_the_base_beside_it():
     jobs = finetuning_variants.jobs_of(finetuning_variants.Arguments())
     assert {job.variant for job in jobs} == finetuning_variants.VARIANTS.keys()
-    usual = {(job.data, job.seed) for job in jobs if job.variant == "defaults"}
+    usual = {(job.data, job.seed) for job in jobs if job.variant == "base"}
     assert {(job.data, job.seed) for job in jobs} == usual
 
 
-def test_a_variant_is_compared_with_the_defaults_of_the_same_seeds():
+def test_a_variant_is_compared_with_the_base_of_the_same_seeds():
     def row(variant, seed, last):
         return {"data": "cells", "variant": variant, "seed": seed, "last": last, "best": [[1, 2], [1, 1]]}
 
     rows = [
-        row("defaults", 0, [[5, 10], [5, 10]]),
-        row("defaults", 1, [[7, 10], [5, 10]]),
+        row("base", 0, [[5, 10], [5, 10]]),
+        row("base", 1, [[7, 10], [5, 10]]),
         row("off", 1, [[9, 10], [0, 10]]),
         row("off", 2, [[9, 10], [9, 10]]),
         row("weights", 0, [[6, 10], [6, 10]]),
@@ -286,12 +286,12 @@ def test_the_page_says_what_each_default_is_worth(monkeypatch):
         "date": "2026-01-01",
         "summary": [
             {"data": "cells", "variant": "off", "last": 50.0, "best": 40.0, "difference": -5.04, "error": 1.26},
-            {"data": "cells", "variant": "defaults", "last": 55.0, "best": 50.0, "difference": 0.0, "error": 0.0},
+            {"data": "cells", "variant": "base", "last": 55.0, "best": 50.0, "difference": 0.0, "error": 0.0},
             {"data": "photos", "variant": "off", "last": 20.0, "best": 18.0, "difference": 1.0},
         ],
     }
     monkeypatch.setattr(page, "read", lambda name: result if name == "finetuning_variants" else None)
     text = page.finetuning_tables()
-    assert "| defaults | 55.0 |  |" in text
+    assert "| base | 55.0 |  |" in text
     assert "| off | -5.0 ± 1.3 | +1.0 |" in text
     assert "| best epoch | 45.0 | 18.0 |" in text
