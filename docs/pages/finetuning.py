@@ -32,8 +32,8 @@ Those of train.json's photos are for training and validation, those of val.json'
 VARIANTS = """
 What the defaults of `senet finetune` rest on: balanced accuracy in % on pictures that judge nothing else (see the
 command's file), and by how many points it changes with one choice, with the standard error over seeds where there is
-more than one. Differences of less than twice that say nothing, and those of a single seed little. The base has 0.4 times
-the default's learning rate, and BatchNorm trained except on the photos; most runs are shorter than the default's.
+more than one. Differences of less than twice that say nothing, and those of a single seed little. The base has 0.4
+times the default's learning rate, and BatchNorm trained except on the photos; most runs are shorter than the default's.
 """
 KEPT = """
 The same with the epoch that was best in validation kept instead of the last; all of the runs above.

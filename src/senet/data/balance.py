@@ -9,7 +9,11 @@ from senet.errors import SenetError
 Balance = Literal["off", "auto", "sampler", "weights", "logits"]
 Balanced = Literal["off", "sampler", "weights", "logits"]
 LARGE_RATIO = 1.5
-"""From this ratio of the largest class to the smallest on, "auto" balances."""
+"""From this ratio of the largest class to the smallest on, "auto" balances.
+
+Measured (docs/results.md): in 100 to 150 steps on crops of blood cells, without balance 33 % balanced accuracy at a
+ratio of 12 and 67 % at 3; with any of the three 96 to 98 %, and which of them it is makes hardly a difference.
+"""
 
 
 def resolve_balance(balance: Balance, counts: np.ndarray, *, softmax: bool = True) -> Balanced:
@@ -24,7 +28,7 @@ def resolve_balance(balance: Balance, counts: np.ndarray, *, softmax: bool = Tru
         SenetError: balancing is asked for, and all classes have the same size.
     """
     if balance == "auto":
-        best: Balanced = "logits" if softmax else "sampler"  # docs/results.md has what each reaches
+        best: Balanced = "logits" if softmax else "sampler"  # all three reach about the same
         return best if ratio(counts) >= LARGE_RATIO else "off"
     if balance != "off" and ratio(counts) == 1:
         raise SenetError(f"objective.balance {balance} has no effect on classes of equal size; leave it out")
