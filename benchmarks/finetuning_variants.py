@@ -14,7 +14,7 @@ has the pictures of each class and those that were predicted right; what is ther
 
 Command: python benchmarks/finetuning_variants.py --cifar FOLDER --start RUN --photos FOLDER --cells FOLDER
     where RUN is the cifar_se_resnet20 that `finetuning.py --parts pretrain` trains; --table runs nothing.
-Cost: 20 minutes on two CPU cores.
+Cost: half an hour on two CPU cores.
 Results: benchmarks/results/finetuning_variants.json
 """
 
