@@ -4,7 +4,8 @@ CIFAR-10: cifar_se_resnet20 and its plain twin are pretrained on the first five 
 with 20, 100 and 500 pictures a class. Photos: the packaged cifar_se_resnet20 is fine-tuned to the crops of COCO's
 boxes, few and imbalanced; train.json's photos are for training and val.json's for testing.
 
-No picture that a network is judged on has been used to choose a default: `finetuning_variants.py` has its own.
+The defaults that are called measured in finetuning/defaults.py were chosen on other pictures (`finetuning_variants.py`);
+those called tried, and PHOTO_SIZE, were chosen before on single runs that were scored on pictures which judge here.
 
 Each contestant has a process and a core of its own with one thread, and as many seconds as the others; as many run side
 by side as there are cores. timm and fastai take epochs, not seconds: how many fill the time is measured first.
