@@ -4,7 +4,7 @@ CIFAR-10: cifar_se_resnet20 and its plain twin are pretrained on the first five 
 with 20, 100 and 500 pictures a class. Photos: the packaged cifar_se_resnet20 is fine-tuned to the crops of COCO's
 boxes, few and imbalanced; train.json's photos are for training and val.json's for testing.
 
-The defaults that are called measured in finetuning/defaults.py were chosen on other pictures (`finetuning_variants.py`);
+Defaults that are called measured in finetuning/defaults.py were chosen on other pictures (`finetuning_variants.py`);
 those called tried, and PHOTO_SIZE, were chosen before on single runs that were scored on pictures which judge here.
 
 Each contestant has a process and a core of its own with one thread, and as many seconds as the others; as many run side
