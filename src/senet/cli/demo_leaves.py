@@ -14,8 +14,6 @@ PICTURES = Path(__file__).parent.parent / "pictures"
 """Folders train/ and val/, each with a folder for each kind, see docs/leaves.py."""
 NETWORK = "cifar_se_resnet20"
 EPOCHS = 16
-SETTINGS = {"freeze": "none", "optimizer.lr": 5e-3}
-"""Leaves look unlike CIFAR-10, so that all of the small network has to learn, and quickly."""
 
 
 def finetune_to_leaves(
@@ -41,7 +39,7 @@ def finetune_to_leaves(
     except (OSError, shutil.Error) as error:
         raise SenetError(f"{copied} cannot be written ({error}); choose another --output") from error
     say(f"\nFine-tuning {NETWORK}, trained on CIFAR-10, to pictures of leaves in {copied} ...")
-    chosen = {"epochs": EPOCHS, **SETTINGS} if settings is None else settings
+    chosen = {"epochs": EPOCHS} if settings is None else settings
     finetune(copied, run, model=NETWORK, seed=seed, settings=chosen)
     EvaluateCommand.read([str(run), "--report", str(page)], "senet evaluate").run()
     return run
