@@ -2,7 +2,6 @@
 
 import math
 import os
-import signal
 from dataclasses import replace
 
 import pytest
@@ -18,6 +17,7 @@ from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import resume, train
 from senet.training.schedule import lr_factor
 from senet.training.sections import ComputeConfig, ScheduleConfig
+from stopping import stop_at
 
 LIMITED = replace(digits(), epochs=20, max_seconds=22.0, compute=ComputeConfig(cpu=True))  # three batches an epoch
 
@@ -96,17 +96,6 @@ def test_interruptions_cost_none_of_the_time_that_is_left(tmp_path, clock, monke
     assert states[0]["budget"] == states[1]["budget"]
     assert states[0]["budget"]["spent"] == 20
     assert not [n for n, t in states[1]["model"].items() if not torch.equal(t, states[0]["model"][n])]
-
-
-def stop_at(patched, epoch, batch):
-    backward = loop.Trainer.backward
-
-    def stopping(trainer, *args, **options):
-        if (trainer.position.epoch, trainer.position.batch) == (epoch, batch):
-            os.kill(os.getpid(), signal.SIGTERM)
-        return backward(trainer, *args, **options)
-
-    patched.setattr(loop.Trainer, "backward", stopping)
 
 
 def test_more_time_goes_on_with_a_run_that_is_over(tmp_path, clock, caplog):

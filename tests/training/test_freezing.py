@@ -1,7 +1,5 @@
 """What is frozen stays as it is, bit for bit, costs no backward pass, and is trained from the right epoch on."""
 
-import os
-import signal
 from dataclasses import replace
 
 import pytest
@@ -14,11 +12,11 @@ from drivers import run_in_two_processes
 from senet.errors import SenetError
 from senet.files import read_jsonl
 from senet.recipes.digits import digits
-from senet.training import loop
 from senet.training.freezing import Freezing
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import resume, train
 from senet.training.sections import ComputeConfig, OptimizerConfig, RegularizationConfig
+from stopping import stop_at
 
 SIMPLE = replace(digits(), epochs=3, compute=ComputeConfig(cpu=True))  # three batches of 32 an epoch
 STRONG = replace(
@@ -81,17 +79,6 @@ def test_the_trunk_is_trained_after_the_head_s_epochs(tmp_path):
     assert changed(before, weights(run)) >= {"conv1.weight", "bn1.running_mean", "layer3.2.bn2.weight"}
     groups = torch.load(run / "last" / "training_state.pt", weights_only=True)["optimizer"]["param_groups"]
     assert [group["lr_scale"] for group in groups] == [1.0, 0.125, 0.25, 0.5]
-
-
-def stop_at(patched, epoch, batch):
-    backward = loop.Trainer.backward
-
-    def stopping(trainer, *args, **options):
-        if (trainer.position.epoch, trainer.position.batch) == (epoch, batch):
-            os.kill(os.getpid(), signal.SIGTERM)
-        return backward(trainer, *args, **options)
-
-    patched.setattr(loop.Trainer, "backward", stopping)
 
 
 @pytest.mark.parametrize("stops", [[(0, 1)], [(0, 2), (1, 0)], [(2, 1)]])

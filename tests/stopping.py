@@ -1,0 +1,18 @@
+"""Stopping a run by a signal at a moment that a test chooses."""
+
+import os
+import signal
+
+from senet.training import loop
+
+
+def stop_at(patched, epoch, batch):
+    """Send SIGTERM to this process before a batch of an epoch, both counted from 0; `patched` is a monkeypatch."""
+    backward = loop.Trainer.backward
+
+    def stopping(trainer, *args, **options):
+        if (trainer.position.epoch, trainer.position.batch) == (epoch, batch):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return backward(trainer, *args, **options)
+
+    patched.setattr(loop.Trainer, "backward", stopping)
