@@ -318,7 +318,7 @@ def test_the_plain_twin_starts_a_network_with_se(hub: FakeHub, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("architecture", "name", "remedy"),
     [
-        ("resnetaa50", "resnet50", "none of this library's"),
+        ("resnetaa50", "resnet50", "create timm/resnetaa50"),
         ("seresnet18", "resnet18", "create se_resnet18"),
         ("resnet18", "resnet34", "create resnet18"),
     ],
@@ -332,11 +332,14 @@ def test_another_network_of_timm_is_refused_by_its_name(
     assert_one_sentence(caught, repo, architecture, f"not {name}", remedy)
 
 
-def test_from_pretrained_refuses_a_network_that_this_library_lacks(hub: FakeHub, tmp_path: Path) -> None:
-    repo, _ = timm_published(hub, tmp_path / "theirs", "resnetaa50")
-    with pytest.raises(SenetError) as caught:
-        senet.from_pretrained(f"hf-hub:{repo}")
-    assert_one_sentence(caught, repo, "resnetaa50", "not one of this library's networks")
+@torch.no_grad()
+def test_a_network_that_only_timm_has_opens_as_timms(hub: FakeHub, tmp_path: Path) -> None:
+    repo, theirs = timm_published(hub, tmp_path / "theirs", "resnetaa50")
+    ours = senet.from_pretrained(f"hf-hub:{repo}")
+    assert ours.config.name == "timm/resnetaa50"
+    assert ours.preprocessing.image_size == 160
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(ours(x), theirs(x))
 
 
 # ---- what goes wrong -------------------------------------------------------------------------------------------------
@@ -368,7 +371,7 @@ TROUBLE = {
     "configuration of something else": (
         "me/net",
         lambda hub, folder: (folder / "config.json").write_text('{"model_type": "bert"}'),
-        ("config.json", "not a senet model configuration"),
+        ("config.json", "of bert in transformers"),
     ),
     "not an id": ("me/a--b", nothing, ("me/a--b", "could not be fetched")),
 }
