@@ -420,3 +420,19 @@ def test_a_module_is_imported_before_the_command(tmp_path: Path) -> None:
 
 def test_a_module_that_cannot_be_imported_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert_refused(capsys, ["--import", "no_such_module", "models"], "--import no_such_module", "no_such_module")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("ablate", "digits", "--seeds", "\\", "--output", "new"), "--seeds: expected an integer, not"),
+        (
+            ("train", "digits", "--optimizer.lr", "fast", "--output", "new"),
+            "--optimizer.lr: expected a number, not 'fast'",
+        ),
+    ],
+)
+def test_a_word_that_is_no_number_is_refused_in_plain_words(words, said: str, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    assert said in capsys.readouterr().err

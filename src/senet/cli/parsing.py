@@ -88,6 +88,33 @@ REGISTRY = tyro.constructors.ConstructorRegistry()
 
 
 @REGISTRY.primitive_rule
+def number(info: Any) -> tyro.constructors.PrimitiveConstructorSpec[float] | None:
+    """Read an integer or a decimal number; what Python says of a word that is none is not for users."""
+    if info.type not in (int, float):
+        return None
+    kind: type[int] | type[float] = info.type
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=kind.__name__.upper(),
+        instance_from_str=lambda words: number_in(words[0], kind),
+        is_instance=lambda value: isinstance(value, kind if kind is int else (int, float)),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def number_in(word: str, kind: type[int] | type[float]) -> float:
+    """Return the number that a word is.
+
+    Raises:
+        ValueError: it is none; tyro puts the option's name before the message.
+    """
+    try:
+        return kind(word)
+    except ValueError:
+        raise ValueError(f"expected {'an integer' if kind is int else 'a number'}, not {word!r}") from None
+
+
+@REGISTRY.primitive_rule
 def keyword_arguments(info: Any) -> tyro.constructors.PrimitiveConstructorSpec[Mapping[str, Any]] | None:
     """Read a mapping from words KEY=VALUE, as timm's --model-kwargs."""
     if get_origin(info.type) is not Mapping:
