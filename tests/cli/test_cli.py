@@ -433,6 +433,4 @@ def test_a_module_that_cannot_be_imported_is_named(capsys: pytest.CaptureFixture
     ],
 )
 def test_a_word_that_is_no_number_is_refused_in_plain_words(words, said: str, capsys) -> None:
-    with pytest.raises(SystemExit):
-        main(words)
-    assert said in capsys.readouterr().err
+    assert_not_read(capsys, list(words), said)
