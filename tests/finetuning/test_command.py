@@ -3,10 +3,13 @@
 import json
 
 import pytest
+import torch
+from torch.nn.functional import one_hot
 
 from senet.cli import main
-from senet.cli.finetuning import FinetuneCommand, divided, read_settings
+from senet.cli.finetuning import FinetuneCommand, class_table, divided, read_settings
 from senet.errors import SenetError
+from senet.evaluation.scores import Scores
 from small_pictures import QUICK
 
 
@@ -48,6 +51,20 @@ def test_words_are_divided_between_the_command_and_the_configuration():
     }
 
 
+def test_the_ending_counts_each_class():
+    """Of 4 cats 3 are found, of 2 dogs none; a fox is predicted, but no image is one."""
+    labels, predicted = torch.tensor([0, 0, 0, 0, 1, 1]), torch.tensor([0, 0, 0, 1, 0, 2])
+    scores = Scores(
+        name="n",
+        source="s",
+        class_names=("cat", "dog", "fox"),
+        log_probabilities=one_hot(predicted, 3).float(),
+        labels=labels,
+    )
+    columns = [[str(cell) for cell in column.cells] for column in class_table(scores).columns]
+    assert columns == [["dog", "cat"], ["2", "4"], ["0.0", "75.0"], ["0.0", "75.0"]]
+
+
 def test_a_run_by_the_command_line(pictures, tmp_path, capsys):
     words = ["finetune", str(pictures), "--model", "cifar_se_resnet20", "--output", str(tmp_path / "run")]
     quick = ["--data.num-workers", "0", "--compute.cpu", "--compute.fused", "off", "--epochs", "1"]
@@ -55,10 +72,13 @@ def test_a_run_by_the_command_line(pictures, tmp_path, capsys):
     said = capsys.readouterr()
     assert "always predicting cat" in said.err
     assert f"senet evaluate {tmp_path / 'run'}" in said.out
+    assert "recall, %" in said.out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["optimizer"]["lr"], config["freeze"], config["epochs"]) == (0.125, "none", 1)
     assert main(["finetune", "--resume", str(tmp_path / "run")]) == 0
-    assert "is finished" in capsys.readouterr().err
+    again = capsys.readouterr()
+    assert "is finished" in again.err
+    assert again.out == said.out
     assert main(["finetune", str(pictures), "--resume", str(tmp_path / "run")]) == 2
     assert "has no effect with --resume" in capsys.readouterr().err
     assert main([*words, *quick]) == 2

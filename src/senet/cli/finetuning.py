@@ -11,18 +11,23 @@ import tyro
 from tyro.conf import Fixed, Positional, Suppress
 
 from senet.cli.parsing import Command, options, parse
+from senet.cli.processes import is_first
 from senet.cli.progress import run_shown
 from senet.cli.training import ResumeCommand, going_on_later
 from senet.configs import settings
 from senet.data.config import DataConfig
 from senet.errors import SenetError, nearest
+from senet.evaluation.scores import Scores, score_images
 from senet.finetuning.run import finetune
 from senet.models.config import ModelConfig
-from senet.terminal import say
+from senet.terminal import Table, console, say
 from senet.training.config import TrainConfig
+from senet.training.run import RunFolder
 from senet.training.sections import Freeze, Metric
 
 ALL_OPTIONS = "--help-all"
+MAX_CLASSES = 20
+"""Whose figures are shown at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +98,7 @@ class FinetuneCommand(Command):
         if "--resume" in words:
             if not argv[0].startswith("-"):
                 raise SenetError(f"{argv[0]} has no effect with --resume, for a run has its pictures; leave it out")
-            return ResumeCommand.read(argv, prog)
+            return ResumeFinetuning.read(argv, prog)
         if ALL_OPTIONS in words:
             parse(Everything, ["--help"], f"{prog} FOLDER", default=Everything(config=blank()))
         if argv and argv[0].startswith("-") and not {"-h", "--help"} & set(words):
@@ -122,11 +127,53 @@ class FinetuneCommand(Command):
                 settings=dict(self.settings),
                 progress=progress,
             )
-        quoted = shlex.quote(str(self.output))
-        say(
-            f"The run is in {self.output}. Next:\n  senet evaluate {quoted} --report report.html\n"
-            f"  senet predict PICTURES --model {quoted}"
-        )
+        say_ending(self.output)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeFinetuning(ResumeCommand):
+    """Go on with a fine-tuning that was stopped. Everything else is as the run started.
+
+    Examples:
+        senet finetune --resume runs/flowers
+        senet finetune --resume runs/flowers --epochs 20
+    """
+
+    def say_ending(self, run: Path) -> None:
+        """Say how well each class is known, and what can be done next."""
+        say_ending(run)
+
+
+def say_ending(run: Path) -> None:
+    """Say how well the best network of a run knows each class, and what can be done next."""
+    if not is_first():
+        return
+    scores = score_images(run, device="cpu" if RunFolder(run).read_config().compute.cpu else None)
+    console().print(class_table(scores))
+    quoted = shlex.quote(str(run))
+    say(
+        f"The run is in {run}. Next:\n  senet evaluate {quoted} --report report.html\n"
+        f"  senet predict PICTURES --model {quoted}"
+    )
+
+
+def class_table(scores: Scores) -> Table:
+    """Return how many images of each class are recognized; of many classes those that are recognized least."""
+    count, labels = len(scores.class_names), scores.labels
+    predicted = scores.log_probabilities.argmax(1)
+    of_class, as_class = labels.bincount(minlength=count), predicted.bincount(minlength=count)
+    right = labels[predicted == labels].bincount(minlength=count)
+    places = of_class.nonzero()[:, 0].tolist()
+    places.sort(key=lambda place: right[place] / of_class[place])
+    which = "" if len(places) <= MAX_CLASSES else f", the {MAX_CLASSES} worst of {len(places)}"
+    table = Table("class", title=f"Evaluation images of each class{which}")
+    for heading in ("images", "recall, %", "precision, %"):
+        table.add_column(heading, justify="right")
+    for place in places[:MAX_CLASSES]:
+        hits = int(right[place])
+        shares = [f"{100 * hits / total:.1f}" if total else "-" for total in (of_class[place], as_class[place])]
+        table.add_row(scores.class_names[place], str(int(of_class[place])), *shares)
+    return table
 
 
 def blank() -> TrainConfig:

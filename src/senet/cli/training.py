@@ -162,7 +162,11 @@ class ResumeCommand(Command):
                 trackers=self.trackers,
                 progress=progress,
             )
-            say_next(folder)
+            self.say_ending(folder)
+
+    def say_ending(self, run: Path) -> None:
+        """Say what can be done next."""
+        say_next(run)
 
 
 @contextmanager
