@@ -132,3 +132,22 @@ def test_a_mistake_that_all_processes_notice_is_told_once(tmp_path):
     done, _ = torchrun("train", "digits", "--output", tmp_path / "run", "--epochs", 0)
     assert_one_sentence(done, "epochs is 0")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--max-seconds", 8), "no other fits into max_seconds"),
+        (("--selection.metric", "macro_f1", "--selection.patience", 1), "had a better macro F1"),
+    ],
+)
+def test_two_processes_end_in_the_same_epoch(tmp_path, options, said):
+    """One that went on alone would wait for the other until the test's time is over."""
+    images, run = tmp_path / "images", tmp_path / "run"
+    images_of_two_classes(images)
+    words = [*on_disk(images, run), "--epochs", 2000, *options]
+    done, _ = torchrun(*words)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(said) == 1
+    assert len(read_jsonl(run / "metrics.jsonl")) < 2000

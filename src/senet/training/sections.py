@@ -99,9 +99,13 @@ class OptimizerConfig:
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise SenetError(f"optimizer.layer_decay is {self.layer_decay}; expected above 0 to 1, such as 0.75")
         if self.nesterov and self.name != "sgd":
-            raise SenetError(f"optimizer.nesterov has no effect on {self.name}; leave it out or set optimizer.name sgd")
+            raise SenetError(
+                f"optimizer.nesterov has no effect on {self.name}; set optimizer.nesterov=False, or optimizer.name=sgd"
+            )
         if self.nesterov and not self.momentum:
-            raise SenetError("optimizer.nesterov has no effect without momentum; set optimizer.momentum")
+            raise SenetError(
+                "optimizer.nesterov has no effect without momentum; set optimizer.momentum, or optimizer.nesterov=False"
+            )
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise SenetError(f"optimizer.clip_norm is {self.clip_norm}; expected a positive number")
 
