@@ -17,6 +17,7 @@ from senet.cli.training import ResumeCommand, going_on_later
 from senet.configs import settings
 from senet.data.config import DataConfig
 from senet.errors import SenetError, nearest
+from senet.evaluation.accuracy import class_counts, sums_of
 from senet.evaluation.scores import Scores, score_images
 from senet.finetuning.run import finetune
 from senet.models.config import ModelConfig
@@ -159,20 +160,17 @@ def say_ending(run: Path) -> None:
 
 def class_table(scores: Scores) -> Table:
     """Return how many images of each class are recognized; of many classes those that are recognized least."""
-    count, labels = len(scores.class_names), scores.labels
-    predicted = scores.log_probabilities.argmax(1)
-    of_class, as_class = labels.bincount(minlength=count), predicted.bincount(minlength=count)
-    right = labels[predicted == labels].bincount(minlength=count)
-    places = of_class.nonzero()[:, 0].tolist()
-    places.sort(key=lambda place: right[place] / of_class[place])
+    images_C, predictions_C, right_C = class_counts(sums_of(scores.log_probabilities, scores.labels))
+    places = images_C.nonzero()[:, 0].tolist()
+    places.sort(key=lambda place: right_C[place] / images_C[place])
     which = "" if len(places) <= MAX_CLASSES else f", the {MAX_CLASSES} worst of {len(places)}"
     table = Table("class", title=f"Evaluation images of each class{which}")
     for heading in ("images", "recall, %", "precision, %"):
         table.add_column(heading, justify="right")
     for place in places[:MAX_CLASSES]:
-        hits = int(right[place])
-        shares = [f"{100 * hits / total:.1f}" if total else "-" for total in (of_class[place], as_class[place])]
-        table.add_row(scores.class_names[place], str(int(of_class[place])), *shares)
+        images, predictions, right = (int(counts[place]) for counts in (images_C, predictions_C, right_C))
+        shares = [f"{100 * right / total:.1f}" if total else "-" for total in (images, predictions)]
+        table.add_row(scores.class_names[place], str(images), *shares)
     return table
 
 

@@ -93,10 +93,15 @@ def sums_of(predicted: Tensor, labels: Tensor) -> Tensor:
     return torch.cat([torch.stack([loss, hits.sum()]).double(), *by_class])
 
 
+def class_counts(sums: Tensor) -> Tensor:
+    """Return of each class its images, the predictions of it, and those that are right, (3, C); see `sums_of`."""
+    return sums[2:].view(3, -1)
+
+
 def evaluation_of(sums: Tensor) -> Evaluation:
     """Return the evaluation of all images from the sums over their batches, see `sums_of`."""
     loss, top5 = sums[:2].tolist()
-    images_C, predictions_C, right_C = sums[2:].view(3, -1)
+    images_C, predictions_C, right_C = class_counts(sums)
     count, present = images_C.sum().item(), images_C > 0
     recall_C = right_C[present] / images_C[present]
     f1_C = 2 * right_C[present] / (images_C + predictions_C)[present]
