@@ -7,13 +7,14 @@ boxes, few and imbalanced; train.json's photos are for training and val.json's f
 Defaults that are called measured in finetuning/defaults.py were chosen on other pictures (`finetuning_variants.py`);
 those called tried, and PHOTO_SIZE, were chosen before on single runs that were scored on pictures which judge here.
 
-Each contestant has a process and a core of its own with one thread, and as many seconds as the others; as many run side
-by side as there are cores. timm and fastai take epochs, not seconds: how many fill the time is measured first.
+Each contestant has a process and its own cores, with a thread for each, and as many seconds as the others; as many run
+side by side as there are cores for. timm and fastai take epochs, not seconds: how many fill the time is measured first.
+They load the pictures in their main process: for so few, processes of their own made their epochs longer.
 An interrupted measurement goes on where it was: rows that are there are not measured again.
 
 Command: python benchmarks/finetuning.py --all --cifar FOLDER --photos FOLDER --train-py FILE
     where train.py is of timm's repository, and fastai is installed or its folder is in PYTHONPATH.
-Cost: 45 minutes on two CPU cores, and 10 for the pretraining, which is kept in --work; 3 GB of memory.
+Cost: 105 minutes on two CPU cores, and 10 for the pretraining, which is kept in --work; 3 GB of memory.
 Results: benchmarks/results/finetuning.json
 """
 
@@ -48,7 +49,8 @@ RESULTS_FILE = RESULTS / "finetuning.json"
 NETWORKS = ("cifar_se_resnet20", "cifar_resnet20")
 SECONDS = {20: 15.0, 100: 30.0, 500: 50.0}
 """Of training, by the number of images of a class of CIFAR-10."""
-PHOTO_SECONDS = 60.0
+PHOTO_TIMES = ((60.0, 1, 6), (300.0, 2, 3))
+"""Of training on the photos' crops: seconds, cores, and seeds: many, for the test pictures are few."""
 PHOTO_SIZE = 48
 """Of the crops that the networks see, in pixels: no box of the photos is smaller."""
 PEERS = ("senet finetune", "fastai", "timm", "timm, advised")
@@ -72,8 +74,8 @@ class Arguments:
         train_py: timm's train.py; None leaves timm out.
         work: folder of the pretrained networks, the pictures and the runs, which are kept.
         results: the file that is written.
-        seeds: of each contestant; twice as many on the photos, whose test images are few.
-        cores: how many contestants run side by side; None for all cores.
+        seeds: of each contestant on CIFAR-10.
+        cores: at most so many are used; None for all.
         smoke: seconds of each contestant, one seed, the fewest images: does everything run? None to measure.
     """
 
@@ -100,6 +102,7 @@ class Job:
         group: images of a class of CIFAR-10; 0 for the photos.
         seed: of the training and of the choice of the pictures.
         budget: seconds of training.
+        cores: of the contestant, which has as many threads.
     """
 
     measure: str
@@ -108,30 +111,31 @@ class Job:
     group: int
     seed: int
     budget: float
+    cores: int = 1
 
 
 def jobs_of(measure: str, arguments: Arguments) -> list[Job]:
     """Return the jobs of a measure: a seed after the other, the longest of a seed first."""
-    seeds = range(1 if arguments.smoke else arguments.seeds * (2 if measure == "photos" else 1))
-    jobs = []
-    for seed in seeds:
-        if measure == "photos":
-            given = [(name, NETWORKS[0], 0, PHOTO_SECONDS) for name in PEERS]
-        else:
-            wanted = [*((name, NETWORKS[0]) for name in PEERS), *BESIDE]
-            sizes = sorted(SECONDS, reverse=True)[-1 if arguments.smoke else 0 :]
-            given = [(name, network, size, SECONDS[size]) for size in sizes for name, network in wanted]
-        for name, network, group, seconds in given:
-            jobs.append(
-                Job(
-                    measure=measure,
-                    contestant=name,
-                    network=network,
-                    group=group,
-                    seed=seed,
-                    budget=arguments.smoke or seconds,
-                )
-            )
+    if measure == "photos":
+        wanted = [(name, NETWORKS[0], 0, *times) for times in PHOTO_TIMES for name in PEERS]
+    else:
+        networks = [*((name, NETWORKS[0]) for name in PEERS), *BESIDE]
+        sizes = sorted(SECONDS, reverse=True)[-1 if arguments.smoke else 0 :]
+        wanted = [(*each, size, SECONDS[size], 1, arguments.seeds) for size in sizes for each in networks]
+    jobs = [
+        Job(
+            measure=measure,
+            contestant=name,
+            network=network,
+            group=group,
+            seed=seed,
+            budget=arguments.smoke or seconds,
+            cores=cores,
+        )
+        for seed in range(max(seeds for *_, seeds in wanted))
+        for name, network, group, seconds, cores, seeds in wanted
+        if seed < (1 if arguments.smoke else seeds)
+    ]
     return [job for job in jobs if arguments.train_py or "timm" not in job.contestant]
 
 
@@ -182,13 +186,13 @@ def pretrain(arguments: Arguments) -> None:
         raise SystemExit("the pretraining has failed")
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of a contestant: one thread."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+def environment(threads: int = 1) -> dict[str, str]:
+    """Return the environment of a process with so many threads."""
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
 
 
-def run_job(job: Job, arguments: Arguments, core: int) -> dict[str, Any]:
-    """Run a contestant on a core; return its row."""
+def run_job(job: Job, arguments: Arguments, cores: Sequence[int]) -> dict[str, Any]:
+    """Run a contestant on its cores; return its row."""
     output = arguments.work / "runs" / "-".join(str(value) for value in vars(job).values()).replace(" ", "_")
     task = {
         "contestant": job.contestant,
@@ -199,19 +203,19 @@ def run_job(job: Job, arguments: Arguments, core: int) -> dict[str, Any]:
         "seed": job.seed,
         "train-py": arguments.train_py,
     }
-    return vars(job) | in_own_process(task, core, output.with_suffix(".log"))
+    return vars(job) | in_own_process(task, cores, output.with_suffix(".log"))
 
 
-def in_own_process(task: Mapping[str, Any], core: int, log: Path) -> dict[str, Any]:
-    """Run `finetuning_contestants.py` on a core and return what it prints last; or why there is none, as "failed"."""
-    given = {name: value for name, value in task.items() if value is not None}
+def in_own_process(task: Mapping[str, Any], cores: Sequence[int], log: Path) -> dict[str, Any]:
+    """Run `finetuning_contestants.py` on cores and return what it prints last; or why there is none, as "failed"."""
+    given = {name: value for name, value in task.items() if value is not None} | {"threads": len(cores)}
     words = [word for name, value in given.items() for word in option(name, value)]
     command = [sys.executable, str(HERE / "finetuning_contestants.py"), *words]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
-        pinned = partial(os.sched_setaffinity, 0, {core})
+        pinned = partial(os.sched_setaffinity, 0, set(cores))
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=file, text=True, env=environment(), preexec_fn=pinned
+            command, stdout=subprocess.PIPE, stderr=file, text=True, env=environment(len(cores)), preexec_fn=pinned
         )
     last = (done.stdout.strip().splitlines() or [""])[-1]
     if done.returncode:
@@ -250,30 +254,33 @@ class Results:
     def write(self) -> None:
         """Write the file, with the machine and the versions."""
         told = about(PACKAGES)
-        told["machine"]["threads"] = 1  # of a contestant
+        del told["machine"]["threads"]  # see the rows
         write_results(self.path, self.content | told, PACKAGES)
 
 
 def measure(jobs: Sequence[Job], arguments: Arguments, results: Results) -> None:
-    """Run the jobs that have no row yet, as many at a time as there are cores."""
-    cores: SimpleQueue[int] = SimpleQueue()
+    """Run the jobs that have no row yet, those of fewest cores first, as many at a time as there are cores for."""
     free = sorted(os.sched_getaffinity(0))[: arguments.cores]
-    for core in free:
-        cores.put(core)
-
-    def run(job: Job) -> None:
-        core = cores.get()
-        try:
-            results.add(job.measure, run_job(job, arguments, core))
-        finally:
-            cores.put(core)
-
     left = [job for job in jobs if not results.has(job)]
     for job in left:  # before the clock of any
         start_of(job, arguments)
-    with ThreadPoolExecutor(len(free)) as pool:
-        for _ in pool.map(run, left):
-            pass
+    for count in sorted({job.cores for job in left}):
+        if count > len(free):
+            raise SystemExit(f"contestants of {count} cores do not fit on {len(free)}")
+        groups: SimpleQueue[Sequence[int]] = SimpleQueue()
+        for first in range(0, len(free) - count + 1, count):
+            groups.put(free[first : first + count])
+
+        def run(job: Job, groups: SimpleQueue[Sequence[int]] = groups) -> None:
+            cores = groups.get()
+            try:
+                results.add(job.measure, run_job(job, arguments, cores))
+            finally:
+                groups.put(cores)
+
+        with ThreadPoolExecutor(len(free) // count) as pool:
+            for _ in pool.map(run, [job for job in left if job.cores == count]):
+                pass
 
 
 def time_epochs(arguments: Arguments) -> list[dict[str, Any]]:
@@ -287,7 +294,7 @@ def time_epochs(arguments: Arguments) -> list[dict[str, Any]]:
     rounds = 1 if arguments.smoke else ROUNDS
 
     def run(task: Mapping[str, Any]) -> dict[str, Any]:
-        return in_own_process(task, core, log)
+        return in_own_process(task, [core], log)
 
     return measure_epochs(cases, arguments.work, run, arguments.train_py, rounds)
 

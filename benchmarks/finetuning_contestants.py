@@ -49,6 +49,7 @@ class Task:
         epochs: instead of `seconds`.
         timing: only measure how long an epoch takes.
         train_py: timm's script, which is not part of its package.
+        threads: of PyTorch.
     """
 
     contestant: str
@@ -60,6 +61,7 @@ class Task:
     epochs: int | None = None
     timing: bool = False
     train_py: Path | None = None
+    threads: int = 1
 
     @property
     def classes(self) -> list[str]:
@@ -264,7 +266,7 @@ def time_epoch(task: Task) -> tuple[float, float]:
 def epochs_for(task: Task) -> int:
     """Return the number of epochs that fill the time; how long one takes is measured once and kept beside the runs."""
     name = task.contestant.replace(" ", "_")
-    file = task.output.parent / f"seconds-{name}-{task.start.name}-{task.images}.json"
+    file = task.output.parent / f"seconds-{name}-{task.start.name}-{task.images}-{task.threads}.json"
     if not file.exists():
         part = file.with_suffix(f".{os.getpid()}")
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -276,7 +278,7 @@ def epochs_for(task: Task) -> int:
 
 def main(task: Task) -> None:
     """Run the contestant; the last line of the output is its result as JSON."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(task.threads)
     if task.timing:
         print(json.dumps({"seconds": time_epoch(task)[0], "images": task.images}))
         return

@@ -25,9 +25,8 @@ also choose the images. Of the images a fifth are for validation. Training took 
 """
 PHOTOS = """
 Crops of at least 48 pixels of the boxes in 100 photos of COCO, 10 classes, two thirds of the crops people, in the other
-classes 2 to 6 crops for training: the packaged `cifar_se_resnet20` in {seconds:.0f} seconds on one core, at 48 pixels.
-Those of train.json's photos are for training and validation, those of val.json's judge. Mean and standard deviation of
-{runs} seeds.
+classes 2 to 6 crops for training: the packaged `cifar_se_resnet20`, at 48 pixels. Those of train.json's photos are for
+training and validation, those of val.json's judge. Mean and standard deviation over seeds.
 """
 VARIANTS = """
 What the defaults of `senet finetune` rest on: balanced accuracy in % on pictures that judge nothing else (see the
@@ -98,18 +97,22 @@ def ahead(rows: Sequence[Result], metric: str, group: int) -> str:
 
 
 def photos(result: Result) -> str:
-    """Return the table of the photos' crops."""
-    rows = result["photos"]
-    metrics = ("balanced_accuracy", "macro_f1", "top1")
-    keys = contestants(rows)
-    lines = [(LABELS[key], *(with_deviation(values(rows, key, metric)) for metric in metrics)) for key in keys]
-    runs = len(values(rows, keys[0], "top1"))
-    text = PHOTOS.format(seconds=max(row["budget"] for row in rows), runs=runs)
-    text += table(("", "balanced accuracy, %", "macro F1, %", "top-1, %"), lines)
-    own, *others = (values(rows, (name, False), metrics[0]) for name in (OURS, *PEERS))
-    means = [statistics.mean(found) for found in others if found]
-    if own and means:
-        text += f"\nThat is {statistics.mean(own) / max(means):.2f} times the balanced accuracy of the best other.\n"
+    """Return the table of the photos' crops, by how long and on how many cores the contestants trained."""
+    rows, metrics = result["photos"], ("balanced_accuracy", "macro_f1", "top1")
+    lines, said = [], []
+    for seconds, cores in sorted({(row["budget"], row["cores"]) for row in rows}):
+        some = [row for row in rows if (row["budget"], row["cores"]) == (seconds, cores)]
+        of_time = f"{seconds:.0f} s on {cores} core{'s' if cores > 1 else ''}"
+        for key in contestants(some):
+            found = [values(some, key, metric) for metric in metrics]
+            lines.append((of_time, LABELS[key], str(len(found[0])), *map(with_deviation, found)))
+        own, *others = (values(some, (name, False), metrics[0]) for name in (OURS, *PEERS))
+        means = [statistics.mean(found) for found in others if found]
+        if own and means:
+            said.append(f"{statistics.mean(own) / max(means):.2f} in {of_time}")
+    text = PHOTOS + table(("time", "", "seeds", "balanced accuracy, %", "macro F1, %", "top-1, %"), lines)
+    if said:
+        text += f"\nBalanced accuracy as a multiple of that of the best other: {', '.join(said)}.\n"
     return text
 
 

@@ -29,7 +29,10 @@ def read(name: str) -> Result | None:
 def provenance(name: str, result: Result) -> str:
     """Say which command, machine and versions a result comes from."""
     machine, versions = result["machine"], result["versions"]
-    where = machine["accelerator"] or f"{machine['processor']}, {machine['threads']} threads"
+    count, unit = machine.get("threads"), "threads"
+    if count is None:
+        count, unit = machine["cores"], "cores"
+    where = machine["accelerator"] or f"{machine['processor']}, {count} {unit}"
     packages = ", ".join(f"{key} {value}" for key, value in versions.items() if value)
     text = f"`{COMMANDS.get(name, name)}`: {where}; {packages}; {result['date']}."
     return f"{text} {speeds(result['bounds'])}\n" if "bounds" in result else f"{text}\n"

@@ -106,7 +106,10 @@ def test_jobs_have_every_contestant_with_every_seed_and_size_once():
     assert len(jobs) == len(set(jobs)) == 7 * 3 * 3
     assert {job.contestant for job in jobs} <= finetuning_contestants.CONTESTANTS.keys()
     assert {(job.group, job.budget) for job in jobs} == set(finetuning.SECONDS.items())
-    assert {job.contestant for job in jobs_of("photos", Arguments())} == {"senet finetune", "fastai"}
+    photos = jobs_of("photos", Arguments())
+    assert {job.contestant for job in photos} == {"senet finetune", "fastai"}
+    times = Counter((job.budget, job.cores) for job in photos)
+    assert times == {(seconds, cores): 2 * seeds for seconds, cores, seeds in finetuning.PHOTO_TIMES}
     smoke = jobs_of("cifar", Arguments(train_py=finetuning.HERE, smoke=2.0))
     assert {(job.group, job.seed, job.budget) for job in smoke} == {(20, 0, 2.0)}
 
@@ -114,7 +117,8 @@ def test_jobs_have_every_contestant_with_every_seed_and_size_once():
 def test_a_measurement_goes_on_where_it_was_and_repeats_what_failed(tmp_path, monkeypatch):
     ran = []
 
-    def run_job(job, arguments, core):
+    def run_job(job, arguments, cores):
+        assert len(cores) == job.cores
         ran.append(job.contestant)
         told = {"failed": "no disk"} if job.contestant == "fastai" and len(ran) < 3 else {"top1": 50.0}
         return vars(job) | told
@@ -184,7 +188,7 @@ def test_the_page_says_how_far_ahead_or_behind(monkeypatch):
     assert "| `senet finetune` | 61.0 ± 1.4 |" in text
     assert "| timm, `train.py`, advised | failed |" in text
     assert "-3.0 with 20 images a class" in text
-    assert "That is 1.50 times the balanced accuracy of the best other." in text
+    assert "as a multiple of that of the best other: 1.50 in 15 s on 1 core." in text
     assert "| senet finetune | 900 |" in text
     assert "| timm | failed |" in text
     monkeypatch.setattr(page, "read", lambda name: None)
