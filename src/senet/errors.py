@@ -48,6 +48,7 @@ EXTRAS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "jinja2": ("jinja2", "report"),
         "scipy": ("scipy", "report"),
         "google": ("protobuf", "caffe"),
+        "faster_coco_eval": ("faster-coco-eval", "detection"),
         "openvino": ("openvino", "openvino"),
         "pillow_heif": ("pillow-heif", "heif"),
         "tifffile": ("tifffile", "tiff"),
