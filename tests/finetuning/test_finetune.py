@@ -14,8 +14,9 @@ from torch import nn
 
 import senet
 from senet.cli import main
+from senet.configs import to_dict
 from senet.errors import SenetError
-from senet.files import read_jsonl
+from senet.files import read_jsonl, write_json
 from senet.finetuning import plan
 from senet.finetuning.run import finetune, prepare, summary
 from senet.nn.attached import attached_blocks
@@ -149,7 +150,8 @@ def test_what_came_of_a_run_is_the_epoch_in_best(tmp_path, pictures):
     chosen = Selection(made.config.selection)
     assert [chosen.take(row) for row in rows] == [True, True, True, False]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert summary(tmp_path, made).startswith("the best of 4 epochs is 3, ")
+    write_json(tmp_path / "config.json", to_dict(made.config))
+    assert summary(tmp_path, made.baseline).startswith(f"{tmp_path.name}: the best of 4 epochs is 3, ")
 
 
 def test_a_file_of_timm_s_trainer_is_a_start_under_its_network_s_name(tmp_path, pictures, capsys):
