@@ -9,7 +9,7 @@ from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
 from senet.evaluation.networks import open_network, output_orders
 
-SMALL = Preprocessing(image_size=8, resize=8)
+SMALL = Preprocessing(image_size=8, resize=8, mean=(0.5,) * 3, std=(0.2,) * 3)
 
 
 def network(*class_names):
