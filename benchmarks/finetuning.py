@@ -117,7 +117,11 @@ class Job:
 def jobs_of(measure: str, arguments: Arguments) -> list[Job]:
     """Return the jobs of a measure: a seed after the other, the longest of a seed first."""
     if measure == "photos":
-        wanted = [(name, NETWORKS[0], 0, *times) for peers, *times in PHOTO_TIMES for name in peers]
+        wanted = [
+            (name, NETWORKS[0], 0, seconds, cores, seeds)
+            for peers, seconds, cores, seeds in PHOTO_TIMES
+            for name in peers
+        ]
     else:
         networks = [*((name, NETWORKS[0]) for name in PEERS), *BESIDE]
         sizes = sorted(SECONDS, reverse=True)[-1 if arguments.smoke else 0 :]
