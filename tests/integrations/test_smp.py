@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import senet
-import senet.integrations.timm  # noqa: F401  # registers the networks
+import senet.integrations.timm  # registers the networks
 from networks import assert_relatively_close, on_cpu_with_random_weights, randomize
 from senet.errors import SenetError
 from senet.models.base import Network
@@ -38,17 +38,11 @@ def assert_features_are_the_intermediates(model: nn.Module, whole: Network, x: T
     assert not unexpected
     levels = range(len(features))
     expected = whole.eval().forward_intermediates(x, levels, intermediates_only=True)
-    assert {key.split(".")[0] for key in missing} <= {
-        *whole.trunk[whole.trunk.index(last_of(whole, levels)) + 1 :],
-        "fc",
-    }
+    last = whole.trunk.index(whole.feature_info[levels[-1]]["module"])
+    assert {key.split(".")[0] for key in missing} <= {*whole.trunk[last + 1 :], "fc"}
     for ours, theirs in zip(features, expected, strict=True):
         assert torch.equal(ours, theirs)
     assert model.encoder.out_channels == [x.shape[1], *(m.shape[1] for m in expected)]
-
-
-def last_of(whole: Network, levels: range) -> str:
-    return whole.feature_info[levels[-1]]["module"]
 
 
 @torch.no_grad()
