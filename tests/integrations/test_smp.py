@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import senet
 import senet.integrations.timm  # registers the networks
 from networks import assert_relatively_close, on_cpu_with_random_weights, randomize
+from page_blocks import block_with
 from senet.errors import SenetError
 from senet.models.base import Network
 from tiers import slow_except
@@ -148,6 +149,13 @@ def test_a_model_of_smp_is_saved_and_opened(trunk, tmp_path):
     again = smp.from_pretrained(str(tmp_path / "saved")).eval()
     x = torch.randn(1, 3, SIDE, SIDE)
     assert torch.equal(again(x), model(x))
+
+
+@pytest.mark.slow
+def test_the_block_of_the_page_runs():
+    names: dict[str, object] = {}
+    exec(block_with("detection.md", "import segmentation_models_pytorch"), names)
+    assert names["model"].encoder.model.model.config.name == "cifar_se_resnet20"
 
 
 def test_what_an_encoder_cannot_is_refused_in_one_sentence():
