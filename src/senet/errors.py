@@ -105,6 +105,11 @@ def first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is 1."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the three known names that are most like one that is not known, nearest first, for a message."""
     return ", ".join(get_close_matches(name, list(known), n=3, cutoff=0.0))

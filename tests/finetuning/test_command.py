@@ -78,7 +78,9 @@ def test_a_run_by_the_command_line(pictures, tmp_path, capsys):
     assert main(["finetune", "--resume", str(tmp_path / "run")]) == 0
     again = capsys.readouterr()
     assert "is finished" in again.err
-    assert again.out == said.out
+    result = said.err.splitlines()[-1]
+    assert result.startswith("run: the last of 1 epoch is 1, with a balanced accuracy of ")
+    assert again.out == f"{result}\n{said.out}"
     assert main(["finetune", str(pictures), "--resume", str(tmp_path / "run")]) == 2
     assert "has no effect with --resume" in capsys.readouterr().err
     assert main([*words, *quick]) == 2

@@ -14,8 +14,9 @@ from torch import nn
 
 import senet
 from senet.cli import main
+from senet.configs import to_dict
 from senet.errors import SenetError
-from senet.files import read_jsonl
+from senet.files import read_jsonl, write_json
 from senet.finetuning import plan
 from senet.finetuning.run import finetune, prepare, summary
 from senet.nn.attached import attached_blocks
@@ -133,6 +134,21 @@ def test_it_says_what_it_found_and_what_came_of_it(pictures, tmp_path, caplog):
     assert stored(run)["max_seconds"] == 600
 
 
+def test_a_test_folder_that_chooses_the_best_epoch_is_no_test(tmp_path):
+    for name in ("train", "test"):
+        write_pictures(tmp_path / name)
+    asked = {**QUICK, "selection.metric": "top1"}
+    given = {"model": "cifar_se_resnet20", "pretrained": True}
+    said = "\n".join(prepare(tmp_path, tmp_path / "run", asked=asked, **given).lines)
+    assert f"{tmp_path / 'test'} chooses the best epoch" in said
+    by_number = prepare(tmp_path, tmp_path / "run", asked={**QUICK, "selection.metric": "epoch"}, **given)
+    assert "chooses the best epoch" not in "\n".join(by_number.lines)
+    (tmp_path / "test").rename(tmp_path.parent / f"{tmp_path.name}-test")  # as the sentence says
+    moved = "\n".join(prepare(tmp_path, tmp_path / "run", asked=asked, **given).lines)
+    assert "held out" in moved
+    assert "chooses the best epoch" not in moved
+
+
 def test_what_came_of_a_run_is_the_epoch_in_best(tmp_path, pictures):
     """Of epochs with the same accuracy the one with the lower loss is kept."""
     made = prepare(
@@ -149,7 +165,8 @@ def test_what_came_of_a_run_is_the_epoch_in_best(tmp_path, pictures):
     chosen = Selection(made.config.selection)
     assert [chosen.take(row) for row in rows] == [True, True, True, False]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert summary(tmp_path, made).startswith("the best of 4 epochs is 3, ")
+    write_json(tmp_path / "config.json", to_dict(made.config))
+    assert summary(tmp_path, made.baseline).startswith(f"{tmp_path.name}: the best of 4 epochs is 3, ")
 
 
 def test_a_file_of_timm_s_trainer_is_a_start_under_its_network_s_name(tmp_path, pictures, capsys):

@@ -19,7 +19,7 @@ from senet.data.config import DataConfig
 from senet.errors import SenetError, nearest
 from senet.evaluation.accuracy import class_counts, sums_of
 from senet.evaluation.scores import Scores, score_images
-from senet.finetuning.run import finetune
+from senet.finetuning.run import finetune, summary
 from senet.models.config import ModelConfig
 from senet.terminal import Table, console, say
 from senet.training.config import TrainConfig
@@ -141,15 +141,23 @@ class ResumeFinetuning(ResumeCommand):
     """
 
     def say_ending(self, run: Path) -> None:
-        """Say how well each class is known, and what can be done next."""
-        say_ending(run)
+        """Say what came of the run, how well each class is known, and what can be done next."""
+        say_ending(run, summed_up=False)
 
 
-def say_ending(run: Path) -> None:
-    """Say how well the best network of a run knows each class, and what can be done next."""
+def say_ending(run: Path, *, summed_up: bool = True) -> None:
+    """Say how well the best network of a run knows each class, and what can be done next.
+
+    Args:
+        run: its folder.
+        summed_up: whether it has been said what came of the run.
+    """
     if not is_first():
         return
     scores = score_images(run, device="cpu" if RunFolder(run).read_config().compute.cpu else None)
+    if not summed_up:
+        found = scores.evaluation
+        say(summary(run, (found.largest_class, 100 / found.num_classes)))
     console().print(class_table(scores))
     quoted = shlex.quote(str(run))
     say(

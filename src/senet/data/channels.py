@@ -6,7 +6,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from senet.errors import SenetError
+from senet.errors import SenetError, counted
 
 Picture = Image.Image | Tensor | np.ndarray
 """A PIL image, a tensor (C, H, W), or an array (H, W), (H, W, C) or (C, H, W)."""
@@ -74,7 +74,7 @@ def to_channels(picture: Picture, channels: int) -> Image.Image | Tensor:
 
 def other_channels(found: int, channels: int, mode: str = "") -> UnfitPictureError:
     """Return the error for a picture whose number of channels the network does not take."""
-    has = f"{found} channel{'s' if found != 1 else ''}{mode}"
+    has = f"{counted(found, 'channel')}{mode}"
     remedies = {1: "as gray", 2: "as gray with an alpha channel", 3: "as RGB", 4: "as RGB with an alpha channel"}
     as_array = f"as a .npy array (H, W, {channels})"
     remedy = f"{remedies[channels]}, or {as_array}" if channels in remedies else as_array

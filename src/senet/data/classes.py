@@ -3,13 +3,35 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 from unicodedata import normalize
 
 from senet.data.folders import is_number, listed
 from senet.data.images import ImageSplit
 from senet.errors import SenetError, nearest, warn
+
+
+def spelled(name: str) -> str:
+    """Return a name as it is compared: macOS may store an accent as a character of its own, which NFC joins."""
+    return normalize("NFC", name)
+
+
+def places_of(names: Sequence[str], among: Sequence[str], key: Callable[[str], Any] = spelled) -> list[int | None]:
+    """Return the place of each name among others, None for those that are not there.
+
+    Args:
+        names: of classes.
+        among: other names.
+        key: what is compared.
+    """
+    place_of = {key(name): place for place, name in enumerate(among)}
+    return [place_of.get(key(name)) for name in names]
+
+
+def order_of(names: Sequence[str], among: Sequence[str]) -> list[int] | None:
+    """Return the place of each name among others of the same classes; None if they are not the same."""
+    found = [place for place in places_of(names, among) if place is not None]
+    return found if len(found) == len(names) and sorted(found) == list(range(len(among))) else None
 
 
 def match_classes(images: ImageSplit, names: tuple[str, ...] | None, num_classes: Callable[[], int]) -> ImageSplit:
@@ -80,10 +102,9 @@ def by_name(images: ImageSplit, names: tuple[str, ...]) -> Sequence[int]:
         warn(f"the folders of {source} are numbers, taken for the network's outputs: 0 is {names[0]!r}, and so on")
         return range(len(names))
     numbers = all(is_number(name) for name in (*own, *names))
-    # macOS may store an accent as a separate character; NFC joins it to its letter.
-    key: Callable[[str], Any] = int if numbers else partial(normalize, "NFC")
-    place_of = {key(name): place for place, name in enumerate(names)}
-    lacking = [name for name in own if key(name) not in place_of]
+    key: Callable[[str], Any] = int if numbers else spelled
+    places = places_of(own, names, key)
+    lacking = [name for name, place in zip(own, places, strict=True) if place is None]
     if lacking:
         fitting = "rename or remove the folders that do not fit"
         remedy = fitting if images.names_of_folders else "name the classes of its labels by data.class_names"
@@ -95,4 +116,4 @@ def by_name(images: ImageSplit, names: tuple[str, ...]) -> Sequence[int]:
     for name in own:
         if seen[key(name)] > 1:
             raise SenetError(f"the class {name!r} of {source} fits several classes; give each a name of its own")
-    return [place_of[key(name)] for name in own]
+    return [place for place in places if place is not None]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from senet.data.channels import Picture, to_channels
 from senet.data.reading import open_image, read_named, read_picture
-from senet.errors import SenetError
+from senet.errors import SenetError, counted
 
 KINDS = {
     "1": "black and white",
@@ -118,7 +118,7 @@ def decoded(name: str, source: str | bytes | Picture, channels: int) -> Inspecte
         digest = hashlib.sha256(repr((array.shape, array.dtype)).encode() + array.tobytes()).digest()
         number = 1 if array.ndim == 2 else array.shape[2 if last else 0]
         depth = "" if array.dtype.itemsize == 1 else f", {8 * array.dtype.itemsize} bits"
-        kind, name_of_format = f"{number} channel{'s' if number > 1 else ''}{depth}", ""
+        kind, name_of_format = f"{counted(number, 'channel')}{depth}", ""
     return Inspected(name=name, width=width, height=height, kind=kind, format=name_of_format, pixels=digest)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from senet.data.classes import order_of, places_of
 from senet.data.crops import Crops
 from senet.data.folders import listed
 from senet.data.grouping import ClassGroups, group_classes
@@ -122,8 +123,7 @@ def output_orders(networks: Sequence[OpenNetwork]) -> list[list[int] | None]:
         problem = difference(first, other)
         if problem:
             raise SenetError(f"{first.name} and {other.name} cannot predict together: {problem}")
-        place_of = {name: place for place, name in enumerate(other.class_names)}
-        orders.append([place_of[name] for name in first.class_names])
+        orders.append(order_of(first.class_names, other.class_names))
     return orders
 
 
@@ -133,8 +133,9 @@ def difference(first: OpenNetwork, other: OpenNetwork) -> str:
         if not network.class_names:
             return f"{network.name} has no class names; set its class_names"
     for one, unlike in ((first, other), (other, first)):
-        if lacking := sorted(set(one.class_names) - set(unlike.class_names)):
+        places = places_of(one.class_names, unlike.class_names)
+        if lacking := sorted(name for name, place in zip(one.class_names, places, strict=True) if place is None):
             return f"{unlike.name} does not have the {'class' if len(lacking) == 1 else 'classes'} {listed(lacking)}"
-    if len(set(first.class_names)) < len(first.class_names):
+    if order_of(first.class_names, other.class_names) is None:
         return "several of their classes have the same name"
     return ""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from senet.data.classes import order_of, places_of
 from senet.data.images import ImageSplit
 from senet.data.preprocessing import Preprocessing
 from senet.errors import NotFiniteError, SenetError, nearest
@@ -199,16 +200,10 @@ def aligned(scores: Scores, first: Scores) -> Scores:
     """
     names, wanted = scores.class_names, first.class_names
     if names != wanted:
-        place_of = {name: place for place, name in enumerate(names)}
-        lacking = [*(set(wanted) - set(names)), *(set(names) - set(wanted))]
-        if lacking:
-            lacks, has = (scores, first) if lacking[0] in wanted else (first, scores)
-            raise SenetError(
-                f"{lacks.name} has no class {min(lacking)!r}, one of {len(lacking)} that differ from {has.name}'s "
-                f"(the nearest are {nearest(lacking[0], lacks.class_names)}); an ensemble needs networks of the same "
-                "classes, or classes_of_data, which leaves those of the data"
-            )
-        columns = torch.tensor([place_of[name] for name in wanted])
+        order = order_of(wanted, names)
+        if order is None:
+            raise not_aligned(scores, first)
+        columns = torch.tensor(order)
         new_place = torch.empty_like(columns)
         new_place[columns] = torch.arange(len(columns))
         scores = replace(
@@ -220,6 +215,20 @@ def aligned(scores: Scores, first: Scores) -> Scores:
     if not torch.equal(scores.labels, first.labels):
         raise SenetError(f"{scores.name} was run on other images than {first.name}; run all on the same data")
     return scores
+
+
+def not_aligned(scores: Scores, first: Scores) -> SenetError:
+    """Return the error for scores of different classes."""
+    for lacks, has in ((scores, first), (first, scores)):
+        places = places_of(has.class_names, lacks.class_names)
+        lacking = sorted(name for name, place in zip(has.class_names, places, strict=True) if place is None)
+        if lacking:
+            return SenetError(
+                f"{lacks.name} has no class {lacking[0]!r}, one of {len(lacking)} that differ from {has.name}'s "
+                f"(the nearest are {nearest(lacking[0], lacks.class_names)}); an ensemble needs networks of the same "
+                "classes, or classes_of_data, which leaves those of the data"
+            )
+    return SenetError(f"several classes of {scores.name} have the same name; give each a name of its own")
 
 
 def opened_once(networks: Sequence[Network], data: DataSource | None) -> tuple[tuple[Network, ...], DataSource]:

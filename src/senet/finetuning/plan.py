@@ -11,7 +11,7 @@ from torch import nn
 
 from senet.data.balance import ratio
 from senet.data.survey import survey_of
-from senet.errors import SenetError, first_line
+from senet.errors import SenetError, counted, first_line
 from senet.finetuning.budget import in_words
 from senet.finetuning.defaults import Situation, choose, without_conflicts
 from senet.finetuning.memory import fitting_batch_size, step_on_gpu
@@ -81,7 +81,17 @@ def make_plan(request: Request, output: Path) -> Plan:
     shares = eval_counts / eval_counts.sum()
     baseline = 100 * float(shares[counts.argmax()]), 100 / int((eval_counts > 0).sum())
     lines += described(config, situation, model, found.class_names, baseline)
+    if is_test(splits[1].source) and config.selection.metric != "epoch":
+        lines.append(
+            f"{splits[1].source} chooses the best epoch, so that accuracy on it is too good to be true of other "
+            "pictures; move it elsewhere, and pictures of train are held out to choose by"
+        )
     return Plan(config=config, lines=tuple(lines), baseline=baseline)
+
+
+def is_test(source: str) -> bool:
+    """Whether a split is called test: a folder of that name, or a split of a table, "NAME (test)"."""
+    return Path(source).name == "test" or source.endswith("(test)")
 
 
 # ---- the network -----------------------------------------------------------------------------------------------------
@@ -155,9 +165,10 @@ def described(
     lines = [
         f"always predicting {names[int(counts.argmax())]} would reach {baseline[0]:.1f} % top-1 and "
         f"{baseline[1]:.1f} % balanced accuracy",
-        f"network: {config.model.name} {start}, {weights:.1f} million weights, images of {size} pixels and {channels} "
-        f"channel{'s' if channels != 1 else ''}",
-        f"length: {config.epochs} epochs of {steps:,} steps with {config.batch_size} images each{limit}; "
+        f"network: {config.model.name} {start}, {weights:.1f} million weights, images of {size} pixels and "
+        f"{counted(channels, 'channel')}",
+        f"length: {counted(config.epochs, 'epoch')} of {counted(steps, 'step')} with "
+        f"{counted(config.batch_size, 'image')} each{limit}; "
         f"{patience_words(config)}",
         f"steps: {config.optimizer.name} with learning rate {config.optimizer.lr:.2g}{layer_words(config)}",
     ]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from senet.errors import SenetError
+from senet.errors import SenetError, counted
 from senet.files import read_jsonl
 from senet.finetuning.budget import parse_time
 from senet.finetuning.opening import Request
@@ -128,25 +128,25 @@ def carry_out(plan: Plan, output: str | Path, progress: Progress | None = None) 
             logger.info("%s", line)
     run = train(plan.config, output, progress=progress)
     with lines_shown():
-        logger.info("%s: %s", run.name, summary(run, plan))
+        logger.info("%s", summary(run, plan.baseline))
     return run
 
 
-def summary(run: Path, plan: Plan) -> str:
+def summary(run: Path, baseline: tuple[float, float]) -> str:
     """Return what came of a run, in a sentence.
 
     Args:
         run: its folder.
-        plan: of the run.
+        baseline: see `Plan`.
     """
-    metric = plan.config.selection.metric
+    metric = RunFolder(run).read_config().selection.metric
     rows = [row for row in read_jsonl(run / METRICS_FILE) if row["epoch"] > 0]
     best = best_of(rows, metric)
     assert best is not None  # a run has at least one epoch
-    top1, balanced = plan.baseline
+    top1, balanced = baseline
     which = "the last of" if metric == "epoch" else "the best of"
     return (
-        f"{which} {len(rows)} epochs is {best['epoch']:.0f}, with a balanced accuracy of "
+        f"{run.name}: {which} {counted(len(rows), 'epoch')} is {best['epoch']:.0f}, with a balanced accuracy of "
         f"{best['balanced_accuracy']:.1f} % and top-1 {best['top1']:.1f} %, where always predicting the largest class "
         f"reaches {balanced:.1f} % and {top1:.1f} %"
     )

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,7 @@ from senet.models.base import Network, SEUnit
 from senet.models.catalog import CARDS
 from senet.models.config import ModelConfig, config_to_dict, se_from_dict, se_to_dict
 from senet.nn.attached import attached_blocks, attached_sites, plain_class
-from senet.nn.block import EXCITATIONS, SEOptions
+from senet.nn.block import EXCITATIONS, ExcitationKind, SEOptions
 from senet.nn.excitation import ExcitationBlock
 from senet.ops.gates import GATES
 
@@ -94,8 +95,14 @@ def surgery_from_dict(values: Mapping[str, Any]) -> Surgery:
 
 def usual_block(config: ModelConfig) -> type[nn.Module]:
     """Return the class of the SE blocks that a configuration describes."""
+    return class_of_block(EXCITATIONS[config.se.excitation], config.se)
+
+
+@cache
+def class_of_block(kind: ExcitationKind, options: SEOptions) -> type[nn.Module]:
+    """Return the class of the SE blocks that an excitation builds; kept, for every state dict asks for it."""
     with torch.device("meta"):  # without drawing random numbers
-        return type(EXCITATIONS[config.se.excitation].build(1, config.se))
+        return type(kind.build(1, options))
 
 
 def block_class(model: nn.Module) -> str | None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from senet.errors import counted
 from senet.nn.block import SEOptions
 from senet.terminal import Table, text_of
 
@@ -39,11 +40,6 @@ class Skipped:
 
     place: str
     reason: str
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural unless it is 1."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True, kw_only=True)

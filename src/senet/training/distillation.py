@@ -2,12 +2,12 @@
 
 import hashlib
 from functools import cached_property
-from unicodedata import normalize
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from senet.data.classes import order_of, places_of
 from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.errors import MissingFileError, SenetError, first_line, nearest
 from senet.factory import from_pretrained
@@ -95,21 +95,21 @@ class Teacher(nn.Module):
                 "data in their order"
             )
             return list(range(count))
-        place_of = {normalize("NFC", name): place for place, name in enumerate(known)}
-        wanted = [normalize("NFC", name) for name in class_names]
-        lacking = [name for name in wanted if name not in place_of]
+        places = places_of(class_names, known)
+        lacking = [name for name, place in zip(class_names, places, strict=True) if place is None]
         if lacking:
             raise SenetError(
                 f"objective.teacher {self.source} has no class {lacking[0]!r}, one of {len(lacking)} that only the "
                 f"data have; the nearest are {nearest(lacking[0], known)}: take a teacher of the same classes"
             )
-        if len(known) != len(wanted):
-            extra = next(name for name in place_of if name not in wanted)
+        order = order_of(class_names, known)
+        if order is None:
+            extra = next(name for place, name in enumerate(known) if place not in places)
             raise SenetError(
                 f"objective.teacher {self.source} has {len(known)} classes, {extra!r} among them, and the data "
-                f"{len(wanted)}; take a teacher of the same classes"
+                f"{len(class_names)}; take a teacher of the same classes"
             )
-        return [place_of[name] for name in wanted]
+        return order
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stay in evaluation mode."""

