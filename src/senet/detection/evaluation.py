@@ -1,7 +1,7 @@
 """How well a detector finds objects: COCO's average precision and recall, equal to COCO's own program."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -304,7 +304,7 @@ def evaluate_detector(
     Args:
         model: a list of images (C, H, W) in [0, 1] to a list of `Outputs`.
         batches: of this process: images and targets, of which the "image_id" counts. An image that several processes
-            get, to fill their batches, counts once.
+            get, to fill their batches, counts once. Images of one size are run at once, see `outputs_of`.
         split: whose objects are to be found.
         forward: calls the model, for autocast; None calls the model itself.
 
@@ -336,8 +336,7 @@ def detections_of(
         for images, targets in batches:
             if not len(images):  # the last batch, shared by more processes than it has images
                 continue
-            outputs = (forward or model)(list(images))
-            for target, output in zip(targets, outputs, strict=True):
+            for target, output in zip(targets, outputs_of(forward or model, images), strict=True):
                 image_id = int(target["image_id"])
                 found[image_id] = coco_results(image_id, output, category_ids)
     if dist.is_available() and dist.is_initialized():
@@ -345,6 +344,25 @@ def detections_of(
         dist.all_gather_object(parts, found)
         found = {image_id: results for part in reversed(parts) for image_id, results in part.items()}
     return [result for image_id in sorted(found) for result in found[image_id]]
+
+
+def outputs_of(forward: Callable[[list[Tensor]], list[Outputs]], images: Sequence[Tensor]) -> list[Outputs]:
+    """Return what a detector finds in each image, those of one size at once.
+
+    Images of several sizes would be padded to the largest, and an SE block averages over the padding too: what is
+    found in an image would depend on the others of its batch.
+
+    Args:
+        forward: calls the detector.
+        images: (C, H, W) each.
+    """
+    by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i, image in enumerate(images):
+        by_size[tuple(image.shape)].append(i)
+    found: dict[int, Outputs] = {}
+    for numbers in by_size.values():
+        found.update(zip(numbers, forward([images[i] for i in numbers]), strict=True))
+    return [found[i] for i in range(len(images))]
 
 
 def coco_results(image_id: int, output: Outputs, category_ids: Sequence[int]) -> list[dict[str, Any]]:
