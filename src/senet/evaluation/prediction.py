@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from senet.evaluation.sources import OnError, expanded
 from senet.nn.precision import Precision, check_precision
 
 Given = str | Path | Picture
+Prepared = TypeVar("Prepared")
 Result = list[Tensor] | SenetError
 """The crops of an image for each network, or why it cannot be read."""
 MAX_WORKERS = 8
@@ -239,8 +240,8 @@ def available_cores() -> int:
 
 
 def read_ahead(
-    images: Iterator[Given], prepare: Callable[[Given, int], Result], batch_size: int, num_workers: int
-) -> Iterator[list[tuple[Given, Result]]]:
+    images: Iterator[Given], prepare: Callable[[Given, int], Prepared], batch_size: int, num_workers: int
+) -> Iterator[list[tuple[Given, Prepared]]]:
     """Yield images and what `prepare` returns for them in batches, those of the next batches meanwhile in threads.
 
     Threads rather than processes: decoding and resizing hold Python's lock for a small part of the time. On two busy
@@ -258,7 +259,7 @@ def read_ahead(
             yield [(image, prepare(image, number)) for number, image in batch]
         return
     pool = ThreadPoolExecutor(num_workers, "senet-reader")
-    waiting: deque[list[tuple[Given, Future[Result]]]] = deque()
+    waiting: deque[list[tuple[Given, Future[Prepared]]]] = deque()
     try:
         while True:
             while len(waiting) < 3 and (batch := list(islice(numbered, batch_size))):
