@@ -109,7 +109,7 @@ def test_jobs_have_every_contestant_with_every_seed_and_size_once():
     photos = jobs_of("photos", Arguments())
     assert {job.contestant for job in photos} == {"senet finetune", "fastai"}
     times = Counter((job.budget, job.cores) for job in photos)
-    assert times == {(seconds, cores): 2 * seeds for seconds, cores, seeds in finetuning.PHOTO_TIMES}
+    assert times == {(seconds, cores): 2 * seeds for _, seconds, cores, seeds in finetuning.PHOTO_TIMES}
     smoke = jobs_of("cifar", Arguments(train_py=finetuning.HERE, smoke=2.0))
     assert {(job.group, job.seed, job.budget) for job in smoke} == {(20, 0, 2.0)}
 

@@ -134,6 +134,21 @@ def test_it_says_what_it_found_and_what_came_of_it(pictures, tmp_path, caplog):
     assert stored(run)["max_seconds"] == 600
 
 
+def test_a_test_folder_that_chooses_the_best_epoch_is_no_test(tmp_path):
+    for name in ("train", "test"):
+        write_pictures(tmp_path / name)
+    asked = {**QUICK, "selection.metric": "top1"}
+    given = {"model": "cifar_se_resnet20", "pretrained": True}
+    said = "\n".join(prepare(tmp_path, tmp_path / "run", asked=asked, **given).lines)
+    assert f"{tmp_path / 'test'} chooses the best epoch" in said
+    by_number = prepare(tmp_path, tmp_path / "run", asked={**QUICK, "selection.metric": "epoch"}, **given)
+    assert "chooses the best epoch" not in "\n".join(by_number.lines)
+    (tmp_path / "test").rename(tmp_path.parent / f"{tmp_path.name}-test")  # as the sentence says
+    moved = "\n".join(prepare(tmp_path, tmp_path / "run", asked=asked, **given).lines)
+    assert "held out" in moved
+    assert "chooses the best epoch" not in moved
+
+
 def test_what_came_of_a_run_is_the_epoch_in_best(tmp_path, pictures):
     """Of epochs with the same accuracy the one with the lower loss is kept."""
     made = prepare(

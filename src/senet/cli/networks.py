@@ -83,7 +83,7 @@ class InsertCommand(Command):
 
     SOURCE is a run folder, a model folder, the name of a network with public weights, or "timm/NAME" or
     "torchvision/NAME" with that library's own weights. Go on with
-    `senet train RECIPE --weights FOLDER --output RUN`.
+    `senet finetune PICTURES --model FOLDER --output RUN`, or by a recipe with `--weights FOLDER`.
 
     Examples:
         senet insert timm/resnet50.a1_in1k --output models/resnet50_with_se
@@ -115,5 +115,5 @@ class InsertCommand(Command):
         )
         save_pretrained(model, self.output)
         quoted = shlex.quote(str(self.output))
-        ending = f"{self.output} holds the model. Next:\n  senet train RECIPE --weights {quoted} --output RUN"
+        ending = f"{self.output} holds the model. Next:\n  senet finetune PICTURES --model {quoted} --output RUN"
         print_report(report, self.json, ending)

@@ -81,7 +81,17 @@ def make_plan(request: Request, output: Path) -> Plan:
     shares = eval_counts / eval_counts.sum()
     baseline = 100 * float(shares[counts.argmax()]), 100 / int((eval_counts > 0).sum())
     lines += described(config, situation, model, found.class_names, baseline)
+    if is_test(splits[1].source) and config.selection.metric != "epoch":
+        lines.append(
+            f"{splits[1].source} chooses the best epoch, so that accuracy on it is too good to be true of other "
+            "pictures; move it elsewhere, and pictures of train are held out to choose by"
+        )
     return Plan(config=config, lines=tuple(lines), baseline=baseline)
+
+
+def is_test(source: str) -> bool:
+    """Whether a split is called test: a folder of that name, or a split of a table, "NAME (test)"."""
+    return Path(source).name == "test" or source.endswith("(test)")
 
 
 # ---- the network -----------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import Any, cast
 
 from safetensors.torch import save
 from torch import nn
@@ -13,7 +13,7 @@ from senet.errors import SenetError
 from senet.files import write_json, written_beside
 from senet.models.base import Network
 from senet.models.build import skeleton, surgery_of
-from senet.models.config import ModelConfig, config_from_dict, config_to_dict
+from senet.models.config import ModelConfig, config_from_dict, config_to_dict, se_to_dict
 from senet.models.description import Surgery, block_class, describe, surgery_from_dict, surgery_to_dict, usual_block
 from senet.nn.attached import plain_class
 from senet.nn.block import SEOptions
@@ -21,6 +21,7 @@ from senet.nn.excitation import ExcitationBlock
 from senet.weights.card import write_card
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from senet.weights.hub import Upload, upload_model_folder
+from senet.weights.reading import NAMES_IN_TIMM
 from senet.weights.tensors import DESCRIPTION_KEY
 
 PACKAGED = Path(__file__).parent.parent / "pretrained"
@@ -55,11 +56,7 @@ def save_pretrained(model: nn.Module, folder: str | Path, metrics: Mapping[str, 
     described, metrics = describe(network, surgery), dict(metrics or {})
     description = described | {"metrics": metrics}
     if isinstance(network, Network) and not surgery:  # timm cannot build others
-        description |= {
-            "architecture": network.config.name,
-            "num_classes": network.num_classes,
-            "pretrained_cfg": network.default_cfg,
-        }
+        description |= describe_for_timm(network)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
@@ -69,6 +66,22 @@ def save_pretrained(model: nn.Module, folder: str | Path, metrics: Mapping[str, 
         path.write_bytes(save(state, metadata={DESCRIPTION_KEY: json.dumps(described)}))
     write_json(folder / CONFIG_FILE, description)
     write_card(network, surgery, folder, metrics)
+
+
+def describe_for_timm(network: Network) -> dict[str, Any]:
+    """Return the entries of config.json from which timm builds a network without its weights."""
+    config = network.config
+    described = {
+        "architecture": config.name,
+        "num_classes": network.num_classes,
+        "pretrained_cfg": network.default_cfg,
+    }
+    arguments: dict[str, Any] = dict(config.options)
+    if config.se != SEOptions():
+        arguments["se"] = se_to_dict(config.se)
+    if not arguments or config.name in NAMES_IN_TIMM:  # timm's own networks of these names have other arguments
+        return described
+    return described | {"model_args": arguments}
 
 
 def check_readable(model: Network, surgery: Surgery) -> None:
