@@ -9,7 +9,7 @@ mappings and dotted names of unknown keys, which is most of this file, and every
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -75,6 +75,17 @@ def settings(value: Any, name: str) -> Iterator[tuple[str, Any]]:
             yield from settings(item, dotted(name, key))
     else:
         yield name, value
+
+
+def overlaid(value: Any, asked: Mapping[str, Any], name: str) -> Any:
+    """Return a part of a configuration with the values of `asked`, by dotted name, in their places."""
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {part.name: getattr(value, part.name) for part in fields(value)}
+        return replace(value, **{part: overlaid(own, asked, f"{name}.{part}") for part, own in parts.items()})
+    if isinstance(value, Mapping):
+        start = f"{name}."
+        return {**value, **{key.removeprefix(start): v for key, v in asked.items() if key.startswith(start)}}
+    return asked.get(name, value)
 
 
 def from_dict(kind: type[Config], values: Any, *, name: str = "") -> Config:

@@ -207,7 +207,7 @@ def test_pictures_that_make_no_data_set_are_refused(tmp_path):
         copy.write_bytes((single / "dog" / "0.png").read_bytes())
     refused(tmp_path, tmp_path / "equal", "all 4 training images of .* are the same picture")
     (single / "dog" / "1.png").write_bytes((single / "cat" / "0.png").read_bytes()[:200])
-    refused(tmp_path, single, "1 images cannot be used: .*1.png")
+    refused(tmp_path, single, "1 image cannot be used: .*1.png")
     refused(tmp_path, write_pictures(tmp_path / "one", sizes={"cat": 4}), r"has only one class \(cat")
     (tmp_path / "empty").mkdir()
     refused(tmp_path, tmp_path / "empty", "has no folders of images")

@@ -12,6 +12,8 @@ from senet.errors import SenetError, warn
 File = tuple[str, int]
 """A file and its label."""
 JUNK = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"})
+EVAL_SPLITS = ("validation", "val", "valid", "test")
+"""The names of the images to evaluate on, the better ones first."""
 SHOWN = 5
 """Largest number of names that a message lists."""
 
@@ -78,7 +80,9 @@ class Skipped(Counter[str]):
     def warn(self, folder: Path) -> None:
         """Warn about the files of a folder that were left out, if any."""
         if self:
-            warn(f"{folder}: left out {sum(self.values())} files that are not read as images: {self}")
+            number = sum(self.values())
+            are = "file that is not read as an image" if number == 1 else "files that are not read as images"
+            warn(f"{folder}: left out {number:,} {are}: {self}")
 
 
 def images_below(folder: Path, skipped: Skipped) -> Iterator[str]:
