@@ -363,6 +363,15 @@ def test_what_save_to_disk_has_written(tmp_path, both):
         for picture, label in (images[i] for i in range(len(images))):
             assert_color(picture, COLORS[label])
     assert has_evaluation_images(config) == both
+    if not both:
+        assert len(open_split(DataConfig(dataset=config.dataset), "eval")) == 6
+        assert_refused(config.dataset, "train", "the splits all", "to hold out a share of all")
+
+
+def test_parquet_file(folder):
+    write_parquet(folder, train=["dog", "cat", "dog"])
+    images = open_split(DataConfig(dataset=str(folder / "train.parquet")), "eval")
+    assert images.labels.tolist() == [1, 0, 1]
 
 
 def test_folder_of_pictures_that_metadata_names(tmp_path):

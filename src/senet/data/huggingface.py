@@ -16,7 +16,9 @@ from senet.data.splitting import held_out, key_of
 from senet.errors import HubError, MissingFileError, SenetError, needed_for, warn
 from senet.terminal import tracked
 
-HUB = "hf:"
+HUB, PARQUET = "hf:", ".parquet"
+WHOLE = "all"
+"""What a data set without splits counts as: all to evaluate on, or to divide."""
 SAVED = ("dataset_dict.json", "state.json")
 """What `save_to_disk` writes beside the splits, or beside a single one."""
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -27,10 +29,10 @@ def is_huggingface(dataset: str) -> bool:
     """Return whether a data set is one that the library `datasets` reads."""
     folder = Path(dataset)
     if dataset.startswith(HUB) or not folder.is_dir():
-        return dataset.startswith(HUB)
+        return dataset.startswith(HUB) or (folder.suffix == PARQUET and folder.is_file())
     if any((folder / name).is_file() for name in SAVED):
         return True
-    if any(folder.glob("[!.]*.parquet")) or any(folder.glob("[!.]*/[!.]*.parquet")):
+    if any(folder.glob(f"[!.]*{PARQUET}")) or any(folder.glob(f"[!.]*/[!.]*{PARQUET}")):
         return True
     parts = [part for part in (folder, *(folder / name for name in ("train", *EVAL_SPLITS))) if part.is_dir()]
     described = [part for part in parts if any((part / name).is_file() for name in METADATA)]
@@ -45,7 +47,7 @@ def kind_of(error: BaseException | None) -> type[SenetError]:
 
 
 def load_splits(dataset: str) -> Mapping[str, Any]:
-    """Load a data set, and return its splits by name; a single one that was saved is the training images.
+    """Load a data set, and return its splits by name; of a single one that was saved, or a file, `WHOLE`.
 
     Raises:
         SenetError: it cannot be loaded.
@@ -57,7 +59,9 @@ def load_splits(dataset: str) -> Mapping[str, Any]:
     try:
         if any((folder / name).is_file() for name in SAVED):
             saved: Any = datasets.load_from_disk(dataset)
-            return {"train": saved} if isinstance(saved, datasets.Dataset) else saved
+            return {WHOLE: saved} if isinstance(saved, datasets.Dataset) else saved
+        if folder.suffix == PARQUET and folder.is_file():
+            return {WHOLE: datasets.load_dataset("parquet", data_files=dataset, split="train")}
         loaded: Mapping[str, Any] = datasets.load_dataset(dataset.removeprefix(HUB))
         return loaded
     except Exception as error:  # the hub, pyarrow and fsspec raise kinds without a common parent
@@ -81,10 +85,13 @@ def open_huggingface(config: DataConfig, split: Split) -> ImageSplit:
     divided, own = config.val_fraction is not None, next((s for s in EVAL_SPLITS if s in splits), None)
     if divided and own is not None:
         raise SenetError(f"data.val_fraction has no effect on {name}, which has the split {own}; leave it out")
-    wanted = ("train",) if split == "train" or divided else EVAL_SPLITS
+    wanted: tuple[str, ...] = ("train",) if split == "train" or divided else EVAL_SPLITS
     found = next((s for s in wanted if s in splits), None)
+    if found is None and WHOLE in splits and (divided or split == "eval"):
+        found = WHOLE
     if found is None:
-        remedy = "; set data.val_fraction, such as 0.2, to hold out a share of train" if "train" in splits else ""
+        whole = next((s for s in ("train", WHOLE) if s in splits), None)
+        remedy = f"; set data.val_fraction, such as 0.2, to hold out a share of {whole}" if whole else ""
         raise SenetError(f"{name} has the splits {', '.join(splits)}; expected one of {', '.join(wanted)}{remedy}")
     source = f"{name} ({found})"
     dataset = splits[found]

@@ -11,10 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from senet.data.channels import Picture
+from senet.data.channels import Picture, UnfitPictureError
 from senet.data.reading import naming, read_named, read_picture
 from senet.errors import SenetError, check_choice
 from senet.evaluation.functions import Network, networks_of
@@ -66,7 +68,7 @@ def open_image(path: str | Path) -> Picture:
 
 def predict(
     run_or_model: Network | Sequence[Network],
-    images: str | Path | Iterable[Given],
+    images: Given | Iterable[Given],
     *,
     top: int = 5,
     batch_size: int = 64,
@@ -87,7 +89,7 @@ def predict(
             several the probabilities are averaged; they have the same classes, in any order.
         images: files; folders, for all images in them at any depth, or patterns such as "photos/**/*.jpg", sorted by
             name; PIL images of any size, which are not turned by their EXIF data as files are; or arrays (H, W),
-            (H, W, C) or (C, H, W) of uint8 or uint16.
+            (H, W, C) or (C, H, W) of uint8 or uint16. One alone is taken too.
         top: how many classes to return for each; at least 1.
         batch_size: crops at once, at least those of one image.
         crop_size: as for `senet.evaluate`, as are `resize_sizes`, `ten_crop` and `precision`.
@@ -126,7 +128,7 @@ def predict(
 
 def predict_each(
     run_or_model: Network | Sequence[Network],
-    images: str | Path | Iterable[Given],
+    images: Given | Iterable[Given],
     *,
     top: int = 5,
     batch_size: int = 64,
@@ -186,6 +188,16 @@ def predict_each(
     return predicted(ensemble, batches, top, threshold, on_error)
 
 
+def check_picture(picture: object) -> None:
+    """Raise an UnfitPictureError for what is no picture, and for a tensor with values of an unknown range."""
+    if not isinstance(picture, Image.Image | np.ndarray | Tensor):
+        kind = type(picture).__name__
+        raise UnfitPictureError(f"is of class {kind}; expected a file, PIL image, array or tensor")
+    if isinstance(picture, Tensor) and picture.dtype != torch.uint8:
+        kind = str(picture.dtype).removeprefix("torch.")
+        raise UnfitPictureError(f"holds {kind} values, whose range is not known; convert it to uint8, 0 to 255")
+
+
 class Ensemble:
     """Networks whose probabilities are averaged.
 
@@ -205,6 +217,7 @@ class Ensemble:
         try:
             with naming(str(image) if is_file else f"image number {number}"):
                 picture = open_image(image) if isinstance(image, str | Path) else image
+                check_picture(picture)
                 return [network.crops(picture) for network in self.networks]
         except SenetError as error:
             return error
