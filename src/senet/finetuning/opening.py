@@ -19,7 +19,6 @@ from senet.finetuning.source import Source
 from senet.models.base import Network
 from senet.models.build import build, skeleton
 from senet.models.config import ModelConfig
-from senet.models.from_torchvision import WITH_AUXILIARY_CLASSIFIERS
 from senet.training.config import TrainConfig, network_settings
 from senet.training.run import changed
 from senet.training.warm_start import WarmStart, preprocessing_asked, start_from_weights
@@ -157,10 +156,9 @@ def quiet_factory() -> Iterator[None]:
 def opened(request: Request, asked: Mapping[str, Any], class_names: tuple[str, ...]) -> Opened:
     """Open the weights, and return what they say."""
     name = asked.get("model.name", "")
-    options = {"aux_logits": False} if name.removeprefix("torchvision/") in WITH_AUXILIARY_CLASSIFIERS else {}
     data, weights = data_config(request), request.source.weights
     data = replace(data, preprocessing=data.preprocessing.with_channels(asked.get("model.in_channels", 3)))
-    config = TrainConfig(model=ModelConfig(name=name, options=options), data=data, weights=weights)
+    config = TrainConfig(model=ModelConfig(name=name), data=data, weights=weights)
     early = {key: value for key, value in asked.items() if key.startswith(("model.", "weights_"))}
     config = suggesting(changed(config, early), asked)
     make: Callable[[ModelConfig], Network] = build
