@@ -12,6 +12,10 @@ from .costs import cost as cost
 from .data.config import DataConfig as DataConfig
 from .data.preprocessing import Preprocessing as Preprocessing
 from .data.preprocessing import create_transform as create_transform
+from .detection.detector_config import DetectorConfig as DetectorConfig
+from .detection.detectors import build_detector as build_detector
+from .detection.detectors import faster_rcnn as faster_rcnn
+from .detection.detectors import retinanet as retinanet
 from .detection.prediction import detect as detect
 from .detection.report import report_detector as report_detector
 from .errors import SenetError as SenetError

@@ -82,11 +82,14 @@ def write_folder(root, **splits):
                 Image.new("RGB", (6, 5), COLORS[number]).save(folder / f"{i}.png")
 
 
-@pytest.mark.parametrize("name", ["val", "validation", "valid", "test"])
-def test_image_folder(tmp_path, name):
+@pytest.mark.parametrize(
+    ("train", "name"),
+    [("train", "val"), ("train", "validation"), ("train", "valid"), ("train", "test"), ("Training", "Testing")],
+)
+def test_image_folder(tmp_path, train, name):
     root = tmp_path / "pets"
-    write_folder(root, train={"cat": 3, "dog": 2}, **{name: {"cat": 1, "dog": 2}})
-    (root / "train" / "cat" / "notes.txt").write_text("not an image, and not taken for one")
+    write_folder(root, **{train: {"cat": 3, "dog": 2}, name: {"cat": 1, "dog": 2}})
+    (root / train / "cat" / "notes.txt").write_text("not an image, and not taken for one")
     for split, labels in (("train", [0, 0, 0, 1, 1]), ("eval", [0, 1, 1])):
         images = open_split(DataConfig(dataset=str(root)), split)
         assert images.class_names == ("cat", "dog")

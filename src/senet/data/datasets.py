@@ -10,9 +10,11 @@ import numpy as np
 from senet.data.config import DataConfig
 from senet.data.folders import (
     EVAL_SPLITS,
+    TRAIN_SPLITS,
     File,
     check_same_classes,
     class_folders,
+    folder_called,
     images_in,
     is_number,
     listed,
@@ -148,7 +150,7 @@ def open_torchvision(config: DataConfig, split: Split) -> ImageSplit:
 
 
 def open_folder(config: DataConfig, split: Split) -> ImageSplit:
-    """Open a folder with a folder of images per class, under train/ and under val/ (or validation/, valid/, test/).
+    """Open a folder with a folder of images per class, under train/ and under val/ (see `TRAIN_SPLITS`).
 
     For evaluation it may hold the classes' folders itself, or images without classes. With `val_fraction`, train/ or
     the folder itself holds the classes' folders and is divided.
@@ -189,9 +191,8 @@ def folders_of_splits(root: Path) -> tuple[Path | None, Path | None]:
 
     A folder train/ of pictures alone, beside other folders of pictures, is a class of that name, as in COCO.
     """
-    evaluation = next((root / name for name in EVAL_SPLITS if (root / name).is_dir()), None)
-    train = root / "train"
-    if not train.is_dir():
+    train, evaluation = folder_called(root, TRAIN_SPLITS), folder_called(root, EVAL_SPLITS)
+    if train is None:
         return None, evaluation
     is_class = (
         evaluation is None

@@ -12,7 +12,8 @@ from senet.errors import SenetError, warn
 File = tuple[str, int]
 """A file and its label."""
 JUNK = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"})
-EVAL_SPLITS = ("validation", "val", "valid", "test")
+TRAIN_SPLITS = ("train", "training")
+EVAL_SPLITS = ("validation", "val", "valid", "test", "testing")
 """The names of the images to evaluate on, the better ones first."""
 SHOWN = 5
 """Largest number of names that a message lists."""
@@ -50,6 +51,12 @@ def visible_folders(folder: Path) -> list[Path]:
     found = [entry for entry in visible(folder) if entry.is_dir()]
     numbers = all(is_number(entry.name) for entry in found)
     return sorted(found, key=lambda entry: int(entry.name)) if numbers else found
+
+
+def folder_called(root: Path, names: Sequence[str]) -> Path | None:
+    """Return the folder in a folder that has the first of some names, in upper or lower case; None if there is none."""
+    found = {entry.name.lower(): entry for entry in visible_folders(root)}
+    return next((found[name] for name in names if name in found), None)
 
 
 def is_number(name: str) -> bool:

@@ -12,7 +12,18 @@ from pathlib import Path
 import numpy as np
 
 from senet.data.config import DataConfig
-from senet.data.folders import EVAL_SPLITS, Skipped, class_folders, images_below, is_number, listed, path_below, visible
+from senet.data.folders import (
+    EVAL_SPLITS,
+    TRAIN_SPLITS,
+    Skipped,
+    class_folders,
+    folder_called,
+    images_below,
+    is_number,
+    listed,
+    path_below,
+    visible,
+)
 from senet.data.grouping import SEPARATORS, decoded, normal
 from senet.data.images import ImageSplit, Split
 from senet.data.readers import Files
@@ -82,7 +93,8 @@ def tables_of(dataset: str) -> dict[str, Path]:
         return {"": path} if path.suffix.lower() in EXTENSIONS else {}
     named = {split: path / f"{split}.csv" for split in ("train", *EVAL_SPLITS) if split != "test"}
     found = {split: file for split, file in named.items() if file.is_file()}
-    has_classes = (path / "train").is_dir() and bool(class_folders(path / "train"))
+    train = folder_called(path, TRAIN_SPLITS) if path.is_dir() else None
+    has_classes = train is not None and bool(class_folders(train))
     return found if "train" in found and len(found) > 1 and not has_classes else {}
 
 
@@ -221,11 +233,16 @@ def rows_of(path: Path, split: str, config: DataConfig) -> list[Row]:
             lacking = "picture" if not words[image] else "class"
             line = separator.join(row)
             raise SenetError(f"{path} has no {lacking} in row {number} ({line}); fill it in or remove the row")
-        named = split if of_split is None else words[of_split].lower()
+        named = split if of_split is None else split_named(words[of_split].lower())
         rows.append(Row(name=words[image], label=words[label], split=named))
     if not rows:
         raise SenetError(f"{path} has no pictures, only a heading ({', '.join(heading)})")
     return rows
+
+
+def split_named(word: str) -> str:
+    """Return the name of a split, of those to train on always the same."""
+    return TRAIN_SPLITS[0] if word in TRAIN_SPLITS else word
 
 
 def column_of_images(path: Path, heading: Sequence[str], config: DataConfig) -> int:
