@@ -1,5 +1,6 @@
 """The public names, each imported from its module when it is first used."""
 
+from .analysis.detection_page import write_detection_page as write_detection_page
 from .analysis.evaluation_page import write_evaluation_page as write_evaluation_page
 from .analysis.knockout import knock_out_blocks as knock_out_blocks
 from .analysis.pruning import prune_se as prune_se
@@ -16,6 +17,7 @@ from .detection.detectors import build_detector as build_detector
 from .detection.detectors import faster_rcnn as faster_rcnn
 from .detection.detectors import retinanet as retinanet
 from .detection.prediction import detect as detect
+from .detection.report import report_detector as report_detector
 from .errors import SenetError as SenetError
 from .evaluation.accuracy import Evaluation as Evaluation
 from .evaluation.comparison import Comparison as Comparison

@@ -27,7 +27,7 @@ from senet.cli.writing import (
 )
 from senet.detection.data_config import DetectionDataConfig
 from senet.detection.opening import detects
-from senet.detection.prediction import THRESHOLD, Detection, detect_each
+from senet.detection.prediction import AT_ONCE, THRESHOLD, Detection, detect_each
 from senet.errors import SenetError, counted
 from senet.files import check_page, check_writable, write_output
 from senet.nn.precision import Precision
@@ -44,7 +44,7 @@ def predict_objects(
     output: Path | None,
     form: Format,
     threshold: float | None,
-    batch_size: int,
+    batch_size: int | None,
     precision: Precision,
     device: str | None,
     num_workers: int | None,
@@ -57,7 +57,7 @@ def predict_objects(
         output: a new file; or a new folder, see `draws`; None to print.
         form: of the results.
         threshold: the lowest score; None for the usual one.
-        batch_size: see `senet.detection.prediction.detect`, as are the others.
+        batch_size: see `senet.detect`, as are the others; None for its default.
         precision: of the arithmetic.
         device: where to compute.
         num_workers: threads.
@@ -70,7 +70,7 @@ def predict_objects(
         model,
         images,
         threshold=THRESHOLD if threshold is None else threshold,
-        batch_size=batch_size,
+        batch_size=AT_ONCE if batch_size is None else batch_size,
         on_error="keep",
         precision=precision,
         device=device,
@@ -239,7 +239,7 @@ class EvaluateDetectorCommand(Command):
     """the network"""
     data: DetectionDataConfig = field(default_factory=DetectionDataConfig)
     """the data; a run's own settings are the defaults"""
-    batch_size: int = 8
+    batch_size: int = AT_ONCE
     """images at once; only those of one size are run together"""
     threshold: float | None = None
     """the lowest score that counts in what is said of single boxes; None for the one with the highest F1"""

@@ -21,6 +21,7 @@ from senet.detection.evaluation import Curves, DetectionEvaluation, Outputs, cur
 from senet.detection.loading import build_detection_loader, read_pixels
 from senet.detection.matching import Matches, ThresholdFigures, at_threshold, best_threshold, match_detections
 from senet.detection.opening import TASK, names_of_classes, open_detector
+from senet.detection.prediction import AT_ONCE
 from senet.errors import SenetError
 from senet.evaluation.functions import Network, name_of
 from senet.nn.modes import device_of
@@ -140,7 +141,7 @@ def report_detector(
     run_or_model: Network,
     data: DetectionDataConfig | str | Path | None = None,
     *,
-    batch_size: int = 8,
+    batch_size: int = AT_ONCE,
     threshold: float | None = None,
     precision: Precision = "fp32",
     device: torch.device | str | None = None,

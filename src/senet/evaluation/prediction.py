@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
+from inspect import signature
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -81,7 +83,7 @@ def predict(
     classes: Sequence[str] = (),
     mapping: Mapping[str, str] | str | Path | None = None,
 ) -> list[list[ClassProbability]]:
-    """Classify images.
+    """Classify images; or, with a network that detects, find the objects in them, as `senet.detect` does.
 
     Args:
         run_or_model: a network with `preprocessing`; what `senet.from_pretrained` opens: a run or model folder, a name,
@@ -103,26 +105,30 @@ def predict(
         mapping: network's class -> other class, as for `senet.evaluate`.
 
     Returns:
-        For every image its `top` likeliest classes, likeliest first.
+        For every image its `top` likeliest classes, likeliest first; of a network that detects, the objects.
 
     Raises:
         SenetError: a model or image that cannot be read, or networks with different classes. `predict_each` goes on
             after an image that cannot be read, and says which file each prediction is of.
     """
-    found = predict_each(
-        run_or_model,
-        images,
-        top=top,
-        batch_size=batch_size,
-        crop_size=crop_size,
-        resize_sizes=resize_sizes,
-        ten_crop=ten_crop,
-        precision=precision,
-        device=device,
-        num_workers=num_workers,
-        classes=classes,
-        mapping=mapping,
-    )
+    options: dict[str, Any] = {
+        "top": top,
+        "batch_size": batch_size,
+        "crop_size": crop_size,
+        "resize_sizes": resize_sizes,
+        "ten_crop": ten_crop,
+        "precision": precision,
+        "device": device,
+        "num_workers": num_workers,
+        "classes": classes,
+        "mapping": mapping,
+    }
+    if any(map(import_module("senet.detection.opening").detects, networks_of(run_or_model))):
+        usual = signature(predict).parameters
+        named = {name: value for name, value in options.items() if value != usual[name].default}
+        objects: Any = import_module("senet.detection.prediction").predict_objects(run_or_model, images, named)
+        return cast(list[list[ClassProbability]], objects)  # which have a class_name too
+    found = predict_each(run_or_model, images, **options)
     return [list(prediction.classes) for prediction in found]
 
 
