@@ -122,7 +122,10 @@ class Curves:
 class EvaluationSplit(Protocol):
     """The images that a detector is evaluated on."""
 
-    category_ids: Sequence[int]
+    @property
+    def category_ids(self) -> Sequence[int]:
+        """The ground truth's numbers of labels 1, 2, ..."""
+        ...
 
     def ground_truth(self) -> dict[str, Any]:
         """Return the objects in the form of COCO's json."""
