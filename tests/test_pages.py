@@ -17,7 +17,10 @@ from fuzz.commands import options
 from senet.cli import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
-WITH_CODE = ["README.md", *(f"docs/{name}.md" for name in ("analysis", "evaluation", "guide", "timm", "weights"))]
+WITH_CODE = [
+    "README.md",
+    *(f"docs/{name}.md" for name in ("analysis", "detection", "evaluation", "guide", "timm", "weights")),
+]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 

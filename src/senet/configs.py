@@ -9,7 +9,7 @@ mappings and dotted names of unknown keys, which is most of this file, and every
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -77,6 +77,17 @@ def settings(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
+def overlaid(value: Any, asked: Mapping[str, Any], name: str) -> Any:
+    """Return a part of a configuration with the values of `asked`, by dotted name, in their places."""
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {part.name: getattr(value, part.name) for part in fields(value)}
+        return replace(value, **{part: overlaid(own, asked, f"{name}.{part}") for part, own in parts.items()})
+    if isinstance(value, Mapping):
+        start = f"{name}."
+        return {**value, **{key.removeprefix(start): v for key, v in asked.items() if key.startswith(start)}}
+    return asked.get(name, value)
+
+
 def from_dict(kind: type[Config], values: Any, *, name: str = "") -> Config:
     """Return the configuration that `to_dict` wrote.
 
@@ -99,6 +110,38 @@ def from_dict(kind: type[Config], values: Any, *, name: str = "") -> Config:
         if key not in values and field.default is MISSING and field.default_factory is MISSING:
             raise SenetError(f"{dotted(name, key)} is missing")
     return kind(**{key: typed(known[key][1], value, dotted(name, key)) for key, value in values.items()})
+
+
+def check_setting(kind: Any, name: str, value: Any) -> None:
+    """Raise a SenetError unless a configuration has a value of this name, and takes this one for it.
+
+    Args:
+        kind: the dataclass.
+        name: dotted.
+        value: of the field; an instance of its class if it is a dataclass.
+    """
+    inner = kind
+    for key in name.split("."):
+        inner = next((part for part in (inner, *get_args(inner)) if is_dataclass(part)), Any)
+        if inner is Any:  # inside a mapping, whose keys are free
+            break
+        known = stored_fields(inner)
+        if key not in known:
+            names = list(names_of_settings(kind))
+            last = name.rpartition(".")[2]
+            same = [other for other in names if other.rpartition(".")[2] == last]
+            raise SenetError(f"no setting is called {name}; the nearest are {', '.join(same) or nearest(name, names)}")
+        inner = known[key][1]
+    typed(inner, plain(value, name), name)
+
+
+def names_of_settings(kind: Any, name: str = "") -> Iterator[str]:
+    """Yield the dotted names of the fields of a dataclass and of those inside."""
+    for key, (_, inner) in stored_fields(kind).items():
+        yield dotted(name, key)
+        for part in (inner, *get_args(inner)):
+            if is_dataclass(part):
+                yield from names_of_settings(part, dotted(name, key))
 
 
 def typed(kind: Any, value: Any, name: str) -> Any:

@@ -100,12 +100,26 @@ def test_what_is_not_offered_is_refused_by_name(options: dict[str, object], said
     assert_one_sentence(caught, said)
 
 
-@pytest.mark.parametrize("name", ["se_resnet50", NAME])
+PREPARATION = ("num_classes", "input_size", "crop_pct", "interpolation", "mean", "std")
+
+
+@pytest.mark.parametrize("name", ["se_bn_inception", NAME])
 def test_what_timm_knows_beforehand_is_what_the_network_says(name: str) -> None:
     with torch.device("meta"):
         built = senet.create_model(name)
-    for key in ("num_classes", "input_size", "crop_pct", "interpolation", "mean", "std"):
+    for key in PREPARATION:
         assert timm.models.get_pretrained_cfg_value(name, key) == built.default_cfg[key]
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("se_resnet50", "seresnet50.ra2_in1k"), ("se_resnet18", "legacy_seresnet18.in1k")]
+)
+def test_what_timm_knows_of_public_weights_is_what_these_want(name: str, first: str) -> None:
+    """Not what the paper's network wants: segmentation_models_pytorch prepares its images by this."""
+    known, expected = timm.models.get_pretrained_cfg(name), timm.models.get_pretrained_cfg(first)
+    assert (known.mean, known.std, known.interpolation) == (expected.mean, expected.std, expected.interpolation)
+    assert (known.input_size, known.num_classes) == (expected.input_size, 1000)
+    assert known.crop_pct == pytest.approx(expected.crop_pct, rel=0.01)
 
 
 def test_timms_scripts_build_a_network_with_its_own_classes() -> None:
@@ -168,6 +182,11 @@ def test_pretrained_without_weights_is_refused() -> None:
     assert "se_resnet50" in timm.list_models(pretrained=True)
 
 
+def test_a_pooling_that_is_the_networks_own_keeps_the_classifier() -> None:
+    model = timm.create_model(NAME, pretrained=True, global_pool="avg")
+    assert_same_weights(model, senet.create_model(NAME, weights="cifar10"))
+
+
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_a_tag_that_does_not_exist_is_refused(pretrained: bool) -> None:
     with pytest.raises(SenetError) as caught:
@@ -204,7 +223,17 @@ def test_a_model_folder_without_its_weights(saved) -> None:
     folder, expected = saved
     model = timm.create_model(folder)
     assert (model.num_classes, model.in_chans) == (3, 1)
+    assert model.config.se == expected.config.se
     assert not torch.equal(model.conv1.weight, expected.conv1.weight)
+
+
+def test_what_timm_saves_is_opened_by_timm(tmp_path: Path) -> None:
+    model = timm.create_model("se_resnet18", num_classes=3, stem_pool="pad", se={"reduction": 4})
+    randomize(model)
+    timm.models.save_for_hf(model, tmp_path)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, output_stride=16)
+    assert_same_weights(again, model)
+    assert again.config.options == {"stem_pool": "pad", "output_stride": 16}
 
 
 @pytest.mark.parametrize("wrapped", [True, False])

@@ -20,7 +20,7 @@ from senet.nn.block import SEBlock
 from senet.nn.fused import set_fused
 from senet.recipes import RECIPES, get_recipe
 from senet.recipes.digits import digits
-from senet.training import compiling, loop, trainer
+from senet.training import classification, compiling, loop, trainer
 from senet.training.compiling import Steps, has_graphs, is_compiled
 from senet.training.config import TrainConfig
 from senet.training.interrupt import TrainingInterrupted
@@ -71,7 +71,7 @@ class SmallNetwork(Network):
 @pytest.fixture
 def small(monkeypatch):
     """Train a `SmallNetwork` whatever the configuration says: tracing one with twenty layers takes five seconds."""
-    monkeypatch.setattr(loop, "build", lambda config, surgery: SmallNetwork(config))
+    monkeypatch.setattr(classification, "build", lambda config, surgery: SmallNetwork(config))
     monkeypatch.setattr("senet.weights.folder.check_readable", lambda *_: None)  # it is none that can be read back
 
 

@@ -20,7 +20,7 @@ from senet.factory import from_pretrained
 from senet.files import read_jsonl
 from senet.models.base import Network
 from senet.recipes.digits import digits
-from senet.training import loop, objective, schedule, scoring, trainer
+from senet.training import classification, loop, objective, schedule, scoring, trainer
 from senet.training.loop import resume, train
 from senet.training.run import RunFolder
 from senet.training.sections import ComputeConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig
@@ -74,7 +74,7 @@ def linear(monkeypatch):
         built.append(LinearNetwork(config))
         return built[-1]
 
-    monkeypatch.setattr(loop, "build", build)
+    monkeypatch.setattr(classification, "build", build)
     monkeypatch.setattr("senet.weights.folder.check_readable", lambda *_: None)  # it is none that can be read back
     return built
 
@@ -85,7 +85,7 @@ def few_batches(config, batch_size=96):
 
 def initial_weights(config):
     trainer.seed_everything(config.seed)
-    return {key: tensor.clone() for key, tensor in loop.build(config.model, None).state_dict().items()}
+    return {key: tensor.clone() for key, tensor in classification.build(config.model, None).state_dict().items()}
 
 
 def state_of(run):

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
 
 import tyro
 
@@ -192,7 +192,7 @@ def options(kind: type, place: str = "", typed: str = "") -> Iterator[tuple[str,
     """
     for name, hint in get_type_hints(kind, include_extras=True).items():
         marks = getattr(hint, "__metadata__", ())
-        if POSITIONAL in marks or tyro.conf.Suppress in marks:
+        if POSITIONAL in marks or tyro.conf.Suppress in marks or get_origin(hint) is ClassVar:
             continue
         mark = next((mark for mark in marks if getattr(mark, "name", None) is not None), None)
         word = name.replace("_", "-") if mark is None else mark.name

@@ -2,49 +2,57 @@
 
 import csv
 import io
-import json
-import signal
 import sys
-import threading
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import Positional, UseAppendAction
 
 from senet.cli.parsing import Command
+from senet.cli.writing import (
+    FORMATS,
+    WIDTH,
+    Format,
+    JsonLinesWriter,
+    JsonWriter,
+    Writer,
+    checked_device,
+    exit_at_sigterm,
+    opened,
+    report,
+    write_all,
+)
 from senet.errors import SenetError
 from senet.files import check_writable
 from senet.nn.precision import Precision
-from senet.terminal import console, printable, say, tracked
+from senet.terminal import printable, say, tracked
 
 if TYPE_CHECKING:
     from senet.evaluation.prediction import Prediction
 
-Format = Literal["table", "csv", "jsonl", "json"]
-FORMATS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"}
-"""The format of an output file, by its extension."""
 STANDARD_INPUT = "-"
-WIDTH = 40
-"""Of the column of images where they are not known before."""
+CLASSIFYING = ("top", "crop_size", "resize_sizes", "ten_crop", "classes", "mapping")
+"""Options that have no effect on a network that detects objects."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictCommand(Command):
-    """Classify images: print the likeliest classes with their probabilities.
+    """Classify images, or find objects in them: print the likeliest classes with their probabilities, or the objects.
 
-    IMAGE is a file; a folder, for all images in it and below it; a pattern in quotes, such as 'photos/**/*.jpg'; or -
-    for a list on standard input, one file a line. Results are printed as they come. Images that cannot be read are
-    listed at the end, on standard error, and the exit status is then 1.
+    What is printed depends on what the network was trained for. IMAGE is a file; a folder, for all images in it and
+    below it; a pattern in quotes, such as 'photos/**/*.jpg'; or - for a list on standard input, one file a line.
+    The first IMAGE may be a run or model folder, which is then the network. Results are printed as they come. Images
+    that cannot be read are listed at the end, on standard error, and the exit status is then 1. With a network that
+    detects objects, --output may be a new folder: for the pictures with boxes drawn into them, and objects.json.
 
     Examples:
         senet predict photo.jpg
         senet predict photos --model runs/mine --output found.csv --top 1 --threshold 0.8
         senet predict photos --model runs/seed0 --model runs/seed1 --format jsonl
+        senet predict runs/boxes 'photos/*.jpg' --output drawn --threshold 0.7
         find /data -newer last -name '*.png' | senet predict - --model runs/digits --format csv
     """
 
@@ -59,15 +67,16 @@ class PredictCommand(Command):
     """classes given for each image"""
     threshold: float | None = None
     """a prediction whose highest probability is lower is marked: as (uncertain) in the table, in the other formats by
-    `certain`, which is false; None for no mark"""
+    `certain`, which is false; None for no mark. Objects of a lower score are left out; None for 0.5"""
     format: Format | None = None
     """how results are written; None for what the extension of --output says, else a table"""
     json: bool = False
     """the same as --format json: one array"""
     output: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """write the results to a new file, while they come, instead of printing them"""
-    batch_size: int = 16
-    """crops at once: few, so that results come soon; more are faster on a GPU"""
+    """write the results to a new file, while they come, instead of printing them; or draw boxes into a new folder"""
+    batch_size: int | None = None
+    """crops at once: few, so that results come soon; more are faster on a GPU; None for 16, or, where objects are
+    detected, 4 photos"""
     num_workers: int | None = None
     """threads that read images ahead; None for one per core, up to 8; 0 reads each batch when it is its turn"""
     crop_size: int | None = None
@@ -87,6 +96,29 @@ class PredictCommand(Command):
 
     def run(self) -> None:
         """Predict, and print or write."""
+        from senet.detection.opening import detects
+
+        named = self.with_model()
+        if any(map(detects, named.model)):
+            named.detect()
+        else:
+            named.classify()
+
+    def with_model(self) -> "PredictCommand":
+        """Return the command with its first image as the model, if that is a run or model folder and none is named."""
+        from senet.weights.reading import find_model_folder
+
+        others = self.images[1:]
+        if self.model or not (others or (self.images and self.list)) or not Path(self.images[0]).is_dir():
+            return self
+        try:
+            find_model_folder(self.images[0])
+        except SenetError:
+            return self
+        return replace(self, model=self.images[:1], images=others)
+
+    def classify(self) -> None:
+        """Print or write classes."""
         from senet.evaluation.prediction import predict_each
         from senet.weights.folder import PACKAGED_DEFAULT
 
@@ -101,7 +133,7 @@ class PredictCommand(Command):
             self.model or (PACKAGED_DEFAULT,),
             images,
             top=self.top,
-            batch_size=self.batch_size,
+            batch_size=16 if self.batch_size is None else self.batch_size,
             on_error="keep",
             threshold=self.threshold,
             crop_size=self.crop_size,
@@ -122,6 +154,33 @@ class PredictCommand(Command):
         if self.output is not None and count:
             say(f"{self.output} holds the predictions of {count:,} images")
         report(errors, count + len(errors))
+
+    def detect(self) -> None:
+        """Print or write objects, or draw their boxes.
+
+        Raises:
+            SenetError: several networks, or an option that has no effect on one that detects.
+        """
+        from senet.cli.detection import predict_objects
+
+        if len(self.model) > 1:
+            raise SenetError(
+                f"model names {len(self.model)} networks, of which at least one detects objects; name that one alone"
+            )
+        for each in fields(self):
+            if each.name in CLASSIFYING and getattr(self, each.name) != each.default:
+                raise SenetError(f"{each.name} has no effect on {self.model[0]}, which detects objects; leave it out")
+        predict_objects(
+            self.model[0],
+            self.given(),
+            output=self.output,
+            form=self.chosen_format(),
+            threshold=self.threshold,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            device=checked_device(self.device),
+            num_workers=self.num_workers,
+        )
 
     def chosen_format(self) -> Format:
         """Return the format that was asked for.
@@ -155,58 +214,6 @@ class PredictCommand(Command):
         return found
 
 
-def checked_device(name: str | None) -> str | None:
-    """Return a device's name.
-
-    Raises:
-        SenetError: there is no such device.
-    """
-    import torch
-
-    if name is None:
-        return None
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # as PyTorch was built with it or without
-        raise SenetError(
-            f"device is {name!r}, which is not there; expected cpu, or cuda where there is a GPU"
-        ) from error
-    return name
-
-
-class Writer(ABC):
-    """Writes predictions as they come: after each, what has been written is whole.
-
-    Args:
-        file: where to.
-        top: classes for each image.
-        marked: whether a threshold says which predictions are certain.
-        width: of a column of images, in characters.
-    """
-
-    def __init__(self, file: TextIO, top: int, marked: bool, width: int) -> None:
-        self.file, self.top, self.marked, self.width = file, top, marked, width
-        self.started = False
-
-    @abstractmethod
-    def text(self, found: "Prediction") -> str:
-        """Return what is written for a prediction."""
-
-    def write(self, found: "Prediction") -> None:
-        """Write a prediction."""
-        self.file.write(self.text(found))
-        self.file.flush()
-        self.started = True
-
-    def close(self) -> None:  # noqa: B027  # most formats have no end
-        """Write what comes at the end."""
-
-    def values(self, found: "Prediction") -> dict[str, Any]:
-        """Return a prediction as plain values."""
-        certain = {"certain": found.certain} if self.marked else {}
-        return {"image": str(found.image), **certain, "classes": [asdict(likely) for likely in found.classes]}
-
-
 class TableWriter(Writer):
     """Rows of a table, the likeliest class beside the image."""
 
@@ -238,97 +245,9 @@ class CsvWriter(Writer):
         return text.getvalue()
 
 
-class JsonLinesWriter(Writer):
-    """A JSON object for each image, on a line of its own."""
-
-    def text(self, found: "Prediction") -> str:
-        """Return the line of an image."""
-        return json.dumps(self.values(found)) + "\n"
-
-
-class JsonWriter(Writer):
-    """One JSON array; also when it is stopped, it is closed."""
-
-    def text(self, found: "Prediction") -> str:
-        """Return the item of an image."""
-        return (",\n" if self.started else "[") + json.dumps(self.values(found))
-
-    def close(self) -> None:
-        """Close the array."""
-        self.file.write("]\n" if self.started else "[]\n")
-
-
 WRITERS: dict[Format, type[Writer]] = {
     "table": TableWriter,
     "csv": CsvWriter,
     "jsonl": JsonLinesWriter,
     "json": JsonWriter,
 }
-
-
-@contextmanager
-def opened(output: Path | None) -> "Iterator[TextIO]":
-    """Yield the file to write to, standard output for None.
-
-    Raises:
-        SenetError: it cannot be written.
-    """
-    if output is None:
-        yield sys.stdout
-        return
-    try:
-        with output.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            yield file
-    except OSError as error:
-        raise SenetError(f"{output} cannot be written ({error.strerror}); name another file by --output") from error
-
-
-@contextmanager
-def exit_at_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block by an exception, as Ctrl-C does, so that what was begun is closed."""
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
-        yield
-        return
-
-    def leave(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def write_all(writer: Writer, predictions: "Iterable[Prediction]") -> "tuple[int, list[SenetError]]":
-    """Write predictions as they come; return how many there were, and the errors of the images that cannot be read."""
-    count, errors = 0, []
-    try:
-        for found in predictions:
-            if found.error is not None:
-                errors.append(found.error)
-            else:
-                writer.write(found)
-                count += 1
-    finally:
-        writer.close()
-    return count, errors
-
-
-def report(errors: "Sequence[SenetError]", number: int) -> None:
-    """List the images that cannot be read.
-
-    Args:
-        errors: one for each.
-        number: of all images.
-
-    Raises:
-        SenetError: the only image cannot be read.
-        SystemExit: some cannot.
-    """
-    if number == 1 and errors:
-        raise errors[0]
-    if errors:
-        reasons = "".join(f"\n  {printable(str(error))}" for error in errors)
-        say(f"senet: {len(errors)} of {number} images are left out:{reasons}", console(stderr=True))
-        raise SystemExit(1)

@@ -20,7 +20,7 @@ from senet.errors import SenetError
 from senet.paper.ablation import TABLES, reproduce_ablations
 from senet.recipes import RECIPES, get_recipe
 from senet.terminal import console, say
-from senet.training.config import Tracker, TrainConfig
+from senet.training.config import Config, Tracker, TrainConfig
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import resume, train
 
@@ -221,16 +221,10 @@ class AblateCommand(ByRecipe):
         say(f"{self.output} holds the runs; the same command again prints this without training.")
 
 
-def asked_in(config: TrainConfig, argv: Sequence[str]) -> TrainConfig:
+def asked_in(config: Config, argv: Sequence[str]) -> Config:
     """Return the configuration with the command line's options marked as chosen, even if they equal the recipe's."""
     words = (word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--"))
-    asked = {re.sub(r"\.no_(\w+)$", r".\1", word) for word in words}
-    suggested = {
-        name: value
-        for name, value in config.suggested.items()
-        if not any(name == option or name.startswith(f"{option}.") for option in asked)
-    }
-    return replace(config, suggested=suggested)
+    return config.asking({re.sub(r"\.no_(\w+)$", r".\1", word) for word in words})
 
 
 def summary(described: object) -> str:

@@ -12,6 +12,9 @@ from senet.errors import SenetError, warn
 File = tuple[str, int]
 """A file and its label."""
 JUNK = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"})
+TRAIN_SPLITS = ("train", "training")
+EVAL_SPLITS = ("validation", "val", "valid", "test", "testing")
+"""The names of the images to evaluate on, the better ones first."""
 SHOWN = 5
 """Largest number of names that a message lists."""
 
@@ -69,6 +72,12 @@ def leads_back(path: str, top: str) -> bool:
     return True
 
 
+def folder_called(root: Path, names: Sequence[str]) -> Path | None:
+    """Return the folder in a folder that has the first of some names, in upper or lower case; None if there is none."""
+    found = {entry.name.lower(): entry for entry in visible_folders(root)}
+    return next((found[name] for name in names if name in found), None)
+
+
 def is_number(name: str) -> bool:
     """Return whether a name is a non-negative integer in ASCII digits."""
     return name.isascii() and name.isdigit()
@@ -97,7 +106,9 @@ class Skipped(Counter[str]):
     def warn(self, folder: Path) -> None:
         """Warn about the files of a folder that were left out, if any."""
         if self:
-            warn(f"{folder}: left out {sum(self.values())} files that are not read as images: {self}")
+            number = sum(self.values())
+            are = "file that is not read as an image" if number == 1 else "files that are not read as images"
+            warn(f"{folder}: left out {number:,} {are}: {self}")
 
 
 def walk(folder: str | Path) -> Iterator[tuple[str, list[str]]]:

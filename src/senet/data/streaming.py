@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -22,6 +23,7 @@ from senet.data.reading import naming
 from senet.data.transforms import ToPixels
 from senet.errors import SenetError
 
+Item = TypeVar("Item")
 Key = tuple[int, int] | tuple[int, int, int]
 """(epoch, index), and for an image that the epoch has had before, how often."""
 KEPT_BYTES = 200_000_000
@@ -217,24 +219,32 @@ class StreamingLoader:
         """
         self.keys.epoch, self.keys.start = epoch, start
         read: Iterable[tuple[Tensor, Tensor]] = self.loader if len(self.keys) else ()
-        batches = normalized(read, self.preprocessing, self.device)
-        while True:
-            try:
-                with own_sigchld():
-                    batch = next(batches, None)
-            except SenetError as error:  # a worker's error carries the worker's traceback in its text
-                kind = type(error)
-                raise kind(last_line(error).removeprefix(f"{kind.__module__}.{kind.__name__}: ")) from error
-            except Exception as error:  # of any kind in a worker, or in the connection to it
-                if not (isinstance(error, OSError | EOFError) or "DataLoader worker" in str(error)):
-                    raise
-                raise SenetError(
-                    f"a process that reads images failed ({last_line(error)}), perhaps for lack of memory; "
-                    "lower data.num_workers or batch_size"
-                ) from error
-            if batch is None:
-                return
-            yield batch
+        yield from delivered(normalized(read, self.preprocessing, self.device))
+
+
+def delivered(batches: Iterator[Item]) -> Iterator[Item]:
+    """Yield the batches of a DataLoader, and turn what goes wrong in its workers into one sentence.
+
+    Raises:
+        SenetError: an image cannot be read, or a worker died.
+    """
+    while True:
+        try:
+            with own_sigchld():
+                batch = next(batches, None)
+        except SenetError as error:  # a worker's error carries the worker's traceback in its text
+            kind = type(error)
+            raise kind(last_line(error).removeprefix(f"{kind.__module__}.{kind.__name__}: ")) from error
+        except Exception as error:  # of any kind in a worker, or in the connection to it
+            if not (isinstance(error, OSError | EOFError) or "DataLoader worker" in str(error)):
+                raise
+            raise SenetError(
+                f"a process that reads images failed ({last_line(error)}), perhaps for lack of memory; "
+                "lower data.num_workers or batch_size"
+            ) from error
+        if batch is None:
+            return
+        yield batch
 
 
 def last_line(error: Exception) -> str:

@@ -7,7 +7,11 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeGuard
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
 
 from senet.data.channels import Picture
 from senet.data.folders import Skipped, images_below, walk
@@ -89,16 +93,24 @@ def read_list(file: str | Path) -> list[str]:
     return found
 
 
+def is_one(images: str | Path | Picture | Iterable[str | Path | Picture]) -> TypeGuard[str | Path | Picture]:
+    """Return whether this is a single file, folder, pattern or picture; an array of four dimensions is several."""
+    if isinstance(images, np.ndarray | Tensor):
+        return images.ndim in (2, 3)
+    return isinstance(images, str | Path | Image.Image)
+
+
 def expanded(
-    images: str | Path | Iterable[str | Path | Picture], on_error: OnError = "raise"
+    images: str | Path | Picture | Iterable[str | Path | Picture], on_error: OnError = "raise"
 ) -> Iterator[str | Path | Picture]:
     """Yield images, with the files of folders and patterns in their places; each is looked up when it comes.
 
     Args:
-        images: one file, folder or pattern; or several of them, among which there may be pictures.
+        images: one file, folder, pattern or picture; or several of them.
         on_error: "keep" yields what stands for no images as it is, for whoever reads it to say so.
     """
-    for image in [images] if isinstance(images, str | Path) else images:
+    several: Iterable[str | Path | Picture] = [images] if is_one(images) else images  # type: ignore[assignment]
+    for image in several:
         try:
             found = find_images(image) if isinstance(image, str | Path) else []
         except SenetError:

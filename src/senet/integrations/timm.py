@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from senet.data.preprocessing import Preprocessing, preprocessing_from_timm
 from senet.errors import SenetError, needed_for
 from senet.factory import create_model, public_weights
 from senet.integrations.timm_features import wrap
@@ -17,15 +18,25 @@ from senet.models.config import se_from_dict
 from senet.weights.folder import packaged_folder, packaged_weights
 
 with needed_for("senet.integrations.timm"):
-    from timm.models import is_model, register_model
+    from timm.models import get_pretrained_cfg, is_model, register_model
 
 default_cfgs: dict[str, dict[str, Any]] = {}
 """What timm knows about a network before building it; `timm.models.register_model` looks for this name."""
 
 
+def preprocessing_of_weights(card: Card) -> Preprocessing:
+    """Return how images are prepared for the weights that `pretrained=True` means, or for the network if it has none.
+
+    The paper's networks want their images otherwise than the weights of timm, which are the public ones.
+    """
+    first = card.weights[0] if card.weights else ""
+    described = get_pretrained_cfg(first.removeprefix("timm/")) if first.startswith("timm/") else None
+    return card.preprocessing if described is None else preprocessing_from_timm(vars(described))
+
+
 def describe_card(card: Card) -> dict[str, Any]:
     """Return the values of timm's PretrainedCfg for a network with its own number of classes."""
-    wants = card.preprocessing
+    wants = preprocessing_of_weights(card)
     tags = packaged_weights(card.name)
     return {
         "file": str(packaged_folder(card.name, tags[0])) if tags else None,
@@ -85,6 +96,7 @@ def entrypoint(name: str) -> Callable[..., nn.Module]:
         feature_cfg: Mapping[str, Any] | None = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        pretrained_model_args: Any = None,  # what timm has read from a folder, and has filled in already
         **options: Any,
     ) -> nn.Module:
         stated = {"out_indices": out_indices, "feature_cls": feature_cls}
@@ -107,8 +119,9 @@ def entrypoint(name: str) -> Callable[..., nn.Module]:
         model = create_model(
             name, num_classes, in_chans, weights=find_pretrained(name, cfg) if pretrained else None, **options
         ).to(device, dtype)
-        if global_pool is not None:
-            model.reset_classifier(model.num_classes, "avg" if global_pool == "fast" else global_pool)
+        pool = "avg" if global_pool in (None, "fast") else global_pool
+        if pool != model.global_pool:  # else the classifier, which may have been loaded, would start again
+            model.reset_classifier(model.num_classes, pool)
         if not features_only:
             return model
 

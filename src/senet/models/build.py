@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from senet.errors import SenetError
 from senet.models.base import Network
-from senet.models.catalog import Card, model_card
+from senet.models.catalog import CARDS, Card, model_card
 from senet.models.config import ModelConfig
 from senet.models.description import Surgery, derive_surgery, describe_state
 from senet.models.external import build_external, is_external
@@ -132,7 +132,9 @@ def option_remedy(option: str, card: Card) -> str:
         return f"it is called {NAMES_HERE[option]} here"
     if option in TIMM_ONLY:
         return "pass it to timm.create_model, after import senet.integrations.timm"
-    return f"its options are {', '.join(card.options) or 'none'}"
+    families = dict.fromkeys(other.family for other in CARDS.values() if option in other.options)
+    elsewhere = f"; those of the families {', '.join(families)} have it" if families else ""
+    return f"its options are {', '.join(card.options) or 'none'}{elsewhere}"
 
 
 def option_value(config: ModelConfig, option: str) -> Any:

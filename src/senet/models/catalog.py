@@ -81,13 +81,13 @@ basic_resnets = partial(
     on_imagenet,
     family="resnet",
     source="arXiv:1512.03385",
-    options=("stem_pool", "relu_last", "dropout", "drop_path", "zero_init_last"),
+    options=("stem_pool", "relu_last", "dropout", "drop_path", "zero_init_last", "output_stride"),
     release_options={"stem_pool": "ceil"},
     torchvision_options={"stem_pool": "pad", "relu_last": False},
 )
 """ResNets with units of two convolutions."""
 BOTTLENECK: Mapping[str, Any] = {
-    "options": ("stride_on", "stem_pool", "dropout", "drop_path", "zero_init_last"),
+    "options": ("stride_on", "stem_pool", "dropout", "drop_path", "zero_init_last", "output_stride"),
     "torchvision_options": {"stem_pool": "pad", "stride_on": "3x3"},
 }
 """Units of three convolutions."""
@@ -110,7 +110,7 @@ cifar_resnets = partial(
     on_cifar,
     family="cifar_resnet",
     source="arXiv:1512.03385",
-    options=("depth", "shortcut", "dropout", "drop_path", "zero_init_last"),
+    options=("depth", "shortcut", "dropout", "drop_path", "zero_init_last", "output_stride"),
 )
 preact_resnets = partial(on_cifar, family="cifar_preact_resnet", source="arXiv:1603.05027")
 shake_nets = partial(
@@ -176,19 +176,21 @@ _CARDS: tuple[Card, ...] = (
         for card in cifar_resnets(f"resnet{depth}", partial(cifar_resnet, depth=depth))
     ),
     *preact_resnets(
-        "preact_resnet110", partial(cifar_resnet, 110, pre_activation=True), options=("dropout", "drop_path")
+        "preact_resnet110",
+        partial(cifar_resnet, 110, pre_activation=True),
+        options=("dropout", "drop_path", "output_stride"),
     ),
     *preact_resnets(
         "preact_resnet164",
         partial(cifar_resnet, 164, pre_activation=True, bottleneck=True),
-        options=("stride_on", "dropout", "drop_path"),
+        options=("stride_on", "dropout", "drop_path", "output_stride"),
     ),
     *on_cifar(
         "wrn16_8",
         partial(wide_resnet, 16, 8),
         family="wide_resnet",
         source="arXiv:1605.07146",
-        options=("dropout", "drop_path"),
+        options=("dropout", "drop_path", "output_stride"),
     ),
     *shake_nets("shake_shake26_2x96d", partial(shake_resnet, 26, 96)),
     *shake_nets("shake_even29_2x4x64d", partial(shake_resnext, 29, 4, 64), preprocessing=CIFAR100, num_classes=100),

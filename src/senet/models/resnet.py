@@ -8,6 +8,7 @@ from torch import nn
 
 from senet.errors import SenetError, check_choice
 from senet.models.base import Network
+from senet.models.dilation import check_output_stride, dilate
 from senet.models.initialization import check_se, initialize
 from senet.models.residual import (
     BasicUnit,
@@ -55,6 +56,8 @@ class ResNet(Network):
         drop_path: stochastic depth, see `add_drop_path`; 0 for none.
         zero_init_last: start every branch at zero by its last BatchNorm (Goyal et al., arXiv:1706.02677). Off here,
             on in timm: the paper uses He initialization alone. Turn it on for recipes made for timm's networks.
+        output_stride: of the last feature map: that of a stage after the first. The stages after that one keep its
+            resolution, and their convolutions are dilated instead, see `dilate`. None for that of the last stage.
 
     Raises:
         SenetError: a stage that does not exist, an option out of its range, or one that has no effect here.
@@ -77,17 +80,15 @@ class ResNet(Network):
         dropout: float = 0.0,
         drop_path: float = 0.0,
         zero_init_last: bool = False,
+        output_stride: int | None = None,
     ) -> None:
         super().__init__()
         stages = range(2, 2 + len(layers))
+        strides = [2**i if stem_pool is None else 4 * 2**i for i in range(len(layers))]
+        last_stride = check_output_stride(output_stride, strides)
         check_se(se, stages)
         check_rate(drop_path)
-        maxpool: nn.Module = {
-            "ceil": nn.MaxPool2d(3, 2, ceil_mode=True),
-            "pad": nn.MaxPool2d(3, 2, padding=1),
-            None: nn.Identity(),
-        }[stem_pool]
-        channels = stem_channels
+        channels, spacing = stem_channels, 1
         all_units: list[ResidualUnit] = []
         residual_stages: dict[str, nn.Module] = {}
         levels = []
@@ -102,15 +103,18 @@ class ResNet(Network):
                 stride = 2 if i > 0 and j == 0 else 1
                 units.append(unit(channels, planes[i], stride, wiring))
                 channels = units[-1].out_channels
+            if strides[i] > last_stride:
+                spacing = dilate(units, spacing)
             residual_stages[f"layer{i + 1}"] = nn.Sequential(*units)
             all_units += units
-            levels.append((f"layer{i + 1}", channels, 2**i if stem_pool is None else 4 * 2**i))
+            levels.append((f"layer{i + 1}", channels, min(strides[i], last_stride)))
+        pool = build_stem_pool(stem_pool)
         if isinstance(units[-1], PreActivationUnit):
             levels[-1] = ("act1", *levels[-1][1:])
-            self.add_trunk(conv1=stem, maxpool=maxpool, **residual_stages, bn1=nn.BatchNorm2d(channels), act1=nn.ReLU())
+            self.add_trunk(conv1=stem, maxpool=pool, **residual_stages, bn1=nn.BatchNorm2d(channels), act1=nn.ReLU())
         else:
             self.add_trunk(
-                conv1=stem, bn1=nn.BatchNorm2d(stem_channels), act1=nn.ReLU(), maxpool=maxpool, **residual_stages
+                conv1=stem, bn1=nn.BatchNorm2d(stem_channels), act1=nn.ReLU(), maxpool=pool, **residual_stages
             )
         if drop_path:
             add_drop_path(all_units, drop_path)
@@ -133,6 +137,13 @@ class ResNet(Network):
                         "zero_init_last is True; a pre-activation branch does not end in a BatchNorm, leave it out"
                     )
                 nn.init.zeros_(module.last_affine.weight)
+
+
+def build_stem_pool(stem_pool: StemPool | None) -> nn.Module:
+    """Build the pooling after the stem; see `ResNet`."""
+    if stem_pool is None:
+        return nn.Identity()
+    return nn.MaxPool2d(3, 2, padding=1) if stem_pool == "pad" else nn.MaxPool2d(3, 2, ceil_mode=True)
 
 
 def deep_stem(in_channels: int) -> nn.Module:
@@ -166,6 +177,7 @@ def imagenet_resnet(
     dropout: float = 0.0,
     drop_path: float = 0.0,
     zero_init_last: bool = False,
+    output_stride: int | None = None,
 ) -> ResNet:
     """Build a four-stage network for images of about 224 pixels.
 
@@ -187,6 +199,7 @@ def imagenet_resnet(
         dropout: see `ResNet`.
         drop_path: see `ResNet`.
         zero_init_last: see `ResNet`.
+        output_stride: 8, 16 or 32 (None), see `ResNet`.
     """
     check_choice("stride_on", stride_on, get_args(StrideOn))
     check_choice("stem_pool", stem_pool, get_args(StemPool))
@@ -212,6 +225,7 @@ def imagenet_resnet(
         dropout=dropout,
         drop_path=drop_path,
         zero_init_last=zero_init_last,
+        output_stride=output_stride,
     )
 
 
@@ -238,6 +252,7 @@ def cifar_resnet(
     dropout: float = 0.0,
     drop_path: float = 0.0,
     zero_init_last: bool = False,
+    output_stride: int | None = None,
 ) -> ResNet:
     """Build a three-stage network of 16, 32 and 64 planes for images of about 32 pixels.
 
@@ -256,6 +271,7 @@ def cifar_resnet(
         dropout: see `ResNet`.
         drop_path: see `ResNet`.
         zero_init_last: see `ResNet`.
+        output_stride: 2 or 4 (None), see `ResNet`.
 
     Raises:
         SenetError: a depth that no such network has, or an option out of its range or without effect here.
@@ -286,6 +302,7 @@ def cifar_resnet(
         dropout=dropout,
         drop_path=drop_path,
         zero_init_last=zero_init_last,
+        output_stride=output_stride,
     )
 
 
@@ -298,6 +315,7 @@ def wide_resnet(
     se: SEOptions | None = None,
     dropout: float = 0.0,
     drop_path: float = 0.0,
+    output_stride: int | None = None,
 ) -> ResNet:
     """Build a three-stage network of 16, 32 and 64 times `widen` planes for images of about 32 pixels.
 
@@ -311,6 +329,7 @@ def wide_resnet(
         se: see `ResNet`.
         dropout: see `ResNet`.
         drop_path: see `ResNet`.
+        output_stride: 2 or 4 (None), see `ResNet`.
 
     Raises:
         SenetError: a depth that no such network has, or a widening factor below 1.
@@ -331,4 +350,5 @@ def wide_resnet(
         se=se,
         dropout=dropout,
         drop_path=drop_path,
+        output_stride=output_stride,
     )

@@ -59,7 +59,8 @@ class PaperRow:
 
     def config(self) -> TrainConfig:
         """Return the whole configuration."""
-        return replace(get_recipe(self.recipe), model=self.model)
+        config: TrainConfig = get_recipe(self.recipe)
+        return replace(config, model=self.model)
 
     def command(self) -> str:
         """Return the command line that trains the row."""

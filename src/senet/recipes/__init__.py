@@ -5,6 +5,7 @@ every row of the paper's tables.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from senet.errors import SenetError
 from senet.recipes.cifar import (
@@ -29,9 +30,9 @@ from senet.recipes.imagenet import (
 from senet.recipes.places import places365
 from senet.recipes.resnet_strikes_back import imagenet_a1, imagenet_a2, imagenet_a3
 from senet.registry import Registry, calling_module
-from senet.training.config import TrainConfig, recipe
+from senet.training.config import Config, recipe
 
-RECIPES: Registry[Callable[[], TrainConfig]] = Registry(
+RECIPES: Registry[Callable[[], Any]] = Registry(
     "recipe",
     {
         "digits": digits,
@@ -57,7 +58,7 @@ RECIPES: Registry[Callable[[], TrainConfig]] = Registry(
 )
 
 
-def register_recipe(function: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
+def register_recipe(function: Callable[[], Config]) -> Callable[[], Config]:
     """Add a recipe of another package, under the function's name; a decorator.
 
     `senet train` lists it with the first line of its docstring. Weights to start from may replace its network and
@@ -77,8 +78,8 @@ def register_recipe(function: Callable[[], TrainConfig]) -> Callable[[], TrainCo
     return made
 
 
-def get_recipe(name: str) -> TrainConfig:
-    """Return the configuration of a recipe.
+def get_recipe(name: str) -> Any:
+    """Return the configuration of a recipe, a `TrainConfig` unless the recipe says otherwise.
 
     Raises:
         SenetError: no recipe has this name.

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from senet.training.budget import Budget
-from senet.training.config import TrainConfig
+from senet.training.config import RunConfig
+from senet.training.length import Length
 from senet.training.schedule import Schedule
 from senet.training.selection import IN_WORDS, Selection
 
@@ -24,12 +25,13 @@ class Ending:
 
 
 def ending_of(
-    config: TrainConfig, epoch: int, selection: Selection, schedule: Schedule, budget: Budget
+    config: RunConfig, length: Length, epoch: int, selection: Selection, schedule: Schedule, budget: Budget
 ) -> Ending | None:
     """Return why a run is over after `epoch` epochs; None if it goes on."""
-    if epoch >= config.epochs:
-        return Ending(reason=f"epoch {epoch} of {config.epochs} is trained", remedy="set more epochs to go on")
-    trained = f"epoch {epoch} of at most {config.epochs} is trained"
+    if epoch >= length.epochs:
+        more = "epochs" if config.epochs is not None else "iterations in another run"
+        return Ending(reason=f"epoch {epoch} of {length.epochs} is trained", remedy=f"set more {more} to go on")
+    trained = f"epoch {epoch} of at most {length.epochs} is trained"
     if epoch and selection.is_over(epoch):
         name, patience = IN_WORDS[config.selection.metric][0], config.selection.patience
         return Ending(
@@ -50,10 +52,11 @@ def ending_of(
     return None
 
 
-def ending_of_state(config: TrainConfig, state: Mapping[str, Any]) -> Ending | None:
+def ending_of_state(config: RunConfig, state: Mapping[str, Any]) -> Ending | None:
     """Return why the run of a training state is over, perhaps with a changed configuration; None if it goes on."""
-    selection, budget = Selection(config.selection), Budget(config.max_seconds, config.epochs)
-    schedule = Schedule(config.schedule, None, config.optimizer.lr, config.epochs)
+    length = config.length(state["budget"]["num_batches"])
+    selection, budget = Selection(config.selection), Budget(config.max_seconds, length.epochs)
+    schedule = Schedule(config.schedule, None, config.optimizer.lr, length.epochs)
     for name, part in (("selection", selection), ("schedule", schedule), ("budget", budget)):
         part.load_state_dict(state[name])
-    return ending_of(config, state["position"]["epoch"], selection, schedule, budget)
+    return ending_of(config, length, state["position"]["epoch"], selection, schedule, budget)

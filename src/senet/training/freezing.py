@@ -10,7 +10,35 @@ from senet.training.config import TrainConfig
 from senet.training.groups import head_names
 
 
-class Freezing:
+class Frozen:
+    """Keeps as it is what of a network says so itself: by parameters without gradient, and by its method `train`.
+
+    Args:
+        model: the network.
+
+    Attributes:
+        trunk: what may be frozen for some epochs, with the names of the parameters.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.trunk: list[tuple[str, Parameter]] = []
+
+    def set_gradients(self, epoch: int) -> bool:
+        """Let those parameters have gradients that an epoch trains, and return whether others had them before."""
+        return False
+
+    def trained(self) -> Iterator[tuple[str, Parameter]]:
+        """Yield the parameters that are trained, with their names."""
+        return ((name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad)
+
+    def set_modes(self, epoch: int, num_epochs: int) -> str:
+        """Set training mode, and return how the steps differ from those of other epochs, in words."""
+        self.model.train()
+        return ""
+
+
+class Freezing(Frozen):
     """Keeps the trunk of a network, or the statistics of its BatchNorm, as they are, by the epoch.
 
     Frozen parameters need no gradient, so that the backward pass ends at the head. A module all of whose parameters are
@@ -25,7 +53,8 @@ class Freezing:
     """
 
     def __init__(self, config: TrainConfig, model: nn.Module) -> None:
-        self.config, self.model = config, model
+        super().__init__(model)
+        self.config = config
         self.head = head_names(model) if config.freeze == "trunk" or config.head_epochs else set()
         trunk = [(name, p) for name, p in model.named_parameters() if name not in self.head]
         self.trunk = [(name, parameter) for name, parameter in trunk if parameter.requires_grad]

@@ -1,21 +1,14 @@
 """Training a network from the beginning, and going on with a run that was stopped."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from senet.data.loading import load_data
 from senet.errors import SenetError
-from senet.models.base import Network
-from senet.models.build import build
-from senet.models.config import ModelConfig
-from senet.nn.precision import fast_precision
 from senet.training import budget
-from senet.training.config import Tracker, TrainConfig
+from senet.training.config import RunConfig, Tracker
 from senet.training.ending import ending_of_state
 from senet.training.optimizers import check_optimizer
 from senet.training.parts import Parts
@@ -23,14 +16,14 @@ from senet.training.processes import build_accelerator
 from senet.training.progress import Progress, lines_shown
 from senet.training.run import RunFolder, changed
 from senet.training.state import STATE_KEYS, up_to_date
+from senet.training.task import Task
 from senet.training.trackers import check_installed
 from senet.training.trainer import Trainer
-from senet.training.warm_start import start_from_weights
 
 logger = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig, output: str | Path, *, progress: Progress | None = None) -> Path:
+def train(config: RunConfig, output: str | Path, *, progress: Progress | None = None) -> Path:
     """Train a network; a line is logged for each epoch.
 
     Lines go to the logger "senet.training" at level INFO; where the program has not configured logging, they are shown
@@ -112,7 +105,7 @@ def resume(
         return carry_out(run, config, None, progress)
     state = up_to_date(state, config.epochs, run.metrics())
     done = state["position"]["epoch"]
-    if done > config.epochs:
+    if config.epochs is not None and done > config.epochs:
         raise SenetError(f"epochs is {config.epochs}, but {run.path} has trained {done} already; give more")
     if ending := ending_of_state(config, state):
         with lines_shown():
@@ -121,7 +114,7 @@ def resume(
     return carry_out(run, config, state, progress)
 
 
-def carry_out(run: RunFolder, config: TrainConfig, state: Mapping[str, Any] | None, progress: Progress | None) -> Path:
+def carry_out(run: RunFolder, config: RunConfig, state: Mapping[str, Any] | None, progress: Progress | None) -> Path:
     """Train a run to its end.
 
     Args:
@@ -134,38 +127,15 @@ def carry_out(run: RunFolder, config: TrainConfig, state: Mapping[str, Any] | No
     check_optimizer(config.optimizer)
     check_installed(config.trackers)
     accelerator = build_accelerator(config.compute)
-    notes, start = [], None
-    make: Callable[[ModelConfig], Network] = partial(build, surgery=run.surgery())
-    if config.weights is not None and state is None:
-        config, start = start_from_weights(config)
-    if config.compute.precision == "auto":
-        precision = fast_precision(accelerator.device)
-        config = replace(config, compute=replace(config.compute, precision=precision))
-        faster = "; fp16 is faster" if precision == "fp32" and accelerator.device.type == "cuda" else ""
-        notes.append(f"compute.precision is auto, which is {precision} here{faster}")
-    data = load_data(
-        config.data,
-        batch_size=config.batch_size,
-        device=accelerator.device,
-        seed=config.seed,
-        rank=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-        even=config.regularization.pairs_images,
-        balance=config.objective.balance,
-        softmax=config.objective.loss == "cross_entropy",
-    )
-    config = replace(config, objective=replace(config.objective, balance=data.balance))
-    notes.extend(data.notes)
-    run.check_same_data(data)
-    if start is not None:
-        make = start.for_classes(data.class_names).build
-        notes.append(start.classifier_note(data.class_names))
-    parts = Parts(config, data, make, accelerator.device, started)
-    trainer = Trainer(parts, run, accelerator, data, notes)
+    task: Task[Any] = config.task_type()(config)
+    task.choose_precision(accelerator.device)
+    task.open(run, accelerator, is_new=state is None)
+    parts = Parts(task, accelerator.device, started)
+    trainer = Trainer(parts, run, accelerator)
     with run.claimed() if accelerator.is_main_process else nullcontext():
         trainer.restore(state)
         if accelerator.is_main_process:
-            run.start(parts.config, data)
+            run.start(parts.config, task.described())
         accelerator.wait_for_everyone()
         trainer.run_epochs(progress)
     return run.path

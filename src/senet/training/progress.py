@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from senet.data.preprocessing import Preprocessing
 from senet.training.trackers import Trackers
 
 logger = logging.getLogger("senet.training")
@@ -130,12 +129,9 @@ class Reporter:
         if not self.quiet:
             logger.info("%s: %s", self.folder.name, sentence)
 
-    def start(self, row: Mapping[str, float], what: str, preprocessing: Preprocessing) -> None:
+    def start(self, sentence: str) -> None:
         """Log what the run starts from, and how good that is."""
-        images = f"{preprocessing.image_size} pixels out of {preprocessing.resize}, mean {preprocessing.mean}"
-        self.say(
-            f"starts as {what}, on {images}, std {preprocessing.std}: loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %"
-        )
+        self.say(sentence)
         if self.trackers is not None:
             self.trackers.send()
 
@@ -156,13 +152,17 @@ class Reporter:
         if self.progress is not None:
             self.progress.plan(self.num_batches)
 
-    def end_epoch(self, row: Mapping[str, float]) -> None:
-        """Log an epoch's line and its numbers."""
+    def end_epoch(self, row: Mapping[str, float], found: str) -> None:
+        """Log an epoch's line and its numbers.
+
+        Args:
+            row: of metrics.jsonl.
+            found: by the evaluation, in words.
+        """
         left = row["time_s"] * (self.num_epochs - row["epoch"])
         self.say(
             f"epoch {row['epoch']:.0f}/{self.num_epochs}  train loss {row['train_loss']:.4f}  "
-            f"loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %  "
-            f"balanced {row['balanced_accuracy']:.2f} %  macro F1 {row['macro_f1']:.2f} %  "
+            f"{found}  "
             f"{row['images_per_s']:,.0f} images/s  "
             f"about {f'{left / 60:.0f} min' if left >= 120 else f'{left:.0f} s'} left"
         )

@@ -1,6 +1,7 @@
 """The run folder: what a run writes, and what it needs to go on.
 
-    config.json             the TrainConfig, and the modules of other packages that its network needs
+    config.json             the TrainConfig or another RunConfig with its task, and the modules of other packages that
+                            its network needs
     data.json               numbers of images, names of classes, images held out; compared when a run is resumed
     environment.json        versions and machine
     metrics.jsonl           one line an epoch; epoch 0 is the weights that it starts from, if there are any
@@ -29,16 +30,14 @@ from typing import IO, Any
 import torch
 from torch import nn
 
-from senet.configs import settings, to_dict
+from senet.configs import overlaid, settings, to_dict
 from senet.data.folders import listed
-from senet.data.loading import Loaders
 from senet.errors import MissingExtraError, MissingFileError, SenetError
 from senet.files import read_jsonl, write_json, written_beside
 from senet.models.config import config_from_dict
-from senet.models.description import Surgery, required_modules
+from senet.models.description import Surgery
 from senet.plugins import check_imported
-from senet.training.config import TrainConfig
-from senet.training.warm_start import overlaid, with_asked
+from senet.training.config import Config, RunConfig, configuration_of
 from senet.weights.card import CARD_FILE
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from senet.weights.folder import save_pretrained
@@ -48,11 +47,13 @@ STATE_FILE = "training_state.pt"
 DATA_FILE = "data.json"
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
+TASK = "classification"
+"""Of runs whose config.json says none, as before there were others."""
 WITHOUT_EFFECT = ("data.dataset", "data.root", "data.num_workers", "checkpoint_every", "trackers")
 """Settings that do not change the result of a run: where its data is, how it is read, how often it saves and where."""
 
 
-def changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
     """Return a configuration with other values.
 
     Args:
@@ -63,20 +64,22 @@ def changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     return replace(config, **{top: overlaid(getattr(config, top), changes, top) for top in tops})
 
 
-def read_config(values: Any) -> TrainConfig:
+def read_config(values: Any) -> RunConfig:
     """Return the configuration that a run's config.json holds.
 
     Raises:
         SenetError: it is not one.
     """
-    if isinstance(values, Mapping):
-        values = {name: value for name, value in values.items() if name != "requires"}
-        if "regularisation" in values:
-            values = before_the_first_release(values)
-        compute = values.get("compute")
-        if isinstance(compute, Mapping) and isinstance(compute.get("compile"), bool):  # as it was at first
-            values = {**values, "compute": {**compute, "compile": "on" if compute["compile"] else "off"}}
-    return TrainConfig.from_dict(values)
+    if not isinstance(values, Mapping):
+        return configuration_of(TASK).from_dict(values)
+    task = values.get("task", TASK)
+    values = {name: value for name, value in values.items() if name not in ("requires", "task")}
+    if "regularisation" in values:
+        values = before_the_first_release(values)
+    compute = values.get("compute")
+    if isinstance(compute, Mapping) and isinstance(compute.get("compile"), bool):  # as it was at first
+        values = {**values, "compute": {**compute, "compile": "on" if compute["compile"] else "off"}}
+    return configuration_of(task).from_dict(values)
 
 
 def before_the_first_release(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,22 +91,6 @@ def before_the_first_release(values: Mapping[str, Any]) -> dict[str, Any]:
         "regularization": values["regularisation"],
         "compute": {**values["compute"], "fused": fused[values["compute"]["fused"]]},
     }
-
-
-def settled(config: TrainConfig, stored: TrainConfig) -> TrainConfig:
-    """Return a configuration with what its run fixed when it started: precision, balancing, the network of its weights.
-
-    Args:
-        config: as before the run.
-        stored: that of the run.
-    """
-    if config.compute.precision == "auto":
-        config = replace(config, compute=replace(config.compute, precision=stored.compute.precision))
-    if config.objective.balance == "auto":
-        config = replace(config, objective=replace(config.objective, balance=stored.objective.balance))
-    if config.weights is not None and config.weights == stored.weights:
-        config = with_asked(config, stored.model, stored.data.preprocessing)
-    return config
 
 
 def entries(folder: Path) -> Iterator[Path]:
@@ -171,12 +158,12 @@ class RunFolder:
                 f"{self.path} cannot be written ({error.strerror}); make room or permit it, and {remedy}"
             ) from error
 
-    def start(self, config: TrainConfig, data: Loaders | None = None) -> None:
+    def start(self, config: RunConfig, data: Mapping[str, Any] | None = None) -> None:
         """Write what is known before the first step; in the folder of a run that goes on, what has changed.
 
         Args:
             config: of the run.
-            data: its images, where they are known already.
+            data: what data.json says of its images, where they are known already.
 
         Raises:
             SenetError: the folder cannot be made or written.
@@ -192,14 +179,15 @@ class RunFolder:
             "threads": torch.get_num_threads(),
             "versions": versions("senet", "torch", "torchvision", "timm", "accelerate"),
         }
-        requires = required_modules(config.model, Surgery())
+        requires = config.required_modules()
+        values = {"task": config.task, **to_dict(config), **({"requires": requires} if requires else {})}
         with self.writing():
-            write_json(self.path / CONFIG_FILE, to_dict(config) | ({"requires": requires} if requires else {}))
+            write_json(self.path / CONFIG_FILE, values)
             write_json(self.path / "environment.json", environment)
             if data is not None:
-                write_json(self.path / DATA_FILE, described(data))
+                write_json(self.path / DATA_FILE, data)
 
-    def read_config(self) -> TrainConfig:
+    def read_config(self) -> RunConfig:
         """Return the configuration of the run.
 
         Raises:
@@ -220,21 +208,27 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SenetError(f"{path} is not a run's configuration ({error})") from error
 
-    def check_same_config(self, config: TrainConfig) -> None:
+    def check_same_config(self, config: RunConfig) -> None:
         """Raise a SenetError unless a run with this configuration would end as this run does."""
         stored = self.read_config()
-        own, asked = (dict(settings(part, "")) for part in (stored, settled(config, stored)))
+        if stored.task != config.task:
+            raise SenetError(f"{self.path} is a run of another task, {stored.task}; use another folder")
+        own, asked = (dict(settings(part, "")) for part in (stored, config.task_type().settled(config, stored)))
         different = [name for name in {**own, **asked} if own.get(name) != asked.get(name)]
         different = [name for name in different if name not in WITHOUT_EFFECT]
         if different:
             name = "weights" if "weights" in different else different[0]
             raise SenetError(f"{self.path} was started with another {name}; use the same settings or another folder")
 
-    def check_same_data(self, data: Loaders) -> None:
-        """Raise a SenetError if the run started on other data, as far as data.json tells."""
+    def check_same_data(self, found: Mapping[str, Any]) -> None:
+        """Raise a SenetError if the run started on other data, as far as data.json tells.
+
+        Args:
+            found: what data.json would say of the data now.
+        """
         path = self.path / DATA_FILE
         try:
-            stored, found = json.loads(path.read_text()), described(data)
+            stored = json.loads(path.read_text())
         except (FileNotFoundError, NotADirectoryError):
             return
         for name in found:
@@ -358,16 +352,6 @@ def versions(*packages: str) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
-
-
-def described(data: Loaders) -> dict[str, Any]:
-    """Return what data.json says of a run's images."""
-    return {
-        "num_train_images": data.train.order.num_images,
-        "num_eval_images": data.evaluation.order.num_images,
-        "class_names": list(data.class_names),
-        "held_out": None if data.held_out is None else list(data.held_out),
-    }
 
 
 def brief(value: Any) -> str:

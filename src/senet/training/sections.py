@@ -216,7 +216,24 @@ class RegularizationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectionConfig:
+class AnySelection:
+    """Which epoch is kept as the best, and when a run stops early.
+
+    Args:
+        metric: of the evaluation images, by which epochs are compared. The best epoch is kept in best/.
+        patience: the run stops after this many epochs without a better one; None for never.
+    """
+
+    metric: str
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.patience is not None and self.patience < 1:
+            raise SenetError(f"selection.patience is {self.patience}; expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionConfig(AnySelection):
     """Which epoch is kept as the best, and when a run stops early.
 
     Args:
@@ -227,12 +244,10 @@ class SelectionConfig:
     """
 
     metric: Metric = "top1"
-    patience: int | None = None
 
     def __post_init__(self) -> None:
         check_choice("selection.metric", self.metric, get_args(Metric))
-        if self.patience is not None and self.patience < 1:
-            raise SenetError(f"selection.patience is {self.patience}; expected at least 1")
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)

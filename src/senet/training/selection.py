@@ -4,19 +4,22 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from senet.training.sections import Metric, SelectionConfig
+from senet.training.sections import AnySelection
 
 IN_WORDS: Mapping[str, tuple[str, str]] = {
     "top1": ("top-1", " %"),
     "balanced_accuracy": ("balanced accuracy", " %"),
     "macro_f1": ("macro F1", " %"),
     "loss": ("loss", ""),
+    "ap": ("AP", " %"),
+    "ap50": ("AP50", " %"),
+    "ap75": ("AP75", " %"),
     "epoch": ("number", ""),
 }
 """What each metric is called in sentences, and its unit."""
 
 
-def quality(metric: Metric, row: Mapping[str, float]) -> tuple[float, float]:
+def quality(metric: str, row: Mapping[str, float]) -> tuple[float, float]:
     """Return what is larger the better an epoch is: by the metric, then by the loss.
 
     Args:
@@ -28,7 +31,7 @@ def quality(metric: Metric, row: Mapping[str, float]) -> tuple[float, float]:
     return tuple(-math.inf if math.isnan(x) else x for x in (by_metric, by_loss))  # type: ignore[return-value]
 
 
-def best_of(rows: Iterable[Mapping[str, float]], metric: Metric) -> Mapping[str, float] | None:
+def best_of(rows: Iterable[Mapping[str, float]], metric: str) -> Mapping[str, float] | None:
     """Return the best of some lines of metrics.jsonl, the first of equal ones; None if none has the metric."""
     measured = (row for row in rows if metric in row)
     return max(measured, key=lambda row: quality(metric, row), default=None)
@@ -45,7 +48,7 @@ class Selection:
         row: its line of metrics.jsonl, as far as it matters: the metric and the loss.
     """
 
-    def __init__(self, config: SelectionConfig) -> None:
+    def __init__(self, config: AnySelection) -> None:
         self.config = config
         self.epoch = 0
         self.row: dict[str, float] = {}
@@ -55,7 +58,7 @@ class Selection:
         metric = self.config.metric
         if self.epoch and quality(metric, row) <= quality(metric, self.row):
             return False
-        self.epoch, self.row = int(row["epoch"]), {name: row[name] for name in {metric, "loss"}}
+        self.epoch, self.row = int(row["epoch"]), {name: row[name] for name in {metric, "loss"} if name in row}
         return True
 
     def is_over(self, epochs: int) -> bool:

@@ -24,12 +24,12 @@ class Position:
     seconds: float = 0.0
 
 
-def up_to_date(state: Mapping[str, Any], epochs: int, metrics: Iterable[Mapping[str, float]]) -> dict[str, Any]:
+def up_to_date(state: Mapping[str, Any], epochs: int | None, metrics: Iterable[Mapping[str, float]]) -> dict[str, Any]:
     """Return a training state with what those of former versions do not hold.
 
     Args:
         state: of any version.
-        epochs: of the run.
+        epochs: of the run; None if it counts iterations.
         metrics: the lines of its metrics.jsonl.
     """
     position, found = dict(state["position"]), dict(state)
@@ -38,7 +38,7 @@ def up_to_date(state: Mapping[str, Any], epochs: int, metrics: Iterable[Mapping[
         rows = [row for row in metrics if 0 < row["epoch"] <= position["epoch"]]
         spent = sum(row["time_s"] for row in rows) + position["seconds"]
         found["selection"] = from_metrics(best_top1, rows)
-        found["budget"] = Budget(None, epochs).state_dict() | {"spent": spent}
+        found["budget"] = Budget(None, epochs or 1).state_dict() | {"spent": spent}
     return found | {"position": position}
 
 

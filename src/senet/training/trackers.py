@@ -19,7 +19,7 @@ from typing import Any
 from senet.configs import settings
 from senet.errors import SenetError, first_line, needed_for, warn
 from senet.files import read_jsonl, write_json
-from senet.training.config import Tracker, TrainConfig
+from senet.training.config import RunConfig, Tracker
 
 PROJECT = "senet"
 """What a service files runs under, unless its own environment variable says otherwise."""
@@ -144,7 +144,7 @@ def check_installed(trackers: Iterable[Tracker]) -> None:
             import_module(SERVICES[name].module)
 
 
-def hyperparameters(config: TrainConfig) -> dict[str, bool | int | float | str | None]:
+def hyperparameters(config: RunConfig) -> dict[str, bool | int | float | str | None]:
     """Return a configuration for a service: values by dotted name, long texts cut."""
     found: dict[str, bool | int | float | str | None] = {}
     for name, value in settings(config, ""):
@@ -164,7 +164,7 @@ class Trackers:
         done_epochs: before this start; None if nothing has been trained.
     """
 
-    def __init__(self, folder: Path, config: TrainConfig, done_epochs: int | None) -> None:
+    def __init__(self, folder: Path, config: RunConfig, done_epochs: int | None) -> None:
         self.folder, self.config = folder.absolute(), config
         self.done_epochs = -1 if done_epochs is None else done_epochs
         self.opened: dict[Tracker, Any] = {}

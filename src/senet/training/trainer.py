@@ -1,8 +1,9 @@
 """A run in progress: its steps, its evaluations, where it stands and what it saves."""
 
+import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from itertools import islice
 from typing import Any, NoReturn
@@ -10,21 +11,18 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from senet.data.loading import Loaders
 from senet.errors import SenetError, needed_for
-from senet.evaluation.accuracy import Evaluation
 from senet.nn.precision import float32_products, slow_bf16
 from senet.training.compiling import Call, Steps
 from senet.training.ending import Ending, ending_of
 from senet.training.finite import first_not_finite, is_finite, not_finite
 from senet.training.interrupt import TrainingInterrupted, caught_signals
-from senet.training.objective import loss_of
 from senet.training.pacing import Pace
 from senet.training.parts import Parts
 from senet.training.processes import Team
 from senet.training.progress import Progress, Reporter, lines_shown
 from senet.training.run import RunFolder
-from senet.training.scoring import evaluate_in_run, figures, summed
+from senet.training.scoring import summed
 from senet.training.seeding import STEP_STREAM, seed_everything
 from senet.training.state import Position, standing
 from senet.training.trackers import Trackers
@@ -40,15 +38,12 @@ class Trainer:
         parts: of the run, at its beginning.
         run: its folder.
         accelerator: devices and processes.
-        data: its loaders.
-        notes: sentences to log when the run starts.
     """
 
-    def __init__(
-        self, parts: Parts, run: RunFolder, accelerator: Accelerator, data: Loaders, notes: Iterable[str] = ()
-    ) -> None:
-        self.parts, self.config = parts, parts.config
-        self.run_folder, self.accelerator, self.data = run, accelerator, data
+    def __init__(self, parts: Parts, run: RunFolder, accelerator: Accelerator) -> None:
+        self.parts, self.config, self.length = parts, parts.config, parts.length
+        self.task, self.data = parts.task, parts.task.data
+        self.run_folder, self.accelerator = run, accelerator
         self.team = Team(accelerator.num_processes)
         self.pace = Pace(parts.budget, parts.schedule, self.team)
         self.say: Callable[[str], None] = lambda sentence: None
@@ -58,8 +53,7 @@ class Trainer:
         self.caught: list[int] = []
         slow = slow_bf16("compute.precision bf16", accelerator.device, "auto chooses what is fast")
         slow = slow if self.config.compute.precision == "bf16" else ""
-        self.notes = [slow, self.steps.note, data.train.order.summary(), *notes]
-        self.notes += parts.teacher.notes if parts.teacher else []
+        self.notes = [slow, self.steps.note, self.data.train.order.summary(), *self.task.notes]
 
     def wrap(self) -> None:
         """Distribute the objective over the processes, and make what does the steps.
@@ -92,7 +86,9 @@ class Trainer:
         with (
             lines_shown(),
             float32_products(self.accelerator.device, config.compute.precision),
-            Reporter(run, config.epochs, num_batches, done, progress, trackers=trackers, quiet=not main) as reporter,
+            Reporter(
+                run, self.length.epochs, num_batches, done, progress, trackers=trackers, quiet=not main
+            ) as reporter,
             caught_signals() as self.caught,
         ):
             self.say = self.steps.say = reporter.say
@@ -121,14 +117,15 @@ class Trainer:
         """Save and evaluate the weights that the run starts from, so that resuming does not need them."""
         if self.accelerator.is_main_process:
             self.save({}, best=False)
-        row = {"epoch": 0, "step": 0, **figures(self.evaluate())}
+        row = {"epoch": 0, "step": 0, **self.evaluate()}
         if self.accelerator.is_main_process:
             self.run_folder.append_metrics(row)
-        reporter.start(row, f"{self.config.model.name} from {self.config.weights}", self.config.data.preprocessing)
+        reporter.start(self.task.start_in_words(row))
 
     def ending(self) -> Ending | None:
         """Return why the run is over; None if it goes on."""
-        return ending_of(self.config, self.position.epoch, self.parts.selection, self.parts.schedule, self.parts.budget)
+        parts, epoch = self.parts, self.position.epoch
+        return ending_of(self.config, self.length, epoch, parts.selection, parts.schedule, parts.budget)
 
     def end_epoch(self, reporter: Reporter, row: dict[str, float]) -> None:
         """Go on to the next epoch, and save."""
@@ -140,12 +137,12 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.run_folder.append_metrics(row)
             self.save(row, best=is_best)
-        reporter.end_epoch(row)
+        reporter.end_epoch(row, self.task.in_words(row))
 
     def train_epoch(self, reporter: Reporter) -> None:
         """Train from the position to the end of its epoch."""
         position, accumulate, every = self.position, self.config.compute.accumulate, self.config.checkpoint_every
-        num_batches = len(self.data.train)
+        num_batches = self.length.batches_of(position.epoch)
         self.frozen = self.parts.freezing.set_modes(position.epoch, self.parts.budget.num_epochs)
         if position.batch and self.pace.time_is_up(position, reporter):  # the run was stopped at that moment
             return
@@ -163,10 +160,10 @@ class Trainer:
                 self.read_losses(losses, first, lr)
                 self.check_weights(lr)
                 self.stop_for(error)
-            lr = self.parts.schedule.set_lr(position.epoch + first / num_batches)
-            for batch, (images, labels) in enumerate(window, first):
+            lr = self.parts.schedule.set_lr(position.epoch + first / self.length.num_batches)
+            for batch, (images, targets) in enumerate(window, first):
                 self.seed_step(batch)
-                losses.append(self.backward(images, labels, len(window), update=batch + 1 == first + len(window)))
+                losses.append(self.backward(images, targets, len(window), update=batch + 1 == first + len(window)))
                 num_images += len(images)
             position.step += 1
             done = first + len(window)
@@ -202,15 +199,13 @@ class Trainer:
             self.config.seed, self.position.epoch, batch, process, STEP_STREAM, device=self.accelerator.device
         )
 
-    def backward(self, images: Tensor, labels: Tensor, window: int, update: bool) -> Tensor:
+    def backward(self, images: Any, targets: Any, window: int, update: bool) -> Tensor:
         """Add a batch's share of the gradient; with `update`, take the step. Returns the batch's loss."""
         parts = self.parts
-        images, targets = images.contiguous(memory_format=self.config.compute.memory_format), labels
-        if parts.mixup is not None:
-            images, targets = parts.mixup(images, labels)
+        images, targets = self.task.prepare(images, targets)
 
         def passes(call: Call) -> Tensor:
-            loss = loss_of(call, images, targets)
+            loss: Tensor = self.task.loss(call, images, targets)
             parts.scaler.scale(loss if window == 1 else loss / window).backward()
             return loss.detach()
 
@@ -248,7 +243,7 @@ class Trainer:
         """Evaluate what is kept, and return the epoch's line of metrics."""
         position, data = self.position, self.data
         result = self.evaluate()
-        self.parts.schedule.end_epoch(result.loss)
+        self.parts.schedule.end_epoch(result.get("loss", math.nan))
         loss_sum = torch.tensor(position.loss_sum, device=self.accelerator.device)
         train_loss = float(summed(loss_sum, self.accelerator)) / position.batch / self.accelerator.num_processes
         num_images = data.train.order.num_used * position.batch / len(data.train)
@@ -257,27 +252,26 @@ class Trainer:
             "step": position.step,
             "lr": max(group["lr"] for group in self.parts.optimizer.param_groups),  # the others have a share of it
             "train_loss": train_loss,
-            **figures(result),
+            **result,
             "images_per_s": num_images / max(position.seconds, 1e-9),
             "time_s": position.seconds,
         }
 
-    def evaluate(self) -> Evaluation:
+    def evaluate(self) -> dict[str, float]:
         """Evaluate what is kept: the running average of the weights if there is one."""
-        kept, precision = self.parts.kept, self.config.compute.precision
         try:
-            return evaluate_in_run(kept, self.evaluation_batches(), self.accelerator, self.team, precision)
+            return self.task.evaluate(self.parts.kept, self.evaluation_batches(), self.accelerator, self.team)
         except SenetError as error:
             self.stop_for(error)
 
-    def evaluation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluation_batches(self) -> Iterator[Any]:
         """Yield the evaluation's batches; save at a signal, for a long evaluation may be killed before its end."""
         saved = not self.accelerator.is_main_process
-        for images, labels in self.data.evaluation.batches(0):
+        for batch in self.data.evaluation.batches(0):
             if self.caught and not saved:
                 self.save({}, best=False)
                 saved = True
-            yield images.contiguous(memory_format=self.config.compute.memory_format), labels
+            yield batch
 
     def save(self, metrics: dict[str, float], *, best: bool) -> None:
         """Write last/, and best/ if it is the best."""
@@ -320,4 +314,5 @@ class Trainer:
 
     def status(self) -> str:
         """Say where the run stopped and how it goes on."""
-        return standing(self.position, self.parts.budget.num_epochs, len(self.data.train), self.run_folder.path)
+        num_batches = self.length.batches_of(self.position.epoch)
+        return standing(self.position, self.parts.budget.num_epochs, num_batches, self.run_folder.path)

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from senet.configs import settings
+from senet.configs import overlaid, settings
 from senet.data.classes import order_of
 from senet.data.folders import is_number
 from senet.data.preprocessing import Preprocessing
@@ -328,14 +328,3 @@ def preprocessing_asked(preprocessing: Preprocessing, asked: Mapping[str, Any]) 
         preprocessing = replace(preprocessing, image_size=size, resize=resize)
     found: Preprocessing = overlaid(preprocessing, asked, "data.preprocessing")
     return found
-
-
-def overlaid(value: Any, asked: Mapping[str, Any], name: str) -> Any:
-    """Return a part of a configuration with the values of `asked`, by dotted name, in their places."""
-    if is_dataclass(value) and not isinstance(value, type):
-        parts = {part.name: getattr(value, part.name) for part in fields(value)}
-        return replace(value, **{part: overlaid(own, asked, f"{name}.{part}") for part, own in parts.items()})
-    if isinstance(value, Mapping):
-        start = f"{name}."
-        return {**value, **{key.removeprefix(start): v for key, v in asked.items() if key.startswith(start)}}
-    return asked.get(name, value)

@@ -17,8 +17,15 @@ from senet.ops.gates import GATES
 from senet.weights.checkpoint import Checkpoint
 from senet.weights.layouts import TORCHVISION, State, is_first_layer, stranger
 
-NOT_OF_THE_WEIGHTS = ("dropout", *DROP_PATH_OPTIONS, "zero_init_last", "shake_forward", "shake_backward")
-"""Options with which the same weights compute the same outputs in evaluation mode: these may differ, and no others."""
+NOT_OF_THE_WEIGHTS = (
+    *("dropout", *DROP_PATH_OPTIONS, "zero_init_last", "shake_forward", "shake_backward"),
+    "output_stride",
+)
+"""Options that a network may have other than its weights had, and no others.
+
+With all but the last, the same weights compute the same outputs in evaluation mode; `output_stride` is there to compute
+finer maps from weights that were trained without it.
+"""
 ADAPTABLE_SE = ("reduction", "bias")
 """SE options to which weights are fitted exactly, see `fit_se`: these may differ, and no others."""
 
@@ -176,6 +183,10 @@ def check_network(checkpoint: Checkpoint, name: str) -> None:
     Blocks that were inserted or removed are part of a network: then its twin is another.
     """
     stated, source = checkpoint.stated, checkpoint.source
+    if checkpoint.description is not None:
+        raise SenetError(
+            f"{source} holds a model for {checkpoint.description['task']}, not {name}; open it by senet.from_pretrained"
+        )
     if stated is None:
         what = None if is_external(name) else stranger(checkpoint.state)
         if what is not None:

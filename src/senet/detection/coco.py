@@ -1,0 +1,191 @@
+"""Data in COCO's form: a json of images, annotations and categories, and a folder of images."""
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from senet.detection.records import Cleaning, DetectionSplit, Record
+from senet.errors import MissingFileError, SenetError
+
+KEYS = ("images", "annotations", "categories")
+
+
+def read_coco(file: Path, folders: Sequence[Path]) -> DetectionSplit:
+    """Read a json of COCO's form.
+
+    Args:
+        file: the json.
+        folders: where its images may be; the first that has one of them is taken.
+
+    Raises:
+        SenetError: what is in it cannot be meant; the message names the file and the id.
+    """
+    content = read_json(file)
+    names, numbers, notes = categories_of(content, file)
+    images = by_id(content["images"], file, "image")
+    folder = folder_of([str(value_of(each, "file_name", file, "image")) for each in images.values()], file, folders)
+    annotations = annotations_of(content, images, numbers, file)
+    cleaning = Cleaning(str(file))
+    label_of = {number: label for label, number in enumerate(numbers, 1)}
+    records = []
+    for number, image in images.items():
+        records.append(record_of(image, annotations[number], folder, label_of, cleaning, file))
+    check_present([record.file for record in records], f"{file} lists")
+    return DetectionSplit(
+        source=str(file),
+        records=records,
+        class_names=names,
+        category_ids=numbers,
+        notes=(*notes, *cleaning.notes()),
+    )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a json of COCO's form.
+
+    Raises:
+        SenetError: it is none.
+    """
+    try:
+        content: Any = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise MissingFileError(f"there is no file {file}; name the json of boxes by data.train or data.val") from None
+    except (OSError, ValueError) as error:
+        raise SenetError(f"{file} cannot be read as json ({error}); replace it") from error
+    for key in KEYS:
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise SenetError(f"{file} has no list {key!r}; expected COCO's form: images, annotations, categories")
+    found: dict[str, Any] = content
+    return found
+
+
+def value_of(entry: Any, key: str, file: Path, kind: str) -> Any:
+    """Return a value of an entry, or raise a SenetError that names the entry."""
+    if not isinstance(entry, Mapping) or key not in entry:
+        number = entry.get("id", "without id") if isinstance(entry, Mapping) else repr(entry)
+        raise SenetError(f"{file}: {kind} {number} has no {key!r}; add it or remove the {kind}")
+    return entry[key]
+
+
+def by_id(entries: Sequence[Any], file: Path, kind: str) -> dict[int, Mapping[str, Any]]:
+    """Return entries by their id.
+
+    Raises:
+        SenetError: an id is missing, no integer or there twice.
+    """
+    found: dict[int, Mapping[str, Any]] = {}
+    for entry in entries:
+        number = value_of(entry, "id", file, kind)
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise SenetError(f"{file}: {kind} has the id {number!r}; expected an integer")
+        if number in found:
+            raise SenetError(f"{file} has two entries of {kind} {number}; remove one or give it another id")
+        found[number] = entry
+    return found
+
+
+def categories_of(content: Mapping[str, Any], file: Path) -> tuple[tuple[str, ...], tuple[int, ...], list[str]]:
+    """Return the names and ids of the categories in the order of their ids, and notes about those left out.
+
+    Raises:
+        SenetError: there are none, or two of a name.
+    """
+    categories = by_id(content["categories"], file, "category")
+    used = {each.get("category_id") for each in content["annotations"] if isinstance(each, Mapping)}
+    parents = {each.get("supercategory") for each in categories.values()}
+    names, numbers, notes = [], [], []
+    for number in sorted(categories):
+        name = str(value_of(categories[number], "name", file, "category"))
+        if number not in used and name in parents and name != categories[number].get("supercategory"):
+            notes.append(f"{file}: category {number}, {name}, is the kind of the others and has no boxes: left out")
+            continue
+        names.append(name)
+        numbers.append(number)
+    if not names:
+        raise SenetError(f"{file} has no categories; expected those of its boxes")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise SenetError(f"{file} has several categories named {twice[0]!r}; give each a name of its own")
+    return tuple(names), tuple(numbers), notes
+
+
+def annotations_of(
+    content: Mapping[str, Any], images: Mapping[int, Any], numbers: Sequence[int], file: Path
+) -> dict[int, list[Mapping[str, Any]]]:
+    """Return the annotations by image, in their order.
+
+    Raises:
+        SenetError: one is of an image or a category that is not there, or has no box.
+    """
+    found: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    known = set(numbers)
+    for each in content["annotations"]:
+        image, category, box = (value_of(each, key, file, "annotation") for key in ("image_id", "category_id", "bbox"))
+        name = f"{file}: annotation {each.get('id', 'without id')}"
+        if image not in images:
+            raise SenetError(f"{name} is of image {image}, which is not among its images; add that or remove it")
+        if category not in known:
+            raise SenetError(f"{name} has category_id {category}, which is not among its categories; correct it")
+        numeric = isinstance(box, list) and all(isinstance(v, int | float) and math.isfinite(v) for v in box)
+        if not numeric or len(box) != 4:
+            raise SenetError(f"{name} has the bbox {box}; expected four numbers: x, y, width, height")
+        found[image].append(each)
+    return found
+
+
+def record_of(
+    image: Mapping[str, Any],
+    annotations: Sequence[Mapping[str, Any]],
+    folder: Path,
+    label_of: Mapping[int, int],
+    cleaning: Cleaning,
+    file: Path,
+) -> Record:
+    """Return the record of an image."""
+    size = tuple(value_of(image, side, file, "image") for side in ("width", "height"))
+    if not all(isinstance(side, int | float) and side >= 1 for side in size):
+        raise SenetError(f"{file}: image {image['id']} is {size[0]} x {size[1]} pixels; expected positive numbers")
+    boxes = [each["bbox"] for each in annotations]
+    return cleaning.record(
+        image["id"],
+        str(folder / image["file_name"]),
+        (int(size[0]), int(size[1])),
+        [(x, y, x + w, y + h) for x, y, w, h in boxes],
+        [label_of[each["category_id"]] for each in annotations],
+        [f"annotation {each.get('id', 'without id')}" for each in annotations],
+        iscrowd=[bool(each.get("iscrowd", 0)) for each in annotations],
+        area=[each.get("area") for each in annotations],
+    )
+
+
+def folder_of(names: Sequence[str], file: Path, folders: Sequence[Path]) -> Path:
+    """Return the first folder that has one of the images.
+
+    Raises:
+        SenetError: none has.
+    """
+    if not names:
+        raise SenetError(f"{file} lists no images")
+    some = names[:: -(-len(names) // 20)]
+    for folder in folders:
+        if any((folder / name).is_file() for name in some):
+            return folder
+    tried = ", ".join(dict.fromkeys(str(folder) for folder in folders))
+    raise MissingFileError(f"the images of {file}, such as {names[0]}, are in none of {tried}; put them into one")
+
+
+def check_present(files: Sequence[str], who: str) -> None:
+    """Raise a SenetError if an image is missing; each folder is listed once."""
+    present: dict[Path, set[str]] = {}
+    missing = []
+    for file in files:
+        path = Path(file)
+        if path.parent not in present:
+            present[path.parent] = {each.name for each in path.parent.iterdir()} if path.parent.is_dir() else set()
+        if path.name not in present[path.parent]:
+            missing.append(file)
+    if missing:
+        more = f", one of {len(missing):,} that are missing" if len(missing) > 1 else ""
+        raise MissingFileError(f"{who} {missing[0]}{more}, which is not there; restore the image or remove its entry")

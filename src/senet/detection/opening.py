@@ -1,0 +1,82 @@
+"""Opening detectors, and telling them from networks that classify."""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from senet.errors import SenetError
+from senet.evaluation.batches import open_model
+from senet.evaluation.functions import Network, name_of
+from senet.nn.modes import default_device, device_of
+from senet.weights.checkpoint import CONFIG_FILE
+from senet.weights.hub import HUB_ID, Download, is_hub_id
+
+TASK = "detection"
+"""What config.json of a run or model folder has under "task" where it is of a detector."""
+
+
+def detects(source: Any) -> bool:
+    """Return whether a network detects objects rather than classifying images.
+
+    Args:
+        source: a module; or what names one: a run or model folder or a hub id, whose config.json says it. Any other
+            name is of a network that classifies.
+    """
+    if isinstance(source, nn.Module):
+        return is_detector(source)
+    if not isinstance(source, str | Path):
+        return False
+    path = Path(source)
+    if path.is_dir():
+        return any(says_detection(folder / CONFIG_FILE) for folder in (path, path / "best", path / "last"))
+    match = None if path.exists() or not is_hub_id(str(source)) else HUB_ID.match(str(source))
+    if match is None or match["repo"].startswith(("timm/", "torchvision/")):
+        return False
+    try:
+        return says_detection(Download().fetch(match["repo"], CONFIG_FILE, match["revision"]))
+    except Exception:  # the client's many errors; whoever opens the network says what is wrong
+        return False
+
+
+def says_detection(config: Path) -> bool:
+    """Return whether a config.json is of a detector; False if it cannot be read."""
+    try:
+        values = json.loads(config.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("task") == TASK
+
+
+def is_detector(model: nn.Module) -> bool:
+    """Return whether a module is one of torchvision's kind: it resizes and normalizes lists of images itself."""
+    return type(getattr(model, "transform", None)).__name__ == "GeneralizedRCNNTransform"
+
+
+def open_detector(run_or_model: Network, device: torch.device | str | None = None) -> nn.Module:
+    """Return a detector itself, or open the one that a run or model folder or hub id means.
+
+    Args:
+        run_or_model: a detector, or where it is.
+        device: None for where it is; opened by name, for a GPU if there is one. A detector that is elsewhere is copied.
+
+    Raises:
+        SenetError: there is none, or it does not detect.
+    """
+    model = open_model(run_or_model)
+    if not is_detector(model):
+        raise SenetError(f"{name_of(run_or_model)} classifies images and finds no boxes; name a run that detects")
+    if isinstance(run_or_model, str | Path):
+        return model.to(default_device() if device is None else torch.device(device))
+    if device is not None and torch.device(device) != device_of(model):
+        return deepcopy(model).to(device)
+    return model
+
+
+def names_of_classes(model: nn.Module) -> tuple[str, ...] | None:
+    """Return the names of labels 1, 2, ...; None for a detector that has none, such as one built by torchvision."""
+    names = getattr(model, "class_names", None)
+    return None if names is None else tuple(map(str, names))

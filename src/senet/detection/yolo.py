@@ -1,0 +1,192 @@
+"""Data in the form of YOLO: a yaml of names and folders, and a text file of boxes beside each image."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from senet.data.folders import visible
+from senet.data.reading import ORIENTATION, missing_for, read_named
+from senet.detection.records import Cleaning, DetectionSplit, boxes_in_words
+from senet.errors import MissingFileError, SenetError, needed_for
+from senet.terminal import tracked
+
+TURNED = (5, 6, 7, 8)
+"""The orientations in EXIF data that exchange width and height."""
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Read a data.yaml.
+
+    Raises:
+        SenetError: it cannot be read, or names no classes.
+    """
+    with needed_for("data in the form of YOLO"):
+        import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SenetError(f"{file} cannot be read as yaml ({str(error).splitlines()[0]}); correct it") from error
+    if not isinstance(content, dict) or not isinstance(content.get("names"), list | dict):
+        raise SenetError(f"{file} has no names; expected those of the classes")
+    return content
+
+
+def names_of(content: Mapping[str, Any], file: Path) -> tuple[str, ...]:
+    """Return the names of the classes.
+
+    Raises:
+        SenetError: their numbers are not 0, 1, ...
+    """
+    names = content["names"]
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise SenetError(f"{file} numbers its names {', '.join(map(str, names))}; expected 0, 1, ...")
+        names = [names[number] for number in range(len(names))]
+    if not names:
+        raise SenetError(f"{file} has no names; expected those of the classes")
+    return tuple(map(str, names))
+
+
+def images_of(content: Mapping[str, Any], split: str, file: Path) -> list[Path]:
+    """Return the image files of a split of a data.yaml: those of a folder, of several, or of a list in a text file.
+
+    Raises:
+        SenetError: there are none.
+    """
+    given = content.get(split)
+    if given is None:
+        raise SenetError(f"{file} has no split {split!r}; add it, or name another by data.train or data.val")
+    base = file.parent
+    if (path := content.get("path")) and (base / str(path)).is_dir():
+        base = base / str(path)
+    found: list[Path] = []
+    for each in given if isinstance(given, list) else [given]:
+        place = resolved(base, str(each), file)
+        if place.is_dir():
+            found += [entry for entry in visible(place) if missing_for(entry.suffix) is not None]
+        else:
+            lines = place.read_text().split("\n")
+            found += [place.parent / line.strip() for line in lines if line.strip()]
+    if not found:
+        raise SenetError(f"{file}: the split {split} has no images; correct its folder")
+    return found
+
+
+def resolved(base: Path, given: str, file: Path) -> Path:
+    """Return a folder or list that a data.yaml names; Roboflow's start with "../" without meaning it.
+
+    Raises:
+        SenetError: it is not there.
+    """
+    places = [base / given, file.parent / given, file.parent / given.removeprefix("../")]
+    for place in places:
+        if place.exists():
+            return place
+    raise MissingFileError(f"{file} names {given}, which is neither in {base} nor in {file.parent}; correct the yaml")
+
+
+def labels_file(image: Path) -> Path:
+    """Return the text file of an image's boxes: in labels/ instead of the last images/ of its path, or beside it.
+
+    Source: Ultralytics, data/utils.py, `img2label_paths`.
+    """
+    parts = list(image.parts)
+    places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
+    if places:
+        parts[places[-1]] = "labels"
+    return Path(*parts).with_suffix(".txt")
+
+
+def size_of(image: Path) -> tuple[int, int]:
+    """Return the width and height of an image file as it is seen, upright, without decoding it."""
+
+    def read() -> tuple[int, int]:
+        with Image.open(image) as opened:
+            width, height = opened.size
+            return (height, width) if opened.getexif().get(ORIENTATION) in TURNED else (width, height)
+
+    return read_named(str(image), read)
+
+
+def yolo_split(source: str, images: Sequence[Path], class_names: tuple[str, ...]) -> DetectionSplit:
+    """Read the boxes of images; an image without a text file has none.
+
+    Raises:
+        SenetError: an image or a line cannot be read; the message names file and line.
+    """
+    cleaning, records, copies = Cleaning(source), [], 0
+    for number, image in enumerate(tracked(images, "Reading boxes", len(images)), 1):
+        width, height = size_of(image)
+        file = labels_file(image)
+        lines = read_lines(file, class_names)
+        unique = list(dict.fromkeys(lines))
+        copies += len(lines) - len(unique)
+        scale = np.array([width, height, width, height])
+        records.append(
+            cleaning.record(
+                number,
+                str(image),
+                (width, height),
+                [(np.array(box) * scale).tolist() for _, box in unique],
+                [label for label, _ in unique],
+                [f"box {place} of {file.name}" for place in range(1, len(unique) + 1)],
+            )
+        )
+    notes = (f"{source}: {boxes_in_words(copies)} that stand twice left out",) if copies else ()
+    return DetectionSplit(
+        source=source,
+        records=records,
+        class_names=class_names,
+        category_ids=tuple(range(len(class_names))),
+        notes=(*notes, *cleaning.notes()),
+    )
+
+
+def read_lines(file: Path, class_names: Sequence[str]) -> list[tuple[int, tuple[float, ...]]]:
+    """Return the label, from 1, and the corners, as shares of width and height, of each line of a text file.
+
+    Raises:
+        SenetError: a line is not of this form.
+    """
+    if not file.is_file():
+        return []
+    found = []
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        if line.strip():
+            try:
+                found.append(corners_of(line.split(), len(class_names)))
+            except ValueError as error:
+                raise SenetError(f"{file}, line {number}: {error}; correct or remove the line") from error
+    return found
+
+
+def corners_of(words: Sequence[str], num_classes: int) -> tuple[int, tuple[float, ...]]:
+    """Return the label, from 1, and the corners of a line: of a box by its center and sides, or around a polygon.
+
+    Raises:
+        ValueError: it is not of this form.
+
+    Source: Ultralytics, data/utils.py, `verify_image_label`, which takes the box of a polygon too.
+    """
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        raise ValueError(f"expected numbers, not {' '.join(words)[:60]!r}") from None
+    if not all(map(math.isfinite, values)) or values[0] != int(values[0]):
+        raise ValueError("expected the number of a class, then shares of width and height")
+    if not 0 <= values[0] < num_classes:
+        raise ValueError(f"class {values[0]:g} is not among the {num_classes} names of the yaml")
+    if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
+        raise ValueError(f"expected a class and 4 numbers, or a polygon, not {len(values)} numbers")
+    if not all(-0.01 <= value <= 1.01 for value in values[1:]):
+        raise ValueError("expected shares of width and height from 0 to 1, not pixels")
+    if len(values) == 5:
+        x, y, w, h = values[1:]
+        return int(values[0]) + 1, (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+    xs, ys = values[1::2], values[2::2]
+    return int(values[0]) + 1, (min(xs), min(ys), max(xs), max(ys))
