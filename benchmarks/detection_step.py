@@ -26,6 +26,8 @@ PLAIN, SE, TORCHVISION = "resnet50", "se_resnet50", "torchvision"
 RATIOS = ((SE, PLAIN), (PLAIN, TORCHVISION), (SE, TORCHVISION))
 """Whose times are divided by whose."""
 CLASSES = 80
+OF_TORCHVISION = {"stride_on": "3x3", "stem_pool": "pad"}
+"""Options with which the trunks compute what torchvision's does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,9 @@ def detectors(device: Device) -> dict[str, nn.Module]:
                 weights=None, weights_backbone=None, num_classes=CLASSES + 1, trainable_backbone_layers=3
             )
         else:
-            models[name] = senet.faster_rcnn(name, num_classes=CLASSES)
+            models[name] = senet.build_detector(
+                senet.DetectorConfig(trunk=name, num_classes=CLASSES, trunk_options=OF_TORCHVISION)
+            )
         models[name].to(device)
     return models
 

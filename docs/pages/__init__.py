@@ -1,8 +1,8 @@
 """Write the pages of tables.
 
 docs/networks.md: every network's costs; docs/recipes.md: every row of the paper's tables; docs/speed.md,
-docs/insertion.md, docs/ablation.md, the tables of fine-tuning in docs/results.md and a table of README.md: what the
-benchmarks measured. CONTRIBUTING.md: its tree of files.
+docs/insertion.md, docs/ablation.md, the tables of fine-tuning and detection in docs/results.md and a table of
+README.md: what the benchmarks measured. CONTRIBUTING.md: its tree of files.
 
 Command: make docs
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pages.ablation import ablation_page
+from pages.detection import detection_tables
 from pages.finetuning import finetuning_tables
 from pages.insertion import insertion_page
 from pages.networks import networks_page
@@ -22,26 +23,29 @@ ROOT = Path(__file__).parent.parent.parent
 README, CONTRIBUTING, RESULTS = ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "results.md"
 
 
-def filled(path: Path, part: str, text: str) -> str:
+def filled(page: str, part: str, text: str) -> str:
     """Return a page with the text between its two marks of a part replaced."""
     start, end = f"<!-- {part}: written by make docs -->\n", f"<!-- end of {part} -->\n"
-    before, rest = path.read_text().split(start)
+    before, rest = page.split(start)
     return before + start + text + end + rest.split(end)[1]
 
 
 def readme() -> str:
     """Return README.md with its table of speed."""
-    return filled(README, "speed", readme_table())
+    return filled(README.read_text(), "speed", readme_table())
 
 
 def results() -> str:
-    """Return docs/results.md with its tables of fine-tuning."""
-    return filled(RESULTS, "finetuning", finetuning_tables())
+    """Return docs/results.md with its tables of fine-tuning and of detection."""
+    text = RESULTS.read_text()
+    for part, tables in (("finetuning", finetuning_tables()), ("detection", detection_tables())):
+        text = filled(text, part, tables)
+    return text
 
 
 def contributing() -> str:
     """Return CONTRIBUTING.md with its tree of files."""
-    return filled(CONTRIBUTING, "tree", tree())
+    return filled(CONTRIBUTING.read_text(), "tree", tree())
 
 
 DOCS = ROOT / "docs"

@@ -1,5 +1,6 @@
 """The public names, each imported from its module when it is first used."""
 
+from .analysis.detection_page import write_detection_page as write_detection_page
 from .analysis.evaluation_page import write_evaluation_page as write_evaluation_page
 from .analysis.knockout import knock_out_blocks as knock_out_blocks
 from .analysis.pruning import prune_se as prune_se
@@ -11,6 +12,12 @@ from .costs import cost as cost
 from .data.config import DataConfig as DataConfig
 from .data.preprocessing import Preprocessing as Preprocessing
 from .data.preprocessing import create_transform as create_transform
+from .detection.detector_config import DetectorConfig as DetectorConfig
+from .detection.detectors import build_detector as build_detector
+from .detection.detectors import faster_rcnn as faster_rcnn
+from .detection.detectors import retinanet as retinanet
+from .detection.prediction import detect as detect
+from .detection.report import report_detector as report_detector
 from .errors import SenetError as SenetError
 from .evaluation.accuracy import Evaluation as Evaluation
 from .evaluation.comparison import Comparison as Comparison

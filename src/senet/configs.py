@@ -112,6 +112,38 @@ def from_dict(kind: type[Config], values: Any, *, name: str = "") -> Config:
     return kind(**{key: typed(known[key][1], value, dotted(name, key)) for key, value in values.items()})
 
 
+def check_setting(kind: Any, name: str, value: Any) -> None:
+    """Raise a SenetError unless a configuration has a value of this name, and takes this one for it.
+
+    Args:
+        kind: the dataclass.
+        name: dotted.
+        value: of the field; an instance of its class if it is a dataclass.
+    """
+    inner = kind
+    for key in name.split("."):
+        inner = next((part for part in (inner, *get_args(inner)) if is_dataclass(part)), Any)
+        if inner is Any:  # inside a mapping, whose keys are free
+            break
+        known = stored_fields(inner)
+        if key not in known:
+            names = list(names_of_settings(kind))
+            last = name.rpartition(".")[2]
+            same = [other for other in names if other.rpartition(".")[2] == last]
+            raise SenetError(f"no setting is called {name}; the nearest are {', '.join(same) or nearest(name, names)}")
+        inner = known[key][1]
+    typed(inner, plain(value, name), name)
+
+
+def names_of_settings(kind: Any, name: str = "") -> Iterator[str]:
+    """Yield the dotted names of the fields of a dataclass and of those inside."""
+    for key, (_, inner) in stored_fields(kind).items():
+        yield dotted(name, key)
+        for part in (inner, *get_args(inner)):
+            if is_dataclass(part):
+                yield from names_of_settings(part, dotted(name, key))
+
+
 def typed(kind: Any, value: Any, name: str) -> Any:
     """Convert one plain value to the type of a configuration's field.
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from senet.errors import SenetError
+from senet.errors import SenetError, first_line
 from senet.models.base import Network
 from senet.models.build import build, skeleton
 from senet.models.catalog import CARDS, Card, model_card
@@ -26,6 +26,7 @@ from senet.weights.layouts import TORCHVISION
 from senet.weights.loading import LoadReport, load, trunk_names
 from senet.weights.matching import Asked, computed_options, has_se, resolve, se_options
 from senet.weights.reading import find_model_folder, read
+from senet.weights.tasks import module_of
 
 logger = logging.getLogger(__name__)
 
@@ -264,9 +265,28 @@ def from_pretrained(
             model_card(word)  # raises for a misspelled name
         find_model_folder(source)  # says what is wrong
     checkpoint = read(source, download=download)
+    if checkpoint.description is not None:
+        return rebuilt(checkpoint)
     if checkpoint.name is None:
         raise SenetError(unnamed(checkpoint))
     return assemble(checkpoint, Asked(name=checkpoint.name)).eval()
+
+
+def rebuilt(checkpoint: Checkpoint) -> Network:
+    """Build a model that does not classify again, in evaluation mode.
+
+    Raises:
+        SenetError: its folder is inconsistent.
+    """
+    description: Any = checkpoint.description
+    try:
+        model = module_of(description["task"]).build(description)
+        model.load_state_dict(checkpoint.state)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise SenetError(
+            f"{checkpoint.source}: config.json and weights do not fit each other ({first_line(error)}); restore them"
+        ) from error
+    return cast(Network, model.eval())
 
 
 def load_model(source: str | Path, *, pretrained: bool = True) -> Network:

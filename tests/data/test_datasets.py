@@ -17,7 +17,7 @@ from torchvision.datasets import cifar
 
 from senet.data.channels import to_channels
 from senet.data.config import DataConfig
-from senet.data.datasets import open_split
+from senet.data.datasets import has_evaluation_images, open_split
 from senet.errors import SenetError
 
 COLORS = [(200, 20, 20), (20, 200, 20), (20, 20, 200), (120, 120, 120), (240, 240, 0)]
@@ -82,11 +82,14 @@ def write_folder(root, **splits):
                 Image.new("RGB", (6, 5), COLORS[number]).save(folder / f"{i}.png")
 
 
-@pytest.mark.parametrize("name", ["val", "validation", "valid", "test"])
-def test_image_folder(tmp_path, name):
+@pytest.mark.parametrize(
+    ("train", "name"),
+    [("train", "val"), ("train", "validation"), ("train", "valid"), ("train", "test"), ("Training", "Testing")],
+)
+def test_image_folder(tmp_path, train, name):
     root = tmp_path / "pets"
-    write_folder(root, train={"cat": 3, "dog": 2}, **{name: {"cat": 1, "dog": 2}})
-    (root / "train" / "cat" / "notes.txt").write_text("not an image, and not taken for one")
+    write_folder(root, **{train: {"cat": 3, "dog": 2}, name: {"cat": 1, "dog": 2}})
+    (root / train / "cat" / "notes.txt").write_text("not an image, and not taken for one")
     for split, labels in (("train", [0, 0, 0, 1, 1]), ("eval", [0, 1, 1])):
         images = open_split(DataConfig(dataset=str(root)), split)
         assert images.class_names == ("cat", "dog")
@@ -320,7 +323,7 @@ def test_parquet_without_evaluation_images(folder):
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (["cat", "dog"], ["'label'", "expected class numbers from 0"]),
+        (["cat", None], ["'label'", "is empty in 1 row", "fill in"]),
         ([0.0, 1.0], ["holds float", "expected class numbers from 0"]),
         ([0, None, 1], ["expected class numbers from 0"]),
         ([0, -1, 1], ["labels from -1 to 1", "expected 0 to 1"]),
@@ -333,6 +336,58 @@ def test_parquet_without_evaluation_images(folder):
 def test_parquet_with_labels_that_do_not_do(folder, labels, words):
     write_parquet(folder, train=labels)
     assert_refused(folder, "train", *words)
+
+
+def test_parquet_with_names_as_labels(folder):
+    write_parquet(folder, train=["dog", "cat", "dog", "ant"], test=["dog", "cat"])
+    train, evaluation = (open_split(DataConfig(dataset=str(folder)), split) for split in ("train", "eval"))
+    assert train.class_names == evaluation.class_names == ("ant", "cat", "dog")
+    assert train.labels.tolist() == [2, 1, 2, 0]
+    assert evaluation.labels.tolist() == [2, 1]
+    write_parquet(folder, train=["dog", "cat"], test=["dog", "eel"])
+    assert_refused(folder, "eval", "(test) has images of eel", "training images have none")
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_what_save_to_disk_has_written(tmp_path, both):
+    labels = [0, 1, 2, 1, 0, 2]
+    pictures = [Image.new("RGB", (6 + number, 5), COLORS[label]) for number, label in enumerate(labels)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    loaded = datasets.Dataset.from_dict({"image": pictures, "label": labels}, features=features)
+    saved = datasets.DatasetDict(train=loaded, test=loaded.select([2, 0])) if both else loaded
+    saved.save_to_disk(str(tmp_path / "saved"))
+    config = DataConfig(dataset=str(tmp_path / "saved"), val_fraction=None if both else 0.4)
+    train, evaluation = open_split(config, "train"), open_split(config, "eval")
+    assert (len(train), len(evaluation)) == ((6, 2) if both else (3, 3))
+    for images in (train, evaluation):
+        for picture, label in (images[i] for i in range(len(images))):
+            assert_color(picture, COLORS[label])
+    assert has_evaluation_images(config) == both
+    if not both:
+        assert len(open_split(DataConfig(dataset=config.dataset), "eval")) == 6
+        assert_refused(config.dataset, "train", "the splits all", "to hold out a share of all")
+
+
+def test_parquet_file(folder):
+    write_parquet(folder, train=["dog", "cat", "dog"])
+    images = open_split(DataConfig(dataset=str(folder / "train.parquet")), "eval")
+    assert images.labels.tolist() == [1, 0, 1]
+
+
+def test_folder_of_pictures_that_metadata_names(tmp_path):
+    for split, names in (("train", ["dog", "cat", "dog"]), ("test", ["cat"])):
+        (tmp_path / "pets" / split).mkdir(parents=True)
+        rows = ["file_name,label"]
+        for number, name in enumerate(names):
+            Image.new("RGB", (6, 5), COLORS[name == "dog"]).save(tmp_path / "pets" / split / f"{number}.png")
+            rows.append(f"{number}.png,{name}")
+        (tmp_path / "pets" / split / "metadata.csv").write_text("\n".join(rows))
+    for split, number in (("train", 3), ("eval", 1)):
+        images = open_split(DataConfig(dataset=str(tmp_path / "pets")), split)
+        assert images.class_names == ("cat", "dog")
+        assert len(images) == number
+        for picture, label in (images[i] for i in range(number)):
+            assert_color(picture, COLORS[label])
 
 
 @pytest.mark.parametrize("names", [("a", "b"), ("a", "b", "c", "d")])

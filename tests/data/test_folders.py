@@ -79,6 +79,17 @@ def test_a_class_may_be_called_train(tmp_path):
         opened(classes, "train")
 
 
+def test_a_link_that_leads_back_is_neither_class_nor_folder_of_images(tmp_path, said):
+    write(tmp_path, *(f"{name}/{i}.png" for name in ("ash", "elm") for i in range(3)))
+    (tmp_path / "self").symlink_to(tmp_path)
+    (tmp_path / "ash" / "up").symlink_to("..")
+    (tmp_path / "oak").symlink_to("elm")
+    splits = [opened(tmp_path, split, val_fraction=0.3) for split in ("train", "eval")]
+    assert splits[0].class_names == ("ash", "elm", "oak")
+    assert sum(map(len, splits)) == 9
+    assert all(f"{tmp_path / link}: left out, for it is a link to" in said() for link in ("self", "ash/up"))
+
+
 def test_what_is_left_out_is_counted(tmp_path, said):
     names = ("0.png", "notes.txt", "more.TXT", "README", "film.mp4", "moving.gif", "small.webp", "new.avif")
     write(tmp_path / "train", *(f"cat/{name}" for name in names), "dog/0.png", "loose.png")

@@ -79,9 +79,9 @@ def test_copies_leaks_and_contradictions(pets):
     assert len(found.contradictions) == 1
     assert len(found.contradictions[0]) == 4
     notes = " ".join(found.warnings())
-    assert "2 evaluation images are among the training images too, such as " in notes
-    assert "1 pictures are in several classes" in notes
-    assert "2 training images are copies of others" in notes
+    assert "2 evaluation images also among the training images, such as " in notes
+    assert "1 picture in several classes" in notes
+    assert "2 training images the same as others" in notes
     found.check()  # warnings, no errors
 
 

@@ -126,3 +126,16 @@ def test_a_detector_without_names_numbers_its_classes():
     model = tiny_detector()
     del model.class_names
     assert {each.class_name for each in detect(model, [picture(40, 40)], threshold=0)[0]} <= {"class 1", "class 2"}
+
+
+def test_predict_detects_with_a_detector(detector):
+    images = [picture(40, 40)]
+    assert senet.predict(detector, images, batch_size=2) == senet.detect(detector, images)
+    assert senet.predict([detector], images) == detect(detector, images)
+    for given, options, message in (
+        (detector, {"top": 3}, r"top has no effect on FasterRCNN, which detects objects; leave it out"),
+        (detector, {"ten_crop": True}, r"ten_crop has no effect"),
+        ([detector, detector], {}, r"run_or_model has 2 networks, of which one detects objects"),
+    ):
+        with pytest.raises(SenetError, match=message):
+            senet.predict(given, images, **options)

@@ -3,6 +3,7 @@ import os
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from senet import Preprocessing, SenetError
 from senet.cli import main
 from senet.data import reading
 from senet.data.datasets import open_split
-from senet.evaluation.prediction import predict_each
+from senet.evaluation.prediction import Given, predict_each
 from senet.recipes.digits import digits
 
 
@@ -122,6 +123,30 @@ def test_any_function_with_preprocessing_and_class_names_predicts() -> None:
     assert [(p.class_name, round(p.probability, 6)) for p in found] == [("dog", 0.75), ("cat", 0.25)]
     (found,) = senet.predict(Fixed(None, 0.25, 0.75), [GRAY], top=1)
     assert found[0].class_name == "1"
+
+
+@pytest.mark.parametrize(
+    "picture", [GRAY, torch.from_numpy(GRAY)[None], Image.fromarray(GRAY)], ids=["array", "tensor", "PIL"]
+)
+def test_a_picture_by_itself_is_one(picture: Given) -> None:
+    network = Fixed(("cat", "dog"), 0.25, 0.75)
+    assert senet.predict(network, picture) == senet.predict(network, [picture])
+    assert len(senet.predict(network, np.stack([GRAY, GRAY, GRAY])[..., None])) == 3
+
+
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (b"bytes of a file", "is of class bytes; expected a file, PIL image"),
+        ({"image": GRAY}, "is of class dict"),
+        ((Image.fromarray(GRAY), 0), "is of class tuple"),  # of an ImageFolder
+        (torch.rand(1, 5, 5), "holds float32 values, whose range is not known"),
+    ],
+    ids=["bytes", "dict", "pair", "floats"],
+)
+def test_what_is_no_picture_is_refused(picture: Any, said: str) -> None:
+    with pytest.raises(SenetError, match=f"^image number 0 {said}"):
+        senet.predict(Fixed(("cat", "dog"), 0.25, 0.75), [picture])
 
 
 def test_the_probabilities_of_several_networks_are_averaged_by_the_names_of_classes() -> None:

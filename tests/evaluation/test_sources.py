@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from senet.errors import SenetError
+from senet.errors import SenetError, warn
 from senet.evaluation.sources import expanded, find_images, listed_images, read_list
 
 
@@ -31,10 +31,29 @@ def test_a_folder_is_its_images_at_any_depth(photos: Path) -> None:
         ("photos/**/*.png", ["photos/trip/a.png"]),
         ("photos/[0-9].*", ["photos/9.JPG"]),
         ("photos/**", ["photos/10.jpg", "photos/9.JPG", "photos/trip/a.png"]),
+        ("**", ["photos/10.jpg", "photos/9.JPG", "photos/trip/a.png"]),
+        ("**/*.jpg", ["photos/10.jpg"]),
+        ("./**/t*/**/*.png", ["./photos/trip/a.png"]),
+        ("p*/**/**/*.png", ["photos/trip/a.png"]),
     ],
 )
 def test_a_pattern_is_the_images_that_it_matches(photos: Path, pattern: str, expected: list[str]) -> None:
     assert find_images(pattern) == expected
+
+
+@pytest.mark.parametrize("source", ["photos", "photos/**/*.*", "photos/**"])
+def test_links_that_lead_back_are_left_out(photos: Path, source: str, caplog: pytest.LogCaptureFixture) -> None:
+    """With two of them there is no end: each turn of one has all turns of the other."""
+    warn.cache_clear()
+    outside = photos.absolute().with_name("outside")
+    outside.mkdir()
+    for link, target in (("up", ".."), ("trip/self", "."), ("trip/top", "../../photos"), ("trip/other", outside)):
+        photos.joinpath(link).symlink_to(target)
+    outside.joinpath("back").symlink_to(photos.absolute())
+    photos.joinpath("10.jpg").rename(outside / "10.jpg")
+    assert find_images(source) == ["photos/9.JPG", "photos/trip/a.png", "photos/trip/other/10.jpg"]
+    assert "trip/other/back: left out, for it is a link to a folder that it is in" in caplog.text
+    assert find_images("/".join((str(photos.absolute()), "**", "*.png"))) == [str(photos.absolute() / "trip/a.png")]
 
 
 def test_a_file_may_be_called_like_a_pattern(photos: Path) -> None:

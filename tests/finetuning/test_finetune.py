@@ -207,7 +207,7 @@ def test_pictures_that_make_no_data_set_are_refused(tmp_path):
         copy.write_bytes((single / "dog" / "0.png").read_bytes())
     refused(tmp_path, tmp_path / "equal", "all 4 training images of .* are the same picture")
     (single / "dog" / "1.png").write_bytes((single / "cat" / "0.png").read_bytes()[:200])
-    refused(tmp_path, single, "1 images cannot be used: .*1.png")
+    refused(tmp_path, single, "1 image cannot be used: .*1.png")
     refused(tmp_path, write_pictures(tmp_path / "one", sizes={"cat": 4}), r"has only one class \(cat")
     (tmp_path / "empty").mkdir()
     refused(tmp_path, tmp_path / "empty", "has no folders of images")
@@ -215,8 +215,23 @@ def test_pictures_that_make_no_data_set_are_refused(tmp_path):
     refused(tmp_path, single / "cat", "has no folders of images")
 
 
+def test_objects_in_place_of_paths_are_refused(tmp_path, pictures):
+    table = [("a.png", "cat")]
+    for arguments, said in (
+        ((table, tmp_path / "run", "cifar_se_resnet20"), "data is of class list; expected the path of a folder or CSV"),
+        ((pictures, None, "cifar_se_resnet20"), "output is of class NoneType; expected the path of the run folder"),
+        ((pictures, tmp_path / "run", nn.Linear(2, 2)), "model is of class Linear; .*save the network by senet.save"),
+    ):
+        data, output, model = arguments
+        with pytest.raises(SenetError, match=said):
+            senet.finetune(data, output, model=model)
+
+
 def test_networks_that_do_not_fit_are_refused(tmp_path, pictures, starts):
     refused(tmp_path, pictures, "no network is called 'cifar_se_resnet2'", model="cifar_se_resnet2")
+    elsewhere = "convnext_tiny is no network of this library; name it timm/convnext_tiny or torchvision/convnext_tiny"
+    refused(tmp_path, pictures, elsewhere, model="convnext_tiny")
+    refused(tmp_path, pictures, "name it timm/vit_tiny_patch16_224.augreg", model="vit_tiny_patch16_224.augreg")
     vit = {"model": "timm/test_vit", "pretrained": False, "image_size": 100}
     refused(tmp_path, pictures, "timm/test_vit does not take images of 100 pixels", **vit)
     state = senet.create_model("cifar_se_resnet20", 10).state_dict()
@@ -245,6 +260,10 @@ def test_a_network_that_is_no_classifier_is_refused(tmp_path, pictures, monkeypa
         ({"settings": {"optimizer.name": "adamww"}}, "the nearest are adamw"),
         ({"settings": {"optimizer.name": "lamb"}}, "optimizer.lr is missing: .* not for lamb; set it too"),
         ({"settings": {"weights": "x"}}, "weights cannot be set here: it follows from model"),
+        ({"settings": {"lr": 0.1}}, "no setting is called lr; the nearest are optimizer.lr"),
+        ({"settings": {"optimizer.lrate": 0.1}}, "no setting is called optimizer.lrate; the nearest are optimizer.lr"),
+        ({"settings": {"optimizer.lr": "0.1"}}, "optimizer.lr is '0.1'; expected"),
+        ({"image_size": (64, 64)}, "data.preprocessing.image_size is .*; expected an integer"),
         ({"settings": {"optimizer.nesterov": True}}, "optimizer.nesterov has no effect on adamw"),
     ],
 )

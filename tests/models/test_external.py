@@ -154,10 +154,10 @@ def test_weights_of_torchvision_with_other_classes_and_channels(libraries, publi
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("architecture", ["squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v3_small", "googlenet"])
+@pytest.mark.parametrize("architecture", ["squeezenet1_1", "shufflenet_v2_x0_5", "googlenet", "mnasnet0_5"])
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
 def test_the_classifier_of_every_kind_of_network_is_replaced(architecture, tmp_path, monkeypatch):
-    """GoogLeNet's classifiers in the middle, which only training runs, are left out."""
+    """GoogLeNet's classifiers in the middle, which only training runs, are left out; MNASNet asks for its version."""
     random_weights = torchvision.models.get_model(architecture, weights=None)
     randomize(random_weights)
     monkeypatch.setattr(
@@ -177,6 +177,14 @@ def test_the_classifier_of_every_kind_of_network_is_replaced(architecture, tmp_p
     for saved in (whole, model):
         senet.save_pretrained(saved, tmp_path / "model")
         assert torch.equal(from_pretrained(tmp_path / "model")(x), saved.eval()(x))
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+def test_a_network_at_random_has_one_output_too():
+    model = create_model("torchvision/googlenet", 5, init_weights=False).train()
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 5)
+    with pytest.raises(SenetError, match=r"aux_logits=True makes googlenet return several outputs .* leave it out"):
+        create_model("torchvision/googlenet", 5, init_weights=False, aux_logits=True)
 
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization")

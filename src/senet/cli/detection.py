@@ -2,12 +2,17 @@
 
 import csv
 import io
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from senet.cli.parsing import check_new
+import tyro
+from tyro.conf import Positional
+
+from senet.cli.parsing import Command, check_new, parse
 from senet.cli.writing import (
     FORMATS,
     WIDTH,
@@ -20,11 +25,13 @@ from senet.cli.writing import (
     report,
     write_all,
 )
-from senet.detection.prediction import THRESHOLD, Detection, detect_each
+from senet.detection.data_config import DetectionDataConfig
+from senet.detection.opening import detects
+from senet.detection.prediction import AT_ONCE, THRESHOLD, Detection, detect_each
 from senet.errors import SenetError, counted
-from senet.files import check_writable, write_output
+from senet.files import check_page, check_writable, write_output
 from senet.nn.precision import Precision
-from senet.terminal import printable, say, tracked
+from senet.terminal import Table, console, printable, say, tracked
 
 QUALITY = 92
 """Of the JPEG files that boxes are drawn into."""
@@ -37,7 +44,7 @@ def predict_objects(
     output: Path | None,
     form: Format,
     threshold: float | None,
-    batch_size: int,
+    batch_size: int | None,
     precision: Precision,
     device: str | None,
     num_workers: int | None,
@@ -50,7 +57,7 @@ def predict_objects(
         output: a new file; or a new folder, see `draws`; None to print.
         form: of the results.
         threshold: the lowest score; None for the usual one.
-        batch_size: see `senet.detection.prediction.detect`, as are the others.
+        batch_size: see `senet.detect`, as are the others; None for its default.
         precision: of the arithmetic.
         device: where to compute.
         num_workers: threads.
@@ -63,7 +70,7 @@ def predict_objects(
         model,
         images,
         threshold=THRESHOLD if threshold is None else threshold,
-        batch_size=batch_size,
+        batch_size=AT_ONCE if batch_size is None else batch_size,
         on_error="keep",
         precision=precision,
         device=device,
@@ -210,3 +217,117 @@ WRITERS: dict[Format, type[Writer]] = {
     "jsonl": ObjectJsonLinesWriter,
     "json": ObjectJsonWriter,
 }
+
+
+# ---- senet evaluate --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateDetectorCommand(Command):
+    """Measure how well a network finds objects: COCO's average precision and recall.
+
+    RUN_OR_MODEL is a run folder, a model folder or a hub id of a network that detects. The data are those of the run,
+    unless you name others.
+
+    Examples:
+        senet evaluate runs/boxes
+        senet evaluate runs/boxes --report page.html
+        senet evaluate runs/boxes --data photos --data.val test.json --detections found.json
+    """
+
+    model: Annotated[Positional[str], tyro.conf.arg(metavar="RUN_OR_MODEL")]
+    """the network"""
+    data: DetectionDataConfig = field(default_factory=DetectionDataConfig)
+    """the data; a run's own settings are the defaults"""
+    batch_size: int = AT_ONCE
+    """images at once; only those of one size are run together"""
+    threshold: float | None = None
+    """the lowest score that counts in what is said of single boxes; None for the one with the highest F1"""
+    report: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """write a page: curves of precision and recall, class by class, pictures with boxes, gates"""
+    detections: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """write everything that is found to a new file, in the form of COCO's results"""
+    precision: Precision = "fp32"
+    """of the arithmetic; auto is bf16 where the hardware computes it; tf32 and fp16 need a GPU"""
+    json: bool = False
+    """print JSON with all figures instead of tables"""
+
+    @classmethod
+    def read(cls, argv: Sequence[str], prog: str) -> Self:
+        """Read the arguments; data settings that are left out are those of the run.
+
+        Raises:
+            SenetError: no data are named for a network that is not a run.
+        """
+        from senet.detection.report import run_detection_data
+
+        command = parse(cls, argv, prog)
+        trained_on = run_detection_data(command.model)
+        if trained_on is not None:
+            command = parse(cls, argv, prog, default=replace(command, data=trained_on))
+        elif not command.data.dataset:
+            raise SenetError("data is missing: name a folder of images with boxes by --data")
+        return command
+
+    def run(self) -> None:
+        """Evaluate, print and write."""
+        from senet.detection.report import report_detector
+
+        if self.report is not None:
+            check_page(self.report)
+            from senet.analysis.detection_page import write_detection_page
+        if self.detections is not None:
+            if self.detections.exists():
+                raise SenetError(f"{self.detections} exists already; name another file by --detections, or remove it")
+            check_writable(self.detections)
+        found = report_detector(
+            self.model, self.data, batch_size=self.batch_size, threshold=self.threshold, precision=self.precision
+        )
+        if self.detections is not None:
+            write_output(self.detections, json.dumps(found.detections).encode())
+        page = None if self.report is None else write_detection_page(found, self.report)
+        if self.json:
+            print(json.dumps(found.to_dict(), allow_nan=False))
+            return
+        say(sentence(found))
+        console().print(class_table(found))
+        if self.detections is not None:
+            say(f"{self.detections} holds {counted(len(found.detections), 'detection')}")
+        if page is not None:
+            say(f"{page} is the report; open it in a browser")
+
+
+def named_detector(argv: Sequence[str]) -> bool:
+    """Return whether the network that `senet evaluate` is given detects: the first word, or a folder among others."""
+    return any(detects(word) for word in argv if Path(word).is_dir()) or any(
+        detects(word) for word in argv[:1] if not word.startswith("-")
+    )
+
+
+def sentence(found: Any) -> str:
+    """Return COCO's figures, and what holds from the threshold on."""
+    of, at = found.evaluation, found.overall
+    sizes = ", ".join(
+        f"{size} {'none' if value is None else f'{value:.1f} %'}"
+        for size, value in (("small", of.ap_small), ("medium", of.ap_medium), ("large", of.ap_large))
+    )
+    precision = "no detections" if at.precision is None else f"precision {at.precision:.1f} %"
+    return (
+        f"AP {of.ap:.1f} %, AP50 {of.ap50:.1f} %, AP75 {of.ap75:.1f} % ({sizes}), AR {of.ar100:.1f} % "
+        f"on {counted(of.num_objects, 'object')} in {counted(of.num_images, 'image')} of {found.source}; "
+        f"from a score of {at.threshold:.2f} on {precision}, recall {at.recall:.1f} %"
+    )
+
+
+def class_table(found: Any) -> Table:
+    """Return the classes as rows of a table."""
+    table = Table("class")
+    headings = ("objects", "detections", "AP, %", "AP50, %", "AP75, %", "AR, %", "precision, %", "recall, %")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for each in found.evaluation.classes:
+        at, of = found.by_class[each.category_id], each.figures
+        figures = [None] * 4 if of is None else [of.ap, of.ap50, of.ap75, of.ar100]
+        cells = ["" if value is None else f"{value:.1f}" for value in (*figures, at.precision, at.recall)]
+        table.add_row(each.class_name, f"{each.num_objects:,}", f"{each.num_detections:,}", *cells)
+    return table

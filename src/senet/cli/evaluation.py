@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, cast
 
 import tyro
 from tyro.conf import Positional
@@ -30,7 +30,8 @@ class EvaluateCommand(OnData):
 
     RUN_OR_MODEL is a run folder, a model folder, a file of weights that says what network it is of, a hub id, the name
     of a network with public weights, or "timm/NAME" or "torchvision/NAME" with that library's own weights. The
-    data are those of the (first) run, unless you name others.
+    data are those of the (first) run, unless you name others. For a run that detects objects, average precision and
+    recall are measured, and `senet evaluate RUN --help` lists the options for it.
 
     Examples:
         senet evaluate runs/digits
@@ -115,9 +116,16 @@ class EvaluateCommand(OnData):
     def read(cls, argv: Sequence[str], prog: str) -> Self:
         """Read the arguments, and see whether the networks can be compared on these data.
 
+        Returns:
+            The command; for a network that detects objects the one for these, which has other options.
+
         Raises:
             SenetError: see `OnData.read`; or runs on different data, of which none is named.
         """
+        from senet.cli.detection import EvaluateDetectorCommand, named_detector
+
+        if named_detector(argv):
+            return cast(Self, EvaluateDetectorCommand.read(argv, prog))
         command = super().read(argv, prog)
         named = any(word.partition("=")[0] == "--data" for word in argv)
         for other in command.others:

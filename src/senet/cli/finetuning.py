@@ -154,7 +154,8 @@ def say_ending(run: Path, *, summed_up: bool = True) -> None:
     """
     if not is_first():
         return
-    scores = score_images(run, device="cpu" if RunFolder(run).read_config().compute.cpu else None)
+    compute = RunFolder(run).read_config().compute  # in the run's precision, as its metrics are
+    scores = score_images(run, device="cpu" if compute.cpu else None, precision=compute.precision)
     if not summed_up:
         found = scores.evaluation
         say(summary(run, (found.largest_class, 100 / found.num_classes)))

@@ -74,8 +74,9 @@ class PredictCommand(Command):
     """the same as --format json: one array"""
     output: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """write the results to a new file, while they come, instead of printing them; or draw boxes into a new folder"""
-    batch_size: int = 16
-    """crops at once: few, so that results come soon; more are faster on a GPU"""
+    batch_size: int | None = None
+    """crops at once: few, so that results come soon; more are faster on a GPU; None for 16, or, where objects are
+    detected, 4 photos"""
     num_workers: int | None = None
     """threads that read images ahead; None for one per core, up to 8; 0 reads each batch when it is its turn"""
     crop_size: int | None = None
@@ -132,7 +133,7 @@ class PredictCommand(Command):
             self.model or (PACKAGED_DEFAULT,),
             images,
             top=self.top,
-            batch_size=self.batch_size,
+            batch_size=16 if self.batch_size is None else self.batch_size,
             on_error="keep",
             threshold=self.threshold,
             crop_size=self.crop_size,

@@ -1,18 +1,20 @@
-"""Labeled images from scikit-learn, torchvision, folders, parquet files and the Hugging Face hub."""
+"""Labeled images from scikit-learn, torchvision, folders, CSV files, and all that Hugging Face's `datasets` reads."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 
 from senet.data.config import DataConfig
 from senet.data.folders import (
+    EVAL_SPLITS,
+    TRAIN_SPLITS,
     File,
     check_same_classes,
     class_folders,
+    folder_called,
     images_in,
     is_number,
     listed,
@@ -21,14 +23,13 @@ from senet.data.folders import (
     visible,
     visible_folders,
 )
+from senet.data.huggingface import has_evaluation_split, is_huggingface, kind_of, open_huggingface
 from senet.data.images import ImageSplit, Split
-from senet.data.readers import Arrays, Files, Rows
+from senet.data.readers import Arrays, Files
 from senet.data.reading import missing_for
-from senet.data.splitting import held_out, key_of, keys_of_files, same_contents
-from senet.errors import HubError, MissingFileError, SenetError, needed_for, warn
-from senet.terminal import tracked
-
-EVAL_SPLITS = ("validation", "val", "valid", "test")
+from senet.data.splitting import held_out, keys_of_files, same_contents
+from senet.data.tables import csv_files, names_split, open_table, tables_of
+from senet.errors import MissingFileError, SenetError, needed_for
 
 
 def open_split(config: DataConfig, split: Split) -> ImageSplit:
@@ -72,14 +73,31 @@ def opener_of(config: DataConfig) -> Callable[[DataConfig, Split], ImageSplit]:
         if config.val_fraction is not None:
             raise SenetError(f"data.val_fraction has no effect on {config.dataset}, which has its own; leave it out")
         return OPENERS[config.dataset]
-    is_folder = folder.is_dir()
-    if is_folder and not any(folder.glob("[!.]*.parquet")) and not any(folder.glob("[!.]*/[!.]*.parquet")):
-        return open_folder
-    if is_folder or config.dataset.startswith("hf:"):
+    if is_huggingface(config.dataset):
         return open_huggingface
+    if tables_of(config.dataset):
+        return open_table
+    if folder.is_dir():
+        return open_folder
     known = ", ".join(OPENERS)
     kind = MissingFileError if "/" in config.dataset else SenetError  # a folder, or a name
-    raise kind(f"data.dataset is {config.dataset!r}; expected {known}, an existing folder, or hf:OWNER/NAME")
+    raise kind(
+        f"data.dataset is {config.dataset!r}; expected {known}, an existing folder or CSV file, or hf:OWNER/NAME"
+    )
+
+
+def has_evaluation_images(config: DataConfig) -> bool:
+    """Return whether a data set says which images to evaluate on, so that none need to be held out.
+
+    Raises:
+        SenetError: there is no such data set, or it cannot be read.
+    """
+    opener = opener_of(replace(config, val_fraction=None))
+    if opener is open_folder:
+        return folders_of_splits(Path(config.dataset))[1] is not None
+    if opener is open_table:
+        return names_split(config)
+    return opener is not open_huggingface or has_evaluation_split(config.dataset)
 
 
 def open_digits(config: DataConfig, split: Split) -> ImageSplit:
@@ -131,15 +149,8 @@ def open_torchvision(config: DataConfig, split: Split) -> ImageSplit:
     )
 
 
-def kind_of(error: BaseException | None) -> type[SenetError]:
-    """Return the class of errors for a failure to open a data set: missing file, unreachable server, or another."""
-    if isinstance(error, FileNotFoundError):
-        return MissingFileError
-    return HubError if isinstance(error, ConnectionError | URLError | TimeoutError) else SenetError
-
-
 def open_folder(config: DataConfig, split: Split) -> ImageSplit:
-    """Open a folder with a folder of images per class, under train/ and under val/ (or validation/, valid/, test/).
+    """Open a folder with a folder of images per class, under train/ and under val/ (see `TRAIN_SPLITS`).
 
     For evaluation it may hold the classes' folders itself, or images without classes. With `val_fraction`, train/ or
     the folder itself holds the classes' folders and is divided.
@@ -150,6 +161,7 @@ def open_folder(config: DataConfig, split: Split) -> ImageSplit:
         if eval_folder is not None:
             raise SenetError(f"data.val_fraction has no effect on {root}, which has {eval_folder.name}/; leave it out")
         folder = train_folder or root
+        check_no_table(root, folder)
         files, names = read_classes(folder)
         take = held_out_files(folder, files, config.val_fraction, config.split_seed)
         if split == "train":
@@ -179,9 +191,8 @@ def folders_of_splits(root: Path) -> tuple[Path | None, Path | None]:
 
     A folder train/ of pictures alone, beside other folders of pictures, is a class of that name, as in COCO.
     """
-    evaluation = next((root / name for name in EVAL_SPLITS if (root / name).is_dir()), None)
-    train = root / "train"
-    if not train.is_dir():
+    train, evaluation = folder_called(root, TRAIN_SPLITS), folder_called(root, EVAL_SPLITS)
+    if train is None:
         return None, evaluation
     is_class = (
         evaluation is None
@@ -196,6 +207,16 @@ def held_out_files(folder: Path, files: Sequence[File], fraction: float, seed: i
     """Return which image files of a folder are held out, (N,) bool, see `held_out`."""
     paths, labels = [file for file, _ in files], np.array([label for _, label in files])
     return held_out(keys_of_files(folder, paths, seed), same_contents(paths), labels, fraction, paths.__getitem__)
+
+
+def check_no_table(root: Path, folder: Path) -> None:
+    """Raise a SenetError for a folder with fewer than two classes beside a CSV file, which names them then."""
+    tables = csv_files(root)
+    if tables and len(class_folders(folder)) < 2:
+        raise SenetError(
+            f"{folder} has no folders of classes; if {tables[0]} says the classes of its pictures, name that file in "
+            "place of the folder"
+        )
 
 
 def check_folder(root: Path, folder: Path | None, name: str) -> Path:
@@ -224,91 +245,6 @@ def split_of_files(source: str, files: Sequence[File], class_names: tuple[str, .
         files=files,
         names_of_folders=bool(class_names),
     )
-
-
-def open_huggingface(config: DataConfig, split: Split) -> ImageSplit:
-    """Open a data set of the Hugging Face hub ("hf:OWNER/NAME") or a local folder of parquet files."""
-    with needed_for(f"the data set {config.dataset!r}"):
-        import datasets
-
-    name = config.dataset.removeprefix("hf:")
-    try:
-        splits: Any = datasets.load_dataset(name)
-    except Exception as error:  # the hub, pyarrow and fsspec raise kinds without a common parent
-        cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
-        reason = (str(cause).splitlines() or [type(cause).__name__])[0]
-        raise kind_of(error)(
-            f"{config.dataset} could not be loaded ({reason}); check the id or folder and the network"
-        ) from error
-    divided, own = config.val_fraction is not None, next((s for s in EVAL_SPLITS if s in splits), None)
-    if divided and own is not None:
-        raise SenetError(f"data.val_fraction has no effect on {name}, which has the split {own}; leave it out")
-    wanted = ("train",) if split == "train" or divided else EVAL_SPLITS
-    found = next((s for s in wanted if s in splits), None)
-    if found is None:
-        remedy = "; set data.val_fraction, such as 0.2, to hold out a share of train" if "train" in splits else ""
-        raise SenetError(f"{name} has the splits {', '.join(splits)}; expected one of {', '.join(wanted)}{remedy}")
-    source = f"{name} ({found})"
-    dataset = splits[found]
-    if len(dataset) == 0:  # before its columns are cast, which fails on no rows
-        raise SenetError(f"{source} has no images")
-    for option, column in (("image_column", config.image_column), ("label_column", config.label_column)):
-        if column not in dataset.column_names:
-            raise SenetError(
-                f"{source} has the columns {', '.join(dataset.column_names)}; set data.{option}, which is {column!r}"
-            )
-    labels = read_labels(dataset, config.label_column, source)
-    names = getattr(dataset.features[config.label_column], "names", None)
-    if names is None:  # counted in the training images: others need not have images of the last classes
-        counted = read_labels(splits.get("train", dataset), config.label_column, f"{name} (train)")
-        names = [str(i) for i in range(int(counted.max(initial=-1)) + 1)]
-    check_labels(labels, tuple(names), source, every_class=split == "train")
-    try:
-        dataset = dataset.cast_column(config.image_column, datasets.Image(decode=False))
-    except (TypeError, ValueError, NotImplementedError) as error:  # the last two: pyarrow's
-        raise SenetError(f"column {config.image_column!r} of {source} does not hold images") from error
-    rows = Rows(dataset.select_columns([config.image_column]), labels)
-    images = ImageSplit(source=source, size=len(dataset), class_names=tuple(names), read_image=rows)
-    if config.val_fraction is None:
-        return images
-    take = held_out_rows(images, rows, config.val_fraction, config.split_seed)
-    chosen = np.flatnonzero(take == (split == "eval"))
-    kept = Rows(rows.images.select(chosen), labels[chosen])
-    part = replace(images, size=len(chosen), read_image=kept, rows=chosen.tolist())
-    if split == "train":
-        return part
-    return replace(part, source=f"{source}, held out", held_out=tuple(map(str, chosen.tolist())))
-
-
-def held_out_rows(images: ImageSplit, rows: Rows, fraction: float, seed: int) -> np.ndarray:
-    """Return which rows of a table are held out, (N,) bool, by the contents of their images, see `held_out`."""
-    keys, step = [], 1000
-    for first in tracked(range(0, len(images), step), f"Dividing {images.source}", -(-len(images) // step)):
-        chunk = range(first, min(first + step, len(images)))
-        contents = (content for content, _ in rows.contents(chunk))
-        keys += [key_of(content or b"row %d" % row, seed) for row, content in zip(chunk, contents, strict=True)]
-    groups = np.unique(np.array(keys), return_inverse=True)[1]
-    return held_out(keys, groups, rows.labels, fraction, images.name)
-
-
-def read_labels(dataset: Any, column: str, source: str) -> np.ndarray:
-    """Return the labels (N,) of a Hugging Face data set, or raise a SenetError if they are not integers."""
-    labels: np.ndarray = dataset.with_format("numpy")[column][:]
-    if len(labels) and not np.issubdtype(labels.dtype, np.integer):
-        raise SenetError(f"column {column!r} of {source} holds {labels.dtype}; expected class numbers from 0")
-    return labels.astype(np.int64)
-
-
-def check_labels(labels: np.ndarray, names: tuple[str, ...], source: str, every_class: bool) -> None:
-    """Raise a SenetError for a label out of range or, with `every_class`, a class without images; else warn."""
-    num_classes = len(names)
-    if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
-        raise SenetError(f"{source} has labels from {labels.min()} to {labels.max()}; expected 0 to {num_classes - 1}")
-    missing = np.setdiff1d(np.arange(num_classes), labels)
-    if every_class and len(missing):
-        raise SenetError(f"{source} has no image of class {missing[0]}; add some or renumber the labels")
-    if len(missing):
-        warn(f"{source} has no images of {listed([names[k] for k in missing])}; they are not measured")
 
 
 OPENERS: dict[str, Callable[[DataConfig, Split], ImageSplit]] = {

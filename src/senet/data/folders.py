@@ -12,6 +12,9 @@ from senet.errors import SenetError, warn
 File = tuple[str, int]
 """A file and its label."""
 JUNK = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"})
+TRAIN_SPLITS = ("train", "training")
+EVAL_SPLITS = ("validation", "val", "valid", "test", "testing")
+"""The names of the images to evaluate on, the better ones first."""
 SHOWN = 5
 """Largest number of names that a message lists."""
 
@@ -45,9 +48,34 @@ def visible_folders(folder: Path) -> list[Path]:
 
     Names that are all numbers are sorted by value, as in timm; torchvision sorts "10" before "2".
     """
-    found = [entry for entry in visible(folder) if entry.is_dir()]
+    found = [entry for entry in visible(folder) if entry.is_dir() and not leads_back(str(entry), str(folder))]
     numbers = all(is_number(entry.name) for entry in found)
     return sorted(found, key=lambda entry: int(entry.name)) if numbers else found
+
+
+def leads_back(path: str, top: str) -> bool:
+    """Return whether a path is a link to a folder that it is in, also by way of other links; warn if it is.
+
+    Args:
+        path: a folder below `top`.
+        top: where the walk that has come to it began.
+    """
+    if not os.path.islink(path):  # noqa: PTH114  # as in `Skipped.take`
+        return False
+    way = [os.path.dirname(path)]  # noqa: PTH120
+    while len(way[-1]) > len(top):
+        way.append(os.path.dirname(way[-1]))  # noqa: PTH120
+    target = os.path.join(os.path.realpath(path), "")  # noqa: PTH118
+    if not any(os.path.join(os.path.realpath(folder), "").startswith(target) for folder in way):  # noqa: PTH118
+        return False
+    warn(f"{path}: left out, for it is a link to a folder that it is in")
+    return True
+
+
+def folder_called(root: Path, names: Sequence[str]) -> Path | None:
+    """Return the folder in a folder that has the first of some names, in upper or lower case; None if there is none."""
+    found = {entry.name.lower(): entry for entry in visible_folders(root)}
+    return next((found[name] for name in names if name in found), None)
 
 
 def is_number(name: str) -> bool:
@@ -78,13 +106,22 @@ class Skipped(Counter[str]):
     def warn(self, folder: Path) -> None:
         """Warn about the files of a folder that were left out, if any."""
         if self:
-            warn(f"{folder}: left out {sum(self.values())} files that are not read as images: {self}")
+            number = sum(self.values())
+            are = "file that is not read as an image" if number == 1 else "files that are not read as images"
+            warn(f"{folder}: left out {number:,} {are}: {self}")
+
+
+def walk(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield a folder and the folders below it, also by links unless these lead back, with the names of their files."""
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        seen = (name for name in folders if not is_hidden(name))
+        folders[:] = sorted(name for name in seen if not leads_back(os.path.join(root, name), str(folder)))  # noqa: PTH118
+        yield root, names
 
 
 def images_below(folder: Path, skipped: Skipped) -> Iterator[str]:
     """Yield the image files in a folder and the folders below it, sorted by name."""
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
+    for root, names in walk(folder):
         for name in sorted(names):
             if skipped.take(name):
                 yield f"{root}{os.sep}{name}"

@@ -1,5 +1,6 @@
 """Reading image files: upright, with all their channels."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -46,6 +47,14 @@ UPRIGHT = {
 TIFF_HEADERS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SAMPLES_PER_PIXEL, SUBFILE_TYPE = 277, 254
 Result = TypeVar("Result")
+
+
+def is_no_complaint_about_channels(record: logging.LogRecord) -> bool:
+    """Whether PIL logs something else than that a TIFF has too many channels for it: tifffile reads it then."""
+    return not str(record.msg).startswith("More samples per pixel")
+
+
+logging.getLogger("PIL.TiffImagePlugin").addFilter(is_no_complaint_about_channels)
 
 
 @cache

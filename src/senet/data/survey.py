@@ -17,7 +17,8 @@ from senet.data.inspection import Inspected, inspect
 from senet.data.loading import check_classes
 from senet.data.readers import Files, contents_of
 from senet.data.splitting import same_contents, size_of
-from senet.errors import SenetError
+from senet.data.tables import csv_files, tables_of
+from senet.errors import SenetError, counted
 from senet.terminal import Table, text_of, tracked
 
 HEADERS = 20_000
@@ -47,6 +48,7 @@ class Survey:
         kinds: number of pictures of each kind, such as "color" or "gray, 16 bits".
         formats: number of files of each format.
         skipped: files that are not read as images, by reason; empty if there are none.
+        tables: CSV files in the folder, which are not read.
         unused: folders of images that are neither trained nor evaluated on, such as test/ beside val/.
         num_looked_at: images whose header was read.
         num_decoded: of these, images that were decoded.
@@ -66,6 +68,7 @@ class Survey:
     kinds: Counter[str]
     formats: Counter[str]
     skipped: str
+    tables: tuple[str, ...]
     unused: tuple[str, ...]
     num_looked_at: int
     num_decoded: int
@@ -90,7 +93,8 @@ class Survey:
         if self.unusable:
             more = len(self.unusable) - NAMED
             rest = f"; and {more:,} more" if more > 0 else ""
-            raise SenetError(f"{len(self.unusable):,} images cannot be used: {'; '.join(self.unusable[:NAMED])}{rest}")
+            number = counted(len(self.unusable), "image")
+            raise SenetError(f"{number} cannot be used: {'; '.join(self.unusable[:NAMED])}{rest}")
         if self.all_equal:
             raise SenetError(
                 f"all {int(self.train_counts.sum()):,} training images of {self.source} are the same picture; "
@@ -101,21 +105,26 @@ class Survey:
         """Return what works, but makes results worse or doubtful, in sentences."""
         found = []
         if self.leaks:
-            first, second = self.leaks[0]
+            number, (first, second) = counted(len(self.leaks), "evaluation image"), self.leaks[0]
             found.append(
-                f"{len(self.leaks):,} evaluation images are among the training images too, such as {first}, which is "
-                f"{second}: the accuracy will be too high; remove them from one side"
+                f"{number} also among the training images, such as {first}, which is {second}: the accuracy will be "
+                "too high; remove them from one side"
             )
         if self.contradictions:
             found.append(
-                f"{len(self.contradictions):,} pictures are in several classes, such as "
+                f"{counted(len(self.contradictions), 'picture')} in several classes, such as "
                 f"{' = '.join(self.contradictions[0][:3])}: the network cannot learn both; keep one of each"
             )
         if self.copies:
-            number = sum(len(group) - 1 for group in self.copies)
+            number = counted(sum(len(group) - 1 for group in self.copies), "training image")
             found.append(
-                f"{number:,} training images are copies of others, such as {' = '.join(self.copies[0][:3])}: "
-                "they count several times"
+                f"{number} the same as others, such as {' = '.join(self.copies[0][:3])}: "
+                "such pictures count several times"
+            )
+        if self.tables:
+            found.append(
+                f"{listed(self.tables)}: not read, for folders are the classes; if a table says the classes of the "
+                f"pictures, name it in place of the folder, such as {Path(self.source) / self.tables[0]}"
             )
         few = [name for name, count in zip(self.class_names, self.eval_counts, strict=True) if 0 < count < FEW]
         if few:
@@ -198,6 +207,7 @@ def survey_of(config: DataConfig, splits: tuple[ImageSplit, ImageSplit]) -> Surv
     looks = [look_at(split, share, config.preprocessing.in_channels) for split in splits]
     seen = [look for found in looks for look in found.values() if not look.problem]
     by_area = sorted(((look.width, look.height) for look in seen), key=lambda size: (size[0] * size[1], size))
+    is_folder = splits[0].files is not None and not tables_of(config.dataset)
     described = Survey(
         source=config.dataset,
         class_names=names,
@@ -207,8 +217,9 @@ def survey_of(config: DataConfig, splits: tuple[ImageSplit, ImageSplit]) -> Surv
         sizes=(by_area[0], by_area[len(by_area) // 2], by_area[-1]) if seen else (),
         kinds=Counter(look.kind for look in seen),
         formats=Counter(look.format for look in seen if look.format),
-        skipped=str(skipped_below(Path(config.dataset))) if splits[0].files is not None else "",
-        unused=unused_folders(Path(config.dataset), splits) if splits[0].files is not None else (),
+        skipped=str(skipped_below(Path(config.dataset))) if is_folder else "",
+        tables=tuple(file.name for file in csv_files(Path(config.dataset))) if is_folder else (),
+        unused=unused_folders(Path(config.dataset), splits) if is_folder else (),
         num_looked_at=sum(map(len, looks)),
         num_decoded=sum(look.pixels is not None for look in seen),
         unusable=tuple(look.problem for found in looks for look in found.values() if look.problem),

@@ -1,10 +1,10 @@
 """Detection in single images: objects with their classes, scores and boxes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from PIL import Image
@@ -17,7 +17,7 @@ from senet.detection.drawing import DrawnBox, class_color, draw_boxes
 from senet.detection.evaluation import outputs_of
 from senet.detection.opening import names_of_classes, open_detector
 from senet.errors import SenetError, check_choice
-from senet.evaluation.functions import Network
+from senet.evaluation.functions import Network, name_of, networks_of
 from senet.evaluation.prediction import Given, available_cores, open_image, read_ahead
 from senet.evaluation.sources import OnError, expanded
 from senet.nn.modes import device_of, dtype_of, eval_mode
@@ -25,6 +25,8 @@ from senet.nn.precision import Precision, check_precision, computing
 
 THRESHOLD = 0.5
 """The lowest score of an object that is told of unless another is asked for."""
+AT_ONCE = 4
+"""Photos of a batch unless another number is asked for: one takes up to a gigabyte in a ResNet-50 at 800 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,7 @@ def detect(
     images: str | Path | Iterable[Given],
     *,
     threshold: float = THRESHOLD,
-    batch_size: int = 8,
+    batch_size: int = AT_ONCE,
     precision: Precision = "fp32",
     device: torch.device | str | None = None,
     num_workers: int | None = None,
@@ -127,7 +129,7 @@ def detect_each(
     images: str | Path | Iterable[Given],
     *,
     threshold: float = THRESHOLD,
-    batch_size: int = 8,
+    batch_size: int = AT_ONCE,
     on_error: OnError = "raise",
     precision: Precision = "fp32",
     device: torch.device | str | None = None,
@@ -159,6 +161,28 @@ def detect_each(
     workers = available_cores() if num_workers is None else num_workers
     batches = read_ahead(expanded(images, on_error), prepare, batch_size, workers)
     return detected(model, batches, threshold, precision, on_error)
+
+
+def predict_objects(run_or_model: Any, images: str | Path | Iterable[Given], options: Mapping[str, Any]) -> Any:
+    """Do what `senet.predict` is asked for where the network detects: `detect`, with the options that it has too.
+
+    Args:
+        run_or_model: a detector, or where it is; in a list only alone.
+        images: see `detect`.
+        options: of `senet.predict` that differ from its defaults.
+
+    Raises:
+        SenetError: several networks, or an option that has no effect.
+    """
+    networks = networks_of(run_or_model)
+    if len(networks) > 1:
+        raise SenetError(
+            f"run_or_model has {len(networks)} networks, of which one detects objects; pass that one alone"
+        )
+    for name in options:
+        if name not in ("batch_size", "precision", "device", "num_workers"):
+            raise SenetError(f"{name} has no effect on {name_of(networks[0])}, which detects objects; leave it out")
+    return detect(networks[0], images, **options)
 
 
 def prepare(image: Given, number: int) -> Image.Image | SenetError:

@@ -33,6 +33,12 @@ DataSource = DataConfig | str | Path | Iterable[Any]
 """A data set's configuration, its name or its folder; or batches."""
 
 
+NO_BATCHES = (
+    "data is not batches of images; expected a folder or the name of a data set, or tensors (N, C, H, W), alone or in "
+    "pairs with labels, as a DataLoader yields them"
+)
+
+
 def run_data(source: str | Path) -> DataConfig | None:
     """Return the data that a run was trained on; None if `source` is not a run folder or a model folder in one.
 
@@ -215,6 +221,8 @@ def given_batches(model: nn.Module, data: Iterable[Any], device: torch.device) -
     if first is None:
         raise SenetError("data has no batches")
     labeled = isinstance(first, tuple | list) and len(first) == 2
+    if not isinstance(first[0] if labeled else first, Tensor):
+        raise SenetError(NO_BATCHES)
     names = class_names_of(model)
     if labeled and not names:
         names = tuple(str(i) for i in range(number_of_classes(model, first[0][:1].to(device_of(model)))))
@@ -224,7 +232,7 @@ def given_batches(model: nn.Module, data: Iterable[Any], device: torch.device) -
         for batch in again:
             images, labels = batch if labeled else (batch, None)
             if not isinstance(images, Tensor) or images.dim() != 4:
-                raise SenetError("data is not batches of images; expected tensors (N, C, H, W), or pairs with labels")
+                raise SenetError(NO_BATCHES)
             labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
             if labeled and not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
                 raise SenetError(f"a label of the batches given is not one of the network's 0 to {len(names) - 1}")

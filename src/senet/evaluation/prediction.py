@@ -7,14 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
+from inspect import signature
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from senet.data.channels import Picture
+from senet.data.channels import Picture, UnfitPictureError
 from senet.data.reading import naming, read_named, read_picture
 from senet.errors import SenetError, check_choice
 from senet.evaluation.functions import Network, networks_of
@@ -66,7 +70,7 @@ def open_image(path: str | Path) -> Picture:
 
 def predict(
     run_or_model: Network | Sequence[Network],
-    images: str | Path | Iterable[Given],
+    images: Given | Iterable[Given],
     *,
     top: int = 5,
     batch_size: int = 64,
@@ -79,7 +83,7 @@ def predict(
     classes: Sequence[str] = (),
     mapping: Mapping[str, str] | str | Path | None = None,
 ) -> list[list[ClassProbability]]:
-    """Classify images.
+    """Classify images; or, with a network that detects, find the objects in them, as `senet.detect` does.
 
     Args:
         run_or_model: a network with `preprocessing`; what `senet.from_pretrained` opens: a run or model folder, a name,
@@ -87,7 +91,7 @@ def predict(
             several the probabilities are averaged; they have the same classes, in any order.
         images: files; folders, for all images in them at any depth, or patterns such as "photos/**/*.jpg", sorted by
             name; PIL images of any size, which are not turned by their EXIF data as files are; or arrays (H, W),
-            (H, W, C) or (C, H, W) of uint8 or uint16.
+            (H, W, C) or (C, H, W) of uint8 or uint16. One alone is taken too.
         top: how many classes to return for each; at least 1.
         batch_size: crops at once, at least those of one image.
         crop_size: as for `senet.evaluate`, as are `resize_sizes`, `ten_crop` and `precision`.
@@ -101,32 +105,36 @@ def predict(
         mapping: network's class -> other class, as for `senet.evaluate`.
 
     Returns:
-        For every image its `top` likeliest classes, likeliest first.
+        For every image its `top` likeliest classes, likeliest first; of a network that detects, the objects.
 
     Raises:
         SenetError: a model or image that cannot be read, or networks with different classes. `predict_each` goes on
             after an image that cannot be read, and says which file each prediction is of.
     """
-    found = predict_each(
-        run_or_model,
-        images,
-        top=top,
-        batch_size=batch_size,
-        crop_size=crop_size,
-        resize_sizes=resize_sizes,
-        ten_crop=ten_crop,
-        precision=precision,
-        device=device,
-        num_workers=num_workers,
-        classes=classes,
-        mapping=mapping,
-    )
+    options: dict[str, Any] = {
+        "top": top,
+        "batch_size": batch_size,
+        "crop_size": crop_size,
+        "resize_sizes": resize_sizes,
+        "ten_crop": ten_crop,
+        "precision": precision,
+        "device": device,
+        "num_workers": num_workers,
+        "classes": classes,
+        "mapping": mapping,
+    }
+    if any(map(import_module("senet.detection.opening").detects, networks_of(run_or_model))):
+        usual = signature(predict).parameters
+        named = {name: value for name, value in options.items() if value != usual[name].default}
+        objects: Any = import_module("senet.detection.prediction").predict_objects(run_or_model, images, named)
+        return cast(list[list[ClassProbability]], objects)  # which have a class_name too
+    found = predict_each(run_or_model, images, **options)
     return [list(prediction.classes) for prediction in found]
 
 
 def predict_each(
     run_or_model: Network | Sequence[Network],
-    images: str | Path | Iterable[Given],
+    images: Given | Iterable[Given],
     *,
     top: int = 5,
     batch_size: int = 64,
@@ -186,6 +194,16 @@ def predict_each(
     return predicted(ensemble, batches, top, threshold, on_error)
 
 
+def check_picture(picture: object) -> None:
+    """Raise an UnfitPictureError for what is no picture, and for a tensor with values of an unknown range."""
+    if not isinstance(picture, Image.Image | np.ndarray | Tensor):
+        kind = type(picture).__name__
+        raise UnfitPictureError(f"is of class {kind}; expected a file, PIL image, array or tensor")
+    if isinstance(picture, Tensor) and picture.dtype != torch.uint8:
+        kind = str(picture.dtype).removeprefix("torch.")
+        raise UnfitPictureError(f"holds {kind} values, whose range is not known; convert it to uint8, 0 to 255")
+
+
 class Ensemble:
     """Networks whose probabilities are averaged.
 
@@ -205,6 +223,7 @@ class Ensemble:
         try:
             with naming(str(image) if is_file else f"image number {number}"):
                 picture = open_image(image) if isinstance(image, str | Path) else image
+                check_picture(picture)
                 return [network.crops(picture) for network in self.networks]
         except SenetError as error:
             return error

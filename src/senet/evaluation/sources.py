@@ -7,10 +7,14 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeGuard
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
 
 from senet.data.channels import Picture
-from senet.data.folders import Skipped, images_below
+from senet.data.folders import Skipped, images_below, walk
 from senet.errors import MissingFileError, SenetError, first_line
 
 OnError = Literal["raise", "keep"]
@@ -31,7 +35,7 @@ def find_images(source: str | Path) -> list[str]:
     if os.path.isdir(name):  # noqa: PTH112  # Path("") would be the current folder
         found, problem = list(images_below(Path(name), skipped)), f"{name} has no images"
     elif glob.has_magic(name) and not os.path.lexists(name):
-        files = (path for path in sorted(glob.glob(name, recursive=True)) if os.path.isfile(path))  # noqa: PTH113,PTH207
+        files = (path for path in sorted(set(matches(name))) if os.path.isfile(path))  # noqa: PTH113
         found, problem = [path for path in files if skipped.take(os.path.basename(path))], f"{name} matches no images"  # noqa: PTH119
     else:
         return [name]
@@ -39,6 +43,18 @@ def find_images(source: str | Path) -> list[str]:
         raise SenetError(f"{problem}{f' (left out: {skipped})' if skipped else ''}; check the path")
     skipped.warn(Path(name))
     return found
+
+
+def matches(pattern: str) -> Iterator[str]:
+    """Yield what a pattern matches; `glob` itself follows links that lead back, for hours if there are two of them."""
+    before, found, after = f"/{pattern}{'/*' if pattern.endswith('**') else ''}".partition("/**/")
+    if not found:
+        yield from glob.glob(pattern, recursive=True)  # noqa: PTH207
+        return
+    for top in matches(before[1:]) if before[1:] else ["/" if before else "."]:
+        for folder, _ in walk(top) if os.path.isdir(top) else ():  # noqa: PTH112
+            inside = os.path.join(glob.escape(folder), after)  # noqa: PTH118
+            yield from matches(inside if before else inside.removeprefix("./"))
 
 
 def listed_images(lines: Iterable[str]) -> Iterator[str]:
@@ -77,16 +93,24 @@ def read_list(file: str | Path) -> list[str]:
     return found
 
 
+def is_one(images: str | Path | Picture | Iterable[str | Path | Picture]) -> TypeGuard[str | Path | Picture]:
+    """Return whether this is a single file, folder, pattern or picture; an array of four dimensions is several."""
+    if isinstance(images, np.ndarray | Tensor):
+        return images.ndim in (2, 3)
+    return isinstance(images, str | Path | Image.Image)
+
+
 def expanded(
-    images: str | Path | Iterable[str | Path | Picture], on_error: OnError = "raise"
+    images: str | Path | Picture | Iterable[str | Path | Picture], on_error: OnError = "raise"
 ) -> Iterator[str | Path | Picture]:
     """Yield images, with the files of folders and patterns in their places; each is looked up when it comes.
 
     Args:
-        images: one file, folder or pattern; or several of them, among which there may be pictures.
+        images: one file, folder, pattern or picture; or several of them.
         on_error: "keep" yields what stands for no images as it is, for whoever reads it to say so.
     """
-    for image in [images] if isinstance(images, str | Path) else images:
+    several: Iterable[str | Path | Picture] = [images] if is_one(images) else images  # type: ignore[assignment]
+    for image in several:
         try:
             found = find_images(image) if isinstance(image, str | Path) else []
         except SenetError:

@@ -9,16 +9,16 @@ from typing import Any
 
 from senet.data.channels import UnfitPictureError, to_channels
 from senet.data.config import DataConfig
-from senet.data.datasets import OPENERS, folders_of_splits, open_folder, open_unread, opener_of
+from senet.data.datasets import OPENERS, has_evaluation_images, open_unread
 from senet.data.images import ImageSplit
 from senet.data.loading import check_classes
+from senet.data.tables import tables_of
 from senet.errors import MissingFileError, SenetError
 from senet.finetuning.defaults import VAL_FRACTION
 from senet.finetuning.source import Source
 from senet.models.base import Network
 from senet.models.build import build, skeleton
 from senet.models.config import ModelConfig
-from senet.models.from_torchvision import WITH_AUXILIARY_CLASSIFIERS
 from senet.training.config import TrainConfig, network_settings
 from senet.training.run import changed
 from senet.training.warm_start import WarmStart, preprocessing_asked, start_from_weights
@@ -47,10 +47,15 @@ class Request:
 def data_config(request: Request) -> DataConfig:
     """Return where the pictures are, with a share of them held out where the folder has no other ones."""
     data = DataConfig(dataset=request.data, in_memory=False)
-    has_val = opener_of(data) is not open_folder or folders_of_splits(Path(request.data))[1] is not None
     asked = {name: value for name, value in request.asked.items() if name.startswith("data.")}
     asked = {name: value for name, value in asked.items() if not name.startswith("data.preprocessing.")}
-    data = replace(data, val_fraction=None if has_val else VAL_FRACTION)
+    columns = {name: value for name, value in asked.items() if name in ("data.image_column", "data.label_column")}
+    has_own = has_evaluation_images(with_settings(data, columns))
+    return with_settings(replace(data, val_fraction=None if has_own else VAL_FRACTION), asked)
+
+
+def with_settings(data: DataConfig, asked: Mapping[str, Any]) -> DataConfig:
+    """Return the configuration of data with settings by dotted name."""
     return changed(TrainConfig(model=ModelConfig(name=""), data=data), asked).data
 
 
@@ -60,9 +65,13 @@ def open_images(request: Request) -> tuple[ImageSplit, ImageSplit]:
     Raises:
         SenetError: there are none, they have no classes or only one, or those of one image cannot be divided.
     """
-    if request.data not in OPENERS and not request.data.startswith("hf:") and not Path(request.data).is_dir():
-        kind = "is a file" if Path(request.data).exists() else "does not exist"
-        raise MissingFileError(f"the folder of pictures {request.data} {kind}; expected FOLDER/CLASS/PICTURE")
+    path = Path(request.data)
+    is_named = request.data in OPENERS or request.data.startswith("hf:")
+    if not is_named and not path.is_dir() and not tables_of(request.data):
+        kind = "is a file, but no CSV" if path.exists() else "does not exist"
+        raise MissingFileError(
+            f"the folder of pictures {request.data} {kind}; expected FOLDER/CLASS/PICTURE, or a CSV file"
+        )
     data = data_config(request)
     splits = open_unread(data, "train"), open_unread(data, "eval")
     check_classes(*splits)
@@ -147,10 +156,9 @@ def quiet_factory() -> Iterator[None]:
 def opened(request: Request, asked: Mapping[str, Any], class_names: tuple[str, ...]) -> Opened:
     """Open the weights, and return what they say."""
     name = asked.get("model.name", "")
-    options = {"aux_logits": False} if name.removeprefix("torchvision/") in WITH_AUXILIARY_CLASSIFIERS else {}
     data, weights = data_config(request), request.source.weights
     data = replace(data, preprocessing=data.preprocessing.with_channels(asked.get("model.in_channels", 3)))
-    config = TrainConfig(model=ModelConfig(name=name, options=options), data=data, weights=weights)
+    config = TrainConfig(model=ModelConfig(name=name), data=data, weights=weights)
     early = {key: value for key, value in asked.items() if key.startswith(("model.", "weights_"))}
     config = suggesting(changed(config, early), asked)
     make: Callable[[ModelConfig], Network] = build

@@ -91,7 +91,8 @@ def make_plan(request: Request, output: Path) -> Plan:
 
 def is_test(source: str) -> bool:
     """Whether a split is called test: a folder of that name, or a split of a table, "NAME (test)"."""
-    return Path(source).name == "test" or source.endswith("(test)")
+    name = Path(source).name.lower()
+    return name in ("test", "testing") or name.endswith(("(test)", "(testing)"))
 
 
 # ---- the network -----------------------------------------------------------------------------------------------------

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from senet.configs import check_setting
 from senet.errors import SenetError, counted
 from senet.files import read_jsonl
 from senet.finetuning.budget import parse_time
 from senet.finetuning.opening import Request
 from senet.finetuning.plan import Plan, make_plan
 from senet.finetuning.source import resolve_source
+from senet.training.config import TrainConfig
 from senet.training.loop import train
 from senet.training.optimizers import check_optimizer
 from senet.training.progress import Progress, lines_shown
@@ -46,7 +48,8 @@ def finetune(
 
     Args:
         data: a folder with train/ and val/, each with a folder of images for each class; or with the classes' folders
-            alone, of which a fifth is held out; or another data set that `DataConfig` takes.
+            alone, of which a fifth is held out; or a CSV file that names pictures and their classes; or another data
+            set that `DataConfig` takes.
         output: the run folder, which must not exist yet, or be empty.
         model: what to start from: a run, a model folder, a file, a hub id, the name of a network with public weights,
             or "timm/NAME" or "torchvision/NAME" with that library's weights; see `senet.from_pretrained`.
@@ -102,6 +105,13 @@ def prepare(
     Raises:
         SenetError: see there.
     """
+    for argument, value, expected in (
+        ("data", data, "the path of a folder or CSV file, or the name of a data set"),
+        ("output", output, "the path of the run folder to write"),
+        ("model", model, "a name or path; save the network by senet.save_pretrained, and name its folder"),
+    ):
+        if not isinstance(value, str | Path):
+            raise SenetError(f"{argument} is of class {type(value).__name__}; expected {expected}")
     RunFolder(output).check_free()
     check_settings(asked)
     source = resolve_source(str(model), pretrained)
@@ -114,6 +124,8 @@ def check_settings(asked: Mapping[str, Any]) -> None:
     for name, argument in (("weights", "model"), ("data.dataset", "data"), ("model.num_classes", "data")):
         if name in asked:
             raise SenetError(f"{name} cannot be set here: it follows from {argument}")
+    for name, value in asked.items():
+        check_setting(TrainConfig, name, value)
     for name in ("epochs", "batch_size"):
         if asked.get(name, 1) < 1:
             raise SenetError(f"{name} is {asked[name]}; expected at least 1")

@@ -6,7 +6,7 @@ from pathlib import Path
 from senet.errors import SenetError
 from senet.factory import is_source, public_weights
 from senet.models.catalog import CARDS, model_card
-from senet.models.external import is_external, split_name
+from senet.models.external import is_external, names_elsewhere, split_name
 from senet.weights.reading import find_model_folder
 
 
@@ -47,6 +47,8 @@ def resolve_source(model: str, pretrained: bool = True) -> Source:
     if word in CARDS:
         return Source(name=word, weights=weights_of(word) if pretrained else None)
     if not is_source(word):
+        if elsewhere := names_elsewhere(word):
+            raise SenetError(f"{word} is no network of this library; name it {' or '.join(elsewhere)}")
         if "/" not in word:
             model_card(word)  # raises for a misspelled name
         find_model_folder(word)  # says what is wrong

@@ -1,5 +1,6 @@
 """Networks of timm and torchvision by name, such as "timm/resnet50", with the attributes of this library's."""
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,16 @@ LIBRARIES = ("timm", "torchvision")
 def is_external(name: str) -> bool:
     """Whether a name is that of another library's network; only the library's part of the name is checked."""
     return name.partition("/")[0] in LIBRARIES and name.count("/") == 1
+
+
+def names_elsewhere(word: str) -> list[str]:
+    """Return the networks of other libraries that have a name, as this library calls them: "timm/convnext_tiny"."""
+    found = []
+    for library in LIBRARIES:
+        with suppress(SenetError):  # a missing library, or a network that it does not have
+            split_name(f"{library}/{word}")
+            found.append(f"{library}/{word}")
+    return found
 
 
 def tag_of(name: str) -> str:

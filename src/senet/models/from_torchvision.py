@@ -15,7 +15,7 @@ from senet.models.initialization import convert_input
 OWN_CHANNELS = 3
 WITH_AUXILIARY_CLASSIFIERS = ("googlenet", "inception_v3")
 """While they train, these return the outputs of classifiers in the middle too; they are built without those here."""
-IMPLIED: Mapping[str, Any] = {"aux_logits": True, "transform_input": False, "image_size": 224}
+IMPLIED: Mapping[str, Any] = {"transform_input": False, "image_size": 224}
 """Options that torchvision sets by itself when it loads weights, with their values at random."""
 
 
@@ -35,20 +35,26 @@ def build_torchvision(
         The network, and the options with which the same network is built without the weights.
 
     Raises:
-        SenetError: an option that contradicts the number of channels.
+        SenetError: an option that contradicts the number of channels, or classifiers in the middle.
     """
     from torchvision.models import get_model, get_model_weights
 
     options = {**options}
-    if weights is not None and architecture in WITH_AUXILIARY_CLASSIFIERS:
-        options.setdefault("transform_input", in_channels == OWN_CHANNELS)
+    if architecture in WITH_AUXILIARY_CLASSIFIERS:
+        if options.setdefault("aux_logits", False):
+            raise SenetError(
+                f"aux_logits=True makes {architecture} return several outputs while it trains, which is not supported; "
+                "leave it out"
+            )
+        if weights is not None:
+            options.setdefault("transform_input", in_channels == OWN_CHANNELS)
     if options.get("transform_input") and in_channels != OWN_CHANNELS:
         raise SenetError(f"transform_input=True has no effect on {in_channels} channels; leave it out")
     classes: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if weights is None:
         model: nn.Module = get_model(architecture, weights=None, **options, **classes)
         return with_channels(model, in_channels), options
-    given = {name: value for name, value in options.items() if name != "aux_logits" or value}
+    given = {name: value for name, value in options.items() if name != "aux_logits"}
     with output_kept_clean():
         trained = without_auxiliary_classifiers(get_model(architecture, weights=weights, **given))
     trained_classes = len(get_model_weights(architecture)[weights].meta["categories"])
@@ -104,8 +110,9 @@ def adapted(trained: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, 
         trained: a state dict.
         model: keeps its own classifier where the shapes differ, and gets the first convolution converted.
     """
-    state, first = {}, f"{first_convolution(model)}.weight"
-    for key, own in model.state_dict().items():
+    state: dict[str, torch.Tensor] = model.state_dict()  # with its modules' versions, without which MNASNet loads none
+    first = f"{first_convolution(model)}.weight"
+    for key, own in list(state.items()):
         tensor = trained[key]
         if key == first:
             tensor = convert_input(tensor, own.shape[1])

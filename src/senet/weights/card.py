@@ -15,39 +15,54 @@ from senet.nn.excitation import ExcitationBlock
 
 CARD_FILE = "README.md"
 GENERATED = "<!-- Written by senet. Delete this line and the next save leaves this file as you changed it. -->"
-TAGS = ("senet", "pytorch", "image-classification")
+TAGS = ("senet", "pytorch")
 
 
-def write_card(model: Network, surgery: Surgery, folder: Path, metrics: Mapping[str, float]) -> None:
-    """Write the model card of a folder, unless somebody wrote one of their own.
-
-    Args:
-        model: the network.
-        surgery: what was inserted into it and removed from it.
-        folder: the model folder.
-        metrics: what was measured of it.
-    """
+def write_card(card: str, folder: Path) -> None:
+    """Write the model card of a folder, unless somebody wrote one of their own."""
     path = folder / CARD_FILE
     if path.is_file() and GENERATED not in path.read_text():
         return
     with written_beside(path) as beside:
-        beside.write_text(str(model_card_of(model, surgery, metrics)))
+        beside.write_text(card)
 
 
 def model_card_of(model: Network, surgery: Surgery, metrics: Mapping[str, float]) -> ModelCard:
     """Return the model card of a network."""
     has_se = any(isinstance(module, ExcitationBlock) for module in model.modules())
+    return card_of("image-classification", model.config.name, summary(model, surgery), metrics, HOW_TO_LOAD, has_se)
+
+
+def card_of_task(model: nn.Module, text: str, metrics: Mapping[str, float]) -> str:
+    """Return the model card of a model that does not classify, which is described by a text."""
+    has_se = any(isinstance(module, ExcitationBlock) for module in model.modules())
+    return str(card_of("object-detection", type(model).__name__, text, metrics, HOW_TO_DETECT, has_se))
+
+
+def card_of(
+    pipeline: str, title: str, text: str, metrics: Mapping[str, float], how_to_load: str, has_se: bool
+) -> ModelCard:
+    """Return a model card.
+
+    Args:
+        pipeline: the hub's name of what the model does.
+        title: of the card.
+        text: what the model is.
+        metrics: what was measured of it.
+        how_to_load: its last part.
+        has_se: whether it has SE blocks.
+    """
     data = ModelCardData(
         library_name="senet",
-        pipeline_tag="image-classification",
-        tags=[*TAGS, *(["squeeze-and-excitation"] if has_se else [])],
+        pipeline_tag=pipeline,
+        tags=[*TAGS, pipeline, *(["squeeze-and-excitation"] if has_se else [])],
         metrics=sorted(metrics) or None,
     )
-    parts = [f"---\n{data.to_yaml()}\n---", GENERATED, f"# {model.config.name}", summary(model, surgery)]
+    parts = [f"---\n{data.to_yaml()}\n---", GENERATED, f"# {title}", text]
     if metrics:
         rows = (f"| {name} | {value:.6g} |" for name, value in metrics.items())
         parts.append("\n".join(("| measured | |", "|---|---|", *rows)))
-    parts.append(HOW_TO_LOAD)
+    parts.append(how_to_load)
     return ModelCard("\n\n".join(parts) + "\n")
 
 
@@ -62,6 +77,17 @@ print(senet.predict(model, ["photo.jpg"]))
 
 or on the command line: `senet predict photo.jpg --model OWNER/NAME`. `model.preprocessing` describes its images and
 `model.class_names` names its outputs."""
+HOW_TO_DETECT = """## How to load it
+
+```python
+import senet
+
+model = senet.from_pretrained("OWNER/NAME")  # this repository's id, or the folder of this file
+print(senet.detect(model, ["photo.jpg"]))
+```
+
+or on the command line: `senet predict photo.jpg --model OWNER/NAME --output drawn`. `model.class_names` names its
+labels, from 1 on."""
 
 
 def summary(model: Network, surgery: Surgery) -> str:

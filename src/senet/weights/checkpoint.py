@@ -1,6 +1,8 @@
 """Weights that have been read, and what is known of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from senet.data.preprocessing import Preprocessing
 from senet.models.config import ModelConfig
@@ -27,6 +29,7 @@ class Checkpoint:
         preprocessing: of the network, if the source says it.
         class_names: of the outputs, if the source says it.
         block: the class of the SE blocks that the weights were trained in, if it is not what `config` describes.
+        description: the content of config.json, for a model that does not classify (see `senet.weights.tasks`).
         notes: what was left out of the file, a phrase each.
     """
 
@@ -40,6 +43,7 @@ class Checkpoint:
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] | None = None
     block: str | None = None
+    description: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
     @property

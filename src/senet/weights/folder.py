@@ -18,10 +18,11 @@ from senet.models.description import Surgery, block_class, describe, surgery_fro
 from senet.nn.attached import plain_class
 from senet.nn.block import SEOptions
 from senet.nn.excitation import ExcitationBlock
-from senet.weights.card import write_card
+from senet.weights.card import card_of_task, model_card_of, write_card
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from senet.weights.hub import Upload, upload_model_folder
 from senet.weights.reading import NAMES_IN_TIMM
+from senet.weights.tasks import module_of, task_of
 from senet.weights.tensors import DESCRIPTION_KEY
 
 PACKAGED = Path(__file__).parent.parent / "pretrained"
@@ -43,20 +44,16 @@ def save_pretrained(model: nn.Module, folder: str | Path, metrics: Mapping[str, 
         metrics: what was measured of it.
 
     Raises:
-        SenetError: the model does not come from `create_model`, or could not be read back.
+        SenetError: the model does not come from `create_model` or `build_detector`, or could not be read back.
     """
-    if not isinstance(getattr(model, "config", None), ModelConfig):
-        raise SenetError(
-            f"{type(model).__name__} cannot be saved: it does not come from create_model, "
-            "which makes networks of timm and torchvision too (create_model('timm/resnet50'))"
-        )
-    network = cast(Network, getattr(model, "_orig_mod", model))  # inside what torch.compile returns
-    surgery = surgery_of(network)
-    check_readable(network, surgery)
-    described, metrics = describe(network, surgery), dict(metrics or {})
-    description = described | {"metrics": metrics}
-    if isinstance(network, Network) and not surgery:  # timm cannot build others
-        description |= describe_for_timm(network)
+    network, metrics = getattr(model, "_orig_mod", model), dict(metrics or {})  # inside what torch.compile returns
+    if task := task_of(network):
+        other = module_of(task)
+        other.check_readable(network)
+        described, card = other.describe(network), card_of_task(network, other.summary(network), metrics)
+        for_timm: dict[str, Any] = {}
+    else:
+        described, for_timm, card = describe_classifier(network, metrics)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
@@ -64,8 +61,27 @@ def save_pretrained(model: nn.Module, folder: str | Path, metrics: Mapping[str, 
         # Not safetensors' save_file, whose files only their owner can read. One entry of metadata: more come out in any
         # order, and the same weights should give the same file.
         path.write_bytes(save(state, metadata={DESCRIPTION_KEY: json.dumps(described)}))
-    write_json(folder / CONFIG_FILE, description)
-    write_card(network, surgery, folder, metrics)
+    write_json(folder / CONFIG_FILE, described | {"metrics": metrics} | for_timm)
+    write_card(card, folder)
+
+
+def describe_classifier(model: nn.Module, metrics: Mapping[str, float]) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Return the description of a network that classifies, what it needs besides for timm, and its model card.
+
+    Raises:
+        SenetError: see `save_pretrained`.
+    """
+    if not isinstance(getattr(model, "config", None), ModelConfig):
+        raise SenetError(
+            f"{type(model).__name__} cannot be saved: it does not come from create_model, "
+            "which makes networks of timm and torchvision too (create_model('timm/resnet50'))"
+        )
+    network = cast(Network, model)
+    surgery = surgery_of(network)
+    check_readable(network, surgery)
+    builds_in_timm = isinstance(network, Network) and not surgery
+    for_timm = describe_for_timm(network) if builds_in_timm else {}
+    return describe(network, surgery), for_timm, str(model_card_of(network, surgery, metrics))
 
 
 def describe_for_timm(network: Network) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Loading weights into a network: from a file, a folder or the hub, in any known layout, whole or not at all."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError, check_choice
@@ -96,21 +96,31 @@ def load(model: nn.Module, fitted: Fitted, checkpoint: Checkpoint) -> LoadReport
         checkpoint: where it comes from.
     """
     about = cast(Any, model)
+    model.load_state_dict(versioned(fitted.state, model))
     if isinstance(model, Network):
-        model.load_state_dict(fitted.state)
         if fitted.gate is not None:
             set_gate(model, fitted.gate)
         model.preprocessing = preprocessing_of(checkpoint, model_card(model.config.name)).with_channels(model.in_chans)
-    else:
-        model.load_state_dict(fitted.state)
-        if checkpoint.preprocessing is not None:
-            about.preprocessing = checkpoint.preprocessing
-            if isinstance(getattr(model, "config", None), ModelConfig):
-                about.preprocessing = checkpoint.preprocessing.with_channels(about.config.in_channels)
+    elif checkpoint.preprocessing is not None:
+        about.preprocessing = checkpoint.preprocessing
+        if isinstance(getattr(model, "config", None), ModelConfig):
+            about.preprocessing = checkpoint.preprocessing.with_channels(about.config.in_channels)
     if hasattr(model, "class_names"):
         about.class_names = None if fitted.new_classifier else checkpoint.class_names
     layout = checkpoint.layout.name if isinstance(model, Network) else "its own"
     return LoadReport(source=checkpoint.source, layout=layout, adaptations=(*checkpoint.notes, *fitted.notes))
+
+
+def versioned(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+    """Return a state dict with the versions that modules write beside their tensors; torchvision's MNASNet needs its.
+
+    Args:
+        state: the model's keys.
+        model: the network.
+    """
+    found = model.state_dict()
+    found.update(state)
+    return found
 
 
 def preprocessing_of(checkpoint: Checkpoint, card: Card) -> Preprocessing:

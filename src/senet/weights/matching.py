@@ -183,6 +183,10 @@ def check_network(checkpoint: Checkpoint, name: str) -> None:
     Blocks that were inserted or removed are part of a network: then its twin is another.
     """
     stated, source = checkpoint.stated, checkpoint.source
+    if checkpoint.description is not None:
+        raise SenetError(
+            f"{source} holds a model for {checkpoint.description['task']}, not {name}; open it by senet.from_pretrained"
+        )
     if stated is None:
         what = None if is_external(name) else stranger(checkpoint.state)
         if what is not None:

@@ -19,6 +19,7 @@ from senet.plugins import MAIN, check_imported
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint
 from senet.weights.hub import FILES, Download, fetch_model_folder, is_hub_id
 from senet.weights.layouts import CAFFE, SENET, Layout, State, find_layout, recognize
+from senet.weights.tasks import module_of
 from senet.weights.tensors import read_state
 
 TIMM_WEIGHTS_FILE = "pytorch_model.bin"
@@ -99,7 +100,7 @@ def read_folder(folder: Path, source: str, layout: str | None, *, renamed: bool)
     described = read_description(folder / CONFIG_FILE)
     file = folder / WEIGHTS_FILE
     found = read_state(file if file.is_file() else folder / TIMM_WEIGHTS_FILE)
-    recognized = SENET if "config" in described else recognize(found.tensors)
+    recognized = SENET if {"config", "description"} & described.keys() else recognize(found.tensors)
     return converted(source, found.tensors, recognized, layout, renamed=renamed, **described)
 
 
@@ -240,7 +241,7 @@ def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields of `Checkpoint` from the values of a config.json."""
     if "model" not in values and "architecture" in values:
         return parse_timm(values)
-    if "model_type" in values and "model" not in values:
+    if "model_type" in values and "model" not in values and "task" not in values:
         raise SenetError(
             f"it is of {values['model_type']} in transformers, whose networks are not read here; take the same one of "
             "timm's"
@@ -248,6 +249,9 @@ def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
     if values.get("format", FORMATS[-1]) not in FORMATS:
         known = " and ".join(FORMATS)
         raise SenetError(f"its format is {values['format']!r}, this version reads {known}; update senet")
+    if "task" in values:
+        module_of(values["task"])  # says what is wrong with a task that it does not know
+        return {"description": values}
     config, names = config_from_dict(values["model"]), values["class_names"]
     return {
         "config": config,

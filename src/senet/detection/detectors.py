@@ -1,0 +1,348 @@
+"""Detectors: torchvision's Faster R-CNN and RetinaNet on the trunks of this library, timm and torchvision."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from torch import nn
+from torchvision.models import detection
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+
+from senet.configs import to_dict
+from senet.data.preprocessing import Preprocessing
+from senet.detection.detector_config import DetectorConfig, check_frozen
+from senet.detection.heads import (
+    ProposalHead,
+    ProposalNetwork,
+    RegionHeads,
+    SingleStageHead,
+    build_anchors,
+    build_box_head,
+    build_box_predictor,
+)
+from senet.detection.trunk import (
+    Backbone,
+    Level,
+    freeze,
+    frozen_modules,
+    levels_of,
+    norm_layers,
+    pyramid_levels,
+)
+from senet.detection.trunk_weights import build_body, without_classifier
+from senet.errors import SenetError
+from senet.models.description import FORMATS
+from senet.models.external import tag_of
+from senet.models.hub_methods import HubMethods
+from senet.nn.block import SEOptions
+from senet.nn.recompute import recompute_blocks
+from senet.weights.tensors import DESCRIPTION_KEY
+
+TASK = "detection"
+
+
+class Detector(HubMethods, nn.Module):
+    """What the detectors have in common.
+
+    Called with a list of images (3, H, W) of any size, with values in [0, 1], a detector returns for each a dictionary
+    of boxes (n, 4), x1 y1 x2 y2 in pixels of that image, labels (n,), from 1, and scores (n,), the best first. In
+    training mode it is called with targets, too, one dictionary for each image (boxes and labels), and returns a
+    dictionary of losses, whose sum is trained.
+
+    Attributes:
+        config: the configuration from which `build_detector` makes the same detector.
+        preprocessing: of the trunk; its mean and standard deviation are used.
+        class_names: label k is `class_names[k - 1]`; None until it is trained or loaded.
+        frozen: the layers of the trunk that are not trained; they stay in evaluation mode.
+    """
+
+    task: ClassVar[str] = TASK
+    config: DetectorConfig
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None
+    frozen: tuple[str, ...]
+    backbone: Backbone
+
+    @property
+    def num_classes(self) -> int:
+        """Kinds of objects, without the background."""
+        return cast(int, self.config.num_classes)
+
+    def train(self, mode: bool = True) -> "Detector":
+        """Set the mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for name in self.frozen:
+            self.backbone.body.get_submodule(name).training = False
+        return self
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute the blocks of the trunk again in the backward pass instead of keeping their activations.
+
+        Raises:
+            SenetError: the trunk has none, so that this would have no effect.
+        """
+        body: Any = self.backbone.body
+        if hasattr(body, "set_grad_checkpointing"):
+            body.set_grad_checkpointing(enable)
+        elif enable and not recompute_blocks(body):
+            raise SenetError(f"{self.config.trunk} is not made of blocks, which could be computed again")
+
+
+class FasterRCNN(Detector, detection.FasterRCNN):  # type: ignore[misc]  # torchvision has no types
+    """Faster R-CNN on a feature pyramid, from `faster_rcnn` or `build_detector`.
+
+    Args:
+        config: with all values that depend on the trunk filled in.
+        backbone: trunk and pyramid.
+        anchor_sizes: of each level of the pyramid, in pixels.
+
+    Source: Ren et al., arXiv:1506.01497; Lin et al., arXiv:1612.03144.
+    """
+
+    def __init__(self, config: DetectorConfig, backbone: Backbone, anchor_sizes: Sequence[int]) -> None:
+        anchors = build_anchors(anchor_sizes)
+        channels, names = backbone.out_channels, [str(i) for i in range(len(backbone.levels))]
+        detection.FasterRCNN.__init__(
+            self,
+            backbone,
+            min_size=list(config.min_size),
+            max_size=config.max_size,
+            image_mean=config.image_mean,
+            image_std=config.image_std,
+            rpn_anchor_generator=anchors,
+            rpn_head=ProposalHead(channels, anchors.num_anchors_per_location()[0]),
+            box_roi_pool=MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
+            box_head=build_box_head(channels, config.box_features),
+            box_predictor=build_box_predictor(config.box_features, cast(int, config.num_classes)),
+            **config.options,
+        )
+        # torchvision builds these two from its arguments and leaves no place for another class of them.
+        self.rpn.__class__, self.roi_heads.__class__ = ProposalNetwork, RegionHeads
+        first, second = cast(ProposalNetwork, self.rpn), cast(RegionHeads, self.roi_heads)
+        first.beta, second.beta = config.smooth_l1
+
+
+class RetinaNet(Detector, detection.RetinaNet):  # type: ignore[misc]
+    """RetinaNet, from `retinanet` or `build_detector`.
+
+    As in torchvision its level of stride 64 is made of the pyramid's last map, not of the trunk's.
+
+    Args:
+        config: with all values that depend on the trunk filled in.
+        backbone: trunk and pyramid.
+        anchor_sizes: of each level of the pyramid, in pixels.
+
+    Source: Lin et al., "Focal Loss for Dense Object Detection", arXiv:1708.02002.
+    """
+
+    def __init__(self, config: DetectorConfig, backbone: Backbone, anchor_sizes: Sequence[int]) -> None:
+        anchors = build_anchors(anchor_sizes, scales=3)
+        number, classes = anchors.num_anchors_per_location()[0], cast(int, config.num_classes)
+        detection.RetinaNet.__init__(
+            self,
+            backbone,
+            classes + 1,
+            min_size=list(config.min_size),
+            max_size=config.max_size,
+            image_mean=config.image_mean,
+            image_std=config.image_std,
+            anchor_generator=anchors,
+            head=SingleStageHead(backbone.out_channels, number, classes, config.smooth_l1[1]),
+            **config.options,
+        )
+
+
+# ---- building --------------------------------------------------------------------------------------------------------
+
+
+def build_detector(
+    config: DetectorConfig,
+    *,
+    weights: str | Path | None = None,
+    layout: str | None = None,
+    key: str | None = None,
+) -> Detector:
+    """Build a detector, in training mode.
+
+    Its `config` is then complete: `build_detector(detector.config)` builds the same one again, at random.
+
+    Args:
+        config: what to build; `num_classes` must be given.
+        weights: of the trunk, as `create_model` takes them; None for random ones.
+        layout: of the weights, see `load_weights`.
+        key: which of several networks in a file of weights, see `load_weights`.
+
+    Raises:
+        SenetError: no such trunk, one that makes no pyramid of feature maps, an option without effect, or weights that
+            do not fit.
+    """
+    if config.num_classes is None:
+        raise SenetError("num_classes is missing; pass the number of kinds of objects, without the background")
+    body, config = build_body(config, weights, layout, key)
+    return assemble_detector(config, body)
+
+
+def assemble_detector(config: DetectorConfig, body: nn.Module) -> Detector:
+    """Return the detector on a trunk.
+
+    Args:
+        config: what to build; its mean and standard deviation are given.
+        body: a classification network, which is taken apart.
+
+    Raises:
+        SenetError: as `build_detector`.
+    """
+    two_stages = config.name == "faster_rcnn"
+    levels = levels_of(body, config.trunk)
+    chosen = pyramid_levels(levels, config.trunk, 4 if two_stages else 3)
+    frozen = frozen_modules(body, levels, config.frozen_stages, config.trunk)
+    if config.norm == "frozen":
+        frozen += [name for name in norm_layers(body) if name not in frozen]
+    without_classifier(body, chosen)
+    channels = config.pyramid_channels
+    extra = LastLevelMaxPool() if two_stages else LastLevelP6P7(channels, channels)
+    backbone = Backbone(body, chosen, channels, extra)
+    kind = FasterRCNN if two_stages else RetinaNet
+    model = kind(config, backbone, sizes_of_anchors(config, chosen))
+    preprocessing: Any = body.preprocessing
+    model.config, model.class_names = config, None
+    model.preprocessing = replace(preprocessing, mean=config.image_mean, std=config.image_std)
+    names = {name for name, _ in body.named_modules()}
+    model.frozen = tuple(name for name in frozen if name in names)  # the others went with the classifier
+    freeze(body, model.frozen)
+    model.register_state_dict_post_hook(describe_state)  # type: ignore[no-untyped-call]
+    return model.train()
+
+
+def sizes_of_anchors(config: DetectorConfig, levels: Sequence[Level]) -> tuple[int, ...]:
+    """Return the side of the anchors on each level of the pyramid, those that are added to the trunk's included.
+
+    Raises:
+        SenetError: the configuration has another number of sizes.
+    """
+    strides = [level.stride for level in levels]
+    added = 1 if config.name == "faster_rcnn" else 2
+    strides += [strides[-1] * 2 ** (i + 1) for i in range(added)]
+    if config.anchor_sizes is None:
+        return tuple(stride * (8 if config.name == "faster_rcnn" else 4) for stride in strides)
+    if len(config.anchor_sizes) != len(strides):
+        raise SenetError(
+            f"anchor_sizes is {config.anchor_sizes}; expected {len(strides)} lengths, for the levels of stride "
+            f"{', '.join(map(str, strides))}"
+        )
+    return config.anchor_sizes
+
+
+def faster_rcnn(
+    trunk: str = "resnet50",
+    *,
+    num_classes: int | None = None,
+    weights: str | Path | None = None,
+    layout: str | None = None,
+    key: str | None = None,
+    se: SEOptions | None = None,
+    trunk_options: dict[str, Any] | None = None,
+    **arguments: Any,
+) -> Detector:
+    """Build Faster R-CNN on a feature pyramid, in training mode.
+
+    Args:
+        trunk: a network of this library, "timm/NAME" or "torchvision/NAME"; a tag in such a name loads those weights.
+        num_classes: kinds of objects, without the background.
+        weights: of the trunk, as `create_model` takes them. Without any, nothing may be frozen.
+        layout: of the weights, see `load_weights`.
+        key: which of several networks in a file of weights, see `load_weights`.
+        se: see `DetectorConfig`.
+        trunk_options: further arguments of the trunk, such as stride_on.
+        **arguments: the other fields of `DetectorConfig`, such as min_size, frozen_stages and norm; and options of
+            torchvision's `FasterRCNN`, such as box_nms_thresh.
+
+    Raises:
+        SenetError: as `build_detector`.
+
+    >>> import torch
+    >>> model = faster_rcnn("cifar_se_resnet20", num_classes=3, frozen_stages=0, norm="train", min_size=(64,))
+    >>> sorted(model.eval()([torch.rand(3, 64, 96)])[0])
+    ['boxes', 'labels', 'scores']
+    """
+    config = config_of("faster_rcnn", trunk, num_classes, se, trunk_options, arguments)
+    check_frozen(config, weights or tag_of(trunk) or None)
+    return build_detector(config, weights=weights, layout=layout, key=key)
+
+
+def retinanet(
+    trunk: str = "resnet50",
+    *,
+    num_classes: int | None = None,
+    weights: str | Path | None = None,
+    layout: str | None = None,
+    key: str | None = None,
+    se: SEOptions | None = None,
+    trunk_options: dict[str, Any] | None = None,
+    **arguments: Any,
+) -> Detector:
+    """Build RetinaNet, in training mode.
+
+    Args:
+        trunk: see `faster_rcnn`.
+        num_classes: see `faster_rcnn`.
+        weights: see `faster_rcnn`.
+        layout: see `faster_rcnn`.
+        key: see `faster_rcnn`.
+        se: see `faster_rcnn`.
+        trunk_options: see `faster_rcnn`.
+        **arguments: the other fields of `DetectorConfig`, and options of torchvision's `RetinaNet`.
+
+    Raises:
+        SenetError: as `build_detector`.
+    """
+    config = config_of("retinanet", trunk, num_classes, se, trunk_options, arguments)
+    check_frozen(config, weights or tag_of(trunk) or None)
+    return build_detector(config, weights=weights, layout=layout, key=key)
+
+
+def config_of(
+    name: Any,
+    trunk: str,
+    num_classes: int | None,
+    se: SEOptions | None,
+    trunk_options: dict[str, Any] | None,
+    arguments: dict[str, Any],
+) -> DetectorConfig:
+    """Return the configuration of the arguments of `faster_rcnn` and `retinanet`."""
+    own = {key: value for key, value in arguments.items() if key in DetectorConfig.__dataclass_fields__}
+    if isinstance(own.get("min_size"), int):
+        own["min_size"] = (own["min_size"],)
+    options = {**own.pop("options", {}), **{key: value for key, value in arguments.items() if key not in own}}
+    options.pop("options", None)
+    return DetectorConfig(
+        name=name,
+        trunk=trunk,
+        num_classes=num_classes,
+        se=se,
+        trunk_options=trunk_options or {},
+        options=options,
+        **own,
+    )
+
+
+# ---- description -----------------------------------------------------------------------------------------------------
+
+
+def describe(model: Detector) -> dict[str, Any]:
+    """Return the content of config.json for a detector."""
+    return {
+        "format": FORMATS[-1],
+        "task": TASK,
+        "detector": to_dict(model.config, name="detector"),
+        "preprocessing": to_dict(model.preprocessing),
+        "class_names": None if model.class_names is None else list(model.class_names),
+    }
+
+
+def describe_state(model: nn.Module, state: Any, prefix: str, metadata: dict[str, Any]) -> None:
+    """Add the detector's description to a state dict's metadata."""
+    metadata[DESCRIPTION_KEY] = json.dumps(describe(cast(Detector, model)))
