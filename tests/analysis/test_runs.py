@@ -236,6 +236,18 @@ def test_runs_are_chosen_by_keyboard_and_by_mouse(page: Path, browser: Any) -> N
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
 
 
+def test_a_run_that_keeps_its_last_epoch_is_compared_by_its_balanced_accuracy(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = replace(BASE, selection=SelectionConfig(metric="epoch"))
+    run = read_run(write_run(runs / "last", last, [50.0, 70.0, 60.0]))
+    assert run.best is not None
+    assert run.best["epoch"] == 3
+    assert main(["runs", str(runs / "last"), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["metric"], found["best"]) == ("balanced_accuracy", run.rows[2]["balanced_accuracy"])
+
+
 def test_where_the_terminal_is_narrow_what_differs_is_in_lines_below_the_table(
     runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,6 +127,7 @@ def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path:
     assert_refused(capsys, ["train", "digits", "--resume", "x"], "digits has no effect with --resume")
     assert_refused(capsys, ["evaluate", "nope"], "no network is called 'nope'")
     assert_refused(capsys, ["evaluate", "cifar_se_resnet20"], "--data is missing: say what to look at, such as --data")
+    assert_refused(capsys, ["evaluate", "cifar_se_resnet20"], "cifar_se_resnet20 is no run here, whose data would be")
     assert_refused(capsys, ["predict"], "no image is given")
     assert_refused(capsys, ["predict", str(tmp_path / "absent.png")], "absent.png")
     assert_refused(capsys, ["predict", str(tmp_path)], f"{tmp_path} has no images; check the path")

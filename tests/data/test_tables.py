@@ -156,6 +156,18 @@ def test_two_tables_in_a_folder(tmp_path):
     check(tmp_path, 3)
 
 
+def test_a_class_that_only_one_side_has(tmp_path, caplog):
+    write_pictures(tmp_path)
+    rows = pd.DataFrame(ROWS, columns=["id", "label"])
+    rows["split"] = ["val"] * 5 + ["train"] * 10
+    rows.to_csv(tmp_path / "table.csv", index=False)
+    refused(tmp_path / "table.csv", "table.csv (val) has pictures of cat, of which", "trains on none")
+    rows["split"] = ["train"] * 10 + ["train", "train", "val", "val", "val"]
+    rows.to_csv(tmp_path / "table.csv", index=False)
+    check(tmp_path / "table.csv", 3)
+    assert "has no pictures of cat, dog; they are not measured" in caplog.text
+
+
 def test_class_numbers_are_in_numerical_order(tmp_path):
     write_pictures(tmp_path)
     number_of = {"cat": "10", "dog": "9", "été": "100"}

@@ -39,7 +39,7 @@ def write_curves(runs: Sequence[RunSummary], path: Path) -> Path:
         raise SenetError("no run has finished an epoch, so that there are no curves")
     names = dict(zip((run.path for run in runs), run_names(runs), strict=True))
     different = differing(runs)
-    metrics = [metric for metric in TITLES if any(run.metric == metric for run in drawn)]
+    metrics = [metric for metric in TITLES if any(run.measure == metric for run in drawn)]
     figures = {"loss": "Loss, nats", **{metric: TITLES[metric] for metric in metrics}, "lr": "Learning rate"}
     data = {
         "runs": [run_data(run, names[run.path], i, different) for i, run in enumerate(drawn)],
@@ -80,7 +80,7 @@ def run_data(run: RunSummary, name: str, number: int, different: Mapping[str, st
         "curves": {key: [row.get(key) for row in run.rows] for key in keys},
         "settings": ", ".join(f"{s} {in_words(run.settings[k])}" for k, s in different.items() if k in run.settings),
         "state": run.state,
-        "best": "" if best is None else f"best {run.metric} {best[run.metric]:.4g} in epoch {int(best['epoch'])}",
+        "best": "" if best is None else f"best {run.measure} {best[run.measure]:.4g} in epoch {int(best['epoch'])}",
     }
 
 

@@ -68,6 +68,12 @@ class RunSummary:
         return best_of(self.rows, self.metric)
 
     @property
+    def measure(self) -> Metric:
+        """By which it is compared with others: its metric; balanced accuracy for a run that keeps its last epoch."""
+        is_measured = bool(self.rows) and all("balanced_accuracy" in row for row in self.rows)
+        return "balanced_accuracy" if self.metric == "epoch" and is_measured else self.metric
+
+    @property
     def seconds(self) -> float:
         """How long it has trained, without evaluations."""
         return sum(row.get("time_s", 0.0) for row in self.rows)
@@ -214,9 +220,9 @@ def rank(run: RunSummary) -> tuple[bool, str, float]:
     """Return what runs are sorted by."""
     best = run.best
     if best is None:
-        return True, run.metric, 0.0
-    value = best[run.metric]
-    return False, run.metric, value if run.metric in LOWER_IS_BETTER else -value
+        return True, run.measure, 0.0
+    value = best[run.measure]
+    return False, run.measure, value if run.measure in LOWER_IS_BETTER else -value
 
 
 def differing(runs: Sequence[RunSummary], *, without: Sequence[str] = ()) -> dict[str, str]:
@@ -267,7 +273,7 @@ class RunGroup:
     @property
     def values(self) -> list[float]:
         """The best value of each run's metric."""
-        return [best[run.metric] for run in self.runs if (best := run.best) is not None]
+        return [best[run.measure] for run in self.runs if (best := run.best) is not None]
 
     @property
     def mean(self) -> float | None:
@@ -285,12 +291,12 @@ def grouped(runs: Sequence[RunSummary]) -> list[RunGroup]:
     groups: dict[Any, list[RunSummary]] = {}
     for run in runs:
         same = {name: repr(value) for name, value in run.settings.items() if name != "seed"}
-        key = (run.metric, tuple(sorted(same.items()))) if run.settings else run.path
+        key = (run.measure, tuple(sorted(same.items()))) if run.settings else run.path
         groups.setdefault(key, []).append(run)
     made = [RunGroup(runs=tuple(members)) for members in groups.values()]
 
     def place(group: RunGroup) -> tuple[bool, str, float]:
-        metric, mean = group.runs[0].metric, group.mean
+        metric, mean = group.runs[0].measure, group.mean
         return mean is None, metric, (mean or 0.0) * (1 if metric in LOWER_IS_BETTER else -1)
 
     return sorted(made, key=place)

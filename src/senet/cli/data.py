@@ -44,7 +44,9 @@ class OnData(Command):
         if trained_on is not None:
             command = parse(cls, argv, prog, default=replace(command, data=trained_on))
         elif command.data.dataset == DATA_OF_THE_RUN:
-            raise SenetError("data is missing: say what to look at, such as --data digits or a folder")
+            absent = f"; {command.model} is no run here, whose data would be taken"
+            absent = "" if Path(command.model).exists() else absent
+            raise SenetError(f"data is missing: say what to look at, such as --data digits or a folder{absent}")
         if command.data.augmentation != (trained_on or DataConfig()).augmentation:
             raise SenetError("data.augmentation has no effect here, where nothing is trained; leave it out")
         return replace(command, data=command.data.after(trained_on))

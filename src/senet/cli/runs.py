@@ -108,8 +108,8 @@ def run_values(run: RunSummary) -> dict[str, Any]:
         "problem": run.problem,
         "epochs": run.epochs,
         "all_epochs": run.all_epochs,
-        "metric": run.metric,
-        "best": None if best is None else best[run.metric],
+        "metric": run.measure,
+        "best": None if best is None else best[run.measure],
         "best_epoch": None if best is None else best["epoch"],
         "last": dict(run.rows[-1]) if run.rows else None,
         "time_s": run.seconds,
@@ -122,7 +122,7 @@ def group_values(group: RunGroup, names: dict[Path, str]) -> dict[str, Any]:
     """Return a group of runs as plain values."""
     return {
         "group": group_name(group, names),
-        "metric": group.runs[0].metric,
+        "metric": group.runs[0].measure,
         "mean": group.mean,
         "deviation": group.deviation,
         "runs": [run_values(run) for run in group.runs],
@@ -172,21 +172,21 @@ def run_table(runs: Sequence[RunSummary], names: dict[Path, str], different: Map
         names: of the runs, by their folders.
         different: the settings to show, with their headings.
     """
-    by = {run.metric for run in runs}
+    by = {run.measure for run in runs}
     metric = next(iter(by)) if len(by) == 1 else "metric"
     table = headed("run", [*different.values(), "state"], "epochs", f"best {metric}", "at", "last", "time", "images/s")
     for run in runs:
         best = run.best
-        own = "" if len(by) == 1 else f"{run.metric} "
-        last = run.rows[-1].get(run.metric) if run.rows else None
+        own = "" if len(by) == 1 else f"{run.measure} "
+        last = run.rows[-1].get(run.measure) if run.rows else None
         table.add_row(
             names[run.path],
             *(shown(run.settings[name]) if name in run.settings else "-" for name in different),
             run.state,
             f"{run.epochs}/{'?' if run.all_epochs is None else run.all_epochs}",
-            f"{own}{number(None if best is None else best[run.metric], '.4g' if run.metric == 'loss' else '.2f')}",
+            f"{own}{number(None if best is None else best[run.measure], '.4g' if run.measure == 'loss' else '.2f')}",
             number(None if best is None else best["epoch"], ".0f"),
-            number(last, ".4g" if run.metric == "loss" else ".2f"),
+            number(last, ".4g" if run.measure == "loss" else ".2f"),
             duration(run.seconds),
             number(run.images_per_s, ",.0f"),
         )
@@ -205,13 +205,13 @@ def group_name(group: RunGroup, names: dict[Path, str]) -> str:
 
 def group_table(groups: Sequence[RunGroup], names: dict[Path, str], different: Mapping[str, str]) -> Table:
     """Return a table of runs, a row for those that differ in nothing but their seed, see `run_table`."""
-    by = {run.metric for group in groups for run in group.runs}
+    by = {run.measure for group in groups for run in group.runs}
     metric = next(iter(by)) if len(by) == 1 else "metric"
     table = headed("runs", different.values(), "seeds", f"mean best {metric}", "deviation", "finished", "time")
     for group in groups:
         first = group.runs[0]
-        form = ".4g" if first.metric == "loss" else ".2f"
-        own = "" if len(by) == 1 else f"{first.metric} "
+        form = ".4g" if first.measure == "loss" else ".2f"
+        own = "" if len(by) == 1 else f"{first.measure} "
         table.add_row(
             group_name(group, names),
             *(shown(first.settings[name]) if name in first.settings else "-" for name in different),

@@ -151,7 +151,7 @@ class Survey:
             lines.append(f"sizes: {small}" if small == large else f"sizes: {small} to {large}, median {median}")
         for name, counts in (("pictures", self.kinds), ("formats", self.formats)):
             if counts:
-                lines.append(f"{name}: {', '.join(f'{number:,} {what}' for what, number in counts.most_common())}")
+                lines.append(f"{name}: {'; '.join(f'{number:,} {what}' for what, number in counts.most_common())}")
         if self.skipped:
             lines.append(f"skipped: {self.skipped}")
         if self.unused:

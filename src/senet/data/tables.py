@@ -130,10 +130,11 @@ def open_table(config: DataConfig, split: Split) -> ImageSplit:
         training, chosen = ([row for row in rows if row.split == part] for part in ("train", wanted))
         source = f"{source} ({wanted})"
     names = classes_of(training or chosen)
-    others = {row.label for row in chosen} - set(names)
+    own_names = {row.label for row in chosen}
+    others = sorted(own_names - set(names))
     if others:
-        raise SenetError(f"{source} has pictures of {listed(sorted(others))}, of which {config.dataset} trains on none")
-    missing = [name for name in names if name not in {row.label for row in chosen}]
+        raise SenetError(f"{source} has pictures of {listed(others)}, of which {config.dataset} trains on none")
+    missing = [name for name in names if name not in own_names]
     if missing:
         warn(f"{source} has no pictures of {listed(missing)}; they are not measured")
     images = split_of_rows(source, chosen, names, Pictures(folder_of(config.dataset)))
