@@ -235,7 +235,7 @@ def test_a_run_starts_from_a_whole_detector(whole, data, tmp_path, caplog):
     assert not torch.equal(states["other"][logits], states["same"][logits])
     body = {key: x for key, x in states["same"].items() if "box_predictor" not in key}
     assert all(torch.equal(states["other"][key], x) for key, x in body.items())
-    with pytest.raises(SenetError, match="a faster_rcnn, but model.name is retinanet"):
+    with pytest.raises(SenetError, match=r"a faster_rcnn, but model\.name is retinanet"):
         from_detector(DetectorConfig(name="retinanet"), models["same"], "same", NAMES)
 
 
