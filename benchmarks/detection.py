@@ -30,10 +30,10 @@ from typing import Any
 
 import torch
 import tyro
-from senet.detection.config import DetectionConfig, DetectionSchedule
 
 import senet
 from report import RESULTS, about, write_results
+from senet.detection.config import DetectionConfig, DetectionSchedule
 from senet.detection.data_config import BoxAugmentation, DetectionDataConfig
 from senet.detection.datasets import open_detection_split
 from senet.detection.detector_config import DetectorConfig
