@@ -29,10 +29,8 @@ def read(name: str) -> Result | None:
 def provenance(name: str, result: Result) -> str:
     """Say which command, machine and versions a result comes from."""
     machine, versions = result["machine"], result["versions"]
-    count, unit = machine.get("threads"), "threads"
-    if count is None:
-        count, unit = machine["cores"], "cores"
-    where = machine["accelerator"] or f"{machine['processor']}, {count} {unit}"
+    cores = f"{machine['threads']} threads" if "threads" in machine else f"{machine.get('cores')} cores"
+    where = machine["accelerator"] or f"{machine['processor']}, {cores}"
     packages = ", ".join(f"{key} {value}" for key, value in versions.items() if value)
     text = f"`{COMMANDS.get(name, name)}`: {where}; {packages}; {result['date']}."
     return f"{text} {speeds(result['bounds'])}\n" if "bounds" in result else f"{text}\n"

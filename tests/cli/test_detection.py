@@ -27,7 +27,7 @@ def run(tmp_path, monkeypatch):
     draw = np.random.default_rng(0)
     for name, (width, height) in {"a.jpg": (80, 60), "b.png": (60, 80), "more/a.jpg": (80, 60)}.items():
         Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(f"photos/{name}")
-    monkeypatch.setattr(opening, "open_model", lambda source: tiny_detector())
+    monkeypatch.setattr(opening, "open_any", lambda source: tiny_detector())
     return "run"
 
 

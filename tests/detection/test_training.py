@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+import senet
 from boxed_pictures import NAMES, write_coco
 from senet.detection.config import DetectionConfig, DetectionSchedule, DetectionSelection
 from senet.detection.data_config import DetectionDataConfig
 from senet.detection.detector_config import DetectorConfig
 from senet.detection.evaluation import evaluate_detector
 from senet.detection.loading import load_detection_data
+from senet.detection.warm_start import from_detector, reordered
 from senet.errors import SenetError
 from senet.factory import from_pretrained
 from senet.recipes import get_recipe
@@ -206,3 +208,37 @@ def test_a_detector_learns(data, tmp_path):
     rows = RunFolder(train(config, tmp_path / "run")).metrics()
     assert rows[-1]["train_loss"] < 0.3 * rows[0]["train_loss"]
     assert max(row["ap50"] for row in rows) > 60
+
+
+def test_a_run_starts_from_a_whole_detector(whole, data, tmp_path, caplog):
+    """For the same classes with their last layers, in the data's order; for others without."""
+    turned = from_pretrained(whole)
+    senet.save_pretrained(turned, tmp_path / "same")
+    turned.class_names = NAMES[::-1]
+    senet.save_pretrained(turned, tmp_path / "turned")
+    turned.class_names = ("cat", "dog")
+    senet.save_pretrained(turned, tmp_path / "other")
+    with caplog.at_level(logging.INFO, "senet.training"):
+        start = replace(configured(data).model, trunk="resnet50", norm="frozen")  # the trunk is that of the weights
+        run = train(configured(data, model=start, weights=str(tmp_path / "turned")), tmp_path / "run")
+    assert "is taken whole, its classes in the order of the data" in caplog.text
+    config = RunFolder(run).read_config()
+    assert (config.model.trunk, config.model.norm) == ("cifar_se_resnet20", "frozen")
+    models = {
+        name: from_detector(DETECTOR, from_pretrained(tmp_path / name), name, NAMES)
+        for name in ("same", "turned", "other")
+    }
+    states = {name: model.state_dict() for name, model in models.items()}
+    logits, boxes = "roi_heads.box_predictor.cls_score.weight", "roi_heads.box_predictor.bbox_pred.weight"
+    assert torch.equal(states["turned"][logits], states["same"][logits][[0, 2, 1]])
+    assert torch.equal(states["turned"][boxes], states["same"][boxes].unflatten(0, (3, 4))[[0, 2, 1]].flatten(0, 1))
+    assert not torch.equal(states["other"][logits], states["same"][logits])
+    body = {key: x for key, x in states["same"].items() if "box_predictor" not in key}
+    assert all(torch.equal(states["other"][key], x) for key, x in body.items())
+    with pytest.raises(SenetError, match=r"a faster_rcnn, but model\.name is retinanet"):
+        from_detector(DetectorConfig(name="retinanet"), models["same"], "same", NAMES)
+
+
+@pytest.mark.parametrize(("by_class", "expected"), [(True, [0, 1, 4, 5, 2, 3]), (False, [0, 2, 1, 3, 5, 4])])
+def test_values_of_classes_are_reordered_behind_the_background(by_class, expected):
+    assert reordered(torch.arange(6), [1, 0], by_class).tolist() == expected

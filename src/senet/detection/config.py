@@ -84,7 +84,8 @@ class DetectionConfig(RunConfig):
             the ratio of the two and the iterations are divided by it (arXiv:1706.02677, section 2.1), which is logged
             and written to config.json. None takes all as they are.
         weights: of the trunk, as `create_model` takes them, such as "torchvision/resnet50.IMAGENET1K_V1", a run or
-            model folder or a file; None starts everything at random.
+            model folder or a file; or the run or model folder of a whole detector, whose trunk and sizes of layers are
+            then taken, and whose last layers start at random for other classes. None starts everything at random.
 
     Source: detectron2, engine/defaults.py, `DefaultTrainer.auto_scale_workers` (what is scaled).
     """

@@ -3,18 +3,19 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from senet.configs import is_on
 from senet.detection.config import DetectionConfig
-from senet.detection.detector_config import check_frozen
-from senet.detection.detectors import build_detector
+from senet.detection.detector_config import DetectorConfig, check_frozen
+from senet.detection.detectors import Detector, build_detector
 from senet.detection.evaluation import BoxFigures, check_ground_truth, evaluate_detector
 from senet.detection.loading import DetectionLoaders, load_detection_data
 from senet.detection.objective import DetectionObjective, detected
-from senet.detection.opening import detects
+from senet.detection.opening import detects, open_detector
+from senet.detection.warm_start import from_detector, keeps_classifier
 from senet.errors import SenetError, needed_for
 from senet.models.external import tag_of
 from senet.nn.fused import set_fused
@@ -69,15 +70,15 @@ class Detection(Task[DetectionConfig]):
         run.check_same_data(self.described())
 
     def check_start(self) -> None:
-        """Raise a SenetError if what a new run starts from leaves layers at random for good, or is no trunk's."""
+        """Raise a SenetError if what a new run starts from leaves layers at random for good."""
         config = self.config
         if not self.is_new:
             return
         if config.weights is not None and detects(config.weights):
-            raise SenetError(
-                f"weights is {config.weights}, a whole detector, and a run starts from the weights of a trunk; name a "
-                "network that classifies"
-            )
+            for option in ("weights_layout", "weights_key"):
+                if getattr(config, option) is not None:
+                    raise SenetError(f"{option} has no effect on {config.weights}, which is a detector; leave it out")
+            return
         check_frozen(config.model, config.weights or tag_of(config.model.trunk) or None)
 
     def described(self) -> dict[str, Any]:
@@ -89,7 +90,9 @@ class Detection(Task[DetectionConfig]):
         """Build the detector, in training mode, for the classes of the data."""
         config = self.config
         of_data = replace(config.model, num_classes=len(self.data.class_names))
-        if self.is_new:
+        if self.is_new and config.weights is not None and detects(config.weights):
+            model = self.started_from_detector(of_data, config.weights)
+        elif self.is_new:
             layout, key = config.weights_layout, config.weights_key
             model = build_detector(of_data, weights=config.weights, layout=layout, key=key)
         else:
@@ -100,6 +103,15 @@ class Detection(Task[DetectionConfig]):
             model.set_grad_checkpointing()
         self.config = replace(config, model=model.config)
         return model.train()
+
+    def started_from_detector(self, config: DetectorConfig, weights: str) -> Detector:
+        """Return a detector with the weights of a whole other one, and note what is kept of it."""
+        source = open_detector(weights, "cpu")
+        model = from_detector(config, source, weights, self.data.class_names)
+        kept = keeps_classifier(cast(Detector, source), self.data.class_names)
+        classes = "its classes in the order of the data" if kept else "its last layers at random, for other classes"
+        self.notes.append(f"the detector of {weights} is taken whole, {classes}")
+        return model
 
     def objective(self, model: nn.Module) -> nn.Module:
         """Return the detector with the sum of its losses."""
@@ -127,7 +139,8 @@ class Detection(Task[DetectionConfig]):
     def start_in_words(self, row: Mapping[str, float]) -> str:
         """Return what the run starts from, for the log."""
         model, weights = self.config.model, self.config.weights
-        return f"starts as {model.name} on {model.trunk} from {weights}, which the first epoch adds the rest to"
+        rest = "" if detects(str(weights)) else ", which the first epoch adds the rest to"
+        return f"starts as {model.name} on {model.trunk} from {weights}{rest}"
 
     def in_words(self, row: Mapping[str, float]) -> str:
         """Return what an evaluation has found, for the log."""
