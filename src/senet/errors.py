@@ -49,7 +49,6 @@ EXTRAS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "scipy": ("scipy", "report"),
         "google": ("protobuf", "caffe"),
         "faster_coco_eval": ("faster-coco-eval", "detection"),
-        "yaml": ("pyyaml", "detection"),
         "openvino": ("openvino", "openvino"),
         "pillow_heif": ("pillow-heif", "heif"),
         "tifffile": ("tifffile", "tiff"),

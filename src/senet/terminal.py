@@ -71,6 +71,11 @@ class Table(rich.table.Table):
         super().add_row(*(Text(printable(str(cell))) for cell in cells), **options)
 
 
+def width_of(table: Table) -> int:
+    """Return how many letters wide a table is where nothing is folded."""
+    return max(map(len, text_of(table).splitlines()), default=0)
+
+
 def text_of(table: Table) -> str:
     """Return what printing a table gives, without colors and with a line end."""
     wide = Console(width=UNBOUNDED, color_system=None)  # the table holds texts alone, so nothing can be markup

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from browsers import assert_named
+from senet import terminal
 from senet.analysis.curves import write_curves
 from senet.analysis.runs import differing, find_runs, grouped, read_run, read_runs, run_names, short_name
 from senet.cli import main
+from senet.cli import runs as cli_runs
 from senet.configs import to_dict
 from senet.errors import SenetError
 from senet.recipes.digits import digits
@@ -254,3 +256,23 @@ def test_runs_are_chosen_by_keyboard_and_by_mouse(page: Path, browser: Any) -> N
     browser.get(page.as_uri())
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
     assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+
+
+def test_where_the_terminal_is_narrow_what_differs_is_in_lines_below_the_table(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(runs / "other", replace(FASTER, epochs=9, seed=1), [30.0])
+    narrow = terminal.console()
+    narrow.width = 68
+    monkeypatch.setattr(cli_runs, "console", lambda **options: narrow)
+    assert main(["runs", str(runs)]) == 0
+    heading, *rows = map(str.rstrip, capsys.readouterr().out.splitlines())
+    assert heading.split() == ["run", "state", "epochs", "best", "top1", "at", "last", "time", "images/s"]
+    assert rows[3:] == [
+        "most runs: lr 0.5, epochs 3, seed 0",
+        "fast: as most",
+        "slow: lr 0.1",
+        "other: epochs 9, seed 1",
+    ]
+    assert main(["runs", str(runs), "--group"]) == 0
+    assert "other: epochs 9" in capsys.readouterr().out.splitlines()

@@ -27,7 +27,7 @@ def run(tmp_path, monkeypatch):
     draw = np.random.default_rng(0)
     for name, (width, height) in {"a.jpg": (80, 60), "b.png": (60, 80), "more/a.jpg": (80, 60)}.items():
         Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(f"photos/{name}")
-    monkeypatch.setattr(opening, "open_model", lambda source: tiny_detector())
+    monkeypatch.setattr(opening, "open_any", lambda source: tiny_detector())
     return "run"
 
 
@@ -124,3 +124,19 @@ def test_a_run_that_classifies_may_come_first_too(digits_run, tmp_path, capsys):
     assert main(["predict", str(digits_run), str(tmp_path / "one.png"), "--json", "--top", "1"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["classes"][0]["class_name"] == senet.predict(digits_run, tmp_path / "one.png", top=1)[0][0].class_name
+
+
+def test_a_saved_detector_is_opened_by_its_folder(tmp_path, monkeypatch, capsys):
+    """Without a stand-in: save_pretrained, the command, and senet.predict agree."""
+    monkeypatch.chdir(tmp_path)
+    sizes = {"min_size": (64,), "max_size": 96}
+    model = senet.faster_rcnn("cifar_se_resnet20", num_classes=2, frozen_stages=0, norm="train", **sizes)
+    model.class_names = ("cat", "dog")
+    senet.save_pretrained(model, "model")
+    Image.effect_noise((90, 60), 80).convert("RGB").save("a.png")
+    assert main(["predict", "model", "a.png", "--threshold", "0.05", "--output", "drawn"]) == 0
+    (found,) = json.loads(Path("drawn/objects.json").read_text())
+    objects = detect(model.eval(), ["a.png"], threshold=0.05)[0]
+    assert len(objects) > 0
+    assert [each["score"] for each in found["objects"]] == pytest.approx([each.score for each in objects], abs=1e-5)
+    assert senet.predict("model", ["a.png"]) == [[each for each in objects if each.score >= 0.5]]

@@ -52,7 +52,7 @@ def run(tmp_path, monkeypatch):
     Path("run/best").mkdir(parents=True)
     config = {"task": "detection", "data": {"dataset": str(tmp_path / "photos"), "num_workers": 0}}
     Path("run/config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(opening, "open_model", lambda source: learned_by_heart())
+    monkeypatch.setattr(opening, "open_any", lambda source: learned_by_heart())
     return "run"
 
 

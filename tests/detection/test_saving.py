@@ -118,3 +118,14 @@ def test_torchvision_s_weights_give_torchvision_s_boxes():
         assert torch.equal(one["labels"], other["labels"])
         torch.testing.assert_close(one["boxes"], other["boxes"], rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(one["scores"], other["scores"], rtol=1e-4, atol=1e-5)
+
+
+def test_what_classifies_says_that_a_detector_does_not(tmp_path, images):
+    senet.save_pretrained(tiny(), tmp_path)
+    for call in (
+        lambda: senet.evaluate(tmp_path, "digits"),
+        lambda: senet.compare([tmp_path], "digits"),
+        lambda: senet.record_excitations(tmp_path, "digits"),
+    ):
+        with pytest.raises(SenetError, match="is a model for detection and classifies no images; `senet evaluate` and"):
+            call()

@@ -7,9 +7,11 @@ import torch
 from torch.nn.functional import one_hot
 
 from senet.cli import main
-from senet.cli.finetuning import FinetuneCommand, class_table, divided, read_settings
+from senet.cli.finetuning import NAMES_ELSEWHERE, FinetuneCommand, class_table, divided, read_settings
+from senet.cli.parsing import options
 from senet.errors import SenetError
 from senet.evaluation.scores import Scores
+from senet.training.config import TrainConfig
 from small_pictures import QUICK
 
 
@@ -109,8 +111,23 @@ def test_quick_settings_are_fields():
 
 @pytest.mark.parametrize(
     ("option", "nearest"),
-    [("--lr", "the nearest are --optimizer.lr$"), ("--optimizer.learning-rate", "--optimizer.lr")],
+    [
+        ("--lr", "the nearest are --optimizer.lr$"),
+        ("--optimizer.learning-rate", "--optimizer.lr"),
+        ("--imgsz", "here that is --image-size$"),
+        ("--learning_rate", "here that is --optimizer.lr$"),
+        ("--no-flip", "the nearest are --data.augmentation.no-flip$"),
+        ("--data", "here that is the folder, which comes first$"),
+    ],
 )
 def test_an_unknown_option_names_the_nearest(option, nearest):
     with pytest.raises(SenetError, match=rf"no option is called {option}; .*{nearest}"):
         FinetuneCommand.read(["pictures", "--model", "m", "--output", "r", option, "0.1"], "senet finetune")
+
+
+def test_what_other_programs_call_options_exists_here():
+    known = {option.flag for _, option in (*options(FinetuneCommand), *options(TrainConfig))}
+    own = {name for name in NAMES_ELSEWHERE if name in known}
+    assert own == {"--data"}  # a field that is set by the folder
+    for here in NAMES_ELSEWHERE.values():
+        assert here.startswith("the folder") or here.replace(",", "").split()[0] in known

@@ -13,6 +13,7 @@ from senet.errors import SenetError
 from senet.models.build import build
 from senet.recipes import RECIPES, get_recipe
 
+CLASSIFYING = [name for name in RECIPES if get_recipe(name).task == "classification"]
 CIFAR_STEPS = 50_000 // 128  # an incomplete last batch is left out
 
 
@@ -38,7 +39,7 @@ def test_a_recipe_says_how_it_is_run_and_where_it_comes_from_or_what_it_costs(na
     assert re.search(r"(Source: | Takes )\S", documented(name))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", CLASSIFYING)
 def test_a_recipe_builds_its_network_and_that_of_its_command(name):
     config = get_recipe(name)
     overridden = re.search(r"--model\.name (\S+)", command_of(name))
@@ -50,7 +51,7 @@ def test_a_recipe_builds_its_network_and_that_of_its_command(name):
         assert logits.shape == (2, model.num_classes)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", CLASSIFYING)
 def test_the_class_names_of_a_recipe_are_those_of_the_data(name, tmp_path):
     for i in range(10):
         folder = tmp_path / "train" / f"plant {i}"
@@ -72,6 +73,7 @@ IMAGES_A_STEP = {
     **dict.fromkeys(("imagenet_a1", "imagenet_a2", "imagenet_a3"), 2048),  # arXiv:2110.00476, Table 2
     **dict.fromkeys(("cifar10", "cifar100", "cifar10_wrn", "cifar100_wrn", "cifar10_shake"), 128),
     "cifar100_shake": 32,
+    **dict.fromkeys(("coco_faster_rcnn", "coco_faster_rcnn_1x"), 16),  # Detectron, MODEL_ZOO.md
 }
 
 
@@ -116,3 +118,16 @@ def test_cifar_is_trained_for_64k_steps_with_drops_at_32k_and_48k(name):
     assert [epoch * CIFAR_STEPS for epoch in config.schedule.milestones] == pytest.approx([32_000, 48_000], rel=0.002)
     assert config.schedule.warmup_epochs * CIFAR_STEPS == pytest.approx(400, rel=0.03)
     assert config.optimizer.lr * config.schedule.warmup_start == pytest.approx(0.01)
+
+
+def test_faster_rcnn_is_trained_by_detectrons_schedule():
+    """The values of e2e_faster_rcnn_R-50-FPN_2x.yaml and of detectron/core/config.py."""
+    config = get_recipe("coco_faster_rcnn")
+    assert (config.iterations, config.schedule.milestones, config.schedule.factor) == (180_000, (120_000, 160_000), 0.1)
+    assert (config.schedule.warmup_iterations, config.schedule.warmup_start) == (500, pytest.approx(1 / 3))
+    optimizer = config.optimizer
+    assert (optimizer.name, optimizer.lr, optimizer.momentum, optimizer.weight_decay) == ("sgd", 0.02, 0.9, 1e-4)
+    assert not optimizer.decay_norm_and_bias
+    model = config.model
+    assert (model.min_size, model.max_size, model.frozen_stages, model.norm) == ((800,), 1333, 2, "frozen")
+    assert model.smooth_l1 == (pytest.approx(1 / 9), 1.0)

@@ -14,6 +14,9 @@ TITLES: Mapping[str, str] = {
     "top1": "Top-1 accuracy, %",
     "balanced_accuracy": "Balanced accuracy, %",
     "macro_f1": "Macro F1, %",
+    "ap": "AP, %",
+    "ap50": "AP50, %",
+    "ap75": "AP75, %",
 }
 DASHES = ("solid", "dash", "dot", "dashdot")
 """Lines of more runs than there are colors are told apart by their dashes."""

@@ -182,9 +182,10 @@ def state_of(path: Path, rows: Sequence[Mapping[str, float]], values: Mapping[st
         values: its settings.
         metric: that chooses its best epoch.
     """
-    epochs = values.get("epochs")
-    if rows and epochs is not None and rows[-1]["epoch"] >= epochs:
-        return "finished"
+    for length, done in (("epochs", "epoch"), ("iterations", "step")):
+        whole = values.get(length)
+        if rows and whole is not None and rows[-1].get(done, 0) >= whole:
+            return "finished"
     if rows and any(values.get(name) is not None for name in LIMITS) and ended_early(path, rows, values, metric):
         return "early"
     files = [path / name for name in (CONFIG_FILE, METRICS_FILE, "last/training_state.pt")]

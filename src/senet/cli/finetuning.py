@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import tyro
@@ -29,6 +30,41 @@ from senet.training.sections import Freeze, Metric
 ALL_OPTIONS = "--help-all"
 MAX_CLASSES = 20
 """Whose figures are shown at the end."""
+NAMES_ELSEWHERE: Mapping[str, str] = MappingProxyType(
+    {
+        "--aa": "--data.augmentation.auto-augment",
+        "--amp": "--compute.precision",
+        "--batch": "--batch-size",
+        "--data-dir": "the folder, which comes first",
+        "--data": "the folder, which comes first",
+        "--device": "--compute.cpu, or CUDA_VISIBLE_DEVICES before the command",
+        "--drop": "--model-kwargs dropout=0.2, or drop_rate=0.2 for a network of timm",
+        "--dropout": "--model-kwargs dropout=0.2, or drop_rate=0.2 for a network of timm",
+        "--erasing": "--data.augmentation.random-erasing",
+        "--fp16": "--compute.precision fp16",
+        "--half": "--compute.precision fp16",
+        "--img-size": "--image-size",
+        "--imgsz": "--image-size",
+        "--input-size": "--image-size",
+        "--learning-rate": "--optimizer.lr",
+        "--lr0": "--optimizer.lr",
+        "--model-ema": "--regularization.ema-decay",
+        "--name": "--output",
+        "--num-train-epochs": "--epochs",
+        "--opt": "--optimizer.name",
+        "--output-dir": "--output",
+        "--patience": "--selection.patience",
+        "--per-device-train-batch-size": "--batch-size",
+        "--project": "--output",
+        "--reprob": "--data.augmentation.random-erasing",
+        "--smoothing": "--regularization.label-smoothing",
+        "--train-dir": "the folder, which comes first",
+        "--val-split": "--data.val-fraction",
+        "--valid-pct": "--data.val-fraction",
+        "--workers": "--data.num-workers",
+    }
+)
+"""Options of timm's train.py, Ultralytics, fastai and Hugging Face's trainer, and what does the same here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +82,8 @@ class FinetuneCommand(Command):
     """Train a network that has weights on pictures of your own.
 
     FOLDER has train/ and val/, each with a folder of pictures for each class; or the classes' folders alone, of which
-    a fifth is held out. What you leave out is chosen for your pictures, the network and the machine, and said.
+    a fifth is held out; or it is a CSV file with a row for each picture, its file and its class. What you leave out is
+    chosen for your pictures, the network and the machine, and said.
 
     Examples:
         senet finetune flowers --model timm/resnet50.a1_in1k --output runs/flowers
@@ -58,7 +95,7 @@ class FinetuneCommand(Command):
     """
 
     folder: Annotated[Positional[str], tyro.conf.arg(metavar="FOLDER")]
-    """your pictures"""
+    """your pictures, or a CSV file that names them and their classes"""
     model: Annotated[str, tyro.conf.arg(metavar="NAME_OR_ID_OR_RUN")]
     """what to start from: a name of `senet models --weights`, timm/NAME, torchvision/NAME, a run, folder, file or hub
     id"""
@@ -208,7 +245,7 @@ def divided(kind: type[Command], argv: Sequence[str]) -> tuple[list[str], list[s
     for word in argv:
         if word.startswith("--"):
             flag = flag_of(word)
-            if flag not in command | fields:
+            if flag not in command | fields or flag == "--data":
                 raise SenetError(unknown_option(word.partition("=")[0], flag, command | fields))
             taking = others if flag in fields else own
         taking.append(word)
@@ -217,8 +254,12 @@ def divided(kind: type[Command], argv: Sequence[str]) -> tuple[list[str], list[s
 
 def unknown_option(typed: str, flag: str, known: Set[str]) -> str:
     """Return the message about an unknown option: a user of timm's types --lr for --optimizer.lr."""
+    if flag in NAMES_ELSEWHERE:
+        return f"no option is called {typed}; here that is {NAMES_ELSEWHERE[flag]}"
     last = flag.removeprefix("--")
     same = sorted(other for other in known if other.rpartition(".")[2] == last)
+    if typed.startswith("--no-"):
+        same = [f"{other.removesuffix(last)}no-{last}" for other in same]
     return f"no option is called {typed}; the nearest are {', '.join(same) or nearest(flag, known)}"
 
 

@@ -1,8 +1,10 @@
 """`senet runs`."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +15,7 @@ from senet.analysis.runs import RunGroup, RunSummary, differing, grouped, read_r
 from senet.cli.parsing import Command
 from senet.errors import SenetError
 from senet.files import check_page
-from senet.terminal import Table, console, printable, say
+from senet.terminal import Table, console, printable, say, width_of
 from senet.training.sections import Metric
 
 LONGEST = 40
@@ -57,7 +59,7 @@ class RunsCommand(Command):
             made = [group_values(g, names) for g in grouped(runs)] if self.group else [run_values(r) for r in runs]
             print(json.dumps(made))
         else:
-            console().print(group_table(runs, names) if self.group else run_table(runs, names))
+            show(runs, names, grouped(runs) if self.group else None)
         for run in runs:
             if run.problem:
                 say(f"warning: {printable(run.problem)}", console(stderr=True))
@@ -66,6 +68,35 @@ class RunsCommand(Command):
 
             write_curves(runs, self.curves)
             say(f"{self.curves} has the curves; open it in a browser", console(stderr=self.json))
+
+
+def show(runs: Sequence[RunSummary], names: dict[Path, str], groups: Sequence[RunGroup] | None) -> None:
+    """Print a table of runs, or of groups of them; where a terminal is too narrow, what differs in lines below it."""
+    on = console()
+    different = differing(runs, without=() if groups is None else ("seed",))
+    table = partial(run_table, runs, names) if groups is None else partial(group_table, groups, names)
+    if width_of(whole := table(different)) <= on.width:
+        on.print(whole)
+        return
+    on.print(table({}))
+    rows = [(names[run.path], run) for run in runs]
+    if groups is not None:
+        rows = [(group_name(group, names), group.runs[0]) for group in groups]
+    for line in lines_of_settings(different, [(name, run.settings) for name, run in rows if run.settings]):
+        say(line, on)
+
+
+def lines_of_settings(different: Mapping[str, str], rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
+    """Yield in a line what most runs have of the settings that differ, and in one for each run what it has instead."""
+    texts = [
+        (name, {short: shown(settings[long]) if long in settings else "-" for long, short in different.items()})
+        for name, settings in rows
+    ]
+    usual = {short: Counter(own[short] for _, own in texts).most_common(1)[0][0] for short in different.values()}
+    yield f"most runs: {', '.join(f'{short} {text}' for short, text in usual.items())}"
+    for name, own in texts:
+        other = ", ".join(f"{short} {text}" for short, text in own.items() if text != usual[short])
+        yield f"{name}: {other or 'as most'}"
 
 
 def run_values(run: RunSummary) -> dict[str, Any]:
@@ -105,7 +136,10 @@ def plain(value: Any) -> Any:
 
 def shown(value: Any) -> str:
     """Return a setting as it is shown."""
-    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        text = ", ".join(map(shown, value))
+    else:
+        text = format(value, ".6g") if isinstance(value, float) else str(value)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
@@ -130,9 +164,14 @@ def headed(first: str, settings: Iterable[str], *numbers: str) -> Table:
     return table
 
 
-def run_table(runs: Sequence[RunSummary], names: dict[Path, str]) -> Table:
-    """Return a table of runs, a row for each."""
-    different = differing(runs)
+def run_table(runs: Sequence[RunSummary], names: dict[Path, str], different: Mapping[str, str]) -> Table:
+    """Return a table of runs, a row for each.
+
+    Args:
+        runs: the runs.
+        names: of the runs, by their folders.
+        different: the settings to show, with their headings.
+    """
     by = {run.metric for run in runs}
     metric = next(iter(by)) if len(by) == 1 else "metric"
     table = headed("run", [*different.values(), "state"], "epochs", f"best {metric}", "at", "last", "time", "images/s")
@@ -164,13 +203,12 @@ def group_name(group: RunGroup, names: dict[Path, str]) -> str:
     return names[group.runs[0].path]
 
 
-def group_table(runs: Sequence[RunSummary], names: dict[Path, str]) -> Table:
-    """Return a table of runs, a row for those that differ in nothing but their seed."""
-    different = differing(runs, without=("seed",))
-    by = {run.metric for run in runs}
+def group_table(groups: Sequence[RunGroup], names: dict[Path, str], different: Mapping[str, str]) -> Table:
+    """Return a table of runs, a row for those that differ in nothing but their seed, see `run_table`."""
+    by = {run.metric for group in groups for run in group.runs}
     metric = next(iter(by)) if len(by) == 1 else "metric"
     table = headed("runs", different.values(), "seeds", f"mean best {metric}", "deviation", "finished", "time")
-    for group in grouped(runs):
+    for group in groups:
         first = group.runs[0]
         form = ".4g" if first.metric == "loss" else ".2f"
         own = "" if len(by) == 1 else f"{first.metric} "

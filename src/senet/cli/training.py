@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -16,11 +16,12 @@ from senet.cli.ablation import ablation_tables, runs_shown
 from senet.cli.parsing import Command, parse
 from senet.cli.processes import launcher
 from senet.cli.progress import run_shown
+from senet.detection.config import DetectionConfig
 from senet.errors import SenetError
 from senet.paper.ablation import TABLES, reproduce_ablations
 from senet.recipes import RECIPES, get_recipe
 from senet.terminal import console, say
-from senet.training.config import Config, Tracker, TrainConfig
+from senet.training.config import Config, RunConfig, Tracker, TrainConfig
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import resume, train
 
@@ -43,6 +44,7 @@ class ByRecipe(Command):
     output: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """the folder of what is trained"""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    purpose: ClassVar[str] = "the ablations classify"
 
     @classmethod
     def read(cls, argv: Sequence[str], prog: str) -> Command:
@@ -61,10 +63,27 @@ class ByRecipe(Command):
         if not argv or argv[0].startswith("-"):
             raise SenetError(f"the recipe is missing; it comes before all options, and `{prog} --help` lists them")
         name = argv[0]
-        default = cls(output=tyro.MISSING, config=get_recipe(name))
+        config = get_recipe(name)
+        kind = cls.form(config, name)
+        default = kind(output=tyro.MISSING, config=config)
         description = f"{inspect.getdoc(cls)}\n\nThe recipe: {inspect.getdoc(RECIPES[name])}"
-        command = parse(cls, argv[1:], f"{prog} {name}", default=default, description=description)
+        command = parse(kind, argv[1:], f"{prog} {name}", default=default, description=description)
         return replace(command, config=asked_in(command.config, argv))
+
+    @classmethod
+    def form(cls, config: RunConfig, name: str) -> "type[ByRecipe]":
+        """Return the command with the options of a recipe's configuration.
+
+        Args:
+            config: of the recipe.
+            name: of the recipe.
+
+        Raises:
+            SenetError: the command cannot use it.
+        """
+        if not isinstance(config, TrainConfig):
+            raise SenetError(f"{name} is a recipe of {config.task}, but {cls.purpose} images; take another recipe")
+        return cls
 
     @classmethod
     def usages(cls, prog: str) -> list[str]:
@@ -83,9 +102,17 @@ class TrainCommand(ByRecipe):
 
     Examples:
         senet train digits --output runs/digits
+        senet train coco_faster_rcnn --output runs/coco --data COCO --model.trunk se_resnet50 --weights FILE
         senet train cifar10 --output runs/cifar10 --model.name cifar_se_preact_resnet164 --optimizer.lr 0.05
         senet train --resume runs/digits
     """
+
+    configuration: ClassVar[type[RunConfig]] = DetectionConfig  # whose options recipes that detect take
+
+    @classmethod
+    def form(cls, config: RunConfig, name: str) -> type[ByRecipe]:
+        """Return the command with the options of a recipe's configuration."""
+        return TrainDetector if isinstance(config, DetectionConfig) else super().form(config, name)
 
     @classmethod
     def read(cls, argv: Sequence[str], prog: str) -> Command:
@@ -114,6 +141,13 @@ class TrainCommand(ByRecipe):
         """Train, and say what can be done next."""
         with going_on_later(self.output), run_shown() as progress:
             say_next(train(self.config, self.output, progress=progress))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDetector(TrainCommand):
+    """`senet train` with a recipe that detects."""
+
+    config: Annotated[DetectionConfig, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,19 +93,21 @@ class DataConfig:
 
     Args:
         dataset: "digits", "cifar10", "cifar100", "imagenet", "places365"; a folder with train/ and val/ (class folders
-            of images), with class folders alone (see `val_fraction`), or with parquet files; or "hf:OWNER/NAME" from
-            the Hugging Face hub.
+            of images), with class folders alone (see `val_fraction`), or that Hugging Face's `datasets` reads (parquet
+            files, what `save_to_disk` wrote, metadata.csv); a CSV file that names images and their classes, or a folder
+            with train.csv and val.csv; or "hf:OWNER/NAME" from the Hugging Face hub.
         root: folder of the torchvision data sets (CIFAR is downloaded there).
         preprocessing: size, crop and normalization, which the trained network keeps.
         augmentation: random changes of the training images.
         in_memory: decode all images once and keep them; False reads them from disk in every epoch.
         num_workers: processes that read and augment data on disk; 0 reads in the main process.
-        image_column: of a Hugging Face or parquet data set.
-        label_column: of a Hugging Face or parquet data set.
+        image_column: of a table or a data set of Hugging Face; in a table without it, the first.
+        label_column: of a table or a data set of Hugging Face; in a table of two columns without it, the other one.
         class_names: names of the classes where the data set has only numbers; None for its own.
         val_fraction: share of each class's images that is held out for evaluation, for a folder of classes without
-            val/, or parquet files with a train split alone; which ones depends on the names of the files (the contents
-            in parquet files) and on `split_seed`. None where the data set has evaluation images.
+            val/, or a table or data set of Hugging Face with training images alone; which ones depends on the names of
+            the files (the contents in a data set of Hugging Face) and on `split_seed`. None where the data set has
+            evaluation images.
         split_seed: chooses which images are held out; 0 or more.
     """
 

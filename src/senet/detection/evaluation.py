@@ -124,7 +124,7 @@ class EvaluationSplit(Protocol):
 
     @property
     def category_ids(self) -> Sequence[int]:
-        """The ids of the classes with labels 1, 2, ..."""
+        """The ground truth's numbers of labels 1, 2, ..."""
         ...
 
     def ground_truth(self) -> dict[str, Any]:

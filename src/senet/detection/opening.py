@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from senet.errors import SenetError
-from senet.evaluation.batches import open_model
+from senet.evaluation.batches import open_any
 from senet.evaluation.functions import Network, name_of
 from senet.nn.modes import default_device, device_of
 from senet.weights.checkpoint import CONFIG_FILE
@@ -66,7 +66,7 @@ def open_detector(run_or_model: Network, device: torch.device | str | None = Non
     Raises:
         SenetError: there is none, or it does not detect.
     """
-    model = open_model(run_or_model)
+    model = open_any(run_or_model)
     if not is_detector(model):
         raise SenetError(f"{name_of(run_or_model)} classifies images and finds no boxes; name a run that detects")
     if isinstance(run_or_model, str | Path):

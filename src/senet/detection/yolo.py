@@ -11,7 +11,7 @@ from PIL import Image
 from senet.data.folders import visible
 from senet.data.reading import ORIENTATION, missing_for, read_named
 from senet.detection.records import Cleaning, DetectionSplit, boxes_in_words
-from senet.errors import MissingFileError, SenetError, needed_for
+from senet.errors import MissingFileError, SenetError
 from senet.terminal import tracked
 
 TURNED = (5, 6, 7, 8)
@@ -24,8 +24,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     Raises:
         SenetError: it cannot be read, or names no classes.
     """
-    with needed_for("data in the form of YOLO"):
-        import yaml
+    import yaml
 
     try:
         content = yaml.safe_load(file.read_text())

@@ -22,12 +22,13 @@ from senet.data.order import BatchOrder
 from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.data.streaming import StreamingLoader
 from senet.errors import SenetError
-from senet.evaluation.functions import Network, as_module, check_device, class_names_of
+from senet.evaluation.functions import Network, as_module, check_device, class_names_of, name_of
 from senet.factory import load_model
 from senet.nn.modes import default_device, device_of, dtype_of
 from senet.surgery.probe import run_on_example
 from senet.terminal import tracked
 from senet.weights.checkpoint import CONFIG_FILE
+from senet.weights.tasks import task_of
 
 DataSource = DataConfig | str | Path | Iterable[Any]
 """A data set's configuration, its name or its folder; or batches."""
@@ -100,11 +101,22 @@ class Batches:
 
 
 def open_model(run_or_model: Network) -> nn.Module:
-    """Return the network itself, or open the one that a name or folder means, on a GPU if there is one.
+    """Return a network that classifies itself, or open the one that a name or folder means, on a GPU if there is one.
 
     Raises:
-        SenetError: there is no such network, or it is a function without preprocessing.
+        SenetError: there is no such network, it does not classify, or it is a function without preprocessing.
     """
+    model = open_any(run_or_model)
+    if task := task_of(model):
+        raise SenetError(
+            f"{name_of(run_or_model)} is a model for {task} and classifies no images; `senet evaluate` and `senet "
+            "predict` take it, and from Python senet.report_detector and senet.detect"
+        )
+    return model
+
+
+def open_any(run_or_model: Network) -> nn.Module:
+    """Return a network itself, whatever it does, or open the one that a name or folder means; see `open_model`."""
     if isinstance(run_or_model, str | Path):
         return load_model(run_or_model).to(default_device())
     return as_module(run_or_model)

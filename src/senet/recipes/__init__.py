@@ -17,6 +17,7 @@ from senet.recipes.cifar import (
     cifar100_shake,
     cifar100_wrn,
 )
+from senet.recipes.coco import coco_faster_rcnn, coco_faster_rcnn_1x
 from senet.recipes.digits import digits
 from senet.recipes.imagenet import (
     imagenet,
@@ -54,6 +55,8 @@ RECIPES: Registry[Callable[[], Any]] = Registry(
         "imagenet_a1": imagenet_a1,
         "imagenet_a2": imagenet_a2,
         "imagenet_a3": imagenet_a3,
+        "coco_faster_rcnn": coco_faster_rcnn,
+        "coco_faster_rcnn_1x": coco_faster_rcnn_1x,
     },
 )
 

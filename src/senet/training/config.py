@@ -135,6 +135,14 @@ class RunConfig:
         assert self.epochs is not None
         return Length(epochs=self.epochs, num_batches=num_batches)
 
+    def timing(self, num_batches: int) -> ScheduleConfig:
+        """Return the schedule with all its times in the unit of the run's length.
+
+        Args:
+            num_batches: of an epoch.
+        """
+        return self.schedule
+
     def task_type(self) -> Any:
         """Return the class of `senet.training.task.Task` that does what a run of this class does."""
         return named(self.task_class)

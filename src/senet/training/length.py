@@ -11,11 +11,13 @@ class Length:
         epochs: passes over the training images.
         num_batches: of a whole epoch.
         last_batches: of the last epoch; None for a whole one.
+        iterations: steps of the whole run, if its length is given so.
     """
 
     epochs: int
     num_batches: int
     last_batches: int | None = None
+    iterations: int | None = None
 
     def batches_of(self, epoch: int) -> int:
         """Return the batches of an epoch, counted from 0."""
@@ -33,4 +35,9 @@ def of_iterations(iterations: int, num_batches: int, accumulate: int) -> Length:
     steps = -(-num_batches // accumulate)
     epochs = -(-iterations // steps)
     last = iterations - (epochs - 1) * steps
-    return Length(epochs=epochs, num_batches=num_batches, last_batches=min(last * accumulate, num_batches))
+    return Length(
+        epochs=epochs,
+        num_batches=num_batches,
+        last_batches=min(last * accumulate, num_batches),
+        iterations=iterations,
+    )

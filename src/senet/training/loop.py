@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from senet.configs import settings
 from senet.errors import SenetError
 from senet.training import budget
 from senet.training.config import RunConfig, Tracker
@@ -99,7 +100,9 @@ def resume(
         "data.num_workers": num_workers,
         "trackers": None if trackers is None else tuple(trackers),
     }
-    config = changed(run.read_config(), {name: value for name, value in changes.items() if value is not None})
+    config, changes = run.read_config(), {name: value for name, value in changes.items() if value is not None}
+    check_known(config, changes)
+    config = changed(config, changes)
     state = run.load_state(STATE_KEYS)
     if state is None:
         return carry_out(run, config, None, progress)
@@ -112,6 +115,16 @@ def resume(
             logger.info("%s is finished: %s; %s", run.path, ending.reason, ending.remedy)
         return run.path
     return carry_out(run, config, state, progress)
+
+
+def check_known(config: RunConfig, changes: Mapping[str, Any]) -> None:
+    """Raise a SenetError for the first change, by dotted name, of a setting that the run does not have."""
+    known = dict(settings(config, ""))
+    for name in changes:
+        if name not in known:
+            raise SenetError(
+                f"{name} has no effect on this run of {config.task}, which has no such setting; leave it out"
+            )
 
 
 def carry_out(run: RunFolder, config: RunConfig, state: Mapping[str, Any] | None, progress: Progress | None) -> Path:

@@ -54,7 +54,10 @@ class Parts:
         self.freezing = task.frozen(self.model)
         self.freezing.set_gradients(0)
         self.optimizer = build_optimizer(config.optimizer, self.model, self.freezing.trained())
-        self.schedule = Schedule(config.schedule, self.optimizer, config.optimizer.lr, self.length.epochs)
+        timing, length = config.timing(len(data.train)), self.length
+        self.schedule = Schedule(
+            timing, self.optimizer, config.optimizer.lr, length.epochs, iterations=length.iterations
+        )
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.compute.precision == "fp16")
         self.objective = task.objective(self.model)
         self.selection = Selection(config.selection)

@@ -11,6 +11,8 @@ from senet.training.sections import ScheduleConfig
 def lr_factor(config: ScheduleConfig, epoch: float, num_epochs: int, planned: float | None = None) -> float:
     """Return the share of the highest learning rate at a moment of the run.
 
+    Times are in epochs here, and may all be in steps as well.
+
     Args:
         config: the schedule; "plateau" is constant here, since it depends on the results.
         epoch: passes over the data so far, with fraction.
@@ -47,18 +49,26 @@ class Schedule:
         optimizer: whose groups are set; None for a schedule that is only asked whether it is over.
         lr: the highest learning rate.
         num_epochs: of the whole run.
+        iterations: steps of the whole run if the times of the schedule are in steps; None for epochs.
 
     Attributes:
         planned: epochs that fit into a limit of time; None without one.
     """
 
     def __init__(
-        self, config: ScheduleConfig, optimizer: torch.optim.Optimizer | None, lr: float, num_epochs: int
+        self,
+        config: ScheduleConfig,
+        optimizer: torch.optim.Optimizer | None,
+        lr: float,
+        num_epochs: int,
+        *,
+        iterations: int | None = None,
     ) -> None:
         self.config = config
         self.optimizer = optimizer
         self.lr = lr
         self.num_epochs = num_epochs
+        self.iterations = iterations
         self.best_loss = math.inf
         self.bad_epochs = 0
         self.plateau_factor = 1.0
@@ -71,12 +81,17 @@ class Schedule:
         limit = self.config.max_drops
         return limit is not None and self.drops >= limit and self.bad_epochs > self.config.patience
 
-    def set_lr(self, epoch: float) -> float:
-        """Set and return the learning rate at `epoch`, passes over the data with fraction.
+    def set_lr(self, epoch: float, step: int = 0) -> float:
+        """Set and return the learning rate at a moment of the run.
 
         A group of parameters with an `lr_scale` gets that share of it.
+
+        Args:
+            epoch: passes over the data so far, with fraction.
+            step: steps so far.
         """
-        lr = self.lr * self.plateau_factor * lr_factor(self.config, epoch, self.num_epochs, self.planned)
+        moment, length = (epoch, self.num_epochs) if self.iterations is None else (step, self.iterations)
+        lr = self.lr * self.plateau_factor * lr_factor(self.config, moment, length, self.planned)
         for group in self.optimizer.param_groups if self.optimizer else ():
             group["lr"] = lr * group.get("lr_scale", 1.0)
         return lr

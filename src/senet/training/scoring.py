@@ -35,9 +35,7 @@ def evaluate_in_run(
     Raises:
         SenetError: images cannot be read, here or in another process.
     """
-    if accelerator.num_processes > 1:  # each has seen other images: evaluate what the main process keeps
-        for buffer in kept.buffers():
-            broadcast(buffer)
+    share_buffers(kept, accelerator)
 
     def reduce(totals: Tensor) -> Tensor:
         team.agree()
@@ -45,6 +43,13 @@ def evaluate_in_run(
 
     forward: Callable[[Tensor], Tensor] = partial(logits_of, kept, precision=precision)
     return score(kept, batches, forward=forward, reduce=reduce)
+
+
+def share_buffers(kept: nn.Module, accelerator: Accelerator) -> None:
+    """Give all processes the statistics of the main one, which it keeps; each has seen other images."""
+    if accelerator.num_processes > 1:
+        for buffer in kept.buffers():
+            broadcast(buffer)
 
 
 def summed(values: Tensor, accelerator: Accelerator) -> Tensor:

@@ -1,13 +1,13 @@
 """What a run does: its data, its network, what a step minimizes, how it is evaluated; the loop is the same for all."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from torch import nn
 
-from senet.data.loading import Loader
+from senet.data.order import BatchOrder
 from senet.errors import needed_for
 from senet.nn.precision import fast_precision
 from senet.training.compiling import Call
@@ -23,16 +23,33 @@ with needed_for("senet.train"):
 Config = TypeVar("Config", bound=RunConfig)
 
 
+class Batches(Protocol):
+    """Yields batches of whatever a task trains on, for any epoch, starting at any batch."""
+
+    @property
+    def order(self) -> BatchOrder:
+        """Which images make a batch."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+        ...
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Any, Any]]:
+        """Yield images and targets."""
+        ...
+
+
 class Data(Protocol):
     """The data of a run: batches for training and evaluation, and what their classes are called."""
 
     @property
-    def train(self) -> Loader:
+    def train(self) -> Batches:
         """Batches for training."""
         ...
 
     @property
-    def evaluation(self) -> Loader:
+    def evaluation(self) -> Batches:
         """Batches for evaluation."""
         ...
 
@@ -55,6 +72,8 @@ class Task(ABC, Generic[Config]):
     """
 
     data: Data
+    starts_trained: ClassVar[bool] = True
+    """Whether weights to start from are of the whole network, so that they are evaluated before the first epoch."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -114,9 +114,12 @@ class Trainer:
                 raise
 
     def evaluate_start(self, reporter: Reporter) -> None:
-        """Save and evaluate the weights that the run starts from, so that resuming does not need them."""
+        """Save the weights that the run starts from, so that resuming does not need them, and evaluate them."""
         if self.accelerator.is_main_process:
             self.save({}, best=False)
+        if not self.task.starts_trained:
+            reporter.start(self.task.start_in_words({}))
+            return
         row = {"epoch": 0, "step": 0, **self.evaluate()}
         if self.accelerator.is_main_process:
             self.run_folder.append_metrics(row)
@@ -160,7 +163,7 @@ class Trainer:
                 self.read_losses(losses, first, lr)
                 self.check_weights(lr)
                 self.stop_for(error)
-            lr = self.parts.schedule.set_lr(position.epoch + first / self.length.num_batches)
+            lr = self.parts.schedule.set_lr(position.epoch + first / self.length.num_batches, position.step)
             for batch, (images, targets) in enumerate(window, first):
                 self.seed_step(batch)
                 losses.append(self.backward(images, targets, len(window), update=batch + 1 == first + len(window)))

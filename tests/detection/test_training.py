@@ -1,0 +1,244 @@
+"""Training of detectors: the same loop as for networks that classify, by iterations or epochs, resumed bit for bit."""
+
+import json
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+import senet
+from boxed_pictures import NAMES, write_coco
+from senet.detection.config import DetectionConfig, DetectionSchedule, DetectionSelection
+from senet.detection.data_config import DetectionDataConfig
+from senet.detection.detector_config import DetectorConfig
+from senet.detection.evaluation import evaluate_detector
+from senet.detection.loading import load_detection_data
+from senet.detection.warm_start import from_detector, reordered
+from senet.errors import SenetError
+from senet.factory import from_pretrained
+from senet.recipes import get_recipe
+from senet.training.interrupt import TrainingInterrupted
+from senet.training.length import of_iterations
+from senet.training.loop import resume, train
+from senet.training.run import RunFolder, read_config
+from senet.training.sections import ComputeConfig, OptimizerConfig
+from stopping import stop_at
+
+DETECTOR = DetectorConfig(
+    trunk="cifar_se_resnet20",
+    min_size=(64,),
+    max_size=96,
+    frozen_stages=0,
+    norm="train",
+    pyramid_channels=16,
+    box_features=32,
+    options={"rpn_post_nms_top_n_train": 50, "rpn_post_nms_top_n_test": 20, "box_detections_per_img": 10},
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return DetectionDataConfig(dataset=str(write_coco(tmp_path_factory.mktemp("boxes"), train=6, val=3)), num_workers=0)
+
+
+def configured(data, **settings):
+    values = {
+        "model": DETECTOR,
+        "data": data,
+        "optimizer": OptimizerConfig(lr=0.01),
+        "schedule": DetectionSchedule(name="step", milestones=(4,), warmup_iterations=2, warmup_start=0.5),
+        "iterations": 5,
+        "batch_size": 2,
+        "compute": ComputeConfig(cpu=True, compile="off"),
+        "trackers": (),
+    }
+    return DetectionConfig(**{**values, **settings})
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    return train(configured(data), tmp_path_factory.mktemp("runs") / "whole")
+
+
+def weights(run):
+    return torch.load(run / "last" / "training_state.pt", weights_only=True)["model"]
+
+
+def test_a_run_of_iterations_ends_after_them_and_its_rate_follows_them(whole):
+    rows = RunFolder(whole).metrics()
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 3), (2, 5)]  # of 3 batches, the last epoch is cut
+    assert [row["lr"] for row in rows] == pytest.approx([0.01, 0.001])
+    assert {"ap", "ap50", "ap75", "ar100", "train_loss", "images_per_s"} <= set(rows[0])
+    assert "loss" not in rows[0]
+
+
+def test_the_run_folder_says_what_it_does_and_describes_its_detector(whole, data):
+    values = json.loads((whole / "config.json").read_text())
+    assert values["task"] == "detection"
+    config = RunFolder(whole).read_config()
+    assert isinstance(config, DetectionConfig)
+    assert config.model.num_classes == len(NAMES)
+    assert read_config(values) == config
+    assert json.loads((whole / "data.json").read_text())["class_names"] == list(NAMES)
+
+
+def test_the_figures_of_a_run_are_those_of_what_it_kept(whole, data):
+    model = from_pretrained(whole / "last")
+    assert model.class_names == NAMES
+    loaders = load_detection_data(data, batch_size=3, device=torch.device("cpu"))
+    found = evaluate_detector(model, loaders.evaluation.batches(0), loaders.eval_split)
+    last = RunFolder(whole).metrics()[-1]
+    assert (found.ap, found.ap50, found.ar100) == pytest.approx((last["ap"], last["ap50"], last["ar100"]), abs=1e-3)
+
+
+@pytest.mark.parametrize("moment", [(0, 1), (1, 0)])
+def test_a_stopped_run_goes_on_bit_for_bit(moment, whole, data, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        stop_at(patched, *moment)
+        with pytest.raises(TrainingInterrupted):
+            train(configured(data), tmp_path / "run")
+    resume(tmp_path / "run")
+    own, expected = weights(tmp_path / "run"), weights(whole)
+    assert all(torch.equal(own[key], value) for key, value in expected.items())
+    figures = [
+        [{k: v for k, v in row.items() if k not in ("time_s", "images_per_s")} for row in RunFolder(run).metrics()]
+        for run in (tmp_path / "run", whole)
+    ]
+    assert figures[0] == figures[1]
+
+
+def test_a_run_that_goes_on_does_not_need_the_weights_of_its_trunk(data, tmp_path, monkeypatch, caplog):
+    model = replace(DETECTOR, frozen_stages=1, norm="frozen")
+    config = configured(data, model=model, weights="cifar10")
+    with monkeypatch.context() as patched, caplog.at_level(logging.INFO, "senet.training"):
+        stop_at(patched, 0, 0)
+        with pytest.raises(TrainingInterrupted):
+            train(config, tmp_path / "run")
+    assert "cifar_se_resnet20 from cifar10" in caplog.text
+    before = weights(tmp_path / "run")
+    monkeypatch.setattr("senet.detection.trunk_weights.create_model", lambda *_, weights=None, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(config, tmp_path / "other")
+    monkeypatch.undo()
+    resume(tmp_path / "run")
+    after = weights(tmp_path / "run")
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed
+    assert not any("running_" in key for key in changed)
+
+
+def test_epochs_count_too_and_the_warm_up_stays_in_steps(data, tmp_path):
+    schedule = DetectionSchedule(name="step", milestones=(1,), warmup_iterations=3, warmup_start=1 / 3)
+    config = configured(data, iterations=None, epochs=2, schedule=schedule, checkpoint_every=1)
+    rows = RunFolder(train(config, tmp_path / "run")).metrics()
+    assert [row["lr"] for row in rows] == pytest.approx([0.01 * (1 / 3 + 2 / 3 * 2 / 3), 0.001])
+
+
+def test_other_batches_scale_the_rate_and_the_iterations_and_say_so(data, tmp_path, caplog):
+    config = configured(data, reference_batch=4, iterations=2, schedule=DetectionSchedule(name="cosine"))
+    with caplog.at_level(logging.INFO, "senet.training"):
+        run = train(config, tmp_path / "run")
+    assert "a step has 2 images where reference_batch is 4: the learning rate is 0.005, not 0.01" in caplog.text
+    stored = RunFolder(run).read_config()
+    assert (stored.optimizer.lr, stored.iterations, stored.reference_batch) == (0.005, 4, None)
+    assert RunFolder(run).metrics()[-1]["step"] == 4
+
+
+def test_the_recipe_is_scaled_as_detectron_says():
+    recipe = get_recipe("coco_faster_rcnn")
+    assert recipe.scaled(8) == (recipe, "")
+    scaled, _ = recipe.scaled(1)  # 2 images: Detectron's GETTING_STARTED has 0.0025 for one GPU, and 8 times the steps
+    assert scaled.optimizer.lr == pytest.approx(0.0025)
+    assert (scaled.iterations, scaled.schedule.milestones) == (1_440_000, (960_000, 1_280_000))
+    once = get_recipe("coco_faster_rcnn_1x")
+    assert (once.iterations, once.schedule.milestones) == (90_000, (60_000, 80_000))
+
+
+@pytest.mark.parametrize(("iterations", "accumulate", "expected"), [(5, 1, (2, 2)), (6, 1, (2, 3)), (3, 2, (2, 2))])
+def test_iterations_are_divided_into_epochs_of_three_batches(iterations, accumulate, expected):
+    length = of_iterations(iterations, 3, accumulate)
+    assert (length.epochs, length.last_batches) == expected
+    assert [length.batches_of(epoch) for epoch in range(2)] == [3, expected[1]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"epochs": 3}, "epochs is 3 and iterations is 5; a run has one of these lengths"),
+        ({"iterations": None}, "epochs is None and iterations is None"),
+        ({"iterations": 3}, "schedule.milestones has 4, which a run of 3 iterations does not reach"),
+        ({"max_seconds": 60.0}, "max_seconds has no effect on a run whose length is in iterations"),
+        ({"optimizer": OptimizerConfig(layer_decay=0.9)}, "optimizer.layer_decay has no effect on a detector"),
+        ({"compute": ComputeConfig(compile="on")}, "compute.compile is on, but a detector is not compiled"),
+        ({"weights_key": "ema"}, "weights_key has no effect without weights"),
+    ],
+)
+def test_what_has_no_effect_is_refused(settings, said, data):
+    with pytest.raises(SenetError, match=said):
+        configured(data, **settings)
+
+
+def test_schedules_and_metrics_that_need_a_loss_are_refused():
+    with pytest.raises(SenetError, match=r"schedule.name is plateau, which follows the loss"):
+        DetectionSchedule(name="plateau")
+    with pytest.raises(SenetError, match=r"selection.metric is 'loss'"):
+        DetectionSelection(metric="loss")
+    with pytest.raises(SenetError, match=r"a warm-up has one length"):
+        DetectionSchedule(warmup_epochs=1.0, warmup_iterations=10)
+
+
+def test_a_trunk_at_random_is_not_frozen(data, tmp_path):
+    with pytest.raises(SenetError, match=r"frozen_stages is 2, but cifar_se_resnet20 has no weights"):
+        train(configured(data, model=replace(DETECTOR, frozen_stages=2)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_settings_are_refused_where_a_run_goes_on(whole):
+    with pytest.raises(SenetError, match=r"data.root has no effect on this run of detection"):
+        resume(whole, root="elsewhere")
+    with pytest.raises(SenetError, match=r"epochs is 3 and iterations is 5"):
+        resume(whole, epochs=3)
+
+
+@pytest.mark.slow
+def test_a_detector_learns(data, tmp_path):
+    """The run that these tests cut short finds most objects after some epochs."""
+    config = configured(data, iterations=None, epochs=40, schedule=DetectionSchedule(name="cosine"))
+    rows = RunFolder(train(config, tmp_path / "run")).metrics()
+    assert rows[-1]["train_loss"] < 0.3 * rows[0]["train_loss"]
+    assert max(row["ap50"] for row in rows) > 60
+
+
+def test_a_run_starts_from_a_whole_detector(whole, data, tmp_path, caplog):
+    """For the same classes with their last layers, in the data's order; for others without."""
+    turned = from_pretrained(whole)
+    senet.save_pretrained(turned, tmp_path / "same")
+    turned.class_names = NAMES[::-1]
+    senet.save_pretrained(turned, tmp_path / "turned")
+    turned.class_names = ("cat", "dog")
+    senet.save_pretrained(turned, tmp_path / "other")
+    with caplog.at_level(logging.INFO, "senet.training"):
+        start = replace(configured(data).model, trunk="resnet50", norm="frozen")  # the trunk is that of the weights
+        run = train(configured(data, model=start, weights=str(tmp_path / "turned")), tmp_path / "run")
+    assert "is taken whole, its classes in the order of the data" in caplog.text
+    config = RunFolder(run).read_config()
+    assert (config.model.trunk, config.model.norm) == ("cifar_se_resnet20", "frozen")
+    models = {
+        name: from_detector(DETECTOR, from_pretrained(tmp_path / name), name, NAMES)
+        for name in ("same", "turned", "other")
+    }
+    states = {name: model.state_dict() for name, model in models.items()}
+    logits, boxes = "roi_heads.box_predictor.cls_score.weight", "roi_heads.box_predictor.bbox_pred.weight"
+    assert torch.equal(states["turned"][logits], states["same"][logits][[0, 2, 1]])
+    assert torch.equal(states["turned"][boxes], states["same"][boxes].unflatten(0, (3, 4))[[0, 2, 1]].flatten(0, 1))
+    assert not torch.equal(states["other"][logits], states["same"][logits])
+    body = {key: x for key, x in states["same"].items() if "box_predictor" not in key}
+    assert all(torch.equal(states["other"][key], x) for key, x in body.items())
+    with pytest.raises(SenetError, match="a faster_rcnn, but model.name is retinanet"):
+        from_detector(DetectorConfig(name="retinanet"), models["same"], "same", NAMES)
+
+
+@pytest.mark.parametrize(("by_class", "expected"), [(True, [0, 1, 4, 5, 2, 3]), (False, [0, 2, 1, 3, 5, 4])])
+def test_values_of_classes_are_reordered_behind_the_background(by_class, expected):
+    assert reordered(torch.arange(6), [1, 0], by_class).tolist() == expected
