@@ -2,6 +2,8 @@
 
 import ast
 import io
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,3 +189,16 @@ def test_ablate_and_demo_name_their_folders(images, tmp_path, capsys, monkeypatc
     assert f"{demo} is taken; writing to {demo}-2" in text
     assert f"Curves: {demo}-2/curves.html" in text
     assert f"{demo}-2/mistakes.html is the report" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is always full")
+@pytest.mark.parametrize("words", [["models", "cifar_se_resnet20"], ["--version"]])
+def test_a_full_disk_is_one_sentence(words):
+    """Also where the output is so short that it is written at the very end."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "senet", *words], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        "senet: the output cannot be written (No space left on device); make room, or name another place"
+    )

@@ -122,6 +122,28 @@ def test_damaged_runs_and_those_of_other_versions_are_shown(runs: Path, capsys: 
     assert "cut/config.json cannot be read" in printed.err
 
 
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ('{"epoch": 1, "top1": "97 %"}', "top1 is '97 %', not a number"),
+        ('{"step": 1, "top1": 97.0}', "a line is {'step': 1, 'top1': 97.0}, not an object with an epoch"),
+        ("5", "a line is 5, not an object with an epoch"),
+    ],
+)
+def test_folders_of_other_programs_are_told_from_runs(runs: Path, lines: str, said: str) -> None:
+    """They add nothing to what differs: every setting would."""
+    for name, values in (("theirs", {"data": "flowers", "lr": 1}), ("hub", {"model_type": "vit", "data": {}})):
+        (runs / name).mkdir()
+        (runs / name / "config.json").write_text(json.dumps(values))
+    (runs / "other").mkdir()
+    (runs / "other" / "metrics.jsonl").write_text(lines)
+    write_run(runs / "later", BASE, [20.0], change={"invented": {"x": 1}})
+    found = read_runs([runs])
+    assert {run.path.name for run in found} == {"slow", "fast", "later", "other"}
+    assert f"metrics.jsonl cannot be read ({said})" in next(run.problem for run in found if run.path.name == "other")
+    assert differing(found) == {"optimizer.lr": "lr"}
+
+
 def test_only_what_differs_is_named_and_shortly(runs: Path) -> None:
     found = read_runs([runs])
     assert differing(found) == {"optimizer.lr": "lr"}

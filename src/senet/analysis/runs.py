@@ -114,10 +114,10 @@ def runs_below(folder: Path) -> Iterator[Path]:
 
 
 def describes_a_model(config: Path) -> bool:
-    """Return whether a config.json is that of a model folder."""
+    """Return whether a config.json is that of a model folder, or of another program."""
     with suppress(OSError, ValueError):
         values = json.loads(config.read_text())
-        return not isinstance(values, Mapping) or "data" not in values
+        return not (isinstance(values, Mapping) and all(isinstance(values.get(k), Mapping) for k in ("model", "data")))
     return False
 
 
@@ -142,8 +142,8 @@ def read_run(path: Path, by: Metric | None = None) -> RunSummary:
     rows: list[dict[str, float]] = []
     try:
         read = read_jsonl(path / METRICS_FILE)
-        rows = [row for row in read if int(row["epoch"]) > 0]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rows = [row for row in map(checked, read) if int(row["epoch"]) > 0]
+    except (OSError, ValueError, TypeError) as error:
         problems.append(f"{path / METRICS_FILE} cannot be read ({first_line(error)})")
     own: Metric = values.get("selection.metric", "top1")
     return RunSummary(
@@ -154,6 +154,20 @@ def read_run(path: Path, by: Metric | None = None) -> RunSummary:
         metric=by or own,
         rows=rows,
     )
+
+
+def checked(row: Any) -> dict[str, float]:
+    """Return a row of metrics.
+
+    Raises:
+        TypeError: it has no epoch or something else than numbers, as those of other programs may.
+    """
+    if not isinstance(row, dict) or "epoch" not in row:
+        raise TypeError(f"a line is {row!r:.60}, not an object with an epoch")
+    for name, value in row.items():
+        if not isinstance(value, int | float):
+            raise TypeError(f"{name} is {value!r}, not a number")
+    return row
 
 
 def flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -229,10 +243,11 @@ def differing(runs: Sequence[RunSummary], *, without: Sequence[str] = ()) -> dic
     """Return the settings in which runs differ, with the shortest ends of their names that tell them apart.
 
     Args:
-        runs: to compare; a damaged one without a configuration is left out.
+        runs: to compare; damaged ones are left out, for those of other programs differ in everything.
         without: settings that do not count.
     """
-    known = [run.settings for run in runs if run.settings]
+    known = [run.settings for run in runs if run.settings and not run.problem]
+    known = known or [run.settings for run in runs if run.settings]
     every = {name: None for values in known for name in values}
     absent = object()
     found = [

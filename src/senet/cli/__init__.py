@@ -1,14 +1,15 @@
 """The command line: `senet COMMAND`, see `COMMANDS`."""
 
 import argparse
+import errno
 import io
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, TextIO, cast
 
 import senet
 from senet.cli.processes import first_to_fail, is_first, only_first_prints
@@ -17,6 +18,10 @@ from senet.terminal import bars_shown, console, printable, say
 
 if TYPE_CHECKING:
     from senet.cli.parsing import Command
+
+
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where a disk is full, a quota is used up, or a file may not grow."""
 
 
 class Entry(NamedTuple):
@@ -61,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with only_first_prints(), bars_shown():
             run(sys.argv[1:] if argv is None else argv)
+            sys.stdout.flush()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
     except SenetError as error:
@@ -77,12 +83,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not first_to_fail():
             return 2  # another process has failed, and this one could not go on without it
+        if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
+            leave_unwritten(sys.stdout)
+            said = f"senet: the output cannot be written ({error.strerror}); make room, or name another place"
+            say(said, console(stderr=True))
+            return 2
         if not is_out_of_memory(error):
             raise
         reason = (str(error).splitlines() or ["no more can be had"])[0]
         say(f"senet: out of memory ({printable(reason)}); take a smaller batch, image or network", console(stderr=True))
         return 2
     return 0
+
+
+def leave_unwritten(stream: TextIO) -> None:
+    """Close a stream that cannot be written, so that Python does not try again at its end, with a traceback."""
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError):
+            stream.close()
 
 
 def first_words() -> argparse.ArgumentParser:

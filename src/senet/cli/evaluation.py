@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from senet.cli.data import OnData, check_name
 from senet.data.config import DataConfig
-from senet.errors import SenetError, warn
+from senet.errors import SenetError, counted, warn
 from senet.evaluation.accuracy import Evaluation
 from senet.evaluation.batches import open_model, run_data
 from senet.evaluation.comparison import Comparison, check_ensemble, compare, is_imbalanced
@@ -106,7 +106,7 @@ class EvaluateCommand(OnData):
         first = found.reports[0].evaluation
         if self.others:
             console().print(comparison_table(found))
-            say(f"{first.num_images:,} images of {self.data.dataset}{of_imbalance(first)}")
+            say(f"{counted(first.num_images, 'image')} of {self.data.dataset}{of_imbalance(first)}")
         else:
             say(sentence(first, self.data.dataset))
         if page is not None:
@@ -167,7 +167,7 @@ def sentence(found: Evaluation, dataset: str) -> str:
     balanced = f", balanced accuracy {found.balanced_accuracy:.2f} %" if is_imbalanced(found) else ""
     return (
         f"top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} %{balanced}, loss {found.loss:.4f} "
-        f"on {found.num_images:,} images of {dataset}{of_imbalance(found)}"
+        f"on {counted(found.num_images, 'image')} of {dataset}{of_imbalance(found)}"
     )
 
 

@@ -25,7 +25,7 @@ from senet.cli.writing import (
     report,
     write_all,
 )
-from senet.errors import SenetError
+from senet.errors import SenetError, counted
 from senet.files import check_writable
 from senet.nn.precision import Precision
 from senet.terminal import printable, say, tracked
@@ -152,7 +152,7 @@ class PredictCommand(Command):
             writer = WRITERS[form](file, self.top, self.threshold is not None, width)
             count, errors = write_all(writer, found)
         if self.output is not None and count:
-            say(f"{self.output} holds the predictions of {count:,} images")
+            say(f"{self.output} holds the predictions of {counted(count, 'image')}")
         report(errors, count + len(errors))
 
     def detect(self) -> None:
