@@ -1,5 +1,7 @@
 """Trunks of detectors: what is frozen stays so, and the fused operators serve it."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -92,6 +94,27 @@ def test_all_is_trained_where_nothing_is_frozen():
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
+@pytest.mark.parametrize(
+    "trunk",
+    [
+        *("cifar_preact_resnet110", "mobilenet_v1", "se_bn_inception"),
+        *("timm/test_resnet", "timm/test_efficientnet", "timm/test_convnext"),
+        *("torchvision/regnet_y_400mf", "torchvision/mobilenet_v3_small", "torchvision/densenet121"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("vgg16_bn", "timm/resnetv2_50", "senet154")),
+    ],
+)
+def test_every_parameter_of_a_trunk_gets_a_gradient(trunk):
+    """DistributedDataParallel waits for those that get none."""
+    model = detector(trunk, frozen_stages=0, norm="train")
+    model.backbone.body.eval()  # a batch of one small image has no statistics in the last stage
+    maps = model.backbone(torch.rand(1, 3, 64, 96)).values()
+    sum(x.square().sum() for x in maps).backward()
+    assert [name for name, p in model.backbone.named_parameters() if p.grad is None] == []
+    sides = [tuple(x.shape[2:]) for x in maps]
+    assert all(2 * h in (a, a + 1) and 2 * w in (b, b + 1) for (a, b), (h, w) in pairwise(sides))
+    assert senet.build_detector(model.config).state_dict().keys() == model.state_dict().keys()
+
+
 def test_inserted_blocks_keep_the_outputs():
     plain, se = detector("resnet18"), detector("resnet18", se=senet.SEOptions(reduction=8))
     se.load_state_dict(plain.state_dict(), strict=False)
@@ -110,6 +133,11 @@ def test_inserted_blocks_keep_the_outputs():
     [
         ({"trunk": "resnet51"}, "resnet51"),
         ({"trunk": "timm/vit_tiny_patch16_224"}, "makes no pyramid of feature maps .*; take a convolutional network"),
+        (
+            {"trunk": "timm/hrnet_w18_small"},
+            "frozen_stages is 2, but the stages of timm/hrnet_w18_small cannot be told",
+        ),
+        ({"trunk": "torchvision/swin_t"}, r"features.1 returns \(1, 32, 48, 96\) .*; take a convolutional network"),
         ({"trunk": "resnet18", "frozen_stages": 9}, "frozen_stages is 9; resnet18 has 5 stages"),
         ({"trunk": "resnet18", "options": {"box_nms_tresh": 0.5}}, "'box_nms_tresh', which .* box_nms_thresh"),
         ({"trunk": "resnet18", "anchor_sizes": (8, 16)}, "anchor_sizes is .*; expected 5 lengths"),

@@ -23,6 +23,7 @@ from senet.detection.heads import (
     build_box_head,
     build_box_predictor,
 )
+from senet.detection.torchvision_weights import load_published, published_detector, with_published
 from senet.detection.trunk import (
     Backbone,
     Level,
@@ -128,7 +129,8 @@ class FasterRCNN(Detector, detection.FasterRCNN):  # type: ignore[misc]  # torch
 class RetinaNet(Detector, detection.RetinaNet):  # type: ignore[misc]
     """RetinaNet, from `retinanet` or `build_detector`.
 
-    As in torchvision its level of stride 64 is made of the pyramid's last map, not of the trunk's.
+    As published and in torchvision, the level after the last of the trunk's is made of the trunk's map, not of the
+    pyramid's.
 
     Args:
         config: with all values that depend on the trunk filled in.
@@ -171,7 +173,9 @@ def build_detector(
 
     Args:
         config: what to build; `num_classes` must be given.
-        weights: of the trunk, as `create_model` takes them; None for random ones.
+        weights: of the trunk, as `create_model` takes them; or of a whole detector of torchvision's, such as
+            "torchvision/fasterrcnn_resnet50_fpn.COCO_V1", whose last layers start at random for another number of
+            classes. None for random ones.
         layout: of the weights, see `load_weights`.
         key: which of several networks in a file of weights, see `load_weights`.
 
@@ -179,10 +183,21 @@ def build_detector(
         SenetError: no such trunk, one that makes no pyramid of feature maps, an option without effect, or weights that
             do not fit.
     """
+    published = published_detector(weights)
+    if published:
+        for argument, value in (("layout", layout), ("key", key)):
+            if value is not None:
+                raise SenetError(
+                    f"{argument}={value!r} has no effect on {weights}, which torchvision loads; leave it out"
+                )
+        config, weights = with_published(config, published), None
     if config.num_classes is None:
         raise SenetError("num_classes is missing; pass the number of kinds of objects, without the background")
     body, config = build_body(config, weights, layout, key)
-    return assemble_detector(config, body)
+    model = assemble_detector(config, body)
+    if published:
+        load_published(model, published)
+    return model
 
 
 def assemble_detector(config: DetectorConfig, body: nn.Module) -> Detector:
@@ -203,7 +218,7 @@ def assemble_detector(config: DetectorConfig, body: nn.Module) -> Detector:
         frozen += [name for name in norm_layers(body) if name not in frozen]
     without_classifier(body, chosen)
     channels = config.pyramid_channels
-    extra = LastLevelMaxPool() if two_stages else LastLevelP6P7(channels, channels)
+    extra = LastLevelMaxPool() if two_stages else coarser_levels(chosen[-1], channels)
     backbone = Backbone(body, chosen, channels, extra)
     kind = FasterRCNN if two_stages else RetinaNet
     model = kind(config, backbone, sizes_of_anchors(config, chosen))
@@ -215,6 +230,13 @@ def assemble_detector(config: DetectorConfig, body: nn.Module) -> Detector:
     freeze(body, model.frozen)
     model.register_state_dict_post_hook(describe_state)  # type: ignore[no-untyped-call]
     return model.train()
+
+
+def coarser_levels(last: Level, channels: int) -> nn.Module:
+    """Build the convolutions that make RetinaNet's two coarsest levels of the trunk's last one."""
+    extra = LastLevelP6P7(last.channels, channels)
+    extra.use_P5 = False  # torchvision's choice for a trunk of as many channels as the pyramid
+    return cast(nn.Module, extra)
 
 
 def sizes_of_anchors(config: DetectorConfig, levels: Sequence[Level]) -> tuple[int, ...]:
@@ -251,8 +273,8 @@ def faster_rcnn(
 
     Args:
         trunk: a network of this library, "timm/NAME" or "torchvision/NAME"; a tag in such a name loads those weights.
-        num_classes: kinds of objects, without the background.
-        weights: of the trunk, as `create_model` takes them. Without any, nothing may be frozen.
+        num_classes: kinds of objects, without the background; None for those of a whole detector's weights.
+        weights: see `build_detector`. Without any, nothing may be frozen.
         layout: of the weights, see `load_weights`.
         key: which of several networks in a file of weights, see `load_weights`.
         se: see `DetectorConfig`.

@@ -202,7 +202,7 @@ def frozen_modules(body: nn.Module, levels: Sequence[Level], frozen_stages: int,
         name: of the network, for messages.
 
     Raises:
-        SenetError: the network has fewer stages.
+        SenetError: the network has fewer stages, or none that are modules.
     """
     if frozen_stages == 0:
         return []
@@ -213,6 +213,10 @@ def frozen_modules(body: nn.Module, levels: Sequence[Level], frozen_stages: int,
     end = levels[max(0, frozen_stages - first)].module
     layers = [layer for layer, module in body.named_modules() if is_layer(module)]
     inside = [i for i, layer in enumerate(layers) if layer == end or layer.startswith(f"{end}.")]
+    if not inside:
+        raise SenetError(
+            f"frozen_stages is {frozen_stages}, but the stages of {name} cannot be told from its modules; pass 0"
+        )
     return layers[: inside[0]] if frozen_stages < first else layers[: inside[-1] + 1]
 
 

@@ -11,6 +11,7 @@ from senet.detection.detector_config import DetectorConfig
 from senet.detection.trunk import AFTER_THE_TRUNK, Level, frozen_modules, levels_of, pyramid_levels
 from senet.errors import SenetError
 from senet.factory import create_model
+from senet.models.base import Network
 from senet.models.build import build, surgery_of
 from senet.models.catalog import CARDS, model_card
 from senet.models.config import ModelConfig
@@ -89,8 +90,12 @@ def without_classifier(body: nn.Module, levels: Sequence[Level]) -> None:
         levels: those that are used.
     """
     if hasattr(body, "prune_intermediate_layers"):
-        cast(Any, body).prune_intermediate_layers([level.index for level in levels], prune_head=True)
-        return
-    for name, _ in list(body.named_children()):
-        if name in AFTER_THE_TRUNK:
-            body.set_submodule(name, nn.Identity())
+        cast(Any, body).prune_intermediate_layers([level.index for level in levels], prune_norm=True, prune_head=True)
+    if isinstance(body, Network):  # of VGG the hidden layers of the classifier are left
+        used = {name.partition(".")[0] for name in body.trunk}
+        rest = [name for name, _ in body.named_children() if name not in used]
+    else:
+        chained = not hasattr(body, "prune_intermediate_layers")
+        rest = [name for name, _ in body.named_children() if chained and name in AFTER_THE_TRUNK]
+    for name in rest:
+        body.set_submodule(name, nn.Identity())

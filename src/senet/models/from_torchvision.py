@@ -52,8 +52,7 @@ def build_torchvision(
         raise SenetError(f"transform_input=True has no effect on {in_channels} channels; leave it out")
     classes: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if weights is None:
-        model: nn.Module = get_model(architecture, weights=None, **options, **classes)
-        return with_channels(model, in_channels), options
+        return with_channels(build_at_random(architecture, **options, **classes), in_channels), options
     given = {name: value for name, value in options.items() if name != "aux_logits"}
     with output_kept_clean():
         trained = without_auxiliary_classifiers(get_model(architecture, weights=weights, **given))
@@ -67,6 +66,21 @@ def build_torchvision(
     model = with_channels(get_model(architecture, weights=None, **options, **classes), in_channels)
     model.load_state_dict(adapted(trained.state_dict(), model))
     return model, options
+
+
+def build_at_random(architecture: str, **arguments: Any) -> nn.Module:
+    """Build one of torchvision's networks with random weights, on the default device, which may be "meta"."""
+    from torchvision.models import get_model
+
+    try:
+        model: nn.Module = get_model(architecture, weights=None, **arguments)
+    except NotImplementedError:  # RegNet computes its widths with tensors, which have no values on the meta device
+        if torch.get_default_device().type != "meta":
+            raise
+        with torch.device("cpu"):
+            model = get_model(architecture, weights=None, **arguments)
+        model.to("meta")
+    return model
 
 
 def without_auxiliary_classifiers(model: nn.Module) -> nn.Module:
