@@ -17,6 +17,7 @@ import senet
 from senet.errors import SenetError
 from senet.files import read_jsonl
 from senet.recipes.digits import digits
+from senet.training import trackers
 from senet.training.config import TrainConfig
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.sections import ComputeConfig
@@ -149,6 +150,27 @@ def test_what_was_not_sent_is_sent_later(fake: type[Fake], tmp_path: Path, caplo
     assert sent == [(1, {"loss": 0.5, "top1": 60.0}), (2, {"loss": 0.25, "top1": 70.0})]
 
 
+def test_a_service_that_is_away_is_left_alone_for_a_while(
+    fake: type[Fake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failure that takes 7 seconds is repeated after 70, and at the end."""
+    now, tries = [0.0], []
+
+    def log(self: Any, *_: Any, **__: Any) -> None:
+        tries.append(now[0])
+        now[0] += 7
+        raise ConnectionError("server is away")
+
+    monkeypatch.setattr(trackers, "clock", lambda: now[0])
+    monkeypatch.setattr(Fake, "log", log)
+    with Trackers(write_rows(tmp_path / "away", ROWS), CONFIG, None) as opened:
+        for moment in (10.0, 70.0, 78.0, 90.0):
+            now[0] = moment
+            opened.send()
+    assert tries == [0.0, 78.0, 90.0]
+    assert "server is away); resuming sends them again" in caplog.text
+
+
 def test_names_and_long_values(fake: type[Fake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_PROJECT", "other")
     monkeypatch.setenv("WANDB_DIR", "/elsewhere")
@@ -169,7 +191,7 @@ def test_a_service_that_does_not_start_is_one_sentence(fake: type[Fake], tmp_pat
         in_service(CONFIG, write_rows(tmp_path / "run", []))
     assert str(caught.value) == (
         "the tracker wandb cannot start (no api key); log in by `wandb login`, or set WANDB_MODE=offline, "
-        "or leave it out of trackers"
+        f"or leave it out: `senet train --resume {tmp_path / 'run'} --trackers`"
     )
     (tmp_path / "run" / IDS_FILE).write_text('{"wandb": 1}')
     with pytest.raises(SenetError, match=r"trackers\.json cannot be read .*; remove it"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
@@ -470,3 +471,21 @@ def test_a_class_of_ones_own_would_come_back_as_another(tmp_path: Path) -> None:
     model.__class__ = Halved
     with pytest.raises(SenetError, match=r"Halved cannot be saved: it would come back as ResNet; .*register_model"):
         save_pretrained(model, tmp_path)
+
+
+@pytest.mark.parametrize("options", [{}, {"drop_path_rate": 0.1}])
+@torch.no_grad()
+def test_timm_opens_a_folder_of_its_own_network(options, tmp_path):
+    model = create_model("timm/test_resnet", num_classes=3, in_channels=4, **options).eval()
+    model.class_names = ("cat", "dog", "fox")
+    save_pretrained(model, tmp_path)
+    opened = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    x = torch.randn(2, 4, 64, 64)
+    torch.testing.assert_close(opened(x), model(x), rtol=0, atol=0)
+    wants = timm.data.resolve_model_data_config(opened)
+    own = model.preprocessing
+    assert tuple(wants["input_size"]) == (4, own.image_size, own.image_size)
+    assert (tuple(wants["mean"]), tuple(wants["std"])) == (own.mean, own.std)
+    assert opened.pretrained_cfg["label_names"] == ["cat", "dog", "fox"]
+    again = from_pretrained(tmp_path)
+    torch.testing.assert_close(again(x), model(x), rtol=0, atol=0)

@@ -9,10 +9,12 @@ because a server was away or the process was killed, is sent with the next epoch
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from shlex import quote
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +29,10 @@ IDS_FILE = "trackers.json"
 LONGEST = 500
 """Letters of a hyperparameter; MLflow's older servers take no more."""
 NOT_METRICS = ("epoch", "step")
+PATIENCE = 10
+"""After a failure a service is left alone for so many times as long as the failure took."""
+clock = time.monotonic
+"""Seconds; replaced in tests."""
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +125,7 @@ SERVICES: Mapping[Tracker, Service] = MappingProxyType(
             options=mlflow_options,
             id_of=lambda run: str(run.info.run_id),
             fail=fail_in_mlflow,
-            remedy="set MLFLOW_TRACKING_URI to a server or a folder",
+            remedy="set MLFLOW_TRACKING_URI to a server, or to file:FOLDER with MLFLOW_ALLOW_FILE_STORE=true",
             takes_settings_twice=False,  # MLflow refuses a parameter whose value has changed, such as epochs
         ),
         "comet_ml": Service(
@@ -169,6 +175,7 @@ class Trackers:
         self.done_epochs = -1 if done_epochs is None else done_epochs
         self.opened: dict[Tracker, Any] = {}
         self.sent: dict[Tracker, int] = {}
+        self.not_before: dict[Tracker, float] = {}
         self.ids_file = self.folder / IDS_FILE
         self.known = self.read_ids()
 
@@ -224,26 +231,39 @@ class Trackers:
                     tracker.store_init_configuration(hyperparameters(self.config))
         except Exception as error:  # of any kind: the services have no common parent
             lost = f"remove {self.ids_file} to begin another run there, " if known else ""
+            others = " ".join(["--trackers", *(other for other in self.config.trackers if other != name)])
             raise SenetError(
-                f"the tracker {name} cannot start ({first_line(error)}); "
-                f"{service.remedy}, {lost}or leave it out of trackers"
+                f"the tracker {name} cannot start ({first_line(error)}); {service.remedy}, {lost}or leave it out: "
+                f"`senet train --resume {quote(str(self.folder))} {others}`"
             ) from error
 
-    def send(self) -> None:
-        """Send the metrics of all epochs that have not been sent; warn if that fails, for the run is worth more."""
+    def send(self, *, last: bool = False) -> None:
+        """Send the metrics of all epochs that have not been sent; warn if that fails, for the run is worth more.
+
+        A server that is gone may take minutes to say so: it is tried again only after a time in which the run gets
+        ahead, and at the end.
+
+        Args:
+            last: whether there will be no other time.
+        """
         rows = read_jsonl(self.folder / "metrics.jsonl")
         for name, tracker in self.opened.items():
+            started = clock()
+            if started < self.not_before.get(name, 0.0) and not last:
+                continue
             try:
                 for row in rows:
                     if row["epoch"] > self.sent[name]:
                         metrics = {key: value for key, value in row.items() if key not in NOT_METRICS}
                         tracker.log(metrics, step=int(row["epoch"]))
                         self.sent[name] = int(row["epoch"])
+                if name in self.known and self.known[name]["epoch"] != self.sent[name]:
+                    self.known[name]["epoch"] = self.sent[name]
+                    write_json(self.ids_file, self.known)
             except Exception as error:
-                warn(f"{self.folder.name}: {name} takes no metrics ({first_line(error)}); they are sent again later")
-            if name in self.known and self.known[name]["epoch"] != self.sent[name]:
-                self.known[name]["epoch"] = self.sent[name]
-                write_json(self.ids_file, self.known)
+                self.not_before[name] = clock() + PATIENCE * (clock() - started)
+                later = "resuming sends them again" if last else "they are sent again later"
+                warn(f"{self.folder.name}: {name} takes no metrics ({first_line(error)}); {later}")
 
     def close(self, *, failed: bool) -> None:
         """End all trackers.
@@ -251,6 +271,8 @@ class Trackers:
         Args:
             failed: whether the run ended by an error or a signal.
         """
+        if self.not_before:
+            self.send(last=True)
         for name, tracker in self.opened.items():
             fail = SERVICES[name].fail if failed else None
             try:

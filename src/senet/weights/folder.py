@@ -29,6 +29,8 @@ PACKAGED = Path(__file__).parent.parent / "pretrained"
 """One model folder per network and tag, such as pretrained/cifar_se_resnet20/cifar10."""
 
 
+KEPT_OF_TIMM = ("first_conv", "classifier", "pool_size", "fixed_input_size", "crop_mode")
+"""What timm says of a network whatever it was trained on."""
 PACKAGED_DEFAULT = "cifar_se_resnet20"
 """The packaged network that is used where none is named."""
 
@@ -79,8 +81,11 @@ def describe_classifier(model: nn.Module, metrics: Mapping[str, float]) -> tuple
     network = cast(Network, model)
     surgery = surgery_of(network)
     check_readable(network, surgery)
-    builds_in_timm = isinstance(network, Network) and not surgery
-    for_timm = describe_for_timm(network) if builds_in_timm else {}
+    for_timm: dict[str, Any] = {}
+    if not surgery and isinstance(network, Network):
+        for_timm = describe_for_timm(network)
+    elif not surgery and network.config.name.startswith("timm/"):
+        for_timm = describe_of_timm(network)
     return describe(network, surgery), for_timm, str(model_card_of(network, surgery, metrics))
 
 
@@ -98,6 +103,28 @@ def describe_for_timm(network: Network) -> dict[str, Any]:
     if not arguments or config.name in NAMES_IN_TIMM:  # timm's own networks of these names have other arguments
         return described
     return described | {"model_args": arguments}
+
+
+def describe_of_timm(network: Any) -> dict[str, Any]:
+    """Return the entries of config.json from which timm builds one of its own networks without its weights."""
+    config, wants = network.config, network.preprocessing
+    own: Mapping[str, Any] = getattr(network, "pretrained_cfg", None) or {}
+    size = wants.image_size
+    about = {name: own[name] for name in KEPT_OF_TIMM if name in own} | {
+        "num_classes": network.num_classes,
+        "input_size": [config.in_channels, size, size],
+        "crop_pct": size / wants.resize,
+        "interpolation": wants.interpolation,
+        "mean": list(wants.mean),
+        "std": list(wants.std),
+    }
+    names = network.class_names
+    described = {
+        "architecture": config.name.partition("/")[2].partition(".")[0],
+        "num_classes": network.num_classes,
+        "pretrained_cfg": about | ({} if names is None else {"label_names": list(names)}),
+    }
+    return described | ({"model_args": dict(config.options)} if config.options else {})
 
 
 def check_readable(model: Network, surgery: Surgery) -> None:
