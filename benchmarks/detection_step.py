@@ -57,7 +57,7 @@ def detectors(device: Device) -> dict[str, nn.Module]:
         if name == TORCHVISION:
             models[name] = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=CLASSES + 1)
             for part in FROZEN:  # it freezes nothing without weights
-                models[name].backbone.body[part].requires_grad_(False)
+                models[name].get_submodule(f"backbone.body.{part}").requires_grad_(False)
         else:
             models[name] = senet.build_detector(
                 senet.DetectorConfig(trunk=name, num_classes=CLASSES, trunk_options=OF_TORCHVISION)
