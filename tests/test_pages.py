@@ -5,6 +5,7 @@ A block that cannot run here (it needs the network, or a file of the reader's) h
 """
 
 import contextlib
+import json
 import re
 import shlex
 import shutil
@@ -19,7 +20,7 @@ from senet.cli import COMMANDS, main
 ROOT = Path(__file__).parent.parent
 WITH_CODE = [
     "README.md",
-    *(f"docs/{name}.md" for name in ("analysis", "detection", "evaluation", "guide", "timm", "weights")),
+    *(f"docs/{name}.md" for name in ("analysis", "evaluation", "guide", "timm", "weights")),
 ]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
@@ -53,26 +54,45 @@ def test_the_tutorial_runs(tmp_path):
     assert (tmp_path / "report.html").stat().st_size > 100_000
 
 
-@pytest.mark.slow
-def test_the_page_on_finetuning_runs(tmp_path, capsys):
-    """Every command and every block of Python in turn, on the pictures of the package; the runs have one epoch."""
-    page, names = ROOT / "docs/finetune.md", {"__name__": "__main__"}
-    shutil.copytree(Path(senet.__file__).parent / "pictures", tmp_path / "runs/demo/leaves")
+def run_in_turn(page, folder, said, **shortened):
+    """Run every command and every block of Python of a page, with further options for some commands."""
+    names = {"__name__": "__main__"}
     blocks = sorted([*code_blocks(page, "console"), *code_blocks(page, "python")])
-    with contextlib.chdir(tmp_path):
+    with contextlib.chdir(folder):
         for line, code, reason in blocks:
             for words in [] if reason else commands_of(code):
-                short = ["--epochs", "1"] if words[0] == "finetune" else []
-                assert main([*words, *short]) == 0, (words, capsys.readouterr().err)
+                assert main([*words, *shortened.get(words[0], [])]) == 0, (words, said.readouterr().err)
             if reason is None and not code.startswith("$"):
                 exec(compile("\n" * (line - 1) + code, page, "exec"), names)
+
+
+@pytest.mark.slow
+def test_the_page_on_finetuning_runs(tmp_path, capsys):
+    """On the pictures of the package; the runs have one epoch."""
+    shutil.copytree(Path(senet.__file__).parent / "pictures", tmp_path / "runs/demo/leaves")
+    run_in_turn(ROOT / "docs/finetune.md", tmp_path, capsys, finetune=["--epochs", "1"])
     made = {path.name for path in (tmp_path / "runs").iterdir()}
     assert {"leaves", "leaves.html", "leaves.csv", "scratch", "taught", "gray", "with-settings"} <= made
 
 
+@pytest.mark.slow
+def test_the_page_on_detection_runs(tmp_path, capsys):
+    """On the pictures that it draws; the run has two epochs, after which most objects are found."""
+    run_in_turn(ROOT / "docs/detection.md", tmp_path, capsys, train=["--epochs", "2"])
+    assert (tmp_path / "runs/shapes.html").stat().st_size > 100_000
+    drawn = {path.name for path in (tmp_path / "drawn").iterdir()}
+    assert drawn == {"objects.json", *(f"{i:04}.jpg" for i in range(12))}
+    assert json.loads((tmp_path / "runs/shapes/metrics.jsonl").read_text().splitlines()[-1])["ap50"] > 10
+
+
 def test_every_page_with_python_is_run():
     found = {page.relative_to(ROOT).as_posix() for page in PAGES if list(code_blocks(page, "python"))}
-    others = {"docs/tutorial.md", "docs/finetune.md", "docs/extending.md"}  # the last by test_extending.py
+    others = {
+        "docs/tutorial.md",
+        "docs/finetune.md",
+        "docs/detection.md",
+        "docs/extending.md",
+    }  # the last by test_extending.py
     assert found == {*WITH_CODE, *others}
 
 
@@ -99,5 +119,7 @@ def test_commands_of_a_page_have_only_options_that_exist(page):
             flags = {word for word in rest if re.match(r"--[a-z]", word)} - {"--help"}
             known = set(options(command))
             if command in ("train", "finetune"):  # which takes any field of the configuration
-                known |= {*options("train"), "--resume", "--help-all"}
+                known |= {*options("train"), *options("train", "coco_faster_rcnn"), "--resume", "--help-all"}
+            if command == "evaluate":  # which has others for a run that detects
+                known |= {"--detections", "--threshold", "--data.val"}
             assert flags <= known, words

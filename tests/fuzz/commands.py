@@ -85,11 +85,11 @@ def called(flag: str, value: str) -> tuple[str, ...]:
 
 
 @cache
-def options(command: str) -> tuple[str, ...]:
-    """Return the options that a command's help lists."""
+def options(command: str, recipe: str = "digits") -> tuple[str, ...]:
+    """Return the options that a command's help lists; of some commands, for a recipe."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        main([command, *(["digits"] if command in ("train", "ablate") else []), "--help"])
+        main([command, *([recipe] if command in ("train", "ablate") else []), "--help"])
     found = set(re.findall(r"(--[a-z][\w.-]+)", said.getvalue()))
     return tuple(sorted(found - {"--help", *SLOW}))
 
