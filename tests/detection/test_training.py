@@ -115,7 +115,7 @@ def test_a_run_that_goes_on_does_not_need_the_weights_of_its_trunk(data, tmp_pat
         stop_at(patched, 0, 0)
         with pytest.raises(TrainingInterrupted):
             train(config, tmp_path / "run")
-    assert "cifar_se_resnet20 from cifar10" in caplog.text
+    assert "the trunk from cifar10" in caplog.text
     before = weights(tmp_path / "run")
     monkeypatch.setattr("senet.detection.trunk_weights.create_model", lambda *_, weights=None, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -242,3 +242,10 @@ def test_a_run_starts_from_a_whole_detector(whole, data, tmp_path, caplog):
 @pytest.mark.parametrize(("by_class", "expected"), [(True, [0, 1, 4, 5, 2, 3]), (False, [0, 2, 1, 3, 5, 4])])
 def test_values_of_classes_are_reordered_behind_the_background(by_class, expected):
     assert reordered(torch.arange(6), [1, 0], by_class).tolist() == expected
+
+
+def test_a_run_that_would_end_in_its_warm_up_is_refused(data, tmp_path):
+    schedule = DetectionSchedule(name="cosine", warmup_iterations=6)
+    for length in ({"iterations": 5}, {"iterations": None, "epochs": 2}):
+        with pytest.raises(SenetError, match=r"the warm-up takes 6 steps, and the run has [56]; set schedule\.warmup"):
+            train(configured(data, schedule=schedule, **length), tmp_path / "run")

@@ -24,6 +24,7 @@ from senet.terminal import console, say
 from senet.training.config import Config, RunConfig, Tracker, TrainConfig
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import resume, train
+from senet.training.run import RunFolder
 
 RECIPE_TEXT = """\
 usage: {usage}
@@ -217,7 +218,10 @@ def going_on_later(run: Path) -> Iterator[None]:
 def say_next(run: Path) -> None:
     """Say what can be done with a run."""
     quoted = shlex.quote(str(run))
-    say(f"The run is in {run}. Next:\n  senet evaluate {quoted}\n  senet predict IMAGE --model {quoted}")
+    following = f"senet evaluate {quoted}\n  senet predict IMAGE --model {quoted}"
+    if RunFolder(run).read_config().task == "detection":
+        following = f"senet evaluate {quoted} --report page.html\n  senet predict {quoted} IMAGE --output drawn"
+    say(f"The run is in {run}. Next:\n  {following}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -140,6 +140,16 @@ class DetectionConfig(RunConfig):
                 "for its length, or schedule.name cosine without milestones"
             )
 
+    def check_warmup(self, num_batches: int) -> None:
+        """Raise a SenetError if a run of epochs of so many batches would end in its warm-up."""
+        warmup, steps = self.schedule.warmup_iterations, -(-num_batches // self.compute.accumulate)
+        total = self.iterations if self.epochs is None else self.epochs * steps
+        if total is not None and warmup >= total:
+            raise SenetError(
+                f"the warm-up takes {warmup:,} steps, and the run has {total:,}; set schedule.warmup_iterations lower "
+                "(it is meant for steps of reference_batch images)"
+            )
+
     def length(self, num_batches: int) -> Length:
         """Return how long the run is if an epoch has so many batches."""
         if self.iterations is None:

@@ -63,6 +63,7 @@ class Detection(Task[DetectionConfig]):
             num_processes=accelerator.num_processes,
         )
         self.notes.extend(self.data.notes)
+        config.check_warmup(len(self.data.train))
         number, asked = len(self.data.class_names), config.model.num_classes
         if asked not in (None, number):
             raise SenetError(f"model.num_classes is {asked}, but the data have {number} classes; leave it out")
@@ -139,8 +140,9 @@ class Detection(Task[DetectionConfig]):
     def start_in_words(self, row: Mapping[str, float]) -> str:
         """Return what the run starts from, for the log."""
         model, weights = self.config.model, self.config.weights
-        rest = "" if detects(str(weights)) else ", which the first epoch adds the rest to"
-        return f"starts as {model.name} on {model.trunk} from {weights}{rest}"
+        if detects(str(weights)):
+            return f"starts as {model.name} on {model.trunk}, all of it from {weights}"
+        return f"starts as {model.name} on {model.trunk}: the trunk from {weights}, the rest at random"
 
     def in_words(self, row: Mapping[str, float]) -> str:
         """Return what an evaluation has found, for the log."""
