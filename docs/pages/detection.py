@@ -15,8 +15,8 @@ STEP = """
 Seconds for one image of {height} x {width} pixels with Faster R-CNN on a feature pyramid, random weights, BatchNorm a
 fixed affine function, the stem and the first stage frozen; median of {rounds} rounds in turn, and the ratio to this
 library's ResNet-50, round by round (lowest to highest). The goal of 1.03 for SE is missed: where BatchNorm is fixed,
-nothing but SE needs the means of the maps, so that the squeeze and its gradient are passes of their own; where BatchNorm
-takes its statistics from the batch, they come from the same sums. In evaluation the layers run one by one.
+nothing but SE needs the means of the maps, so that the squeeze and its gradient are passes of their own; where
+BatchNorm takes its statistics from the batch, they come from the same sums. In evaluation the layers run one by one.
 """
 OVERFIT = """
 Of {photos} photos of COCO with {boxes} boxes, trained on alone for {epochs} epochs, Faster R-CNN on {trunk} finds
