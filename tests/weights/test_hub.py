@@ -509,6 +509,17 @@ def test_from_pretrained_and_timm_read_what_was_pushed(uploads) -> None:
     assert timm.data.resolve_data_config(model=through_timm)["mean"] == (0.3,)
 
 
+def test_a_detector_is_pushed_and_opened(uploads) -> None:
+    small = {"min_size": 32, "max_size": 48, "pyramid_channels": 8, "box_features": 16}
+    model = senet.faster_rcnn("cifar_se_resnet20", num_classes=2, frozen_stages=0, norm="train", **small).eval()
+    model.class_names = ("disk", "square")
+    model.push_to_hub("me/boxes")
+    assert "pipeline_tag: object-detection" in uploads[1][1]["files"]["README.md"].decode()
+    again = senet.from_pretrained("me/boxes")
+    assert (again.config, again.class_names) == (model.config, model.class_names)
+    assert_same_weights(again, model)
+
+
 @pytest.mark.parametrize(
     ("status", "message", "said"),
     [
