@@ -141,7 +141,7 @@ class TrainCommand(ByRecipe):
     def run(self) -> None:
         """Train, and say what can be done next."""
         with going_on_later(self.output), run_shown() as progress:
-            say_next(train(self.config, self.output, progress=progress))
+            say_next(train(self.config, self.output, progress=progress), self.config.task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +201,7 @@ class ResumeCommand(Command):
 
     def say_ending(self, run: Path) -> None:
         """Say what can be done next."""
-        say_next(run)
+        say_next(run, RunFolder(run).read_config().task)
 
 
 @contextmanager
@@ -215,11 +215,11 @@ def going_on_later(run: Path) -> Iterator[None]:
         raise SystemExit(128 + interrupted.signum) from None
 
 
-def say_next(run: Path) -> None:
-    """Say what can be done with a run."""
+def say_next(run: Path, task: str) -> None:
+    """Say what can be done with a run that does a task."""
     quoted = shlex.quote(str(run))
     following = f"senet evaluate {quoted}\n  senet predict IMAGE --model {quoted}"
-    if RunFolder(run).read_config().task == "detection":
+    if task == "detection":
         following = f"senet evaluate {quoted} --report page.html\n  senet predict {quoted} IMAGE --output drawn"
     say(f"The run is in {run}. Next:\n  {following}")
 
