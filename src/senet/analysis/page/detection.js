@@ -31,34 +31,8 @@ function drawCurves() {
 }
 
 function drawClasses() {
-  const { column, descending } = sorting;
-  const rows = [...data.classes];
-  if (column !== null) {
-    const sign = descending ? -1 : 1;
-    rows.sort((a, b) => {
-      const [x, y] = [a[column], b[column]];
-      if (x === null || y === null) return (x === null) - (y === null);
-      return sign * (typeof x === "string" ? x.localeCompare(y, undefined, { numeric: true }) : x - y);
-    });
-  }
-  const focused = document.activeElement?.dataset?.column;
-  tabulate("classes", COLUMNS, rows.map(([name, objects, images, detections, ...shares]) =>
-    [name, objects, images, detections, ...shares.map(percent)]));
-  byId("classes").querySelectorAll("thead th").forEach((heading, i) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "sort";
-    button.dataset.column = i;
-    button.textContent = COLUMNS[i];
-    button.addEventListener("click", () => {
-      sorting.descending = sorting.column === i && !sorting.descending;
-      sorting.column = i;
-      drawClasses();
-    });
-    heading.replaceChildren(button);
-    if (i === column) heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
-    if (focused === String(i)) button.focus();
-  });
+  tabulateSorted("classes", COLUMNS, data.classes, ([name, objects, images, detections, ...shares]) =>
+    [name, objects, images, detections, ...shares.map(percent)], sorting, drawClasses);
 }
 
 function drawExamples() {

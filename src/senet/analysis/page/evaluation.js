@@ -98,36 +98,8 @@ function drawPairs() {
 }
 
 function drawClasses() {
-  const { column, descending } = sorting;
-  const rows = [...chosen.classes];
-  if (column !== null) {
-    const sign = descending ? -1 : 1;
-    rows.sort((a, b) => {
-      const [x, y] = [a[column], b[column]];
-      if (x === null || y === null) return (x === null) - (y === null);
-      return sign * (typeof x === "string" ? x.localeCompare(y, undefined, { numeric: true }) : x - y);
-    });
-  }
-  const focused = document.activeElement?.dataset?.column;
-  tabulate("classes", COLUMNS, rows.map(([name, images, predictions, ...shares]) =>
-    [name, images, predictions, ...shares.map(percent)]));
-  byId("classes").querySelectorAll("thead th").forEach((heading, i) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "sort";
-    button.dataset.column = i;
-    button.textContent = COLUMNS[i];
-    button.addEventListener("click", () => sortBy(i));
-    heading.replaceChildren(button);
-    if (i === column) heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
-    if (focused === String(i)) button.focus();
-  });
-}
-
-function sortBy(column) {
-  sorting.descending = sorting.column === column && !sorting.descending;
-  sorting.column = column;
-  drawClasses();
+  tabulateSorted("classes", COLUMNS, chosen.classes, ([name, images, predictions, ...shares]) =>
+    [name, images, predictions, ...shares.map(percent)], sorting, drawClasses);
 }
 
 function drawReliability() {

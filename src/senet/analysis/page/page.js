@@ -47,6 +47,38 @@ function tabulate(id, headings, rows) {
   byId(id).replaceChildren(table);
 }
 
+// A table that is sorted by the column whose heading is clicked, up or down; missing values come last.
+// `cells` makes the texts of a row; `sorting` has the column, null for none, and whether it is descending.
+function tabulateSorted(id, headings, rows, cells, sorting, draw) {
+  const { column, descending } = sorting;
+  const sorted = [...rows];
+  if (column !== null) {
+    const sign = descending ? -1 : 1;
+    sorted.sort((a, b) => {
+      const [x, y] = [a[column], b[column]];
+      if (x === null || y === null) return (x === null) - (y === null);
+      return sign * (typeof x === "string" ? x.localeCompare(y, undefined, { numeric: true }) : x - y);
+    });
+  }
+  const focused = document.activeElement?.dataset?.column;
+  tabulate(id, headings, sorted.map(cells));
+  byId(id).querySelectorAll("thead th").forEach((heading, i) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "sort";
+    button.dataset.column = i;
+    button.textContent = headings[i];
+    button.addEventListener("click", () => {
+      sorting.descending = sorting.column === i && !sorting.descending;
+      sorting.column = i;
+      draw();
+    });
+    heading.replaceChildren(button);
+    if (i === column) heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
+    if (focused === String(i)) button.focus();
+  });
+}
+
 // Channels with how far their gates are from the mean, as [channel, difference].
 function channels(pairs) {
   return pairs.map(([channel, by]) => `${channel} (${by > 0 ? "+" : "−"}${Math.abs(by).toFixed(2)})`).join(", ");
