@@ -3,11 +3,11 @@
 import math
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -171,6 +171,30 @@ def normalized(
         ready = following
 
 
+def worker_loader(
+    images: Dataset[Any], keys: Keys, to_batch: Callable[[Any], Any], device: torch.device, num_workers: int
+) -> DataLoader[Any]:
+    """Return PyTorch's loader of batches of images, whose workers live through all epochs.
+
+    Args:
+        images: by key.
+        keys: those of each batch.
+        to_batch: what the dataset returns for the keys of a batch -> the batch.
+        device: where the batches go.
+        num_workers: processes; 0 reads in this one.
+    """
+    return DataLoader(
+        images,
+        batch_sampler=keys,
+        collate_fn=to_batch,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        worker_init_fn=ignore_ctrl_c,
+        generator=torch.Generator(),  # otherwise each pass draws from the global one
+        pin_memory=device.type == "cuda",
+    )
+
+
 class StreamingLoader:
     """Batches read from disk by workers, and normalized on the device.
 
@@ -197,16 +221,8 @@ class StreamingLoader:
         self.preprocessing, self.device = preprocessing, device
         size = preprocessing.image_size
         self.images = SeededImages(split, to_pixels, order.seed)
-        self.loader = DataLoader(
-            self.images,
-            batch_sampler=self.keys,
-            collate_fn=partial(collate, shape=(preprocessing.in_channels, size, size)),
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            worker_init_fn=ignore_ctrl_c,
-            generator=torch.Generator(),  # otherwise each pass draws from the global one
-            pin_memory=device.type == "cuda",
-        )
+        to_batch = partial(collate, shape=(preprocessing.in_channels, size, size))
+        self.loader = worker_loader(self.images, self.keys, to_batch, device, num_workers)
 
     def __len__(self) -> int:
         return len(self.order)

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from senet.data.channels import to_channels
+from senet.data.images import Split
 from senet.data.order import BatchOrder, seed_of
 from senet.data.randomness import restored, seed_generators
 from senet.data.reading import naming, read_named, read_picture
-from senet.data.streaming import Key, Keys, delivered, ignore_ctrl_c
+from senet.data.streaming import Key, Keys, delivered, worker_loader
 from senet.detection.augmentation import Augment, as_boxes
 from senet.detection.data_config import DetectionDataConfig
 from senet.detection.datasets import open_detection_splits
@@ -29,6 +30,8 @@ Example = tuple[Tensor, Target]
 Batch = tuple[list[Tensor], list[Target]]
 GROUP_STREAM = 2**33
 """Keeps the order of the shapes apart from those of the images, which share the seed."""
+CHANNELS = 3
+"""Of an image: detectors take no others."""
 SHARE_OF_MEMORY = 0.6
 """Of the machine's memory that decoded images may take."""
 
@@ -71,19 +74,16 @@ class BoxedImages(Dataset[Example]):
         split: the images.
         augment: changes them; None for evaluation.
         seed: of the augmentation.
-        channels: of the images.
         keep: decode all images once, now.
     """
 
-    def __init__(
-        self, split: DetectionSplit, augment: Augment | None, seed: int, *, channels: int = 3, keep: bool = False
-    ) -> None:
-        self.split, self.augment, self.seed, self.channels = split, augment, seed, channels
+    def __init__(self, split: DetectionSplit, augment: Augment | None, seed: int, *, keep: bool = False) -> None:
+        self.split, self.augment, self.seed = split, augment, seed
         self.kept: list[Tensor] | None = None
         if keep:
-            check_memory(split, channels)
+            check_memory(split)
             records = tracked(split.records, f"Decoding {split.source}", len(split))
-            self.kept = [self.pixels(record) for record in records]
+            self.kept = [read_pixels(record) for record in records]
 
     def __len__(self) -> int:
         return len(self.split)
@@ -101,9 +101,9 @@ class BoxedImages(Dataset[Example]):
         return examples
 
     def example(self, index: int) -> Example:
-        """Return an image, uint8 (C, H, W), and its target."""
+        """Return an image, uint8 (3, H, W), and its target."""
         record = self.split.records[index]
-        image = self.pixels(record) if self.kept is None else self.kept[index]
+        image = read_pixels(record) if self.kept is None else self.kept[index]
         boxes, labels = as_boxes(record.boxes), torch.from_numpy(record.labels)
         iscrowd, area = torch.from_numpy(record.iscrowd).long(), torch.from_numpy(record.area)
         if self.augment is not None:
@@ -119,13 +119,9 @@ class BoxedImages(Dataset[Example]):
         }
         return image, target
 
-    def pixels(self, record: Record) -> Tensor:
-        """Return the pixels of an image, uint8 (C, H, W), in the orientation to which its boxes refer."""
-        return read_pixels(record, self.channels)
 
-
-def read_pixels(record: Record, channels: int = 3) -> Tensor:
-    """Read an image in the orientation to which its boxes refer, uint8 (C, H, W).
+def read_pixels(record: Record) -> Tensor:
+    """Read an image in the orientation to which its boxes refer, uint8 (3, H, W).
 
     Cameras store photos turned, with a note in their EXIF data. Some tools annotate the upright picture, others the
     stored one: the width and height that come with the boxes tell which. A square picture is taken for upright.
@@ -151,7 +147,7 @@ def read_pixels(record: Record, channels: int = 3) -> Tensor:
             f"{record.height}; correct its size in the file of boxes"
         )
     with naming(record.file):
-        return to_tensor(to_channels(picture, channels))
+        return to_tensor(to_channels(picture, CHANNELS))
 
 
 def shape_of(picture: Any) -> tuple[int, int]:
@@ -169,9 +165,9 @@ def to_tensor(picture: Any) -> Tensor:
     return torch.from_numpy(array[..., None] if array.ndim == 2 else array).movedim(-1, 0).contiguous()
 
 
-def check_memory(split: DetectionSplit, channels: int) -> None:
+def check_memory(split: DetectionSplit) -> None:
     """Raise a SenetError if the decoded images are too large for the machine's memory."""
-    needed = channels * sum(record.width * record.height for record in split.records)
+    needed = CHANNELS * sum(record.width * record.height for record in split.records)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
     if needed > SHARE_OF_MEMORY * there:
         raise SenetError(
@@ -197,16 +193,7 @@ class DetectionLoader:
 
     def __init__(self, images: BoxedImages, order: BatchOrder, device: torch.device, num_workers: int) -> None:
         self.images, self.order, self.device, self.keys = images, order, device, Keys(order)
-        self.loader: DataLoader[Any] = DataLoader(
-            images,
-            batch_sampler=self.keys,
-            collate_fn=collate,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            worker_init_fn=ignore_ctrl_c,
-            generator=torch.Generator(),  # otherwise each pass draws from the global one
-            pin_memory=device.type == "cuda",
-        )
+        self.loader = worker_loader(images, self.keys, collate, device, num_workers)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -271,7 +258,6 @@ def load_detection_data(
     seed: int = 0,
     rank: int = 0,
     num_processes: int = 1,
-    channels: int = 3,
 ) -> DetectionLoaders:
     """Open both splits of a data set and build their loaders.
 
@@ -282,28 +268,21 @@ def load_detection_data(
         seed: of the order and the augmentation.
         rank: of this process, from 0.
         num_processes: that share the images.
-        channels: of the images.
 
     Raises:
         SenetError: see `open_detection_split`; or no image has boxes, or there are fewer than processes.
     """
     whole, evaluation = open_detection_splits(config)
     train = whole.for_training()
+
+    def loader(split: DetectionSplit, kind: Split) -> DetectionLoader:
+        return build_detection_loader(
+            config, split, kind, batch_size, device, seed=seed, rank=rank, num_processes=num_processes
+        )
+
     return DetectionLoaders(
-        train=build_detection_loader(
-            config,
-            train,
-            "train",
-            batch_size,
-            device,
-            seed=seed,
-            rank=rank,
-            num_processes=num_processes,
-            channels=channels,
-        ),
-        evaluation=build_detection_loader(
-            config, evaluation, "eval", batch_size, device, rank=rank, num_processes=num_processes, channels=channels
-        ),
+        train=loader(train, "train"),
+        evaluation=loader(evaluation, "eval"),
         train_split=train,
         eval_split=evaluation,
         notes=(*train.notes, *evaluation.notes),
@@ -313,16 +292,15 @@ def load_detection_data(
 def build_detection_loader(
     config: DetectionDataConfig,
     split: DetectionSplit,
-    kind: str,
+    kind: Split,
     batch_size: int,
     device: torch.device,
     *,
     seed: int = 0,
     rank: int = 0,
     num_processes: int = 1,
-    channels: int = 3,
 ) -> DetectionLoader:
-    """Build the loader of one split, "train" or "eval".
+    """Build the loader of one split; its `kind` says whether it is trained on.
 
     Raises:
         SenetError: it has no images, or fewer than processes.
@@ -343,5 +321,5 @@ def build_detection_loader(
             f"{split.source} has {len(split)} images, too few for {num_processes} processes; add images or start fewer"
         )
     augment = Augment(config.augmentation) if train else None
-    images = BoxedImages(split, augment, seed, channels=channels, keep=config.in_memory)
+    images = BoxedImages(split, augment, seed, keep=config.in_memory)
     return DetectionLoader(images, order, device, config.num_workers)
