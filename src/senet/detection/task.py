@@ -15,7 +15,7 @@ from senet.detection.evaluation import BoxFigures, check_ground_truth, evaluate_
 from senet.detection.loading import DetectionLoaders, load_detection_data
 from senet.detection.objective import DetectionObjective, detected
 from senet.detection.opening import detects, open_detector
-from senet.detection.warm_start import from_detector, keeps_classifier
+from senet.detection.warm_start import from_detector, kept_order
 from senet.errors import SenetError, needed_for
 from senet.models.external import tag_of
 from senet.nn.fused import set_fused
@@ -43,7 +43,7 @@ class Detection(Task[DetectionConfig]):
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__(config)
-        self.is_new = True
+        self.is_new, self.from_detector = True, False
 
     def open(self, run: RunFolder, accelerator: Accelerator, *, is_new: bool) -> None:
         """Open the data of the run, see `Task.open`; the weights are opened with the network."""
@@ -75,7 +75,8 @@ class Detection(Task[DetectionConfig]):
         config = self.config
         if not self.is_new:
             return
-        if config.weights is not None and detects(config.weights):
+        self.from_detector = config.weights is not None and detects(config.weights)
+        if self.from_detector:
             for option in ("weights_layout", "weights_key"):
                 if getattr(config, option) is not None:
                     raise SenetError(f"{option} has no effect on {config.weights}, which is a detector; leave it out")
@@ -91,8 +92,8 @@ class Detection(Task[DetectionConfig]):
         """Build the detector, in training mode, for the classes of the data."""
         config = self.config
         of_data = replace(config.model, num_classes=len(self.data.class_names))
-        if self.is_new and config.weights is not None and detects(config.weights):
-            model = self.started_from_detector(of_data, config.weights)
+        if self.from_detector:
+            model = self.started_from_detector(of_data, str(config.weights))
         elif self.is_new:
             layout, key = config.weights_layout, config.weights_key
             model = build_detector(of_data, weights=config.weights, layout=layout, key=key)
@@ -109,7 +110,7 @@ class Detection(Task[DetectionConfig]):
         """Return a detector with the weights of a whole other one, and note what is kept of it."""
         source = open_detector(weights, "cpu")
         model = from_detector(config, source, weights, self.data.class_names)
-        kept = keeps_classifier(cast(Detector, source), self.data.class_names)
+        kept = kept_order(cast(Detector, source), self.data.class_names) is not None
         classes = "its classes in the order of the data" if kept else "its last layers at random, for other classes"
         self.notes.append(f"the detector of {weights} is taken whole, {classes}")
         return model
@@ -140,7 +141,7 @@ class Detection(Task[DetectionConfig]):
     def start_in_words(self, row: Mapping[str, float]) -> str:
         """Return what the run starts from, for the log."""
         model, weights = self.config.model, self.config.weights
-        if detects(str(weights)):
+        if self.from_detector:
             return f"starts as {model.name} on {model.trunk}, all of it from {weights}"
         return f"starts as {model.name} on {model.trunk}: the trunk from {weights}, the rest at random"
 

@@ -26,6 +26,7 @@ DETECTORS: Mapping[str, DetectorName] = MappingProxyType(
 )
 """torchvision's names of the detectors that are built here too."""
 OF_CLASSES = re.compile(r"^(roi_heads\.box_predictor|head\.classification_head\.cls_logits)\.")
+"""The tensors of the last layers, which tell classes apart."""
 RENAMED = (
     (re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$"), r"\1.0.\2"),
     (re.compile(r"^(rpn\.head\.conv)\.(weight|bias)$"), r"\1.0.0.\2"),

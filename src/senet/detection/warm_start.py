@@ -8,6 +8,7 @@ import torch
 from senet.data.classes import order_of
 from senet.detection.detector_config import DetectorConfig
 from senet.detection.detectors import Detector, FasterRCNN, build_detector
+from senet.detection.torchvision_weights import OF_CLASSES
 from senet.errors import SenetError
 
 OF_THE_RUN = ("min_size", "max_size", "frozen_stages", "norm", "rpn_beta", "box_beta", "options")
@@ -35,25 +36,17 @@ def from_detector(config: DetectorConfig, source: Any, name: str, class_names: t
     asked = {each.name: getattr(config, each.name) for each in fields(config) if each.name in OF_THE_RUN}
     model = build_detector(replace(source.config, num_classes=len(class_names), **asked))
     state, own = source.state_dict(), model.state_dict()
-    known = source.class_names
-    order = None if known is None else order_of(class_names, known)
-    two_stages = isinstance(model, FasterRCNN)
-    for key in classifier_keys(model):
+    order, two_stages = kept_order(source, class_names), isinstance(model, FasterRCNN)
+    for key in filter(OF_CLASSES.match, own):
         state[key] = own[key] if order is None else reordered(state[key], order, two_stages)
     model.load_state_dict(state)
     model.preprocessing = source.preprocessing
     return model
 
 
-def keeps_classifier(source: Detector, class_names: tuple[str, ...]) -> bool:
-    """Whether the last layers of a detector are kept for some classes."""
-    return source.class_names is not None and order_of(class_names, source.class_names) is not None
-
-
-def classifier_keys(model: Detector) -> list[str]:
-    """Return the names of the tensors whose values belong to classes: of the layers that tell classes apart."""
-    part = "roi_heads.box_predictor." if isinstance(model, FasterRCNN) else "head.classification_head.cls_logits."
-    return [key for key in model.state_dict() if key.startswith(part)]
+def kept_order(source: Detector, class_names: tuple[str, ...]) -> list[int] | None:
+    """Return the place of each class among those of a detector; None if they differ: its last layers are not kept."""
+    return None if source.class_names is None else order_of(class_names, source.class_names)
 
 
 def reordered(tensor: torch.Tensor, order: list[int], by_class: bool) -> torch.Tensor:
