@@ -28,6 +28,11 @@ def places_of(names: Sequence[str], among: Sequence[str], key: Callable[[str], A
     return [place_of.get(key(name)) for name in names]
 
 
+def missing_from(among: Sequence[str], names: Sequence[str], key: Callable[[str], Any] = spelled) -> list[str]:
+    """Return those names, in their order, that are not among others; see `places_of`."""
+    return [name for name, place in zip(names, places_of(names, among, key), strict=True) if place is None]
+
+
 def order_of(names: Sequence[str], among: Sequence[str]) -> list[int] | None:
     """Return the place of each name among others of the same classes; None if they are not the same."""
     found = [place for place in places_of(names, among) if place is not None]
@@ -103,9 +108,7 @@ def by_name(images: ImageSplit, names: tuple[str, ...]) -> Sequence[int]:
         return range(len(names))
     numbers = all(is_number(name) for name in (*own, *names))
     key: Callable[[str], Any] = int if numbers else spelled
-    places = places_of(own, names, key)
-    lacking = [name for name, place in zip(own, places, strict=True) if place is None]
-    if lacking:
+    if lacking := missing_from(names, own, key):
         fitting = "rename or remove the folders that do not fit"
         remedy = fitting if images.names_of_folders else "name the classes of its labels by data.class_names"
         raise SenetError(
@@ -116,4 +119,4 @@ def by_name(images: ImageSplit, names: tuple[str, ...]) -> Sequence[int]:
     for name in own:
         if seen[key(name)] > 1:
             raise SenetError(f"the class {name!r} of {source} fits several classes; give each a name of its own")
-    return [place for place in places if place is not None]
+    return [place for place in places_of(own, names, key) if place is not None]

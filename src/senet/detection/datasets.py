@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from senet.data.classes import order_of, places_of
+from senet.data.classes import missing_from, order_of
 from senet.data.folders import listed, visible
 from senet.data.images import Split
 from senet.data.splitting import held_out, key_of
@@ -118,8 +118,7 @@ def in_order_of(class_names: tuple[str, ...], found: DetectionSplit) -> Detectio
         return found
     order = order_of(class_names, found.class_names)
     if order is None:
-        places = places_of(found.class_names, class_names)
-        unknown = [name for name, place in zip(found.class_names, places, strict=True) if place is None]
+        unknown = missing_from(class_names, found.class_names)
         differs = f"the category {unknown[0]!r}, which is not among" if unknown else "not all of"
         raise SenetError(
             f"{found.source} has {differs} those of the training images ({listed(class_names)}); both need the same "

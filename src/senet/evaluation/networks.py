@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from senet.data.classes import order_of, places_of
+from senet.data.classes import missing_from, order_of
 from senet.data.crops import Crops
 from senet.data.folders import listed
 from senet.data.grouping import ClassGroups, group_classes
@@ -133,8 +133,7 @@ def difference(first: OpenNetwork, other: OpenNetwork) -> str:
         if not network.class_names:
             return f"{network.name} has no class names; set its class_names"
     for one, unlike in ((first, other), (other, first)):
-        places = places_of(one.class_names, unlike.class_names)
-        if lacking := sorted(name for name, place in zip(one.class_names, places, strict=True) if place is None):
+        if lacking := sorted(missing_from(unlike.class_names, one.class_names)):
             return f"{unlike.name} does not have the {'class' if len(lacking) == 1 else 'classes'} {listed(lacking)}"
     if order_of(first.class_names, other.class_names) is None:
         return "several of their classes have the same name"

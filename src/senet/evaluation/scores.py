@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from senet.data.classes import order_of, places_of
+from senet.data.classes import missing_from, order_of
 from senet.data.images import ImageSplit
 from senet.data.preprocessing import Preprocessing
 from senet.errors import NotFiniteError, SenetError, nearest
@@ -220,9 +220,7 @@ def aligned(scores: Scores, first: Scores) -> Scores:
 def not_aligned(scores: Scores, first: Scores) -> SenetError:
     """Return the error for scores of different classes."""
     for lacks, has in ((scores, first), (first, scores)):
-        places = places_of(has.class_names, lacks.class_names)
-        lacking = sorted(name for name, place in zip(has.class_names, places, strict=True) if place is None)
-        if lacking:
+        if lacking := sorted(missing_from(lacks.class_names, has.class_names)):
             return SenetError(
                 f"{lacks.name} has no class {lacking[0]!r}, one of {len(lacking)} that differ from {has.name}'s "
                 f"(the nearest are {nearest(lacking[0], lacks.class_names)}); an ensemble needs networks of the same "

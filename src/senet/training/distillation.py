@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.data.classes import order_of, places_of
+from senet.data.classes import missing_from, order_of, places_of
 from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.errors import MissingFileError, SenetError, first_line, nearest
 from senet.factory import from_pretrained
@@ -95,15 +95,14 @@ class Teacher(nn.Module):
                 "data in their order"
             )
             return list(range(count))
-        places = places_of(class_names, known)
-        lacking = [name for name, place in zip(class_names, places, strict=True) if place is None]
-        if lacking:
+        if lacking := missing_from(known, class_names):
             raise SenetError(
                 f"objective.teacher {self.source} has no class {lacking[0]!r}, one of {len(lacking)} that only the "
                 f"data have; the nearest are {nearest(lacking[0], known)}: take a teacher of the same classes"
             )
         order = order_of(class_names, known)
         if order is None:
+            places = places_of(class_names, known)
             extra = next(name for place, name in enumerate(known) if place not in places)
             raise SenetError(
                 f"objective.teacher {self.source} has {len(known)} classes, {extra!r} among them, and the data "
