@@ -1,14 +1,18 @@
 """Images with boxes: what is known of each before its pixels are read, and the splits of a data set."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from senet.data.grouping import decoded
 from senet.errors import SenetError, counted
 
+SMALLEST = 0.01
+"""Sides, in pixels, below which a box has no area: scaled, its ends could be one number in float32."""
 ROUNDING = 1.5
 """Pixels by which a box may stick out of its image without being counted: annotators' tools round."""
 
@@ -61,6 +65,7 @@ class DetectionSplit:
         category_ids: the data's own numbers of these classes.
         notes: what was left out or changed, and how often.
         held_out: names of the image files, if they were held out of the training images.
+        kinds: numbers of categories without boxes that were left out as the kind of the others, by their names.
     """
 
     source: str
@@ -69,6 +74,7 @@ class DetectionSplit:
     category_ids: tuple[int, ...]
     notes: tuple[str, ...] = ()
     held_out: tuple[str, ...] | None = None
+    kinds: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -172,7 +178,7 @@ class Cleaning:
         cut = given.clip(0, [width, height, width, height])
         self.found["cut"] += int((np.abs(cut - given) > ROUNDING).any(1).sum())
         sides = cut[:, 2:] - cut[:, :2]
-        empty = (sides <= 0).any(1)
+        empty = (sides < SMALLEST).any(1)
         self.found["empty"] += int(empty.sum())
         areas = [None] * len(cut) if area is None else list(area)
         of_boxes = sides.prod(1)
@@ -212,6 +218,18 @@ class Cleaning:
         if number := self.found["cut"]:
             found.append(f"{self.source}: {boxes_in_words(number)} cut at the border of the image")
         return tuple(found)
+
+
+def read_lines(file: Path) -> list[str]:
+    """Return the lines of a text file, in UTF-8 with a byte order mark or without.
+
+    Raises:
+        SenetError: it cannot be read.
+    """
+    try:
+        return decoded(file.read_bytes()).splitlines()
+    except (OSError, UnicodeError) as error:
+        raise SenetError(f"{file} cannot be read as text ({error}); replace it") from error
 
 
 def boxes_in_words(number: int) -> str:
