@@ -9,14 +9,17 @@ import torch
 
 import senet
 from boxed_pictures import NAMES, write_coco
+from senet.cli.training import TrainCommand
 from senet.detection.config import DetectionConfig, DetectionSchedule, DetectionSelection
 from senet.detection.data_config import DetectionDataConfig
 from senet.detection.detector_config import DetectorConfig
+from senet.detection.detectors import build_detector
 from senet.detection.evaluation import evaluate_detector
 from senet.detection.loading import load_detection_data
 from senet.detection.warm_start import from_detector, reordered
 from senet.errors import SenetError
 from senet.factory import from_pretrained
+from senet.nn.block import SEOptions
 from senet.recipes import get_recipe
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.length import of_iterations
@@ -192,6 +195,16 @@ def test_a_trunk_at_random_is_not_frozen(data, tmp_path):
     with pytest.raises(SenetError, match=r"frozen_stages is 2, but cifar_se_resnet20 has no weights"):
         train(configured(data, model=replace(DETECTOR, frozen_stages=2)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_inserts_se_into_a_plain_trunk_that_stays_what_it_was():
+    plain = ["coco_faster_rcnn", "--output", "runs/x", "--model.trunk", "cifar_resnet20"]
+    assert TrainCommand.read(plain, "senet train").config.model.se is None
+    options = ["--model.se.reduction", "8", "--model.frozen-stages", "0", "--model.norm", "train"]
+    config = TrainCommand.read([*plain, *options], "senet train").config
+    assert config.model.se == SEOptions(reduction=8)
+    detector = build_detector(replace(config.model, num_classes=1))
+    assert len(detector.config.surgery.inserted) == 9
 
 
 def test_other_settings_are_refused_where_a_run_goes_on(whole):
