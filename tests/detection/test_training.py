@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 import senet
 from boxed_pictures import NAMES, write_coco
@@ -74,6 +75,17 @@ def test_a_run_of_iterations_ends_after_them_and_its_rate_follows_them(whole):
     assert [row["lr"] for row in rows] == pytest.approx([0.01, 0.001])
     assert {"ap", "ap50", "ap75", "ar100", "train_loss", "images_per_s"} <= set(rows[0])
     assert "loss" not in rows[0]
+
+
+def test_an_image_too_thin_to_be_scaled_is_named_before_the_training(data, tmp_path):
+    root = write_coco(tmp_path / "thin", train=3, val=2)
+    Image.new("RGB", (1, 200)).save(root / "images" / "val_1.png")
+    content = json.loads((root / "val.json").read_text())
+    content["images"][0].update(width=1, height=200)
+    content["annotations"][0].update(bbox=[0, 10, 1, 50])
+    (root / "val.json").write_text(json.dumps(content))
+    with pytest.raises(SenetError, match=r"val_1.png is 1 x 200 pixels, and scaled to at most 96 it is less than"):
+        train(configured(replace(data, dataset=str(root))), tmp_path / "run")
 
 
 def test_the_run_folder_says_what_it_does_and_describes_its_detector(whole, data):

@@ -1,10 +1,12 @@
 """Opening detectors, and telling them from networks that classify."""
 
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -54,6 +56,23 @@ def says_detection(config: Path) -> bool:
 def is_detector(model: nn.Module) -> bool:
     """Return whether a module is one of torchvision's kind: it resizes and normalizes lists of images itself."""
     return type(getattr(model, "transform", None)).__name__ == "GeneralizedRCNNTransform"
+
+
+def check_scaled(name: str, size: tuple[int, int], min_sizes: Sequence[int], max_size: int) -> None:
+    """Raise a SenetError for an image so long and thin that nothing is left of its shorter side when it is scaled.
+
+    Args:
+        name: of the image.
+        size: width and height in pixels.
+        min_sizes: see `DetectorConfig.min_size`.
+        max_size: see `DetectorConfig`.
+    """
+    short, long = map(np.float32, sorted(size))  # as torchvision computes the scale
+    if int(short) * float(min(np.float32(min(min_sizes)) / short, np.float32(max_size) / long)) < 1:
+        raise SenetError(
+            f"{name} is {size[0]} x {size[1]} pixels, and scaled to at most {max_size} it is less than a pixel thin; "
+            "crop it or take it out"
+        )
 
 
 def open_detector(run_or_model: Network, device: torch.device | str | None = None) -> nn.Module:
