@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 import senet
 from boxed_pictures import NAMES, write_coco
@@ -249,3 +250,15 @@ def test_a_run_that_would_end_in_its_warm_up_is_refused(data, tmp_path):
     for length in ({"iterations": 5}, {"iterations": None, "epochs": 2}):
         with pytest.raises(SenetError, match=r"the warm-up takes 6 steps, and the run has [56]; set schedule\.warmup"):
             train(configured(data, schedule=schedule, **length), tmp_path / "run")
+
+
+def test_a_photo_of_which_scaling_leaves_nothing_is_named(tmp_path):
+    folder = write_coco(tmp_path / "data", train=3, val=2)
+    Image.new("RGB", (960, 8)).save(folder / "images" / "train_1.png")
+    content = json.loads((folder / "train.json").read_text())
+    content["images"][0].update(width=960, height=8)
+    content["annotations"][0]["bbox"] = [10, 1, 20, 6]
+    (folder / "train.json").write_text(json.dumps(content))
+    config = configured(DetectionDataConfig(dataset=str(folder), num_workers=0))
+    with pytest.raises(SenetError, match=r"train_1\.png has 960 x 8 pixels, and scaling the long side to 96 leaves"):
+        train(config, tmp_path / "run")

@@ -65,7 +65,7 @@ class DetectorConfig:
     name: DetectorName = "faster_rcnn"
     trunk: str = "resnet50"
     num_classes: int | None = None
-    se: SEOptions | None = None
+    se: Annotated[SEOptions | None, Suppress, Fixed] = None
     trunk_options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     min_size: tuple[int, ...] = (800,)
     max_size: int = 1333
@@ -170,6 +170,6 @@ def check_frozen(config: DetectorConfig, weights: object) -> None:
         return
     kept = f"frozen_stages is {config.frozen_stages}" if config.frozen_stages else f"norm is {config.norm!r}"
     raise SenetError(
-        f"{kept}, but {config.trunk} has no weights and would be kept at random; pass weights=, or frozen_stages=0 and "
-        "norm='train' to train all of it"
+        f"{kept}, but {config.trunk} has no weights and would be kept at random; pass weights=SOURCE, or "
+        "frozen_stages=0 and norm='train' to train all of it"
     )

@@ -27,7 +27,7 @@ def detects(source: Any) -> bool:
             name is of a network that classifies.
     """
     if isinstance(source, nn.Module):
-        return is_detector(source)
+        return is_detector(source) or is_detector(unwrapped(source))
     if not isinstance(source, str | Path):
         return False
     path = Path(source)
@@ -56,6 +56,29 @@ def is_detector(model: nn.Module) -> bool:
     return type(getattr(model, "transform", None)).__name__ == "GeneralizedRCNNTransform"
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the detector that is the `module` of an average of weights, or of a wrapper for several devices."""
+    inner = getattr(model, "module", None)
+    return inner if isinstance(inner, nn.Module) and is_detector(inner) else model
+
+
+def check_shape(model: Any, width: int, height: int, name: str) -> None:
+    """Raise a SenetError for an image of which a detector's scaling leaves no pixel in one direction.
+
+    Args:
+        model: the detector.
+        width: of the image in pixels.
+        height: likewise.
+        name: of the image.
+    """
+    limit = model.transform.max_size
+    if min(width, height) * limit <= max(width, height):
+        raise SenetError(
+            f"{name} has {width} x {height} pixels, and scaling the long side to {limit} leaves none of the short one; "
+            "crop it, or leave it out"
+        )
+
+
 def open_detector(run_or_model: Network, device: torch.device | str | None = None) -> nn.Module:
     """Return a detector itself, or open the one that a run or model folder or hub id means.
 
@@ -67,6 +90,7 @@ def open_detector(run_or_model: Network, device: torch.device | str | None = Non
         SenetError: there is none, or it does not detect.
     """
     model = open_any(run_or_model)
+    model = model if is_detector(model) else unwrapped(model)
     if not is_detector(model):
         raise SenetError(f"{name_of(run_or_model)} classifies images and finds no boxes; name a run that detects")
     if isinstance(run_or_model, str | Path):

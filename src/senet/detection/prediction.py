@@ -15,10 +15,10 @@ from senet.data.channels import to_rgb
 from senet.data.reading import naming
 from senet.detection.drawing import DrawnBox, class_color, draw_boxes
 from senet.detection.evaluation import outputs_of
-from senet.detection.opening import names_of_classes, open_detector
+from senet.detection.opening import check_shape, names_of_classes, open_detector
 from senet.errors import SenetError, check_choice
 from senet.evaluation.functions import Network, name_of, networks_of
-from senet.evaluation.prediction import Given, available_cores, open_image, read_ahead
+from senet.evaluation.prediction import Given, available_cores, check_picture, open_image, read_ahead
 from senet.evaluation.sources import OnError, expanded
 from senet.nn.modes import device_of, dtype_of, eval_mode
 from senet.nn.precision import Precision, check_precision, computing
@@ -159,7 +159,7 @@ def detect_each(
     model = open_detector(run_or_model, device)
     check_precision("precision", precision, device_of(model))
     workers = available_cores() if num_workers is None else num_workers
-    batches = read_ahead(expanded(images, on_error), prepare, batch_size, workers)
+    batches = read_ahead(expanded(images, on_error), partial(prepare, model), batch_size, workers)
     return detected(model, batches, threshold, precision, on_error)
 
 
@@ -185,14 +185,18 @@ def predict_objects(run_or_model: Any, images: str | Path | Iterable[Given], opt
     return detect(networks[0], images, **options)
 
 
-def prepare(image: Given, number: int) -> Image.Image | SenetError:
-    """Return an image as an upright RGB picture, or why it cannot be read."""
-    is_file = isinstance(image, str | Path)
+def prepare(model: nn.Module, image: Given, number: int) -> Image.Image | SenetError:
+    """Return an image as an upright RGB picture, or why it cannot be read, or cannot be scaled for the detector."""
+    name = str(image) if isinstance(image, str | Path) else f"image number {number}"
     try:
-        with naming(str(image) if is_file else f"image number {number}"):
-            return to_rgb(open_image(image) if isinstance(image, str | Path) else image, 3)
+        with naming(name):
+            opened = open_image(image) if isinstance(image, str | Path) else image
+            check_picture(opened)
+            picture = to_rgb(opened, 3)
+        check_shape(model, *picture.size, name)
     except SenetError as error:
         return error
+    return picture
 
 
 def detected(
