@@ -18,7 +18,7 @@ PACKAGE = Path(senet.__file__).parent
 PARTS = [
     *("deprecated", "errors", "files", "configs", "plugins", "registry", "terminal", "ops", "nn", "data", "models"),
     *("weights", "factory", "costs", "surgery", "optimization", "evaluation", "training"),
-    *("finetuning", "detection", "analysis", "recipes", "integrations", "paper", "cli", "__main__"),
+    *("finetuning", "detection", "analysis", "deployment", "recipes", "integrations", "paper", "cli", "__main__"),
 ]
 FILES = {
     ".".join(("senet", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path

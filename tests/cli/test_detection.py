@@ -180,7 +180,7 @@ def test_help_for_a_detector_lists_what_it_takes(run, capsys):
         (["--lr", "0.1"], "no option is called --lr; the nearest are --optimizer.lr"),
         (["epochs=3"], "no option is written 'epochs=3'; here that is --epochs 3"),
         (["--trainable_backbone_layers", "3"], "here that is --model.frozen-stages"),
-        (["--model.se.reduction", "8"], "here that is `senet insert`"),
+        (["--model.se.redaction", "8"], "Unrecognized options: --model.se.redaction"),
         ([], "would be kept at random; pass --weights SOURCE, or --model.frozen-stages 0"),
     ],
 )

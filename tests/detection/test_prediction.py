@@ -94,6 +94,17 @@ def test_each_file_is_told_and_a_damaged_one_too(detector, tmp_path):
     assert np.abs(np.asarray(a.drawn()).astype(int) - np.asarray(a.picture)).max() > 100
 
 
+def test_a_picture_too_thin_to_be_scaled_is_named_and_the_others_are_searched(detector, tmp_path):
+    picture(1, 300).save(tmp_path / "a.png")
+    picture(50, 40).save(tmp_path / "b.png")
+    thin, other = detect_each(detector, tmp_path, on_error="keep", threshold=0)
+    assert "a.png is 1 x 300 pixels, and scaled to at most 96 it is less than a pixel thin" in str(thin.error)
+    assert other.objects
+    with pytest.raises(SenetError, match=r"an image is 200 x 2 pixels"):
+        detect(detector, [picture(200, 2)])
+    assert len(detect(detector, [picture(96, 1), picture(1, 1)])) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -143,17 +154,6 @@ def test_predict_detects_with_a_detector(detector):
     ):
         with pytest.raises(SenetError, match=message):
             senet.predict(given, images, **options)
-
-
-def test_an_image_of_which_scaling_leaves_nothing_is_told(detector, tmp_path):
-    picture(900, 9).save(tmp_path / "thin.png")  # 96 x 0.96
-    picture(50, 40).save(tmp_path / "usual.png")
-    thin, usual = detect_each(detector, tmp_path, on_error="keep", threshold=0)
-    assert re.search(r"thin\.png has 900 x 9 pixels, and scaling the long side to 96 leaves none", str(thin.error))
-    assert usual.objects
-    with pytest.raises(SenetError, match="image number 0 has 9 x 900 pixels"):
-        detect(detector, [picture(9, 900)])
-    assert detect(detector, [picture(900, 10)], threshold=0)
 
 
 @pytest.mark.parametrize(

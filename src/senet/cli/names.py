@@ -11,7 +11,8 @@ from senet.errors import SenetError, nearest
 Names = Mapping[str, str]
 """Options elsewhere, such as "--imgsz" -> the options here."""
 
-CHECKED_BY_TYRO = ("--help", "--tyro-print-completion", "--tyro-write-completion")
+CHECKED_BY_TYRO = ("--help", "--tyro-", "--model.se.")
+"""Beginnings of options that are no fields of a command, or fields of one that may be None."""
 
 FINETUNING: Names = MappingProxyType(
     {
@@ -81,7 +82,6 @@ DETECTING: Names = MappingProxyType(
         "--lr0": "--optimizer.lr",
         "--max-iter": "--iterations",
         "--model": "--model.trunk, with --weights for what it starts from",
-        "--model.se": "`senet insert` for a plain trunk, with --weights for the folder that it writes",
         "--multi-scale": "several lengths after --model.min-size",
         "--name": "--output",
         "--num-gpus": "torchrun --nproc-per-node before `-m senet train`",
@@ -165,9 +165,8 @@ def unknown_option(typed: str, flag: str, known: Set[str], elsewhere: Names) -> 
         known: the options of the command.
         elsewhere: those of other programs.
     """
-    here = elsewhere.get(flag) or elsewhere.get(flag.rpartition(".")[0])
-    if here is not None:
-        return f"no option is called {typed}; here that is {here}"
+    if flag in elsewhere:
+        return f"no option is called {typed}; here that is {elsewhere[flag]}"
     last = flag.removeprefix("--")
     same = sorted(other for other in known if other.rpartition(".")[2] == last)
     if typed.startswith("--no-"):
@@ -187,7 +186,7 @@ def check_options(kind: type, argv: Sequence[str], elsewhere: Names) -> None:
     for word in argv:
         typed, _, value = word.partition("=")
         flag = flag_of(word)
-        if flag and flag not in known and flag not in CHECKED_BY_TYRO:
+        if flag and flag not in known and not flag.startswith(CHECKED_BY_TYRO):
             raise SenetError(unknown_option(typed, flag, known, elsewhere))
         flag = f"--{typed.replace('_', '-')}"
         if value and not word.startswith("-") and (flag in known or flag in elsewhere) and not Path(word).exists():

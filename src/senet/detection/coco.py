@@ -1,13 +1,15 @@
 """Data in COCO's form: a json of images, annotations and categories, and a folder of images."""
 
 import json
-import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from senet.detection.records import Cleaning, DetectionSplit, Record
+import numpy as np
+
+from senet.detection.records import ROUNDING, Cleaning, DetectionSplit, Record, boxes_in_words
 from senet.errors import MissingFileError, SenetError
 
 KEYS = ("images", "annotations", "categories")
@@ -24,11 +26,13 @@ def read_coco(file: Path, folders: Sequence[Path]) -> DetectionSplit:
         SenetError: what is in it cannot be meant; the message names the file and the id.
     """
     content = read_json(file)
-    names, numbers, notes = categories_of(content, file)
+    names, numbers, kinds = categories_of(content, file)
+    notes = [f"{file}: {kind_in_words(number, name)}" for name, number in kinds.items()]
     images = by_id(content["images"], file, "image")
-    folder = folder_of([str(value_of(each, "file_name", file, "image")) for each in images.values()], file, folders)
+    folder = folder_of([name_of(each, file) for each in images.values()], file, folders)
     annotations = annotations_of(content, images, numbers, file)
-    cleaning = Cleaning(str(file))
+    check_form(annotations, images, file)
+    cleaning = Cleaning(str(file), keep_given=True)
     label_of = {number: label for label, number in enumerate(numbers, 1)}
     records = []
     for number, image in images.items():
@@ -40,6 +44,7 @@ def read_coco(file: Path, folders: Sequence[Path]) -> DetectionSplit:
         class_names=names,
         category_ids=numbers,
         notes=(*notes, *cleaning.notes()),
+        kinds=kinds,
     )
 
 
@@ -50,10 +55,10 @@ def read_json(file: Path) -> dict[str, Any]:
         SenetError: it is none.
     """
     try:
-        content: Any = json.loads(file.read_text())
+        content: Any = json.loads(file.read_bytes())  # in UTF-8, also with a byte order mark
     except FileNotFoundError:
         raise MissingFileError(f"there is no file {file}; name the json of boxes by data.train or data.val") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SenetError(f"{file} cannot be read as json ({error}); replace it") from error
     for key in KEYS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -79,28 +84,30 @@ def by_id(entries: Sequence[Any], file: Path, kind: str) -> dict[int, Mapping[st
     found: dict[int, Mapping[str, Any]] = {}
     for entry in entries:
         number = value_of(entry, "id", file, kind)
-        if not isinstance(number, int) or isinstance(number, bool):
-            raise SenetError(f"{file}: {kind} has the id {number!r}; expected an integer")
+        if not isinstance(number, int) or isinstance(number, bool) or not -(2**63) <= number < 2**63:
+            raise SenetError(f"{file}: {kind} has the id {number!r}; expected an integer of at most 64 bits")
         if number in found:
             raise SenetError(f"{file} has two entries of {kind} {number}; remove one or give it another id")
         found[number] = entry
     return found
 
 
-def categories_of(content: Mapping[str, Any], file: Path) -> tuple[tuple[str, ...], tuple[int, ...], list[str]]:
-    """Return the names and ids of the categories in the order of their ids, and notes about those left out.
+def categories_of(content: Mapping[str, Any], file: Path) -> tuple[tuple[str, ...], tuple[int, ...], dict[str, int]]:
+    """Return the names and ids of the categories in the order of their ids, and of those left out.
+
+    Roboflow's first category is the kind of the others, which no box has.
 
     Raises:
         SenetError: there are none, or two of a name.
     """
     categories = by_id(content["categories"], file, "category")
-    used = {each.get("category_id") for each in content["annotations"] if isinstance(each, Mapping)}
-    parents = {each.get("supercategory") for each in categories.values()}
-    names, numbers, notes = [], [], []
+    used = {str(each.get("category_id")) for each in content["annotations"] if isinstance(each, Mapping)}
+    parents = {str(each.get("supercategory")) for each in categories.values()}
+    names, numbers, kinds = [], [], {}
     for number in sorted(categories):
         name = str(value_of(categories[number], "name", file, "category"))
-        if number not in used and name in parents and name != categories[number].get("supercategory"):
-            notes.append(f"{file}: category {number}, {name}, is the kind of the others and has no boxes: left out")
+        if str(number) not in used and name in parents and name != categories[number].get("supercategory"):
+            kinds[name] = number
             continue
         names.append(name)
         numbers.append(number)
@@ -108,7 +115,12 @@ def categories_of(content: Mapping[str, Any], file: Path) -> tuple[tuple[str, ..
         raise SenetError(f"{file} has no categories; expected those of its boxes")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise SenetError(f"{file} has several categories named {twice[0]!r}; give each a name of its own")
-    return tuple(names), tuple(numbers), notes
+    return tuple(names), tuple(numbers), kinds
+
+
+def kind_in_words(number: int, name: str) -> str:
+    """Return what is noted of a category that is left out as the kind of the others."""
+    return f"category {number}, {name}, is the kind of the others and has no boxes: left out"
 
 
 def annotations_of(
@@ -124,15 +136,53 @@ def annotations_of(
     for each in content["annotations"]:
         image, category, box = (value_of(each, key, file, "annotation") for key in ("image_id", "category_id", "bbox"))
         name = f"{file}: annotation {each.get('id', 'without id')}"
-        if image not in images:
-            raise SenetError(f"{name} is of image {image}, which is not among its images; add that or remove it")
-        if category not in known:
-            raise SenetError(f"{name} has category_id {category}, which is not among its categories; correct it")
-        numeric = isinstance(box, list) and all(isinstance(v, int | float) and math.isfinite(v) for v in box)
-        if not numeric or len(box) != 4:
+        if not is_number(image) or image not in images:
+            raise SenetError(f"{name} is of image {image!r}, which is not among its images; add that or remove it")
+        if not is_number(category) or category not in known:
+            raise SenetError(f"{name} has category_id {category!r}, which is not among its categories; correct it")
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
             raise SenetError(f"{name} has the bbox {box}; expected four numbers: x, y, width, height")
+        area, crowd = each.get("area"), each.get("iscrowd")
+        if area is not None and not (is_number(area) and area >= 0):
+            raise SenetError(f"{name} has the area {area!r}; expected square pixels, or none for the area of its box")
+        if crowd not in (None, 0, 1):
+            raise SenetError(f"{name} has iscrowd {crowd!r}; expected 0 or 1")
         found[image].append(each)
     return found
+
+
+def check_form(annotations: Mapping[int, list[Mapping[str, Any]]], images: Mapping[int, Any], file: Path) -> None:
+    """Raise a SenetError if boxes are in shares of the image instead of pixels, or have corners instead of sides.
+
+    Corners are what is meant if three boxes or more, and a fifth of all, stick out of their images as they are, and
+    all of them lie inside if their last two numbers are a corner.
+    """
+    sizes = {
+        number: tuple(value_of(image, side, file, "image") for side in ("width", "height"))
+        for number, image in images.items()
+    }
+    if not all(is_number(side) for size in sizes.values() for side in size):
+        return  # which is said of the image
+    boxes = np.array([each["bbox"] for found in annotations.values() for each in found], np.float64).reshape(-1, 4)
+    ends = np.array([sizes[number] for number, found in annotations.items() for _ in found], np.float64).reshape(-1, 2)
+    if not len(boxes):
+        return
+    if (np.abs(boxes) <= 1).all() and (ends > 2).all():
+        raise SenetError(
+            f"{file} has no bbox with a number above 1, as if they were shares of width and height; expected pixels"
+        )
+    outside = (boxes[:, :2] + boxes[:, 2:] > ends + ROUNDING).any(1)
+    corners = (boxes[:, 2:] > boxes[:, :2]).all() and (boxes[:, 2:] <= ends + ROUNDING).all()
+    if corners and outside.sum() >= max(3, 0.2 * len(boxes)):
+        raise SenetError(
+            f"{file}: {boxes_in_words(int(outside.sum()))} of {len(boxes):,} stick out of their images, and every bbox "
+            "could be x1, y1, x2, y2; COCO's form has x, y, width, height: correct them"
+        )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a json is a number that can be meant."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def record_of(
@@ -145,19 +195,31 @@ def record_of(
 ) -> Record:
     """Return the record of an image."""
     size = tuple(value_of(image, side, file, "image") for side in ("width", "height"))
-    if not all(isinstance(side, int | float) and side >= 1 for side in size):
+    if not all(is_number(side) and side >= 1 for side in size):
         raise SenetError(f"{file}: image {image['id']} is {size[0]} x {size[1]} pixels; expected positive numbers")
     boxes = [each["bbox"] for each in annotations]
     return cleaning.record(
         image["id"],
-        str(folder / image["file_name"]),
+        str(folder / name_of(image, file)),
         (int(size[0]), int(size[1])),
         [(x, y, x + w, y + h) for x, y, w, h in boxes],
         [label_of[each["category_id"]] for each in annotations],
         [f"annotation {each.get('id', 'without id')}" for each in annotations],
-        iscrowd=[bool(each.get("iscrowd", 0)) for each in annotations],
+        iscrowd=[bool(each.get("iscrowd")) for each in annotations],
         area=[each.get("area") for each in annotations],
     )
+
+
+def name_of(image: Mapping[str, Any], file: Path) -> str:
+    """Return the path of an image as the json has it; tools on Windows write it with backslashes.
+
+    Raises:
+        SenetError: there is none.
+    """
+    name = value_of(image, "file_name", file, "image")
+    if not isinstance(name, str) or not name:
+        raise SenetError(f"{file}: image {image['id']} has the file_name {name!r}; expected the name of a file")
+    return name.replace("\\", "/")
 
 
 def folder_of(names: Sequence[str], file: Path, folders: Sequence[Path]) -> Path:
@@ -170,7 +232,7 @@ def folder_of(names: Sequence[str], file: Path, folders: Sequence[Path]) -> Path
         raise SenetError(f"{file} lists no images")
     some = names[:: -(-len(names) // 20)]
     for folder in folders:
-        if any((folder / name).is_file() for name in some):
+        if any(os.path.isfile(folder / name) for name in some):  # noqa: PTH113  # of names of any length
             return folder
     tried = ", ".join(dict.fromkeys(str(folder) for folder in folders))
     raise MissingFileError(f"the images of {file}, such as {names[0]}, are in none of {tried}; put them into one")

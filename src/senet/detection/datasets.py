@@ -10,9 +10,9 @@ from senet.data.classes import missing_from, order_of
 from senet.data.folders import listed, visible
 from senet.data.images import Split
 from senet.data.splitting import held_out, key_of
-from senet.detection.coco import read_coco
+from senet.detection.coco import kind_in_words, read_coco
 from senet.detection.data_config import DetectionDataConfig
-from senet.detection.records import DetectionSplit, Record
+from senet.detection.records import DetectionSplit, Record, read_lines
 from senet.detection.voc import annotations_in, voc_split
 from senet.detection.yolo import images_of, names_of, read_yaml, yolo_split
 from senet.errors import MissingFileError, SenetError
@@ -116,21 +116,40 @@ def in_order_of(class_names: tuple[str, ...], found: DetectionSplit) -> Detectio
     """
     if found.class_names == class_names:
         return found
+    found = with_kinds(class_names, found)
     order = order_of(class_names, found.class_names)
     if order is None:
         unknown = missing_from(class_names, found.class_names)
-        differs = f"the category {unknown[0]!r}, which is not among" if unknown else "not all of"
+        if unknown:
+            raise SenetError(
+                f"{found.source} has the category {unknown[0]!r}, which is not among those of the training images "
+                f"({listed(class_names)}); both need the same categories"
+            )
+        lacking = missing_from(found.class_names, class_names)
         raise SenetError(
-            f"{found.source} has {differs} those of the training images ({listed(class_names)}); both need the same "
-            "categories"
+            f"{found.source} lacks the category {lacking[0]!r} of the training images ({listed(class_names)}); add it "
+            "to its categories, which need no boxes"
         )
     label_of = np.empty(len(order) + 1, np.int64)
     label_of[np.array(order) + 1] = np.arange(1, len(order) + 1)
     return replace(
         found,
-        records=[replace(record, labels=label_of[record.labels]) for record in found.records],
+        records=[record.relabeled(label_of) for record in found.records],
         class_names=class_names,
         category_ids=tuple(found.category_ids[place] for place in order),
+    )
+
+
+def with_kinds(class_names: tuple[str, ...], found: DetectionSplit) -> DetectionSplit:
+    """Return images with those categories that were taken for the kind of the others, and are classes elsewhere."""
+    also = {name: number for name, number in found.kinds.items() if name in class_names}
+    also = {name: number for name, number in also.items() if name not in found.class_names}
+    untrue = [kind_in_words(number, name) for name, number in also.items()]
+    return replace(
+        found,
+        class_names=(*found.class_names, *also),
+        category_ids=(*found.category_ids, *also.values()),
+        notes=tuple(note for note in found.notes if not any(note.endswith(part) for part in untrue)),
     )
 
 
@@ -223,8 +242,8 @@ def xmls_of(config: DetectionDataConfig, root: Path, split: Split) -> list[Path]
         names = ("train", "trainval")
     for name in names:
         if (list_file := root / "ImageSets" / "Main" / f"{name}.txt").is_file():
-            stems = [line.split()[0] for line in list_file.read_text().splitlines() if line.strip()]
-            files = [root / "Annotations" / f"{stem}.xml" for stem in stems]
+            lines = [line.strip() for line in read_lines(list_file)]
+            files = [xml_of(root / "Annotations", line) for line in lines if line]
         else:
             files = sorted((root / name).glob("*.xml"))
         if files:
@@ -236,6 +255,13 @@ def xmls_of(config: DetectionDataConfig, root: Path, split: Split) -> list[Path]
         f"{root} has no list for {split_in_words(split)}: expected ImageSets/Main/{names[0]}.txt or {names[0]}/ with "
         f"xml files; name another by data.{option}, or set data.val_fraction, such as 0.2"
     )
+
+
+def xml_of(folder: Path, line: str) -> Path:
+    """Return the xml that a line of a list names; in lists of one class a number follows the name."""
+    name, *number = line.rsplit(maxsplit=1)
+    is_there = not number or number[0] not in ("-1", "0", "1") or (folder / f"{line}.xml").is_file()
+    return folder / f"{line if is_there else name}.xml"
 
 
 # ---- YOLO ------------------------------------------------------------------------------------------------------------
@@ -256,9 +282,10 @@ def open_yolo(config: DetectionDataConfig, root: Path, split: Split) -> Detectio
         )
     content = read_yaml(file)
     given = config.train if split == "train" else config.val
-    names = SPLIT_NAMES[split] if given is None else (given,)
-    name = next((each for each in names if content.get(each)), names[0])
-    return yolo_split(f"{file} ({name})", images_of(content, name, file), names_of(content, file))
+    splits = SPLIT_NAMES[split] if given is None else (given,)
+    name = next((each for each in splits if content.get(each)), splits[0])
+    images, names = images_of(content, name, file), names_of(content, file)
+    return yolo_split(f"{file} ({name})", images, names, has_points="kpt_shape" in content)
 
 
 READERS: dict[str, Reader] = {"coco": open_coco, "voc": open_voc, "yolo": open_yolo}

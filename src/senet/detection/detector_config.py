@@ -65,7 +65,7 @@ class DetectorConfig:
     name: DetectorName = "faster_rcnn"
     trunk: str = "resnet50"
     num_classes: int | None = None
-    se: Annotated[SEOptions | None, Suppress, Fixed] = None
+    se: SEOptions | None = None
     trunk_options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     min_size: tuple[int, ...] = (800,)
     max_size: int = 1333

@@ -1,7 +1,8 @@
 """Detectors: torchvision's Faster R-CNN and RetinaNet on the trunks of this library, timm and torchvision."""
 
+import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -27,6 +28,8 @@ from senet.detection.torchvision_weights import load_published, published_detect
 from senet.detection.trunk import (
     Backbone,
     Level,
+    NamedMaps,
+    PyramidMaps,
     freeze,
     frozen_modules,
     levels_of,
@@ -73,11 +76,35 @@ class Detector(HubMethods, nn.Module):
         return cast(int, self.config.num_classes)
 
     def train(self, mode: bool = True) -> "Detector":
-        """Set the mode; what is frozen stays in evaluation mode."""
+        """Set the mode; what is frozen stays in evaluation mode.
+
+        Raises:
+            SenetError: training mode, and the detector is optimized for inference.
+        """
+        if mode and isinstance(self.backbone, NamedMaps):
+            raise SenetError("this detector is optimized for inference; train the detector that it was made from")
         super().train(mode)
         for name in self.frozen:
             self.backbone.body.get_submodule(name).training = False
         return self
+
+    def with_maps(self, optimize: Callable[[nn.Module], nn.Module]) -> "Detector":
+        """Return a copy for inference, see `optimize_for_inference`.
+
+        Args:
+            optimize: makes of a module, which computes the maps of the pyramid from images (N, 3, H, W), one that
+                computes the same maps.
+
+        Raises:
+            SenetError: it is such a copy.
+        """
+        if not isinstance(self.backbone, Backbone):
+            raise SenetError("this detector is optimized for inference already")
+        maps = optimize(PyramidMaps(self.backbone))
+        backbone = NamedMaps(maps, self.backbone.names, self.backbone.out_channels)
+        fast = copy.deepcopy(self, {id(self.backbone): backbone})
+        fast.frozen = ()
+        return fast.eval().requires_grad_(False)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute the blocks of the trunk again in the backward pass instead of keeping their activations.

@@ -1,10 +1,12 @@
 """Opening detectors, and telling them from networks that classify."""
 
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -56,27 +58,27 @@ def is_detector(model: nn.Module) -> bool:
     return type(getattr(model, "transform", None)).__name__ == "GeneralizedRCNNTransform"
 
 
+def check_scaled(name: str, size: tuple[int, int], min_sizes: Sequence[int], max_size: int) -> None:
+    """Raise a SenetError for an image so long and thin that nothing is left of its shorter side when it is scaled.
+
+    Args:
+        name: of the image.
+        size: width and height in pixels.
+        min_sizes: see `DetectorConfig.min_size`.
+        max_size: see `DetectorConfig`.
+    """
+    short, long = map(np.float32, sorted(size))  # as torchvision computes the scale
+    if int(short) * float(min(np.float32(min(min_sizes)) / short, np.float32(max_size) / long)) < 1:
+        raise SenetError(
+            f"{name} is {size[0]} x {size[1]} pixels, and scaled to at most {max_size} it is less than a pixel thin; "
+            "crop it or take it out"
+        )
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the detector that is the `module` of an average of weights, or of a wrapper for several devices."""
     inner = getattr(model, "module", None)
     return inner if isinstance(inner, nn.Module) and is_detector(inner) else model
-
-
-def check_shape(model: Any, width: int, height: int, name: str) -> None:
-    """Raise a SenetError for an image of which a detector's scaling leaves no pixel in one direction.
-
-    Args:
-        model: the detector.
-        width: of the image in pixels.
-        height: likewise.
-        name: of the image.
-    """
-    limit = model.transform.max_size
-    if min(width, height) * limit <= max(width, height):
-        raise SenetError(
-            f"{name} has {width} x {height} pixels, and scaling the long side to {limit} leaves none of the short one; "
-            "crop it, or leave it out"
-        )
 
 
 def open_detector(run_or_model: Network, device: torch.device | str | None = None) -> nn.Module:

@@ -15,7 +15,7 @@ from senet.data.channels import to_rgb
 from senet.data.reading import naming
 from senet.detection.drawing import DrawnBox, class_color, draw_boxes
 from senet.detection.evaluation import outputs_of
-from senet.detection.opening import check_shape, names_of_classes, open_detector
+from senet.detection.opening import check_scaled, names_of_classes, open_detector
 from senet.errors import SenetError, check_choice
 from senet.evaluation.functions import Network, name_of, networks_of
 from senet.evaluation.prediction import Given, available_cores, check_picture, open_image, read_ahead
@@ -159,7 +159,7 @@ def detect_each(
     model = open_detector(run_or_model, device)
     check_precision("precision", precision, device_of(model))
     workers = available_cores() if num_workers is None else num_workers
-    batches = read_ahead(expanded(images, on_error), partial(prepare, model), batch_size, workers)
+    batches = read_ahead(expanded(images, on_error), prepare, batch_size, workers)
     return detected(model, batches, threshold, precision, on_error)
 
 
@@ -185,18 +185,16 @@ def predict_objects(run_or_model: Any, images: str | Path | Iterable[Given], opt
     return detect(networks[0], images, **options)
 
 
-def prepare(model: nn.Module, image: Given, number: int) -> Image.Image | SenetError:
-    """Return an image as an upright RGB picture, or why it cannot be read, or cannot be scaled for the detector."""
-    name = str(image) if isinstance(image, str | Path) else f"image number {number}"
+def prepare(image: Given, number: int) -> Image.Image | SenetError:
+    """Return an image as an upright RGB picture, or why it cannot be read."""
+    is_file = isinstance(image, str | Path)
     try:
-        with naming(name):
+        with naming(str(image) if is_file else f"image number {number}"):
             opened = open_image(image) if isinstance(image, str | Path) else image
             check_picture(opened)
-            picture = to_rgb(opened, 3)
-        check_shape(model, *picture.size, name)
+            return to_rgb(opened, 3)
     except SenetError as error:
         return error
-    return picture
 
 
 def detected(
@@ -208,6 +206,7 @@ def detected(
 ) -> Iterator[Detection]:
     """Yield what is found in batches of pictures, see `detect_each`."""
     for batch in batches:
+        batch = [(image, fitting(model, image, picture)) for image, picture in batch]
         for _, picture in batch:
             if isinstance(picture, SenetError) and on_error == "raise":
                 raise picture
@@ -219,6 +218,19 @@ def detected(
             else:
                 width, height = picture.size
                 yield Detection(image=image, width=width, height=height, objects=next(found), picture=picture)
+
+
+def fitting(model: nn.Module, image: Given, picture: Image.Image | SenetError) -> Image.Image | SenetError:
+    """Return a picture, or why the detector cannot scale it."""
+    if isinstance(picture, SenetError):
+        return picture
+    transform: Any = model.transform
+    name = str(image) if isinstance(image, str | Path) else "an image"
+    try:
+        check_scaled(name, picture.size, transform.min_size, transform.max_size)
+    except SenetError as error:
+        return error
+    return picture
 
 
 @torch.no_grad()

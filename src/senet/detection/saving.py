@@ -10,6 +10,7 @@ from senet.configs import from_dict
 from senet.data.preprocessing import Preprocessing
 from senet.detection.detector_config import DetectorConfig
 from senet.detection.detectors import Detector, build_detector, config_now, describe
+from senet.detection.trunk import NamedMaps
 from senet.errors import SenetError
 
 __all__ = ["build", "check_readable", "describe", "summary"]
@@ -33,8 +34,10 @@ def check_readable(model: Detector) -> None:
     """Raise a SenetError unless what is written of a detector, read back, builds that detector.
 
     Raises:
-        SenetError: it names the first tensor that is of another shape.
+        SenetError: it names the first tensor that is of another shape; or the detector is optimized for inference.
     """
+    if isinstance(model.backbone, NamedMaps):
+        raise SenetError("this detector is optimized for inference; save the detector that it was made from")
     with torch.device("meta"):
         again = build(describe(model)).state_dict()
     own = model.state_dict()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from senet.errors import SenetError, first_line
 from senet.models.base import Network
@@ -61,6 +62,46 @@ class Backbone(nn.Module):
         maps = compute_levels(self.body, images, self.levels)
         pyramid = self.fpn(OrderedDict((str(i), x) for i, x in enumerate(maps)))
         return cast(OrderedDict[str, Tensor], pyramid)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the pyramid's maps."""
+        extra = ("pool",) if isinstance(self.fpn.extra_blocks, LastLevelMaxPool) else ("p6", "p7")
+        return (*map(str, range(len(self.levels))), *extra)
+
+
+class PyramidMaps(nn.Module):
+    """What a `Backbone` computes, without names, as torch.fx and the runtimes take it.
+
+    Args:
+        backbone: trunk and pyramid.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Compute the pyramid of images (N, 3, H, W), the finest map first."""
+        return tuple(self.backbone(images).values())
+
+
+class NamedMaps(nn.Module):
+    """A `Backbone` for inference: another module computes its maps.
+
+    Args:
+        maps: images (N, 3, H, W) -> the maps of the pyramid, the finest first.
+        names: of the maps.
+        channels: of each map.
+    """
+
+    def __init__(self, maps: nn.Module, names: Sequence[str], channels: int) -> None:
+        super().__init__()
+        self.maps, self.names, self.out_channels = maps, tuple(names), channels
+
+    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        """Compute the pyramid of images (N, 3, H, W): the maps by name, the finest first."""
+        return OrderedDict(zip(self.names, self.maps(images), strict=True))
 
 
 def compute_levels(body: nn.Module, images: Tensor, levels: Sequence[Level]) -> list[Tensor]:

@@ -9,7 +9,7 @@ from senet.data.folders import visible
 from senet.data.reading import missing_for
 from senet.detection.coco import check_present
 from senet.detection.records import Cleaning, DetectionSplit, Record
-from senet.errors import MissingFileError, SenetError, nearest
+from senet.errors import MissingFileError, SenetError, counted, nearest
 from senet.terminal import tracked
 
 
@@ -57,7 +57,7 @@ def read_xml(file: Path) -> Annotation:
         objects = tuple(object_of(each) for each in root.iter("object"))
     except FileNotFoundError:
         raise MissingFileError(f"there is no file {file}; restore it or take its name out of the list") from None
-    except (OSError, ElementTree.ParseError, ValueError) as error:
+    except (OSError, ElementTree.ParseError, ValueError, LookupError, OverflowError) as error:
         raise SenetError(f"{file} cannot be read as an xml of Pascal VOC ({error}); correct or remove it") from error
     if min(size) < 1:
         raise SenetError(f"{file} says that its image is {size[0]} x {size[1]} pixels; correct its size")
@@ -67,7 +67,7 @@ def read_xml(file: Path) -> Annotation:
 def object_of(element: ElementTree.Element) -> Object:
     """Return an object of an xml."""
     x1, y1, x2, y2 = (float(text(element, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
-    difficult = (element.findtext("difficult") or "0").strip() not in ("0", "")
+    difficult = (element.findtext("difficult") or "").strip().lower() in ("1", "true", "yes")
     return Object(name=text(element, "name"), box=(x1 - 1, y1 - 1, x2, y2), difficult=difficult)
 
 
@@ -107,12 +107,16 @@ def voc_split(
                 )
         records.append(record_of(number, each, files, label_of, cleaning, difficult_count))
     check_present([record.file for record in records], f"{source} lists")
+    notes = list(cleaning.notes())
+    if folder == annotations[0].file.parent:  # no list says which images are meant
+        number = len(set(files.values()) - {record.file for record in records})
+        notes += [f"{source}: {counted(number, 'image')} without an xml left out"] if number else []
     return DetectionSplit(
         source=source,
         records=records,
         class_names=tuple(class_names),
         category_ids=tuple(range(1, len(class_names) + 1)),
-        notes=cleaning.notes(),
+        notes=tuple(notes),
     )
 
 
@@ -124,9 +128,13 @@ def record_of(
     cleaning: Cleaning,
     difficult_count: bool,
 ) -> Record:
-    """Return the record of an image."""
-    named = Path(annotation.image).name
-    file = files.get(Path(named).stem) or files.get(annotation.file.stem)
+    """Return the record of an image: of the xml's name, as detectron2 takes it, or of the name that it says.
+
+    In copied or renamed data the name in the xml may be that of another image.
+    """
+    named, stem = Path(annotation.image.replace("\\", "/")).name, annotation.file.stem
+    names = [*([named] if Path(named).stem == stem else []), stem, named, Path(named).stem]
+    file = next((files[name] for name in names if name in files), None)
     if file is None:
         shown = named or f"{annotation.file.stem}.*"
         raise MissingFileError(f"{annotation.file} is of an image {shown}, which is not there; restore it or the list")
@@ -143,5 +151,6 @@ def record_of(
 
 
 def images_by_stem(folder: Path) -> dict[str, str]:
-    """Return the image files of a folder by their names without extension."""
-    return {entry.stem: str(entry) for entry in visible(folder) if missing_for(entry.suffix) is not None}
+    """Return the image files of a folder by their names, with extension and without."""
+    images = [entry for entry in visible(folder) if missing_for(entry.suffix) is not None]
+    return {entry.stem: str(entry) for entry in images} | {entry.name: str(entry) for entry in images}

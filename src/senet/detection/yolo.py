@@ -1,6 +1,7 @@
 """Data in the form of YOLO: a yaml of names and folders, and a text file of boxes beside each image."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from senet.data.folders import visible
+from senet.data.folders import is_hidden, walk
 from senet.data.reading import ORIENTATION, missing_for, read_named
-from senet.detection.records import Cleaning, DetectionSplit, boxes_in_words
+from senet.detection.records import Cleaning, DetectionSplit, boxes_in_words, read_lines
 from senet.errors import MissingFileError, SenetError
 from senet.terminal import tracked
 
@@ -39,20 +40,27 @@ def names_of(content: Mapping[str, Any], file: Path) -> tuple[str, ...]:
     """Return the names of the classes.
 
     Raises:
-        SenetError: their numbers are not 0, 1, ...
+        SenetError: their numbers are not 0, 1, ..., one is no name or there twice, or `nc` says another number.
     """
     names = content["names"]
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise SenetError(f"{file} numbers its names {', '.join(map(str, names))}; expected 0, 1, ...")
+        if set(names) != set(range(len(names))):
+            raise SenetError(f"{file} numbers its names {', '.join(map(repr, names))}; expected 0, 1, ...")
         names = [names[number] for number in range(len(names))]
     if not names:
         raise SenetError(f"{file} has no names; expected those of the classes")
+    for number, name in enumerate(names):
+        if isinstance(name, bool) or not isinstance(name, str | int | float):
+            raise SenetError(f"{file} has {name!r} as the name of class {number}; expected a name, in quotation marks")
+    if twice := [name for name, count in Counter(map(str, names)).items() if count > 1]:
+        raise SenetError(f"{file} has several classes named {twice[0]!r}; give each a name of its own")
+    if content.get("nc", len(names)) != len(names):
+        raise SenetError(f"{file} has {len(names)} names, but nc is {content['nc']}; correct one of them")
     return tuple(map(str, names))
 
 
 def images_of(content: Mapping[str, Any], split: str, file: Path) -> list[Path]:
-    """Return the image files of a split of a data.yaml: those of a folder, of several, or of a list in a text file.
+    """Return the image files of a split of a data.yaml: of one folder or several, at any depth, or of a list of files.
 
     Raises:
         SenetError: there are none.
@@ -67,10 +75,10 @@ def images_of(content: Mapping[str, Any], split: str, file: Path) -> list[Path]:
     for each in given if isinstance(given, list) else [given]:
         place = resolved(base, str(each), file)
         if place.is_dir():
-            found += [entry for entry in visible(place) if missing_for(entry.suffix) is not None]
+            files = [Path(folder, name) for folder, names in walk(place) for name in sorted(names)]
+            found += [each for each in files if missing_for(each.suffix) is not None and not is_hidden(each.name)]
         else:
-            lines = place.read_text().split("\n")
-            found += [place.parent / line.strip() for line in lines if line.strip()]
+            found += [place.parent / line.strip() for line in read_lines(place) if line.strip()]
     if not found:
         raise SenetError(f"{file}: the split {split} has no images; correct its folder")
     return found
@@ -112,8 +120,16 @@ def size_of(image: Path) -> tuple[int, int]:
     return read_named(str(image), read)
 
 
-def yolo_split(source: str, images: Sequence[Path], class_names: tuple[str, ...]) -> DetectionSplit:
+def yolo_split(
+    source: str, images: Sequence[Path], class_names: tuple[str, ...], *, has_points: bool = False
+) -> DetectionSplit:
     """Read the boxes of images; an image without a text file has none.
+
+    Args:
+        source: its name in messages.
+        images: the files.
+        class_names: of the yaml.
+        has_points: whether points follow the box of a line, as in data for poses.
 
     Raises:
         SenetError: an image or a line cannot be read; the message names file and line.
@@ -122,7 +138,7 @@ def yolo_split(source: str, images: Sequence[Path], class_names: tuple[str, ...]
     for number, image in enumerate(tracked(images, "Reading boxes", len(images)), 1):
         width, height = size_of(image)
         file = labels_file(image)
-        lines = read_lines(file, class_names)
+        lines = boxes_of(file, class_names, has_points=has_points)
         unique = list(dict.fromkeys(lines))
         copies += len(lines) - len(unique)
         scale = np.array([width, height, width, height])
@@ -146,19 +162,19 @@ def yolo_split(source: str, images: Sequence[Path], class_names: tuple[str, ...]
     )
 
 
-def read_lines(file: Path, class_names: Sequence[str]) -> list[tuple[int, tuple[float, ...]]]:
+def boxes_of(file: Path, class_names: Sequence[str], *, has_points: bool) -> list[tuple[int, tuple[float, ...]]]:
     """Return the label, from 1, and the corners, as shares of width and height, of each line of a text file.
 
     Raises:
         SenetError: a line is not of this form.
     """
-    if not file.is_file():
+    if not file.exists():
         return []
     found = []
-    for number, line in enumerate(file.read_text().splitlines(), 1):
-        if line.strip():
+    for number, line in enumerate(read_lines(file), 1):
+        if words := line.split():
             try:
-                found.append(corners_of(line.split(), len(class_names)))
+                found.append(corners_of(words[:5] if has_points else words, len(class_names)))
             except ValueError as error:
                 raise SenetError(f"{file}, line {number}: {error}; correct or remove the line") from error
     return found

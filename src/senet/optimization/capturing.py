@@ -13,6 +13,8 @@ from torch import Tensor, cuda
 
 from senet.errors import SenetError, first_line, warn
 
+Outputs = Tensor | tuple[Tensor, ...]
+"""What a network returns: logits, or the maps of a feature pyramid."""
 MAX_GRAPHS = 8
 """As many shapes as torch.compile compiles for before it gives up: each graph keeps its input and output."""
 WARM_UP_CALLS = 3
@@ -30,7 +32,14 @@ class Captured(NamedTuple):
 
     graph: cuda.CUDAGraph
     x: Tensor
-    y: Tensor
+    y: Outputs
+
+
+def in_float32(outputs: Outputs, *, copy: bool = False) -> Outputs:
+    """Return outputs in float32, as copies if wanted."""
+    if isinstance(outputs, Tensor):
+        return outputs.to(torch.float32, copy=copy)
+    return tuple(x.to(torch.float32, copy=copy) for x in outputs)
 
 
 class GraphRunner:
@@ -41,14 +50,14 @@ class GraphRunner:
     own, and for shapes beyond `MAX_GRAPHS`, the function runs as it is.
 
     Args:
-        run: (N, C, H, W) channels-last -> a tensor; the same launches at every call with the same shape.
+        run: (N, C, H, W) channels-last -> a tensor or several; the same launches at every call with the same shape.
         device: the GPU.
         weight: one of its weights, which has the type that images must have; if it moves, graphs are captured again.
         required: raise an error where a graph cannot be captured, instead of going on without one.
     """
 
     def __init__(
-        self, run: Callable[[Tensor], Tensor], device: torch.device, weight: Tensor, *, required: bool = False
+        self, run: Callable[[Tensor], Outputs], device: torch.device, weight: Tensor, *, required: bool = False
     ) -> None:
         self.run, self.device, self.weight, self.required = run, device, weight, required
         self.captured: dict[tuple[object, ...], Captured] = {}
@@ -57,18 +66,18 @@ class GraphRunner:
         self.stream: cuda.Stream | None = None
         self.pool: Any = None
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Outputs:
         """Return the output for images (N, C, H, W) in float32."""
         if self.gave_up or x.numel() == 0 or x.device != self.device or cuda.is_current_stream_capturing():
-            return self.run(self.converted(x)).float()
+            return in_float32(self.run(self.converted(x)))
         key = (*x.shape, self.weight.data_ptr(), torch.is_autocast_enabled(self.device.type))
         with self.lock, cuda.device(self.device):
             captured = self.captured.get(key) or self.capture(key, x)
             if captured is not None:
                 return self.replay(captured, x)
-        return self.run(self.converted(x)).float()
+        return in_float32(self.run(self.converted(x)))
 
-    def replay(self, captured: Captured, x: Tensor) -> Tensor:
+    def replay(self, captured: Captured, x: Tensor) -> Outputs:
         """Run a captured call for images of its shape."""
         stream = cuda.current_stream()
         if self.stream is not None and stream != self.stream:
@@ -76,7 +85,7 @@ class GraphRunner:
         self.stream = stream
         captured.x.copy_(x)  # converts type and memory format too
         captured.graph.replay()
-        return captured.y.to(torch.float32, copy=True)
+        return in_float32(captured.y, copy=True)
 
     def converted(self, x: Tensor) -> Tensor:
         """Return images as the function takes them."""

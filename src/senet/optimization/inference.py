@@ -1,7 +1,7 @@
 """Inference with the rewritten graph, compiled by PyTorch or OpenVINO."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, cast, get_args
 
 import numpy
@@ -13,7 +13,7 @@ from senet.errors import SenetError, check_choice, needed_for
 from senet.nn.modes import device_of
 from senet.nn.precision import Precision, check_precision, fast_precision, float32_products
 from senet.ops.gate import MAX_IMAGES
-from senet.optimization.capturing import GraphRunner
+from senet.optimization.capturing import GraphRunner, Outputs
 from senet.optimization.lowering import lower
 from senet.optimization.rewriting import rewrite
 
@@ -51,10 +51,10 @@ class InferenceModel(nn.Module):
         self.network = graph
         self.backend, self.precision, self.micro_batch = backend, precision, micro_batch
         self.cuda_graphs = cuda_graphs
-        self.run: Callable[[Tensor], Tensor] = self.runner()
+        self.run: Callable[[Tensor], Outputs] = self.runner()
         self.eval()
 
-    def runner(self) -> Callable[[Tensor], Tensor]:
+    def runner(self) -> Callable[[Tensor], Outputs]:
         """Return the function that runs a micro-batch; it compiles for each new shape."""
         if self.backend == "openvino":
             return OpenVINORunner(self.network, self.precision)
@@ -65,7 +65,7 @@ class InferenceModel(nn.Module):
         # A function, for a module would become a part of this one.
         launches = BatchRunner(self.network) if self.backend == "inductor" else lower(self.network).forward
 
-        def run(x: Tensor) -> Tensor:
+        def run(x: Tensor) -> Outputs:
             with float32_products(device, self.precision):
                 return launches(x)
 
@@ -73,11 +73,11 @@ class InferenceModel(nn.Module):
             return run
         return GraphRunner(run, device, next(self.network.parameters()), required=self.cuda_graphs == "on")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         """Return what the model returned for images (N, C, H, W)."""
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         if tracing or torch.compiler.is_exporting():
-            return cast(Tensor, self.network(x))
+            return self.network(x)
         with torch.no_grad():
             if not isinstance(self.run, GraphRunner):  # which converts as it copies
                 x = x.to(next(self.network.parameters()).dtype)
@@ -85,7 +85,7 @@ class InferenceModel(nn.Module):
                     x = x.contiguous(memory_format=torch.channels_last)
             parts = [x] if self.micro_batch is None else x.split(self.micro_batch)
             outputs = [self.run(part) for part in parts]
-            return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).float()
+            return joined(outputs)
 
     def train(self, mode: bool = True) -> "InferenceModel":
         """Refuse training mode: BatchNorm is folded into the convolutions and cannot be restored."""
@@ -116,6 +116,14 @@ class InferenceModel(nn.Module):
         self.run = self.runner()
 
 
+def joined(outputs: list[Outputs]) -> Outputs:
+    """Return the outputs of several micro-batches as those of one batch, in float32."""
+    if isinstance(outputs[0], Tensor):
+        parts = cast(list[Tensor], outputs)
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).float()
+    return tuple(cast(Tensor, joined(list(maps))) for maps in zip(*outputs, strict=True))
+
+
 class InductorRunner:
     """Runs a graph with torch.compile and frozen weights, compiled for each new shape.
 
@@ -127,13 +135,13 @@ class InductorRunner:
         self.compiled = torch.compile(graph, dynamic=False)
         self.seen: set[tuple[int, ...]] = set()
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Outputs:
         """Run one micro-batch."""
         if tuple(x.shape) in self.seen:
-            return cast(Tensor, self.compiled(x))
+            return cast(Outputs, self.compiled(x))
         # torch.compile(options={"freezing": True}) does not reach the tracer: a third slower (torch 2.15).
         with torch._inductor.config.patch(freezing=True):
-            output = cast(Tensor, self.compiled(x))
+            output = cast(Outputs, self.compiled(x))
         self.seen.add(tuple(x.shape))
         return output
 
@@ -148,7 +156,7 @@ class BatchRunner:
     def __init__(self, graph: fx.GraphModule) -> None:
         self.small, self.large = InductorRunner(lower(graph)), InductorRunner(graph)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Outputs:
         """Run one micro-batch."""
         return self.small(x) if len(x) <= MAX_IMAGES else self.large(x)
 
@@ -182,14 +190,15 @@ class OpenVINORunner:
         self.network, self.precision = graph, precision
         self.compiled: dict[tuple[int, ...], Any] = {}
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Outputs:
         """Run one micro-batch."""
         if tuple(x.shape) not in self.compiled:
             self.compiled[tuple(x.shape)] = self.compile(x)
         # Copy with NumPy: after a PyTorch copy its OpenMP threads spin and take cores from OpenVINO (10 % of batch-1
         # latency).
         outputs = self.compiled[tuple(x.shape)](numpy.ascontiguousarray(x.numpy()))
-        return torch.from_numpy(outputs[0].copy())
+        maps = tuple(torch.from_numpy(outputs[i].copy()) for i in range(len(outputs)))
+        return maps[0] if len(maps) == 1 else maps
 
     def compile(self, x: Tensor) -> Any:
         """Compile for the shape of x."""
@@ -212,7 +221,7 @@ def optimize_for_inference(
     precision: Precision = "fp32",
     micro_batch: int | None = None,
     cuda_graphs: Switch = "auto",
-) -> InferenceModel:
+) -> nn.Module:
     """Return a faster copy of a network for inference: BatchNorm folded, SE computed from smaller maps, compiled.
 
     Cost: the copy cannot be trained, and compiles at the first batch of each shape (seconds to minutes), so it does not
@@ -221,7 +230,8 @@ def optimize_for_inference(
     a CPU in fp32 takes 85.6 ms in PyTorch, 61.7 ms with "inductor" and 49.7 ms with "openvino" (docs/speed.md).
 
     Args:
-        model: any network that torch.fx can trace; it is copied.
+        model: any network that torch.fx can trace; it is copied. Of a detector of this library the trunk and the
+            feature pyramid are rewritten. Its images have many sizes, so "eager" suits it.
         backend: "inductor" (torch.compile with frozen weights), "openvino" (the fastest on Intel and AMD processors;
             needs `pip install "senet[openvino]"`) or "eager" (no compiler).
         precision: "fp32", "tf32" (on NVIDIA's GPUs since Ampere, with about three correct digits), "bf16" (faster where
@@ -232,7 +242,7 @@ def optimize_for_inference(
             one image takes several times as long).
 
     Returns:
-        A module with the same outputs, to rounding.
+        A module with the same outputs, to rounding: an `InferenceModel`, or a detector.
 
     Raises:
         SenetError: the model cannot be traced, or an option is out of its range.
@@ -259,6 +269,10 @@ def optimize_for_inference(
     precision = fast_precision(device) if precision == "auto" else precision
     if micro_batch is None and device.type == "cpu":
         micro_batch = 4
+    with_maps: Any = getattr(model, "with_maps", None)  # of detectors
+    if with_maps is not None:
+        options: Any = {"backend": backend, "precision": precision, "cuda_graphs": cuda_graphs}
+        return cast(nn.Module, with_maps(partial(optimize_for_inference, micro_batch=micro_batch, **options)))
     graph = rewrite(model)
     if precision == "bf16" and backend != "openvino":
         graph = graph.to(torch.bfloat16)

@@ -77,6 +77,13 @@ class Team:
         """
         return value if self.group is None else -self.largest(-value)
 
+    def each(self, value: float) -> list[float]:
+        """Return the value of every process, that of process i at place i."""
+        found = [torch.tensor(value, dtype=torch.float64) for _ in range(self.size)]
+        if self.group is not None:
+            dist.all_gather(found, found[0].clone(), group=self.group)
+        return [float(each) for each in found]
+
     def largest(self, value: float) -> float:
         """Return the largest value of all processes, or raise the error of one that has failed."""
         largest = self.exchange(value)

@@ -15,13 +15,23 @@ STATE_KEYS = frozenset({"model", "ema", "optimizer", "schedule", "scaler", "posi
 
 @dataclass
 class Position:
-    """Where a run stands: `batch` batches into epoch number `epoch` (both from 0), with that epoch's sums so far."""
+    """Where a run stands: `batch` batches into epoch number `epoch` (both from 0), with that epoch's sums so far.
+
+    Args:
+        epoch: see above.
+        batch: see above.
+        step: steps of the optimizer so far.
+        loss_sum: of this process's batches of the epoch.
+        seconds: that the epoch has taken.
+        loss_sums: of every process, as of the last save; None before that, and of former versions.
+    """
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
     loss_sum: float = 0.0
     seconds: float = 0.0
+    loss_sums: list[float] | None = None
 
 
 def up_to_date(state: Mapping[str, Any], epochs: int | None, metrics: Iterable[Mapping[str, float]]) -> dict[str, Any]:

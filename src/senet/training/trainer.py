@@ -134,6 +134,7 @@ class Trainer:
         """Go on to the next epoch, and save."""
         position = self.position
         position.epoch, position.batch, position.loss_sum, position.seconds = position.epoch + 1, 0, 0.0, 0.0
+        position.loss_sums = None
         self.pace.end_epoch(position.epoch, reporter)
         is_best = self.parts.selection.take(row)
         self.thaw()
@@ -184,8 +185,7 @@ class Trainer:
             if done == num_batches or stop or due or cut:
                 self.check_weights(lr)
             if done < num_batches and (stop or due):
-                if self.accelerator.is_main_process:
-                    self.save({}, best=False)
+                self.save_within_epoch()
                 if stop:
                     self.interrupt()
             if cut:
@@ -245,6 +245,7 @@ class Trainer:
     def evaluate_epoch(self) -> dict[str, float]:
         """Evaluate what is kept, and return the epoch's line of metrics."""
         position, data = self.position, self.data
+        position.loss_sums = self.team.each(position.loss_sum)  # a signal saves in the evaluation
         result = self.evaluate()
         self.parts.schedule.end_epoch(result.get("loss", math.nan))
         loss_sum = torch.tensor(position.loss_sum, device=self.accelerator.device)
@@ -281,6 +282,12 @@ class Trainer:
         where = {"position": vars(self.position), "num_processes": self.accelerator.num_processes}
         self.run_folder.save(self.parts.kept, {**self.parts.state_dict(), **where}, metrics, best=best)
 
+    def save_within_epoch(self) -> None:
+        """Write last/ with the losses of all processes so far."""
+        self.position.loss_sums = self.team.each(self.position.loss_sum)
+        if self.accelerator.is_main_process:
+            self.save({}, best=False)
+
     def restore(self, state: Mapping[str, Any] | None) -> None:
         """Go on from a training state, or from the beginning if the run was stopped before its first save."""
         if state is None:
@@ -292,7 +299,9 @@ class Trainer:
                 f"{self.run_folder.path} was run by {state['num_processes']} processes, not "
                 f"{self.accelerator.num_processes}; resume with as many"
             )
-        self.position = Position(**state["position"])
+        self.position = position = Position(**state["position"])
+        if position.loss_sums is not None:
+            position.loss_sum = position.loss_sums[self.accelerator.process_index]
         self.thaw()
         self.parts.load_state_dict(state)
         if self.accelerator.is_main_process:
@@ -304,8 +313,7 @@ class Trainer:
         The reason may be a signal to all processes, of which those that read images have died.
         """
         self.team.fail(error)
-        if self.accelerator.is_main_process:
-            self.save({}, best=False)
+        self.save_within_epoch()
         if self.team.agree(bool(self.caught)):
             self.interrupt()
         raise SenetError(f"{error} (the run {self.status()})") from error

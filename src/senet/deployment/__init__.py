@@ -1,0 +1,1 @@
+"""Export of networks to other runtimes, and the proof that nothing changed."""
