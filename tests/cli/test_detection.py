@@ -201,3 +201,11 @@ def test_names_of_other_programs_lead_to_options_that_exist(kind, elsewhere):
     for here in elsewhere.values():
         for word in re.findall(r"--[\w.-]+", here.replace("--nproc-per-node", "")):
             assert word in (trained if "of `senet train`" in here and word.startswith("--model.") else known)
+
+
+@pytest.mark.parametrize("command", ["explain", "record", "prune"])
+def test_commands_about_classifiers_say_what_takes_a_detector(command, run, capsys):
+    assert main([command, run, "--output", "out"]) == 2
+    err = capsys.readouterr().err
+    assert f"run detects objects, and `senet {command}` takes networks that classify" in err
+    assert "`senet evaluate run --report page.html` shows what its gates do" in err

@@ -106,6 +106,17 @@ class Detector(HubMethods, nn.Module):
         fast.frozen = ()
         return fast.eval().requires_grad_(False)
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Refuse `torch.jit.script`, which would leave the detector changed halfway.
+
+        Raises:
+            SenetError: always.
+        """
+        raise SenetError(
+            f"{type(self).__name__} cannot become TorchScript, which PyTorch has deprecated; torch.compile takes it, "
+            "and torch.onnx.export with dynamo=False"
+        )
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute the blocks of the trunk again in the backward pass instead of keeping their activations.
 
