@@ -9,7 +9,6 @@ from typing import Any, ClassVar, cast
 
 from torch import nn
 from torchvision.models import detection
-from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from senet.configs import to_dict
@@ -19,6 +18,7 @@ from senet.detection.heads import (
     ProposalHead,
     ProposalNetwork,
     RegionHeads,
+    RegionPool,
     SingleStageHead,
     build_anchors,
     build_box_head,
@@ -153,7 +153,7 @@ class FasterRCNN(Detector, detection.FasterRCNN):  # type: ignore[misc]  # torch
             image_std=config.image_std,
             rpn_anchor_generator=anchors,
             rpn_head=ProposalHead(channels, anchors.num_anchors_per_location()[0]),
-            box_roi_pool=MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
+            box_roi_pool=RegionPool(names, output_size=7, sampling_ratio=2),
             box_head=build_box_head(channels, config.box_features),
             box_predictor=build_box_predictor(config.box_features, cast(int, config.num_classes)),
             **config.options,
