@@ -10,12 +10,14 @@ Cost: three minutes on two CPU cores.
 Results: benchmarks/results/backends.json.
 """
 
+import json
 import os
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -49,9 +51,13 @@ class Arguments:
 
     Args:
         rounds: of all contestants in turn.
+        cases: which of `CASES`, by number; what was measured of the others before is kept.
+        detector: whether the detector is measured.
     """
 
     rounds: int = 15
+    cases: tuple[int, ...] = tuple(range(len(CASES)))
+    detector: bool = True
 
 
 def seconds_of(run: Callable[[], object]) -> float:
@@ -67,7 +73,7 @@ def measure(name: str, batch: int, side: int, precision: Precision, rounds: int)
     torch._dynamo.reset()
     torch.manual_seed(0)
     model, x = senet.create_model(name).eval(), torch.randn(batch, 3, side, side)
-    plain = senet.create_model(name).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    plain = senet.create_model(name).eval().to(memory_format=torch.channels_last)
     if precision == "bf16":
         plain = plain.to(torch.bfloat16)
     images = x.to(next(plain.parameters()).dtype, memory_format=torch.channels_last)
@@ -75,7 +81,7 @@ def measure(name: str, batch: int, side: int, precision: Precision, rounds: int)
     prepare = {}
     for backend in BACKENDS:
         fast = senet.optimize_for_inference(model, backend=backend, precision=precision)
-        runs[backend] = lambda fast=fast: fast(x)  # type: ignore[misc]
+        runs[backend] = partial(fast, x)
         prepare[backend] = round(seconds_of(runs[backend]), 2)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SENET_CACHE"] = folder
@@ -94,7 +100,7 @@ def measure(name: str, batch: int, side: int, precision: Precision, rounds: int)
 def measure_detector(rounds: int) -> list[dict[str, Any]]:
     """Time the backends that suit images of many sizes on a pyramid, and those that compile for each size."""
     torch.manual_seed(0)
-    detector = senet.faster_rcnn("se_resnet50", num_classes=3).eval()
+    detector = senet.faster_rcnn("se_resnet50", num_classes=3, frozen_stages=0, norm="train").eval()
     maps: nn.Module = PyramidMaps(detector.backbone)
     models = {
         "eager": optimized(maps, "eager", "fp32", micro_batch=4),
@@ -105,7 +111,7 @@ def measure_detector(rounds: int) -> list[dict[str, Any]]:
     found = []
     for height, width in SIZES:
         x: Tensor = torch.randn(1, 3, height, width)
-        runs = {name: lambda model=model: model(x) for name, model in models.items()}  # type: ignore[misc]
+        runs = {name: partial(model, x) for name, model in models.items()}
         prepare = {name: round(seconds_of(run), 2) for name, run in runs.items()}
         times = milliseconds(time_in_turn(runs, max(5, rounds // 3), settle=1))
         print(height, width, {key: sorted(ms)[len(ms) // 2] for key, ms in times.items()}, prepare, flush=True)
@@ -116,12 +122,15 @@ def measure_detector(rounds: int) -> list[dict[str, Any]]:
 def main(arguments: Arguments) -> None:
     """Measure every network, then the detector."""
     warnings.filterwarnings("ignore")
-    cases: list[dict[str, Any]] = []
-    results: dict[str, Any] = {"settings": asdict(arguments), "cases": cases}
-    for name, batch, side, precision in CASES:
-        cases.append(measure(name, batch, side, precision, arguments.rounds))
-    results["detector"] = measure_detector(arguments.rounds)
-    write_results(RESULTS / "backends.json", results, ("torch", "openvino"))
+    path = RESULTS / "backends.json"
+    before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    known = {(case["network"], case["batch"], case["precision"]): case for case in before.get("cases", ())}
+    for name, batch, side, precision in (CASES[number] for number in arguments.cases):
+        known[name, batch, precision] = measure(name, batch, side, precision, arguments.rounds)
+    detector = measure_detector(arguments.rounds) if arguments.detector else before.get("detector", [])
+    cases = [known[name, batch, precision] for name, batch, _, precision in CASES if (name, batch, precision) in known]
+    results = {"settings": {"rounds": arguments.rounds}, "cases": cases, "detector": detector}
+    write_results(path, results, ("torch", "openvino"))
 
 
 if __name__ == "__main__":
