@@ -50,6 +50,9 @@ EXTRAS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "google": ("protobuf", "caffe"),
         "faster_coco_eval": ("faster-coco-eval", "detection"),
         "openvino": ("openvino", "openvino"),
+        "onnx": ("onnx", "onnx"),
+        "onnxscript": ("onnxscript", "onnx"),
+        "onnxruntime": ("onnxruntime", "onnx"),
         "pillow_heif": ("pillow-heif", "heif"),
         "tifffile": ("tifffile", "tiff"),
     }
