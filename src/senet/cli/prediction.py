@@ -44,9 +44,10 @@ class PredictCommand(Command):
 
     What is printed depends on what the network was trained for. IMAGE is a file; a folder, for all images in it and
     below it; a pattern in quotes, such as 'photos/**/*.jpg'; or - for a list on standard input, one file a line.
-    The first IMAGE may be a run or model folder, which is then the network. Results are printed as they come. Images
-    that cannot be read are listed at the end, on standard error, and the exit status is then 1. With a network that
-    detects objects, --output may be a new folder: for the pictures with boxes drawn into them, and objects.json.
+    The first IMAGE may be a run or model folder or a file of weights, which is then the network. Results are printed as
+    they come. Images that cannot be read are listed at the end, on standard error, and the exit status is then 1. With
+    a network that detects objects, --output may be a new folder: for the pictures with boxes drawn into them, and
+    objects.json.
 
     Examples:
         senet predict photo.jpg
@@ -105,16 +106,18 @@ class PredictCommand(Command):
             named.classify()
 
     def with_model(self) -> "PredictCommand":
-        """Return the command with its first image as the model, if that is a run or model folder and none is named."""
+        """Return the command with its first image as the model, if that holds weights and no model is named."""
+        from senet.weights.hub import FILES
         from senet.weights.reading import find_model_folder
 
         others = self.images[1:]
-        if self.model or not (others or (self.images and self.list)) or not Path(self.images[0]).is_dir():
+        if self.model or not (others or (self.images and self.list)):
             return self
-        try:
-            find_model_folder(self.images[0])
-        except SenetError:
-            return self
+        if not (Path(self.images[0]).is_file() and Path(self.images[0]).suffix in FILES):
+            try:
+                find_model_folder(self.images[0])
+            except SenetError:
+                return self
         return replace(self, model=self.images[:1], images=others)
 
     def classify(self) -> None:
