@@ -1,5 +1,8 @@
 """Objects in single images: the same as the detector's own, upright, whatever images come beside."""
 
+import io
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -151,3 +154,26 @@ def test_predict_detects_with_a_detector(detector):
     ):
         with pytest.raises(SenetError, match=message):
             senet.predict(given, images, **options)
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (None, "image number 0 is of class NoneType; expected a file, PIL image, array or tensor"),
+        (b"pixels", "is of class bytes"),
+        (io.BytesIO(b"pixels"), "is of class BytesIO"),
+        (torch.rand(3, 40, 50) * 255, "holds float32 values, whose range is not known; convert it to uint8"),
+        (np.zeros((40, 50, 3)), "holds float64 values"),
+    ],
+    ids=["None", "bytes", "file", "tensor", "array"],
+)
+def test_what_is_no_picture_is_one_sentence(detector, images, said):
+    with pytest.raises(SenetError, match=re.escape(said)):
+        detect(detector, images)
+
+
+def test_a_wrapped_detector_is_a_detector(detector):
+    expected = detect(detector, [picture(90, 60)], threshold=0)
+    for wrapped in (torch.optim.swa_utils.AveragedModel(detector), torch.nn.DataParallel(detector)):
+        assert detects(wrapped)
+        assert detect(wrapped, [picture(90, 60)], threshold=0) == expected

@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar
 import tyro
 
 from senet.cli.ablation import ablation_tables, runs_shown
+from senet.cli.names import DETECTING, check_options
 from senet.cli.parsing import Command, parse
 from senet.cli.processes import launcher
 from senet.cli.progress import run_shown
@@ -67,6 +68,8 @@ class ByRecipe(Command):
         name = argv[0]
         config = get_recipe(name)
         kind = cls.form(config, name)
+        if isinstance(config, DetectionConfig):
+            check_options(kind, argv[1:], DETECTING)
         default = kind(output=tyro.MISSING, config=kind.with_sections(config, argv))
         description = f"{inspect.getdoc(cls)}\n\nThe recipe: {inspect.getdoc(RECIPES[name])}"
         command = parse(kind, argv[1:], f"{prog} {name}", default=default, description=description)

@@ -38,7 +38,7 @@ from senet.detection.trunk import (
 )
 from senet.detection.trunk_weights import build_body, without_classifier
 from senet.errors import SenetError
-from senet.models.description import FORMATS
+from senet.models.description import FORMATS, derive_surgery
 from senet.models.external import tag_of
 from senet.models.hub_methods import HubMethods
 from senet.nn.block import SEOptions
@@ -105,6 +105,17 @@ class Detector(HubMethods, nn.Module):
         fast = copy.deepcopy(self, {id(self.backbone): backbone})
         fast.frozen = ()
         return fast.eval().requires_grad_(False)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Refuse `torch.jit.script`, which would leave the detector changed halfway.
+
+        Raises:
+            SenetError: always.
+        """
+        raise SenetError(
+            f"{type(self).__name__} cannot become TorchScript, which PyTorch has deprecated; torch.compile takes it, "
+            "and torch.onnx.export with dynamo=False"
+        )
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute the blocks of the trunk again in the backward pass instead of keeping their activations.
@@ -381,12 +392,18 @@ def config_of(
 # ---- description -----------------------------------------------------------------------------------------------------
 
 
+def config_now(model: Detector) -> DetectorConfig:
+    """Return the configuration of a detector with the SE blocks that its trunk has now, see `senet.insert_se`."""
+    surgery, own = model.config.surgery, derive_surgery(model.backbone.body)
+    return replace(model.config, surgery=replace(own, removed=surgery.removed))
+
+
 def describe(model: Detector) -> dict[str, Any]:
     """Return the content of config.json for a detector."""
     return {
         "format": FORMATS[-1],
         "task": TASK,
-        "detector": to_dict(model.config, name="detector"),
+        "detector": to_dict(config_now(model), name="detector"),
         "preprocessing": to_dict(model.preprocessing),
         "class_names": None if model.class_names is None else list(model.class_names),
     }

@@ -30,7 +30,7 @@ def detects(source: Any) -> bool:
             weights that does. Any other name is of a network that classifies.
     """
     if isinstance(source, nn.Module):
-        return is_detector(source)
+        return is_detector(source) or is_detector(unwrapped(source))
     if not isinstance(source, str | Path):
         return False
     path = Path(source)
@@ -86,6 +86,12 @@ def check_scaled(name: str, size: tuple[int, int], min_sizes: Sequence[int], max
         )
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the detector that is the `module` of an average of weights, or of a wrapper for several devices."""
+    inner = getattr(model, "module", None)
+    return inner if isinstance(inner, nn.Module) and is_detector(inner) else model
+
+
 def open_detector(run_or_model: Network, device: torch.device | str | None = None) -> nn.Module:
     """Return a detector itself, or open the one that a run or model folder or hub id means.
 
@@ -97,6 +103,7 @@ def open_detector(run_or_model: Network, device: torch.device | str | None = Non
         SenetError: there is none, or it does not detect.
     """
     model = open_any(run_or_model)
+    model = model if is_detector(model) else unwrapped(model)
     if not is_detector(model):
         raise SenetError(f"{name_of(run_or_model)} classifies images and finds no boxes; name a run that detects")
     if isinstance(run_or_model, str | Path):

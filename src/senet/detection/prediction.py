@@ -18,7 +18,7 @@ from senet.detection.evaluation import outputs_of
 from senet.detection.opening import check_scaled, names_of_classes, open_detector
 from senet.errors import SenetError, check_choice
 from senet.evaluation.functions import Network, name_of, networks_of
-from senet.evaluation.prediction import Given, available_cores, open_image, read_ahead
+from senet.evaluation.prediction import Given, available_cores, check_picture, open_image, read_ahead
 from senet.evaluation.sources import OnError, expanded
 from senet.nn.modes import device_of, dtype_of, eval_mode
 from senet.nn.precision import Precision, check_precision, computing
@@ -190,7 +190,9 @@ def prepare(image: Given, number: int) -> Image.Image | SenetError:
     is_file = isinstance(image, str | Path)
     try:
         with naming(str(image) if is_file else f"image number {number}"):
-            return to_rgb(open_image(image) if isinstance(image, str | Path) else image, 3)
+            opened = open_image(image) if isinstance(image, str | Path) else image
+            check_picture(opened)
+            return to_rgb(opened, 3)
     except SenetError as error:
         return error
 
