@@ -50,6 +50,7 @@ EXTRAS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "google": ("protobuf", "caffe"),
         "faster_coco_eval": ("faster-coco-eval", "detection"),
         "openvino": ("openvino", "openvino"),
+        "nncf": ("nncf", "int8"),
         "pillow_heif": ("pillow-heif", "heif"),
         "tifffile": ("tifffile", "tiff"),
     }
