@@ -141,7 +141,7 @@ def test_bad_input_is_refused_before_any_work(output, options, said, tmp_path):
 def test_the_commands_take_exported_files(network, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["export", "cifar_se_resnet20", "net.onnx", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["files"] == ["net.onnx"]
+    assert json.loads(capsys.readouterr().out)["files"] == ["net.onnx", "net.onnx.parity.json"]
     pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("photo.png")
     assert main(["predict", "net.onnx", "photo.png", "--json"]) == 0

@@ -59,6 +59,7 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status: 0; 1 if inputs were skipped; 2 for bad input; 128 + a signal's number.
 
+    It is 3 where an exported network is further from its original than the tolerance.
     Under torchrun only the first process prints. When one fails, all exit, and only the first failure is reported.
     """
     for stream in (sys.stdout, sys.stderr):

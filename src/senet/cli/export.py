@@ -11,11 +11,13 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
+from senet.cli.parity import show_parity
 from senet.cli.parsing import Command
 from senet.cli.progress import Lines
 from senet.cli.writing import exit_at_sigterm
 from senet.deployment.config import ExportConfig
 from senet.deployment.exporting import Exported, export
+from senet.deployment.parity import conclude
 from senet.errors import SenetError
 from senet.terminal import say
 
@@ -67,6 +69,12 @@ class ExportCommand(Command):
             print(json.dumps(summary(made)))
         else:
             say(written(made))
+            if made.parity is not None:
+                show_parity(made.parity)
+            if self.report is not None:
+                say(f"{self.report} is the report; open it in a browser")
+        if made.parity is not None and (status := conclude(made.parity)):
+            raise SystemExit(status)
 
     def config(self) -> ExportConfig:
         """Return the configuration of the export.

@@ -18,7 +18,7 @@ def show_parity(report: ParityReport) -> None:
         say(report.processor.described(report.precision))
     show_inner(report.inner)
     if report.unscored:
-        say(f"no accuracy: {report.unscored}")
+        say(f"no accuracy was measured: {report.unscored}")
     for problem in report.problems:
         say(f"beyond the tolerance of {report.precision}: {problem}")
     if report.within_tolerance:

@@ -15,6 +15,8 @@ from senet.data.preprocessing import preprocessing_of
 from senet.deployment.config import ExportConfig
 from senet.deployment.graph import build_graph
 from senet.deployment.metadata import describe
+from senet.deployment.parity import ParityReport, parity_path
+from senet.deployment.proving import check_proof, prove, write_proof
 from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
 from senet.errors import SenetError
 from senet.evaluation.batches import DataSource, open_model
@@ -32,13 +34,13 @@ class Exported:
         path: the file, or the folder.
         files: all that belongs to it.
         metadata: what the file says of itself.
-        parity: how it differs from the network; None where nothing measured it.
+        parity: how it differs from the network; None for a file that cannot be run here.
     """
 
     path: Path
     files: tuple[Path, ...]
     metadata: Metadata
-    parity: Any = None
+    parity: ParityReport | None = None
 
 
 def export(
@@ -88,11 +90,16 @@ def export(
         name=getattr(getattr(model, "config", None), "name", type(model).__name__),
         class_names=class_names_of(model) or None,
     )
+    page = None if report is None else Path(report)
+    check_proof(model, output, data, page)
     logger.info("writing %s", output)
     with written_whole(output) as folder:
         info.load().write(graph, folder / output.name, config, metadata, calibration)
+        logger.info("comparing %s with %s", output, name_of(run_or_model))
+        parity = prove(model, run_or_model, folder / output.name, output, data)
         files = tuple(output.parent / file.name for file in sorted(folder.iterdir()))
-    return Exported(path=output, files=files, metadata=metadata)
+    write_proof(parity, page)
+    return Exported(path=output, files=files, metadata=metadata, parity=parity)
 
 
 def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
@@ -101,7 +108,7 @@ def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
         others = [name for name, other in TARGETS.items() if other.suffix and other.suffix == output.suffix.lower()]
         remedy = f", or choose to={others[0]!r}" if others else ""
         raise SenetError(f"{output} does not end in {info.suffix}, as files of {config.to} do; name it so{remedy}")
-    for path in (output, *map(output.with_suffix, info.companions)):
+    for path in (output, parity_path(output), *map(output.with_suffix, info.companions)):
         if path.exists() or path.is_symlink():
             raise SenetError(f"{path} exists already; name another output, or remove it")
     check_writable(output)
