@@ -49,6 +49,11 @@ class ExportGraph:
         """The shape of the input, with the names of its dynamic axes."""
         return tuple(self.dynamic.get(axis, size) for axis, size in enumerate(self.example.shape))
 
+    def num_outputs(self) -> int:
+        """Return the number of logits of an image."""
+        with torch.no_grad():
+            return int(self.module(self.example).shape[1])
+
     def program(self) -> torch.export.ExportedProgram:
         """Return the program that torch.export records.
 
@@ -85,7 +90,7 @@ def build_graph(model: nn.Module, config: ExportConfig) -> ExportGraph:
             "export it without, and normalize its images as its preprocessing says"
         )
     height, width = config.image_size or (preprocessing.image_size,) * 2
-    batch = 2 if "batch" in config.dynamic else config.batch_size
+    batch = 2 if "batch" in config.free_axes else config.batch_size
     if not config.preprocess:
         example, axes, module = torch.zeros(batch, channels, height, width), AXES, network
     else:
@@ -93,12 +98,11 @@ def build_graph(model: nn.Module, config: ExportConfig) -> ExportGraph:
             height, width = preprocessing.resize + ODD, preprocessing.resize + 2 * ODD
         example, axes = torch.zeros(batch, height, width, 3, dtype=torch.uint8), PIXEL_AXES
         module = nn.Sequential(FromPixels(preprocessing, resize=config.resize), network).eval()
-    free = (*config.dynamic, "height", "width") if config.resize else config.dynamic
     return ExportGraph(
         module=module,
         network=network,
         example=example,
-        dynamic={axes[axis]: axis for axis in axes if axis in free},
+        dynamic={axes[axis]: axis for axis in axes if axis in config.free_axes},
         preprocessing=preprocessing,
     )
 

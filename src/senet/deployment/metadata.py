@@ -46,9 +46,10 @@ def describe(graph: ExportGraph, config: ExportConfig, *, source: str, name: str
 def describe_input(graph: ExportGraph, config: ExportConfig) -> dict[str, Any]:
     """Return what a file takes: name, layout, type, range and shape."""
     inside = "resize, crop and normalization" if config.resize else "normalization"
+    pixels = "picture" if config.to == "coreml" else "NHWC"  # Core ML has a type for pictures
     return {
         "name": INPUT,
-        "layout": "NHWC" if config.preprocess else "NCHW",
+        "layout": pixels if config.preprocess else "NCHW",
         "dtype": "uint8" if config.preprocess else "float32",
         "range": "0 to 255, RGB" if config.preprocess else "normalized: (value / 255 - mean) / std",
         "shape": list(graph.shape),
