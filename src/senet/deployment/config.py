@@ -10,8 +10,8 @@ Axis = Literal["batch", "height", "width"]
 Layout = Literal["triton", "ovms"]
 ExportPrecision = Literal["fp32", "fp16", "int8", "int8_weights"]
 ONE_SHAPE: tuple[Target, ...] = ("executorch", "coreml")
-"""Formats whose files compute one shape only. ExecuTorch plans memory for it when a file is written: with a batch of up to
-64 declared free, its version 1.5.1 wrote a file that takes 15 at most, and 24 times the memory."""
+"""Formats whose files compute one shape only. ExecuTorch plans memory for it when a file is written: for a free batch of
+up to 64, its version 1.5.1 wrote a file that takes 15 images at most and 24 times the memory."""
 SERVED: tuple[Target, ...] = ("onnx", "openvino")
 """Formats that the servers of `Layout` read."""
 OPSETS = (18, 23)
