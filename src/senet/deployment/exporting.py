@@ -97,7 +97,7 @@ def export(
 
 def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
     """Raise a SenetError for an output that has another suffix than the format, exists or cannot be written."""
-    if output.suffix.lower() != info.suffix:
+    if info.suffix and output.suffix.lower() != info.suffix:
         others = [name for name, other in TARGETS.items() if other.suffix and other.suffix == output.suffix.lower()]
         remedy = f", or choose to={others[0]!r}" if others else ""
         raise SenetError(f"{output} does not end in {info.suffix}, as files of {config.to} do; name it so{remedy}")
