@@ -129,6 +129,8 @@ def written_whole(output: Path) -> Iterator[Path]:
             if place.exists():
                 raise SenetError(f"{place} came to exist during the export; name another output")
             part.rename(place)
+    except SenetError:  # some of which are OSErrors too
+        raise
     except OSError as error:
         raise SenetError(f"{output} cannot be written ({error.strerror}); name another output") from error
     finally:
