@@ -1,6 +1,7 @@
 """The configuration of an export: to which format, with what inside, at which precision."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from senet.errors import SenetError, check_choice
@@ -10,8 +11,8 @@ Axis = Literal["batch", "height", "width"]
 Layout = Literal["triton", "ovms"]
 ExportPrecision = Literal["fp32", "fp16", "int8", "int8_weights"]
 ONE_SHAPE: tuple[Target, ...] = ("executorch", "coreml")
-"""Formats whose files compute one shape only. ExecuTorch plans memory for it when a file is written: for a free batch of
-up to 64, its version 1.5.1 wrote a file that takes 15 images at most and 24 times the memory."""
+"""Formats whose files compute one shape only. ExecuTorch plans memory for it when a file is written: for a free batch
+of up to 64, its version 1.5.1 wrote a file that takes 15 images at most and 24 times the memory."""
 SERVED: tuple[Target, ...] = ("onnx", "openvino")
 """Formats that the servers of `Layout` read."""
 OPSETS = (18, 23)
@@ -35,6 +36,7 @@ class ExportConfig:
         precision: "fp32"; "fp16" and "int8_weights" store weights so; "int8" computes so, and needs images.
         keep_float: of "int8": number of layers that stay in floating point, those which cost the most accuracy.
         layout: write the folder that this server serves models from, instead of a file.
+        onnxruntime_web: of "web": a folder that has the package onnxruntime-web; None fetches it with npm.
     """
 
     to: Target = "onnx"
@@ -48,6 +50,7 @@ class ExportConfig:
     precision: ExportPrecision = "fp32"
     keep_float: int = 0
     layout: Layout | None = None
+    onnxruntime_web: Path | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dynamic", tuple(self.dynamic))
@@ -94,8 +97,31 @@ class ExportConfig:
                 f"layout={self.layout!r} is for files of {' and '.join(SERVED)}, which that server reads, not of "
                 f"{self.to}; name one of these"
             )
+        if self.to == "web":
+            self.check_page()
+        elif self.onnxruntime_web is not None:
+            raise SenetError(f"onnxruntime_web={str(self.onnxruntime_web)!r} has no effect on {self.to}; leave it out")
         if self.opset is not None and self.to not in ("onnx", "web"):
             raise SenetError(f"opset={self.opset} has no effect on {self.to}, which has no opsets; leave it out")
+
+    def check_page(self) -> None:
+        """Raise a SenetError for an option that has no effect on a page: its network takes one picture at a time."""
+        if self.onnxruntime_web is not None:
+            object.__setattr__(self, "onnxruntime_web", Path(self.onnxruntime_web))
+        fixed = {"preprocess": False, "resize": False, "batch_size": 1, "dynamic": ("batch",), "layout": None}
+        for name, value in fixed.items():
+            if getattr(self, name) != value:
+                raise SenetError(
+                    f"{name}={getattr(self, name)!r} has no effect on web, whose page prepares one picture at a time; "
+                    "leave it out"
+                )
+        if self.image_size is not None and self.image_size[0] != self.image_size[1]:
+            raise SenetError(f"image_size is {self.image_size}, but a page cuts squares; give two equal numbers")
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether normalization is inside."""
+        return self.preprocess or self.to == "web"
 
     def check_one_shape(self) -> None:
         """Raise a SenetError for an option that asks a file of one shape to take others."""
@@ -115,6 +141,6 @@ class ExportConfig:
     @property
     def free_axes(self) -> tuple[Axis, ...]:
         """The axes whose length is free, those of pictures that are scaled inside among them."""
-        if self.to in ONE_SHAPE:
+        if self.to == "web" or self.to in ONE_SHAPE:
             return ()
         return (*self.dynamic, "height", "width") if self.resize else self.dynamic

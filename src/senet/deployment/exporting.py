@@ -110,7 +110,7 @@ def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
         raise SenetError(
             f"{output} ends in {output.suffix}, but layout={config.layout!r} writes a folder; name it without"
         )
-    if config.layout is None and output.suffix.lower() != info.suffix:
+    if config.layout is None and info.suffix and output.suffix.lower() != info.suffix:
         others = [name for name, other in TARGETS.items() if other.suffix and other.suffix == output.suffix.lower()]
         remedy = f", or choose to={others[0]!r}" if others else ""
         raise SenetError(f"{output} does not end in {info.suffix}, as files of {config.to} do; name it so{remedy}")
@@ -143,6 +143,8 @@ def written_whole(output: Path) -> Iterator[Path]:
             if place.exists():
                 raise SenetError(f"{place} came to exist during the export; name another output")
             part.rename(place)
+    except SenetError:  # some of which are OSErrors too
+        raise
     except OSError as error:
         raise SenetError(f"{output} cannot be written ({error.strerror}); name another output") from error
     finally:

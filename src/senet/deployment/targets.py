@@ -84,6 +84,12 @@ TARGETS: Mapping[Target, TargetInfo] = MappingProxyType(
             needed_to_run=("openvino",),
             companions=(".bin",),
         ),
+        "web": TargetInfo(
+            suffix="",
+            module="senet.deployment.to_web",
+            packages=("onnx", "onnxscript", "onnxruntime"),
+            needed_to_run=("onnxruntime",),
+        ),
         "torch_export": TargetInfo(suffix=SUFFIXES["torch_export"], module="senet.deployment.to_torch_export"),
         "executorch": TargetInfo(
             suffix=SUFFIXES["executorch"],
