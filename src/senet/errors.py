@@ -54,6 +54,8 @@ EXTRAS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "onnxscript": ("onnxscript", "onnx"),
         "onnxruntime": ("onnxruntime", "onnx"),
         "nncf": ("nncf", "int8"),
+        "executorch": ("executorch", "executorch"),
+        "coremltools": ("coremltools", "coreml"),
         "pillow_heif": ("pillow-heif", "heif"),
         "tifffile": ("tifffile", "tiff"),
     }

@@ -14,8 +14,9 @@ from torch import nn
 from senet.data.preprocessing import preprocessing_of
 from senet.deployment.config import ExportConfig
 from senet.deployment.graph import build_graph
+from senet.deployment.layouts import place_of_model, write_settings
 from senet.deployment.metadata import describe
-from senet.deployment.parity import ParityReport, parity_path
+from senet.deployment.parity import ParityReport, parity_path, write_parity
 from senet.deployment.proving import check_proof, prove, write_proof
 from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
 from senet.errors import SenetError
@@ -32,12 +33,14 @@ class Exported:
 
     Args:
         path: the file, or the folder.
+        model: what `senet.load_exported` opens: in a model repository the file within it, else `path`.
         files: all that belongs to it.
         metadata: what the file says of itself.
         parity: how it differs from the network; None for a file that cannot be run here.
     """
 
     path: Path
+    model: Path
     files: tuple[Path, ...]
     metadata: Metadata
     parity: ParityReport | None = None
@@ -91,24 +94,38 @@ def export(
         class_names=class_names_of(model) or None,
     )
     page = None if report is None else Path(report)
-    check_proof(model, output, data, page)
+    check_proof(model, output, info, data, page)
     logger.info("writing %s", output)
     with written_whole(output) as folder:
-        info.load().write(graph, folder / output.name, config, metadata, calibration)
-        logger.info("comparing %s with %s", output, name_of(run_or_model))
-        parity = prove(model, run_or_model, folder / output.name, output, data)
-        files = tuple(output.parent / file.name for file in sorted(folder.iterdir()))
-    write_proof(parity, page)
-    return Exported(path=output, files=files, metadata=metadata, parity=parity)
+        place = folder / output.name
+        if config.layout is not None:
+            place = place_of_model(folder / output.name, metadata, info.suffix)
+        info.load().write(graph, place, config, metadata, calibration)
+        if config.layout is not None:
+            write_settings(config.layout, folder / output.name, config, metadata, graph.num_outputs())
+        parity = prove(model, run_or_model, place, output, data) if info.is_computed else None
+        if parity is not None:
+            write_parity(parity, parity_path(folder / output.name))
+        found = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    files = tuple(output.parent / file for file in found)
+    if parity is not None and page is not None:
+        write_proof(parity, page)
+    model_file = output.parent / place.relative_to(folder)
+    return Exported(path=output, model=model_file, files=files, metadata=metadata, parity=parity)
 
 
 def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
     """Raise a SenetError for an output that has another suffix than the format, exists or cannot be written."""
-    if output.suffix.lower() != info.suffix:
+    if config.layout is not None and output.suffix:
+        raise SenetError(
+            f"{output} ends in {output.suffix}, but layout={config.layout!r} writes a folder; name it without"
+        )
+    if config.layout is None and info.suffix and output.suffix.lower() != info.suffix:
         others = [name for name, other in TARGETS.items() if other.suffix and other.suffix == output.suffix.lower()]
         remedy = f", or choose to={others[0]!r}" if others else ""
         raise SenetError(f"{output} does not end in {info.suffix}, as files of {config.to} do; name it so{remedy}")
-    for path in (output, parity_path(output), *map(output.with_suffix, info.companions)):
+    companions = () if config.layout is not None else map(output.with_suffix, info.companions)
+    for path in (output, parity_path(output), *companions):
         if path.exists() or path.is_symlink():
             raise SenetError(f"{path} exists already; name another output, or remove it")
     check_writable(output)
@@ -136,6 +153,8 @@ def written_whole(output: Path) -> Iterator[Path]:
             if place.exists():
                 raise SenetError(f"{place} came to exist during the export; name another output")
             part.rename(place)
+    except SenetError:  # some of which are OSErrors too
+        raise
     except OSError as error:
         raise SenetError(f"{output} cannot be written ({error.strerror}); name another output") from error
     finally:

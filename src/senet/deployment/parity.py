@@ -121,12 +121,12 @@ def plain(value: Any) -> Any:
         return [plain(each) for each in value]
     if isinstance(value, Mapping):
         return {key: plain(each) for key, each in value.items()}
-    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
+    return plain(asdict(value)) if hasattr(value, "__dataclass_fields__") else value
 
 
 def with_properties(value: Any, *names: str) -> dict[str, Any]:
     """Return the fields of a dataclass and some of its properties."""
-    return asdict(value) | {name: plain(getattr(value, name)) for name in names}
+    return {**plain(value), **{name: plain(getattr(value, name)) for name in names}}
 
 
 def without_infinities(value: Any) -> Any:

@@ -1,32 +1,36 @@
 """The proof that comes with every export: the comparison of the file with the network that it was made of."""
 
+import logging
 from pathlib import Path
 
 from torch import nn
 
-from senet.deployment.parity import ParityReport, compare_exported, parity_path, write_parity
+from senet.deployment.parity import ParityReport, compare_exported
 from senet.deployment.pictures import pictures_for
+from senet.deployment.targets import TargetInfo
 from senet.errors import SenetError, warn
 from senet.evaluation.batches import DataSource, run_data
 from senet.evaluation.functions import Network, name_of
-from senet.factory import EXPORTED
 from senet.files import check_page
 
+logger = logging.getLogger(__name__)
 
-def check_proof(model: nn.Module, output: Path, data: DataSource | None, page: Path | None) -> None:
+
+def check_proof(model: nn.Module, output: Path, info: TargetInfo, data: DataSource | None, page: Path | None) -> None:
     """Raise a SenetError, before the work, for data that do not fit the network, or a page that cannot be written.
 
     Args:
         model: the network.
         output: of the export.
+        info: of the format.
         data: that were given.
         page: that was asked for.
     """
-    if output.suffix not in EXPORTED:
+    if not info.is_computed:
         for name, value in (("data", data), ("report", page)):
             if value is not None:
                 raise SenetError(
-                    f"{name} has no effect on {output}, which cannot be run here to compare it; leave it out"
+                    f"{name} has no effect on {output}, which cannot be computed here and compared; leave it out"
                 )
         return
     if isinstance(data, str | Path):
@@ -36,42 +40,33 @@ def check_proof(model: nn.Module, output: Path, data: DataSource | None, page: P
         from senet.analysis import pages  # noqa: F401  # raises a MissingExtraError
 
 
-def prove(
-    model: nn.Module, run_or_model: Network, path: Path, output: Path, data: DataSource | None
-) -> ParityReport | None:
-    """Compare a file with its network, and write the report as JSON beside the file.
+def prove(model: nn.Module, run_or_model: Network, path: Path, output: Path, data: DataSource | None) -> ParityReport:
+    """Compare a file with its network.
 
     Args:
         model: the network.
         run_or_model: what it was opened from.
-        path: of the file.
+        path: of the file, or the folder of a page.
         output: where it will be.
         data: as for `compare_exported`.
-
-    Returns:
-        The report; None for a file that cannot be run here.
 
     Raises:
         SenetError: see `compare_exported`.
     """
-    if path.suffix not in EXPORTED:
-        return None
     names = name_of(run_or_model), str(output)
+    logger.info("comparing %s with %s", output, names[0])
     own = run_data(run_or_model) if data is None and isinstance(run_or_model, str | Path) else None
     try:
-        report = compare_exported(model, path, own if data is None else data, names=names)
+        return compare_exported(model, path, own if data is None else data, names=names)
     except SenetError as error:
         if own is None:
             raise
         warn(f"the file is compared on generated pictures, for the data of {names[0]} cannot be used: {error}")
-        report = compare_exported(model, path, names=names)
-    write_parity(report, parity_path(path))
-    return report
+        return compare_exported(model, path, names=names)
 
 
-def write_proof(report: ParityReport | None, page: Path | None) -> None:
-    """Write the page of a report, if one was asked for."""
-    if report is not None and page is not None:
-        from senet.deployment.parity_page import write_parity_page  # needs plotly
+def write_proof(report: ParityReport, page: Path) -> None:
+    """Write the page of a report."""
+    from senet.deployment.parity_page import write_parity_page  # needs plotly
 
-        write_parity_page(report, page)
+    write_parity_page(report, page)
