@@ -319,6 +319,8 @@ def load_model(source: str | Path, *, pretrained: bool = True) -> Network:
 
 def unnamed(checkpoint: Checkpoint) -> str:
     """Return the error message for weights that do not name their network, or name one that this library lacks."""
+    if task := (checkpoint.description or {}).get("task"):
+        return f"{checkpoint.source} holds a model for {task}, which classifies no images; name a network that does"
     if checkpoint.architecture is not None:
         return f"{checkpoint.source} holds {checkpoint.architecture}, which is not one of this library's networks"
     names = fitting_networks(checkpoint)

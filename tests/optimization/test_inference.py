@@ -23,6 +23,7 @@ from senet.nn import precision as precision_module
 from senet.nn.block import SEBlock
 from senet.optimization.inference import InferenceModel
 from senet.optimization.rewriting import EarlyGate, rewrite
+from senet.optimization.runners import OneDNNRunner
 from tiers import slow_except
 
 FLOAT32 = 1e-5
@@ -163,6 +164,50 @@ def test_openvino(name, precision, tolerance):
     assert optimized(x).dtype == torch.float32
 
 
+ONEDNN = ["tiny", "se_resnet50", "timm_seresnet50", "cifar_se_resnet20", "se_bn_inception", "se_vgg16_bn"]
+
+
+@pytest.mark.parametrize("name", slow_except(["tiny", "cifar_se_resnet20"], ONEDNN))
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", FLOAT32), ("bf16", BFLOAT16)])
+def test_onednn(name, precision, tolerance):
+    model, x = network(name)
+    optimized = senet.optimize_for_inference(model, backend="onednn", precision=precision, micro_batch=2)
+    assert_relatively_close(optimized(x), logits(model, x), tolerance)
+    assert optimized(x).dtype == torch.float32
+
+
+def test_onednn_computes_product_sum_and_relu_inside_of_convolutions(capfd):
+    """As its own log says; and the same whatever the images' memory format is, and in inference mode."""
+    model, x = network("se_resnet50")
+    run = OneDNNRunner(rewrite(model))
+    expected = run(x[:1])
+    capfd.readouterr()
+    for images in (x[:1], x[:1].to(memory_format=torch.channels_last), x.flip(3)[:1].flip(3), x.double()[:1]):
+        with torch.inference_mode(), torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+            output = run(images)
+        assert torch.equal(output, expected)
+        lines = capfd.readouterr().out.splitlines()
+        tails = [line for line in lines if "primitive,exec" in line and "binary_mul" in line and "eltwise_relu" in line]
+        assert len(tails) == 16, lines  # blocks
+        assert all("convolution" in line for line in tails)
+    assert not torch.jit.onednn_fusion_enabled()
+
+
+def test_onednn_is_for_the_cpu_and_says_what_it_cannot_run(monkeypatch):
+    class Refused(nn.Module):
+        def forward(self, x):
+            return torch.nonzero(x.flatten()).reshape(2, 3)  # of another size for the zeros that it is traced with
+
+    runner = OneDNNRunner(rewrite(nn.Sequential(nn.Conv2d(3, 3, 1), Refused())))
+    with pytest.raises(senet.SenetError, match=r"backend 'onednn' cannot run this network: .*; choose 'auto'$"):
+        runner(torch.ones(1, 3, 4, 4))
+    with pytest.raises(senet.SenetError, match="backend is 'onednn', but the model is on meta; move it to the CPU"):
+        senet.optimize_for_inference(network("tiny")[0].to("meta"), backend="onednn")
+    monkeypatch.delattr(torch._C, "_jit_set_llga_enabled")
+    with pytest.raises(senet.SenetError, match="backend 'onednn' is not part of PyTorch"):
+        senet.optimize_for_inference(network("tiny")[0], backend="onednn")
+
+
 @pytest.mark.slow
 def test_signals_after_openvino_do_no_harm():
     """In a process that has used several models and let them go, as one that loads data with workers gets them."""
@@ -181,7 +226,7 @@ def test_inductor(precision, tolerance):
         nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), SEBlock(8, 2), nn.Flatten(), nn.Linear(512, 5)
     )
     randomize(model.eval())
-    optimized = senet.optimize_for_inference(model, precision=precision, micro_batch=2)
+    optimized = senet.optimize_for_inference(model, backend="inductor", precision=precision, micro_batch=2)
     assert_relatively_close(optimized(x), logits(model, x), tolerance)  # a part of two images, one of one
     assert_relatively_close(optimized(x), logits(model, x), tolerance)  # what is compiled, again
 
@@ -265,7 +310,7 @@ class Untraceable(nn.Module):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "tensorrt"}, "backend is 'tensorrt'; expected one of inductor, openvino, eager"),
+        ({"backend": "tensorrt"}, "backend is 'tensorrt'; expected one of auto, inductor, onednn, openvino, eager"),
         ({"precision": "fp16"}, "precision is 'fp16'; expected one of auto, fp32, tf32, bf16"),
         (
             {"precision": "tf32"},

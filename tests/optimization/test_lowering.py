@@ -14,7 +14,7 @@ from senet.models.resnet import cifar_resnet
 from senet.nn.block import SEBlock, SEOptions
 from senet.ops import gate
 from senet.ops.gates import Gate, register_gate
-from senet.optimization import inference
+from senet.optimization import runners
 from senet.optimization.lowering import Excite, Squeeze, lower
 from senet.optimization.rewriting import rewrite
 from tiers import slow_except
@@ -197,9 +197,9 @@ def test_a_gate_without_a_kernel_is_left(launches):
 
 def test_large_batches_run_as_they_are(monkeypatch):
     """Compiled, on a GPU: up to `MAX_IMAGES` images with the kernels."""
-    monkeypatch.setattr(inference, "InductorRunner", lambda graph: graph)
+    monkeypatch.setattr(runners, "InductorRunner", lambda graph: graph)
     graph = rewritten(cifar_resnet(8, se=SEOptions(reduction=4)))
-    runner = inference.BatchRunner(graph)
+    runner = runners.BatchRunner(graph)
     seen = []
     for one in (runner.small, runner.large):
         one.register_forward_hook(lambda module, *_: seen.append(module))
