@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from senet.data.preprocessing import Interpolation, Preprocessing
 
-
 Whole = TypeVar("Whole", int, Tensor)
 
 
