@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from senet.data.preprocessing import Preprocessing
 from senet.deployment.config import ExportConfig
 from senet.deployment.graph import ExportGraph, build_graph
+from senet.deployment.layouts import place_of_model, write_settings
 from senet.deployment.loading import load_exported
 from senet.deployment.metadata import describe
 from senet.deployment.parity import IMAGES, ParityReport, compare_exported, parity_path, write_parity
@@ -36,12 +37,14 @@ class Exported:
 
     Args:
         path: the file, or the folder.
+        model: what `senet.load_exported` opens: in a model repository the file within it, else `path`.
         files: all that was written.
         metadata: what the file says of itself.
         parity: how it differs from the network; None for a format that cannot be computed here.
     """
 
     path: Path
+    model: Path
     files: tuple[Path, ...]
     metadata: Metadata
     parity: ParityReport | None
@@ -101,17 +104,30 @@ def export(
     )
     logger.info("writing %s", output)
     with written_whole(output) as folder:
-        info.load().write(graph, folder / output.name, config, metadata, calibration)
-        logger.info("comparing it with %s", name_of(run_or_model))
-        if data is None and isinstance(run_or_model, str | Path):
-            data = run_data(run_or_model)
-        parity = proven(model, graph, folder / output.name, config, data, images)
-        parity = replace(parity, original=name_of(run_or_model), exported=str(output))
-        write_parity(parity, folder / parity_path(output).name)
-        files = tuple(output.parent / file.name for file in sorted(folder.iterdir()))
-    if report is not None:
+        place = folder / output.name
+        if config.layout is not None:
+            place = place_of_model(folder / output.name, metadata, info.suffix)
+        info.load().write(graph, place, config, metadata, calibration)
+        if config.layout is not None:
+            write_settings(config.layout, folder / output.name, config, metadata, graph.num_outputs())
+        parity = None
+        if info.is_computed:
+            logger.info("comparing it with %s", name_of(run_or_model))
+            data = run_data(run_or_model) if data is None and isinstance(run_or_model, str | Path) else data
+            parity = proven(model, graph, place, config, data, images)
+            parity = replace(parity, original=name_of(run_or_model), exported=str(output))
+            write_parity(parity, folder / parity_path(output).name)
+        found = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+        made = Exported(
+            path=output,
+            model=output.parent / place.relative_to(folder),
+            files=tuple(output.parent / file for file in found),
+            metadata=metadata,
+            parity=parity,
+        )
+    if report is not None and parity is not None:
         import_module("senet.deployment.parity_page").write_parity_page(parity, report)
-    return Exported(path=output, files=files, metadata=metadata, parity=parity)
+    return made
 
 
 def proven(
@@ -139,11 +155,16 @@ def rectangles(preprocessing: Preprocessing, size: tuple[int, int]) -> Tensor:
 
 def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
     """Raise a SenetError for an output that has another suffix than the format, exists or cannot be written."""
-    if output.suffix.lower() != info.suffix:
+    if config.layout is not None and output.suffix:
+        raise SenetError(
+            f"{output} ends in {output.suffix}, but layout={config.layout!r} writes a folder; name it without"
+        )
+    if config.layout is None and info.suffix and output.suffix.lower() != info.suffix:
         others = [name for name, other in TARGETS.items() if other.suffix and other.suffix == output.suffix.lower()]
         remedy = f", or choose to={others[0]!r}" if others else ""
         raise SenetError(f"{output} does not end in {info.suffix}, as files of {config.to} do; name it so{remedy}")
-    for path in (output, *map(output.with_suffix, info.companions), parity_path(output)):
+    companions = () if config.layout is not None else map(output.with_suffix, info.companions)
+    for path in (output, *companions, parity_path(output)):
         if path.exists() or path.is_symlink():
             raise SenetError(f"{path} exists already; name another output, or remove it")
     check_writable(output)
@@ -171,6 +192,8 @@ def written_whole(output: Path) -> Iterator[Path]:
             if place.exists():
                 raise SenetError(f"{place} came to exist during the export; name another output")
             part.rename(place)
+    except SenetError:  # some of which are OSErrors too
+        raise
     except OSError as error:
         raise SenetError(f"{output} cannot be written ({error.strerror}); name another output") from error
     finally:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from senet.deployment.config import OPSETS, ExportConfig
-from senet.deployment.graph import INPUT, OUTPUT, ExportGraph
+from senet.deployment.graph import INPUT, ExportGraph
 from senet.deployment.metadata import KEY, as_text, from_text
 from senet.errors import SenetError, first_line, needed_for
 
@@ -29,7 +29,12 @@ def to_proto(graph: ExportGraph, opset: int) -> Any:
     try:
         with torch.no_grad():
             made = torch.onnx.export(
-                program, dynamo=True, verbose=False, opset_version=opset, input_names=[INPUT], output_names=[OUTPUT]
+                program,
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                input_names=[INPUT],
+                output_names=graph.outputs,
             )
     except Exception as error:  # torch.onnx raises a kind of its own for every stage
         raise SenetError(f"the network cannot be exported to ONNX: {cause(error)}") from error

@@ -23,7 +23,15 @@ from senet.errors import HubError, MissingFileError, SenetError
 
 HUB_ID = re.compile(r"^(hf[-_]hub:)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?$")
 FILES = (".safetensors", ".pt", ".pth", ".th", ".pkl", ".bin", ".ckpt", ".tar", ".caffemodel")
-EXPORTED: Mapping[str, str] = MappingProxyType({".onnx": "onnx", ".xml": "openvino", ".pt2": "torch_export"})
+EXPORTED: Mapping[str, str] = MappingProxyType(
+    {
+        ".onnx": "onnx",
+        ".xml": "openvino",
+        ".pt2": "torch_export",
+        ".pte": "executorch",
+        ".mlpackage": "coreml",
+    }
+)
 """How files of exported networks end, and the format that each is of, see `senet.deployment.targets`."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
