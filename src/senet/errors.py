@@ -53,6 +53,9 @@ EXTRAS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "onnx": ("onnx", "onnx"),
         "onnxscript": ("onnxscript", "onnx"),
         "onnxruntime": ("onnxruntime", "onnx"),
+        "nncf": ("nncf", "int8"),
+        "executorch": ("executorch", "executorch"),
+        "coremltools": ("coremltools", "coreml"),
         "pillow_heif": ("pillow-heif", "heif"),
         "tifffile": ("tifffile", "tiff"),
     }

@@ -31,6 +31,7 @@ class ExportCommand(Command):
         senet export runs/mine mine.onnx
         senet export runs/mine mine.onnx --preprocess --resize
         senet export runs/mine mine.xml --to openvino --dynamic
+        senet export runs/mine repository --layout triton
         senet export runs/mine site --to web
         senet export timm/seresnet50.ra2_in1k seresnet50.onnx --data photos
     """
@@ -38,7 +39,7 @@ class ExportCommand(Command):
     model: Annotated[Positional[str], tyro.conf.arg(metavar="RUN_OR_MODEL")]
     """the network"""
     output: Annotated[Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
-    """the new file, which ends as the format says: .onnx, .xml, .pt2; for web a new folder"""
+    """the new file, which ends in .onnx, .xml, .pt2, .pte or .mlpackage; for web or with --layout a new folder"""
     options: Annotated[ExportConfig, tyro.conf.arg(name="")] = field(default_factory=ExportConfig)
     int8: bool = False
     """the same as --precision int8"""
@@ -117,7 +118,7 @@ def written(made: Exported) -> str:
     takes, names = made.metadata["input"], made.metadata["class_names"]
     classes = "" if names is None else f" of {len(names)} classes"
     shape = ", ".join(map(str, takes["shape"]))
-    beside = "".join(f" and {file}" for file in made.files if file != made.path)
+    beside = "" if made.path.is_dir() else "".join(f" and {file}" for file in made.files if file != made.path)
     return (
         f"{made.path}{beside}: {made.metadata['source']['network']}, {size / 1e6:.1f} MB; takes {takes['dtype']} "
         f"({shape}), {takes['range']}, and returns logits{classes}"

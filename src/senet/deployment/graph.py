@@ -53,6 +53,11 @@ class ExportGraph:
         """The shape of the input, with the names of its dynamic axes."""
         return tuple(self.dynamic.get(axis, size) for axis, size in enumerate(self.example.shape))
 
+    def num_outputs(self) -> int:
+        """Return the number of logits of an image."""
+        with torch.no_grad():
+            return int(self.module(self.example).shape[1])
+
     def program(self) -> torch.export.ExportedProgram:
         """Return the program that torch.export records.
 

@@ -52,6 +52,7 @@ class TargetInfo:
         needed_to_run: the same for computing.
         precisions: that it has.
         companions: suffixes of further files that belong to one.
+        is_computed: whether `open_file` computes it; otherwise it raises a SenetError that says where it is computed.
     """
 
     suffix: str
@@ -60,6 +61,7 @@ class TargetInfo:
     needed_to_run: tuple[str, ...] = ()
     precisions: tuple[ExportPrecision, ...] = ("fp32",)
     companions: tuple[str, ...] = ()
+    is_computed: bool = True
 
     def load(self) -> Format:
         """Import the module."""
@@ -89,6 +91,19 @@ TARGETS: Mapping[Target, TargetInfo] = MappingProxyType(
             needed_to_run=("onnxruntime",),
         ),
         "torch_export": TargetInfo(suffix=SUFFIXES["torch_export"], module="senet.deployment.to_torch_export"),
+        "executorch": TargetInfo(
+            suffix=SUFFIXES["executorch"],
+            module="senet.deployment.to_executorch",
+            packages=("executorch",),
+            needed_to_run=("executorch",),
+        ),
+        "coreml": TargetInfo(
+            suffix=SUFFIXES["coreml"],
+            module="senet.deployment.to_coreml",
+            packages=("coremltools",),
+            precisions=("fp32", "fp16", "int8_weights"),
+            is_computed=False,
+        ),
     }
 )
 """The formats by name."""
