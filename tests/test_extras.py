@@ -93,6 +93,16 @@ NEEDING = {
         "reading a .caffemodel needs protobuf",
         "caffe",
     ),
+    "ExecuTorch": (
+        "senet.export('cifar_resnet20', sys.argv[1] + '/a.pte', to='executorch')",
+        "export to executorch needs executorch",
+        "executorch",
+    ),
+    "Core ML": (
+        "senet.export('cifar_resnet20', sys.argv[1] + '/a.mlpackage', to='coreml')",
+        "export to coreml needs coremltools",
+        "coreml",
+    ),
     "OpenVINO": (
         "senet.optimize_for_inference(senet.create_model('cifar_resnet20').eval(), backend='openvino')",
         "backend 'openvino' needs openvino",
@@ -146,7 +156,8 @@ def test_what_needs_an_extra_says_which(tmp_path):
         assert line.endswith(f" not installed; run: pip install 'senet[{extra}]'"), (code, line)
 
 
-TRACKERS = ("wandb", "mlflow", "comet")
+# trackers; nncf, which holds NumPy and networkx below their newest; and what writes files for phones
+ALONE = ("wandb", "mlflow", "comet", "int8", "executorch", "coreml")
 
 
 @pytest.mark.parametrize("module", EXTRAS)
@@ -154,7 +165,7 @@ def test_the_extra_that_is_named_brings_the_package(module):
     package, extra = EXTRAS[module]
     extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert package in [re.split(r"[>\[]", requirement)[0] for requirement in extras[extra]]
-    if extra in TRACKERS:  # not in `all`, so that they are installed only where somebody wants them
+    if extra in ALONE:  # not in `all`, so that they are installed only where somebody wants them
         assert extra not in re.split(r"[\[\],]", extras["all"][0])
         return
     assert package in [name.lower().replace("_", "-") for name in packages_distributions()[module]]

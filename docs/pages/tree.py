@@ -8,6 +8,7 @@ OTHERS = {
     "__init__.pyi": "The public names, and the module that each comes from.",
     "py.typed": "Says that the package has type annotations.",
     "analysis/page": "The templates of the pages: HTML, style, scripts.",
+    "deployment/page": "The page of `--to web`: HTML, style, the parts of its script.",
     "ops/kernels.cpp": "The operators in C++, compiled by `cpu.py` on first use.",
     "pictures": "Pictures of leaves, drawn by docs/leaves.py: what the demo fine-tunes a network to.",
     "pretrained": "The weights that are part of the package.",

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,13 @@ from PIL import Image
 
 import senet
 from senet.cli import main
+from senet.cli.detection import EvaluateDetectorCommand
+from senet.cli.names import DETECTING, EVALUATING, PREDICTING
+from senet.cli.parsing import options
+from senet.cli.prediction import PredictCommand
+from senet.cli.training import TrainDetector
 from senet.detection import opening, prediction
+from senet.detection.opening import detects
 from senet.detection.prediction import detect
 from tiny_detectors import tiny_detector
 
@@ -49,6 +56,7 @@ def test_boxes_are_drawn_into_a_folder(run, capsys):
     number = sum(len(row["objects"]) for row in found)
     assert out == f"drawn holds pictures with boxes, and drawn/objects.json {number} objects in 3 images\n"
     assert sorted(path.name for path in Path("drawn").iterdir()) == ["a-2.jpg", "a.jpg", "b.png", "objects.json"]
+    assert [row["drawn"] for row in found] == ["a.jpg", "b.png", "a-2.jpg"]
     for name, row in zip(("a.jpg", "b.png", "a-2.jpg"), found, strict=True):
         drawn = Image.open(f"drawn/{name}").convert("RGB")
         assert drawn.size == (row["width"], row["height"])
@@ -60,10 +68,10 @@ def test_boxes_are_drawn_into_a_folder(run, capsys):
 
 def test_objects_are_written_in_every_format(run, capsys):
     command, pairs = ["predict", "photos", "--model", run, "--threshold", "0.2"], expected(0.2)
-    for options in (["--json"], ["--format", "jsonl"]):
-        assert main([*command, *options]) == 0
+    for form in (["--json"], ["--format", "jsonl"]):
+        assert main([*command, *form]) == 0
         out = capsys.readouterr().out
-        found = json.loads(out) if "--json" in options else [json.loads(line) for line in out.splitlines()]
+        found = json.loads(out) if "--json" in form else [json.loads(line) for line in out.splitlines()]
         assert [[(each["class_name"], each["score"]) for each in row["objects"]] for row in found] == pairs
         assert all(set(row) == {"image", "width", "height", "objects"} for row in found)
         assert all(len(each["box"]) == 4 for row in found for each in row["objects"])
@@ -140,3 +148,74 @@ def test_a_saved_detector_is_opened_by_its_folder(tmp_path, monkeypatch, capsys)
     assert len(objects) > 0
     assert [each["score"] for each in found["objects"]] == pytest.approx([each.score for each in objects], abs=1e-5)
     assert senet.predict("model", ["a.png"]) == [[each for each in objects if each.score >= 0.5]]
+    capsys.readouterr()
+    outputs = []
+    for named in ("model", "model/model.safetensors"):  # its file describes itself
+        assert main(["predict", named, "a.png", "--threshold", "0.05", "--json"]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+    assert detects("model/model.safetensors")
+    assert not detects("a.png")
+
+
+def test_options_of_other_programs_are_answered(run, capsys):
+    for words, message in (
+        (["--conf", "0.3"], "no option is called --conf; here that is --threshold"),
+        (["conf=0.3"], "no option is written 'conf=0.3'; here that is --threshold"),
+        (["--source", "photos"], "no option is called --source; here that is the images, which are named without an"),
+        (["--save_txt"], "no option is called --save_txt; here that is --output FILE.csv or FILE.json"),
+        (["--thresold", "0.3"], "no option is called --thresold; the nearest are --threshold"),
+    ):
+        assert main(["predict", run, "photos", *words]) == 2
+        assert message in capsys.readouterr().err
+    Path("top=3").write_bytes(Path("photos/b.png").read_bytes())
+    assert main(["predict", run, "top=3", "photos/a.jpg"]) == 0
+
+
+def test_help_for_a_detector_lists_what_it_takes(run, capsys):
+    for words in ([run, "--help"], ["photos", "--model", run, "--help"]):
+        assert main(["predict", *words]) == 0
+        out = capsys.readouterr().out
+        assert "--threshold" in out
+        assert not any(option in out for option in ("--top", "--crop-size", "--ten-crop", "--mapping", "--classes"))
+    assert main(["predict", "--help"]) == 0
+    assert "--ten-crop" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--imgsz", "640"], "no option is called --imgsz; here that is --model.min-size and --model.max-size"),
+        (["--model", "resnet50"], "no option is called --model; here that is --model.trunk, with --weights for"),
+        (["--lr", "0.1"], "no option is called --lr; the nearest are --optimizer.lr"),
+        (["epochs=3"], "no option is written 'epochs=3'; here that is --epochs 3"),
+        (["--trainable_backbone_layers", "3"], "here that is --model.frozen-stages"),
+        (["--model.se.redaction", "8"], "Unrecognized options: --model.se.redaction"),
+        ([], "would be kept at random; pass --weights SOURCE, or --model.frozen-stages 0"),
+    ],
+)
+def test_habits_of_other_programs_that_train_are_answered(words, message, tmp_path, capsys):
+    command = ["train", "coco_faster_rcnn", "--data", str(tmp_path), "--output", str(tmp_path / "run"), *words]
+    assert main(command) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "elsewhere"),
+    [(TrainDetector, DETECTING), (PredictCommand, PREDICTING), (EvaluateDetectorCommand, EVALUATING)],
+    ids=["train", "predict", "evaluate"],
+)
+def test_names_of_other_programs_lead_to_options_that_exist(kind, elsewhere):
+    known, trained = ({option.flag for _, option in options(each)} for each in (kind, TrainDetector))
+    assert not known & set(elsewhere)
+    for here in elsewhere.values():
+        for word in re.findall(r"--[\w.-]+", here.replace("--nproc-per-node", "")):
+            assert word in (trained if "of `senet train`" in here and word.startswith("--model.") else known)
+
+
+@pytest.mark.parametrize("command", ["explain", "record", "prune"])
+def test_commands_about_classifiers_say_what_takes_a_detector(command, run, capsys):
+    assert main([command, run, "--output", "out"]) == 2
+    err = capsys.readouterr().err
+    assert f"run detects objects, and `senet {command}` takes networks that classify" in err
+    assert "`senet evaluate run --report page.html` shows what its gates do" in err

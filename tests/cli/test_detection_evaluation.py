@@ -130,3 +130,42 @@ def test_a_damaged_configuration_is_said(run, capsys):
     Path("run/config.json").write_text('{"task": "detection", "data": {"dataset": 3}}')
     assert main(["evaluate", run]) == 2
     assert "run/config.json is not the configuration of a run or model" in capsys.readouterr().err
+
+
+def test_options_of_other_programs_and_of_training_are_answered(run, capsys):
+    for words, message in (
+        (["--data.augmentation.photometric"], "no option is called --data.augmentation.photometric; the nearest are"),
+        (["--data.no-group-by-shape"], "no option is called --data.no-group-by-shape"),
+        (["--data.train", "val.json"], "--data.train has no effect without --data.val-fraction"),
+        (["--split", "test"], "no option is called --split; here that is --data.val"),
+        (["--conf", "0.3"], "no option is called --conf; here that is --threshold"),
+        (["imgsz=640"], "no option is written 'imgsz=640'; here that is --model.min-size of `senet train`"),
+        (["--device", "gpu"], "--device is 'gpu', which is not there"),
+        ([run], f"{run} comes after {run}, but networks that detect are evaluated one by one; name one"),
+    ):
+        assert main(["evaluate", run, *words]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_help_shows_the_data_of_the_run_and_nothing_about_training(run, tmp_path, capsys):
+    assert main(["evaluate", run, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--detections" in out
+    assert "augmentation" not in out
+    assert str(tmp_path)[:20] in out.replace("default: ''", "")
+
+
+def test_the_share_that_a_run_held_out_is_not_that_of_other_data(run, tmp_path, capsys):
+    config = json.loads(Path("run/config.json").read_text())
+    config["data"].update(val_fraction=0.5, split_seed=3)
+    Path("run/config.json").write_text(json.dumps(config))
+    Path("photos/val.json").unlink()
+    assert main(["evaluate", run, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_images"] == 3
+    Path("other").symlink_to("photos")
+    assert main(["evaluate", run, "--data", "other"]) == 2
+    assert "--data.val" in capsys.readouterr().err
+    assert main(["evaluate", run, "--data", "other", "--data.val", "train.json", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_images"] == 6
+    assert main(["evaluate", run, "--data", "other", "--data.val-fraction", "0.5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_images"] == 3

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from senet.data.preprocessing import CIFAR, IMAGENET, Preprocessing, create_transform
+from senet.data.preprocessing import CIFAR, IMAGENET, STANDARDIZED, Preprocessing, create_transform
 from senet.errors import SenetError
 from senet.factory import create_model
 
@@ -133,3 +133,15 @@ def test_transform_of_a_model_that_says_nothing(preprocessing):
         create_transform(model)
     with pytest.raises(SenetError, match="Linear has no preprocessing"):
         create_transform(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "said"),
+    [
+        (STANDARDIZED, "images of 224 pixels cut from 256, mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225"),
+        (CIFAR.with_channels(1), "images of 32 pixels, mean 0.4734, std 0.2507"),
+        (CIFAR.with_channels(16), "images of 32 pixels with 16 channels"),
+    ],
+)
+def test_it_is_said_in_few_words(preprocessing, said):
+    assert preprocessing.in_words() == said

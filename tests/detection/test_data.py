@@ -39,8 +39,15 @@ def test_every_form_gives_the_same_boxes(form, tmp_path):
 
 
 def test_pycocotools_and_torchvision_read_the_same(tmp_path, capsys):
+    """Also boxes that stick out or have no area, and areas that are no float32."""
     root = write_coco(tmp_path)
-    split = open_detection_split(config(root), "eval")
+
+    def spoil(content):
+        first, second, third, *_ = content["annotations"]
+        first["bbox"][0], second["bbox"][3], third["area"] = -7.3, 0, 1024.00001
+
+    change(root, spoil, "val")
+    split = open_detection_split(config(root), "eval", ("square", "disk"))
     theirs = COCO(str(root / "val.json"))
     ours = split.ground_truth()
     assert [image["id"] for image in ours["images"]] == theirs.getImgIds()
@@ -48,8 +55,9 @@ def test_pycocotools_and_torchvision_read_the_same(tmp_path, capsys):
     by_image = {number: theirs.imgToAnns[number] for number in theirs.getImgIds()}
     for number, expected in by_image.items():
         found = [each for each in ours["annotations"] if each["image_id"] == number]
-        for name in ("bbox", "category_id", "iscrowd", "area"):
+        for name in ("category_id", "iscrowd", "area"):
             assert [each[name] for each in found] == [each[name] for each in expected]
+        np.testing.assert_allclose([each["bbox"] for each in found], [each["bbox"] for each in expected], atol=1e-12)
     dataset = CocoDetection(str(root / "images"), str(root / "val.json"))
     for (picture, _), record in zip(dataset, split.records, strict=True):
         assert torch.equal(read_pixels(record), torch.from_numpy(np.array(picture)).permute(2, 0, 1))

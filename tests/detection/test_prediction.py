@@ -1,5 +1,8 @@
 """Objects in single images: the same as the detector's own, upright, whatever images come beside."""
 
+import io
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +94,17 @@ def test_each_file_is_told_and_a_damaged_one_too(detector, tmp_path):
     assert np.abs(np.asarray(a.drawn()).astype(int) - np.asarray(a.picture)).max() > 100
 
 
+def test_a_picture_too_thin_to_be_scaled_is_named_and_the_others_are_searched(detector, tmp_path):
+    picture(1, 300).save(tmp_path / "a.png")
+    picture(50, 40).save(tmp_path / "b.png")
+    thin, other = detect_each(detector, tmp_path, on_error="keep", threshold=0)
+    assert "a.png is 1 x 300 pixels, and scaled to at most 96 it is less than a pixel thin" in str(thin.error)
+    assert other.objects
+    with pytest.raises(SenetError, match=r"an image is 200 x 2 pixels"):
+        detect(detector, [picture(200, 2)])
+    assert len(detect(detector, [picture(96, 1), picture(1, 1)])) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -140,3 +154,26 @@ def test_predict_detects_with_a_detector(detector):
     ):
         with pytest.raises(SenetError, match=message):
             senet.predict(given, images, **options)
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (None, "image number 0 is of class NoneType; expected a file, PIL image, array or tensor"),
+        (b"pixels", "is of class bytes"),
+        (io.BytesIO(b"pixels"), "is of class BytesIO"),
+        (torch.rand(3, 40, 50) * 255, "holds float32 values, whose range is not known; convert it to uint8"),
+        (np.zeros((40, 50, 3)), "holds float64 values"),
+    ],
+    ids=["None", "bytes", "file", "tensor", "array"],
+)
+def test_what_is_no_picture_is_one_sentence(detector, images, said):
+    with pytest.raises(SenetError, match=re.escape(said)):
+        detect(detector, images)
+
+
+def test_a_wrapped_detector_is_a_detector(detector):
+    expected = detect(detector, [picture(90, 60)], threshold=0)
+    for wrapped in (torch.optim.swa_utils.AveragedModel(detector), torch.nn.DataParallel(detector)):
+        assert detects(wrapped)
+        assert detect(wrapped, [picture(90, 60)], threshold=0) == expected

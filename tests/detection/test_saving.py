@@ -1,6 +1,7 @@
 """Detectors come back from their folders as they were; torchvision's weights give torchvision's boxes."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -8,6 +9,9 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 import senet
 from senet.errors import SenetError
+from senet.factory import unnamed
+from senet.nn.attached import attached_blocks
+from senet.weights.reading import read
 
 TINY = {"num_classes": 3, "frozen_stages": 0, "norm": "train", "min_size": 64, "max_size": 96, "pyramid_channels": 16}
 
@@ -129,3 +133,47 @@ def test_what_classifies_says_that_a_detector_does_not(tmp_path, images):
     ):
         with pytest.raises(SenetError, match="is a model for detection and classifies no images; `senet evaluate` and"):
             call()
+    assert "holds a model for detection, which classifies no images; name a network" in unnamed(read(tmp_path))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("trunk", ["cifar_resnet20", "torchvision/resnet18"])
+def test_blocks_inserted_into_a_detector_are_saved_with_it(trunk, tmp_path, images):
+    model = tiny(trunk)
+    before = model(images)
+    senet.insert_se(model, senet.SEOptions(reduction=8))
+    assert_same(model(images), before)
+    for block in attached_blocks(model).values():
+        torch.nn.init.normal_(block.fc2.bias)
+    senet.save_pretrained(model, tmp_path / "with")
+    again = senet.from_pretrained(tmp_path / "with")
+    assert_same(again(images), model(images))
+    assert again.config.surgery.inserted_se.reduction == 8
+    assert f"{len(again.config.surgery.inserted)} SE blocks were inserted" in (tmp_path / "with/README.md").read_text()
+    senet.remove_se(again)
+    senet.save_pretrained(again, tmp_path / "without")
+    assert_same(senet.from_pretrained(tmp_path / "without")(images), before)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_torchscript_is_refused_and_changes_nothing(images):
+    model = tiny()
+    before = model(images)
+    with pytest.raises(SenetError, match=r"FasterRCNN cannot become TorchScript"):
+        torch.jit.script(model)
+    assert_same(model(images), before)
+
+
+@pytest.mark.parametrize(
+    ("option", "here"),
+    [
+        ({"pretrained": True}, "pretrained is unknown; here that is weights"),
+        ({"trainable_backbone_layers": 3}, "here that is frozen_stages (3 trainable layers are 2 frozen stages)"),
+        ({"backbone": "resnet50"}, "backbone is unknown; here that is trunk"),
+        ({"imgsz": 640}, "imgsz is unknown; here that is min_size"),
+    ],
+)
+def test_names_of_torchvision_are_answered(option, here):
+    with pytest.raises(SenetError, match=re.escape(here)):
+        tiny(**option)

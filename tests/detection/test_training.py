@@ -2,21 +2,26 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 import senet
 from boxed_pictures import NAMES, write_coco
+from senet.cli.training import TrainCommand
 from senet.detection.config import DetectionConfig, DetectionSchedule, DetectionSelection
 from senet.detection.data_config import DetectionDataConfig
 from senet.detection.detector_config import DetectorConfig
+from senet.detection.detectors import build_detector
 from senet.detection.evaluation import evaluate_detector
 from senet.detection.loading import load_detection_data
 from senet.detection.warm_start import from_detector, reordered
 from senet.errors import SenetError
 from senet.factory import from_pretrained
+from senet.nn.block import SEOptions
 from senet.recipes import get_recipe
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.length import of_iterations
@@ -73,6 +78,17 @@ def test_a_run_of_iterations_ends_after_them_and_its_rate_follows_them(whole):
     assert "loss" not in rows[0]
 
 
+def test_an_image_too_thin_to_be_scaled_is_named_before_the_training(data, tmp_path):
+    root = write_coco(tmp_path / "thin", train=3, val=2)
+    Image.new("RGB", (1, 200)).save(root / "images" / "val_1.png")
+    content = json.loads((root / "val.json").read_text())
+    content["images"][0].update(width=1, height=200)
+    content["annotations"][0].update(bbox=[0, 10, 1, 50])
+    (root / "val.json").write_text(json.dumps(content))
+    with pytest.raises(SenetError, match=r"val_1.png is 1 x 200 pixels, and scaled to at most 96 it is less than"):
+        train(configured(replace(data, dataset=str(root))), tmp_path / "run")
+
+
 def test_the_run_folder_says_what_it_does_and_describes_its_detector(whole, data):
     values = json.loads((whole / "config.json").read_text())
     assert values["task"] == "detection"
@@ -81,6 +97,24 @@ def test_the_run_folder_says_what_it_does_and_describes_its_detector(whole, data
     assert config.model.num_classes == len(NAMES)
     assert read_config(values) == config
     assert json.loads((whole / "data.json").read_text())["class_names"] == list(NAMES)
+
+
+def test_a_run_goes_on_only_with_the_boxes_that_it_started_with(data, tmp_path, monkeypatch):
+    folder = tmp_path / "boxes"
+    shutil.copytree(data.dataset, folder)
+    with monkeypatch.context() as patched:
+        stop_at(patched, 0, 1)
+        with pytest.raises(TrainingInterrupted):
+            train(configured(replace(data, dataset=str(folder))), tmp_path / "run")
+    path = next(folder.rglob("*train*.json"))
+    before = path.read_text()
+    edited = json.loads(before)
+    edited["annotations"][0]["bbox"][2] -= 1
+    path.write_text(json.dumps(edited))
+    with pytest.raises(SenetError, match=r"data of .*run have changed: train_boxes was"):
+        resume(tmp_path / "run")
+    path.write_text(before)
+    resume(tmp_path / "run")
 
 
 def test_the_figures_of_a_run_are_those_of_what_it_kept(whole, data):
@@ -192,6 +226,16 @@ def test_a_trunk_at_random_is_not_frozen(data, tmp_path):
     with pytest.raises(SenetError, match=r"frozen_stages is 2, but cifar_se_resnet20 has no weights"):
         train(configured(data, model=replace(DETECTOR, frozen_stages=2)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_inserts_se_into_a_plain_trunk_that_stays_what_it_was():
+    plain = ["coco_faster_rcnn", "--output", "runs/x", "--model.trunk", "cifar_resnet20"]
+    assert TrainCommand.read(plain, "senet train").config.model.se is None
+    options = ["--model.se.reduction", "8", "--model.frozen-stages", "0", "--model.norm", "train"]
+    config = TrainCommand.read([*plain, *options], "senet train").config
+    assert config.model.se == SEOptions(reduction=8)
+    detector = build_detector(replace(config.model, num_classes=1))
+    assert len(detector.config.surgery.inserted) == 9
 
 
 def test_other_settings_are_refused_where_a_run_goes_on(whole):

@@ -191,3 +191,39 @@ def test_a_step_in_bfloat16():
     for name, loss in losses.items():
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss, exact[name], rtol=0.1, atol=0.05)
+
+
+def test_a_detector_in_bfloat16_finds_what_it_finds_in_single_precision():
+    """Its boxes stay float32, and its regions are pooled from maps of fewer bits."""
+    model = detector("cifar_se_resnet20", frozen_stages=0, options={"box_score_thresh": 0.0}).eval()
+    image = torch.rand(3, 64, 80)
+    with torch.no_grad():
+        expected = model([image])[0]
+        found = model.to(torch.bfloat16)([image.to(torch.bfloat16)])[0]
+    assert found["boxes"].dtype == torch.float32
+    assert len(found["boxes"])
+    assert abs(found["scores"].max() - expected["scores"].max()) < 0.02
+
+
+def test_images_without_boxes_and_proposals_have_a_loss():
+    model = detector("cifar_se_resnet20", frozen_stages=0, options={"rpn_score_thresh": 1.0})
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    losses = model([torch.rand(3, 64, 80)], [nothing])
+    assert losses["loss_classifier"] == losses["loss_box_reg"] == 0
+    sum(losses.values()).backward()
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in model.parameters() if x.requires_grad)
+
+
+@pytest.mark.parametrize("trunk", ["se_resnet18", "timm/resnet18"])
+def test_weights_without_a_classifier_are_enough_for_a_trunk(trunk, tmp_path):
+    body = senet.create_model(trunk)
+    state = {key: x for key, x in body.state_dict().items() if not key.startswith(("fc.", "classifier."))}
+    torch.save({f"backbone.{key}": x for key, x in state.items()}, tmp_path / "body.pth")
+    model = senet.faster_rcnn(trunk, weights=tmp_path / "body.pth", **SMALL)
+    own = model.backbone.body.state_dict()
+    assert all(torch.equal(own[key], x) for key, x in state.items() if key in own)
+    state.popitem()
+    state.pop("layer1.0.conv1.weight")
+    torch.save(state, tmp_path / "less.pth")
+    with pytest.raises(SenetError, match=r"less.pth"):
+        senet.faster_rcnn(trunk, weights=tmp_path / "less.pth", **SMALL)

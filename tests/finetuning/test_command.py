@@ -7,7 +7,8 @@ import torch
 from torch.nn.functional import one_hot
 
 from senet.cli import main
-from senet.cli.finetuning import NAMES_ELSEWHERE, FinetuneCommand, class_table, divided, read_settings
+from senet.cli.finetuning import FinetuneCommand, class_table, divided, read_settings
+from senet.cli.names import FINETUNING
 from senet.cli.parsing import options
 from senet.errors import SenetError
 from senet.evaluation.scores import Scores
@@ -127,7 +128,7 @@ def test_an_unknown_option_names_the_nearest(option, nearest):
 
 def test_what_other_programs_call_options_exists_here():
     known = {option.flag for _, option in (*options(FinetuneCommand), *options(TrainConfig))}
-    own = {name for name in NAMES_ELSEWHERE if name in known}
+    own = {name for name in FINETUNING if name in known}
     assert own == {"--data"}  # a field that is set by the folder
-    for here in NAMES_ELSEWHERE.values():
+    for here in FINETUNING.values():
         assert here.startswith("the folder") or here.replace(",", "").split()[0] in known

@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from senet.cli.parsing import Command, parse
 from senet.data.config import DataConfig
+from senet.detection.opening import detects
 from senet.errors import SenetError
 from senet.evaluation.batches import open_model, run_data
 from senet.factory import names_a_network
@@ -36,10 +37,15 @@ class OnData(Command):
         """Read the arguments; data settings that are left out are those of the run.
 
         Raises:
-            SenetError: the network's name is misspelled, or no data are named for a network that is not a run.
+            SenetError: the network's name is misspelled, it detects, or no data are named for what is no run.
         """
         command = parse(cls, argv, prog)
         check_name(command.model)  # report a misspelled name before missing data
+        if detects(command.model):
+            raise SenetError(
+                f"{command.model} detects objects, and `{prog}` takes networks that classify; `senet evaluate "
+                f"{command.model} --report page.html` shows what its gates do"
+            )
         trained_on = run_data(command.model)
         if trained_on is not None:
             command = parse(cls, argv, prog, default=replace(command, data=trained_on))

@@ -5,13 +5,14 @@ import io
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import tyro
 from tyro.conf import Positional
 
+from senet.cli.names import EVALUATING, check_options
 from senet.cli.parsing import Command, check_new, parse
 from senet.cli.writing import (
     FORMATS,
@@ -20,12 +21,13 @@ from senet.cli.writing import (
     JsonLinesWriter,
     JsonWriter,
     Writer,
+    checked_device,
     exit_at_sigterm,
     opened,
     report,
     write_all,
 )
-from senet.detection.data_config import DetectionDataConfig
+from senet.detection.data_config import BoxAugmentation, DetectionDataConfig
 from senet.detection.opening import detects
 from senet.detection.prediction import AT_ONCE, THRESHOLD, Detection, detect_each
 from senet.errors import SenetError, counted
@@ -119,12 +121,15 @@ def counting(found: Iterable[Detection], counts: list[int]) -> Iterator[Any]:
 
 
 def drawn_into(folder: Path, found: Iterable[Detection]) -> Iterator[Detection]:
-    """Yield what is found, each after its picture with boxes is written to a folder."""
+    """Yield what is found, each after its picture with boxes is written to a folder, and with the name of that."""
     taken: set[str] = set()
     for each in found:
-        if each.error is None:
-            write_output(folder / free_name(str(each.image), taken), encoded(each))
-        yield each
+        if each.error is not None:
+            yield each
+            continue
+        file = folder / free_name(str(each.image), taken)
+        write_output(file, encoded(each))
+        yield replace(each, drawn_to=file)
 
 
 def free_name(image: str, taken: set[str]) -> str:
@@ -152,8 +157,10 @@ def encoded(found: Detection) -> bytes:
 
 def plain(found: Any) -> dict[str, Any]:
     """Return what is found in an image as plain values, boxes to a hundredth of a pixel."""
+    drawn = {} if found.drawn_to is None else {"drawn": found.drawn_to.name}
     return {
         "image": str(found.image),
+        **drawn,
         "width": found.width,
         "height": found.height,
         "objects": [
@@ -223,6 +230,20 @@ WRITERS: dict[Format, type[Writer]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationData(DetectionDataConfig):
+    """The settings of the data, of which those that are about training are no options."""
+
+    augmentation: Annotated[BoxAugmentation, tyro.conf.Suppress] = field(default_factory=BoxAugmentation)
+    in_memory: Annotated[bool, tyro.conf.Suppress] = False
+    group_by_shape: Annotated[bool, tyro.conf.Suppress] = True
+
+    @classmethod
+    def of(cls, data: DetectionDataConfig) -> Self:
+        """Return the same settings."""
+        return cls(**{each.name: getattr(data, each.name) for each in fields(data)})
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateDetectorCommand(Command):
     """Measure how well a network finds objects: COCO's average precision and recall.
 
@@ -237,7 +258,7 @@ class EvaluateDetectorCommand(Command):
 
     model: Annotated[Positional[str], tyro.conf.arg(metavar="RUN_OR_MODEL")]
     """the network"""
-    data: DetectionDataConfig = field(default_factory=DetectionDataConfig)
+    data: EvaluationData = field(default_factory=EvaluationData)
     """the data; a run's own settings are the defaults"""
     batch_size: int = AT_ONCE
     """images at once; only those of one size are run together"""
@@ -249,6 +270,8 @@ class EvaluateDetectorCommand(Command):
     """write everything that is found to a new file, in the form of COCO's results"""
     precision: Precision = "fp32"
     """of the arithmetic; auto is bf16 where the hardware computes it; tf32 and fp16 need a GPU"""
+    device: str | None = None
+    """where to compute, such as cpu or cuda:1; None for a GPU if there is one"""
     json: bool = False
     """print JSON with all figures instead of tables"""
 
@@ -256,17 +279,32 @@ class EvaluateDetectorCommand(Command):
     def read(cls, argv: Sequence[str], prog: str) -> Self:
         """Read the arguments; data settings that are left out are those of the run.
 
+        The share of the training images that a run has held out is not that of other data.
+
         Raises:
-            SenetError: no data are named for a network that is not a run.
+            SenetError: no data are named for a network that is not a run, several networks are, or a setting of the
+                data has no effect.
         """
         from senet.detection.report import run_detection_data
 
-        command = parse(cls, argv, prog)
-        trained_on = run_detection_data(command.model)
+        networks = [word for word in argv if Path(word).is_dir() and detects(word)]
+        if len(networks) > 1:
+            raise SenetError(
+                f"{networks[1]} comes after {networks[0]}, but networks that detect are evaluated one by one; name "
+                "one, and compare runs by `senet runs`"
+            )
+        check_options(cls, argv, EVALUATING)
+        command = parse(cls, [word for word in argv if word not in ("-h", "--help")], prog)
+        trained_on, default = run_detection_data(command.model), EvaluationData()
         if trained_on is not None:
-            command = parse(cls, argv, prog, default=replace(command, data=trained_on))
-        elif not command.data.dataset:
+            default = EvaluationData.of(trained_on)
+            if command.data.dataset not in ("", default.dataset):
+                default = replace(default, val_fraction=None, split_seed=0)
+        command = parse(cls, argv, prog, default=replace(command, data=default))
+        if not command.data.dataset:
             raise SenetError("data is missing: name a folder of images with boxes by --data")
+        if command.data.val_fraction is None and command.data.train != default.train:
+            raise SenetError("data.train has no effect without data.val_fraction, for nothing is trained; leave it out")
         return command
 
     def run(self) -> None:
@@ -281,7 +319,12 @@ class EvaluateDetectorCommand(Command):
                 raise SenetError(f"{self.detections} exists already; name another file by --detections, or remove it")
             check_writable(self.detections)
         found = report_detector(
-            self.model, self.data, batch_size=self.batch_size, threshold=self.threshold, precision=self.precision
+            self.model,
+            self.data,
+            batch_size=self.batch_size,
+            threshold=self.threshold,
+            precision=self.precision,
+            device=checked_device(self.device),
         )
         if self.detections is not None:
             write_output(self.detections, json.dumps(found.detections).encode())

@@ -4,12 +4,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, ClassVar, Self, cast
 
 import tyro
 from tyro.conf import Positional
 
 from senet.cli.data import OnData, check_name
+from senet.cli.detection import EvaluateDetectorCommand, named_detector
 from senet.data.config import DataConfig
 from senet.errors import SenetError, counted, warn
 from senet.evaluation.accuracy import Evaluation
@@ -113,6 +114,8 @@ class EvaluateCommand(OnData):
         if page is not None:
             say(f"{page} is the report; open it in a browser")
 
+    configuration: ClassVar[type] = EvaluateDetectorCommand  # which takes over for a network that detects
+
     @classmethod
     def read(cls, argv: Sequence[str], prog: str) -> Self:
         """Read the arguments, and see whether the networks can be compared on these data.
@@ -123,8 +126,6 @@ class EvaluateCommand(OnData):
         Raises:
             SenetError: see `OnData.read`; or runs on different data, of which none is named.
         """
-        from senet.cli.detection import EvaluateDetectorCommand, named_detector
-
         if named_detector(argv):
             return cast(Self, EvaluateDetectorCommand.read(argv, prog))
         command = super().read(argv, prog)

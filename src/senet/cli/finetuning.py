@@ -1,23 +1,22 @@
 """`senet finetune`."""
 
-import re
 import shlex
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Fixed, Positional, Suppress
 
+from senet.cli.names import FINETUNING, flag_of, unknown_option
 from senet.cli.parsing import Command, options, parse
 from senet.cli.processes import is_first
 from senet.cli.progress import run_shown
 from senet.cli.training import ResumeCommand, going_on_later
 from senet.configs import settings
 from senet.data.config import DataConfig
-from senet.errors import SenetError, nearest
+from senet.errors import SenetError
 from senet.evaluation.accuracy import class_counts, sums_of
 from senet.evaluation.scores import Scores, score_images
 from senet.finetuning.run import finetune, summary
@@ -30,41 +29,6 @@ from senet.training.sections import Freeze, Metric
 ALL_OPTIONS = "--help-all"
 MAX_CLASSES = 20
 """Whose figures are shown at the end."""
-NAMES_ELSEWHERE: Mapping[str, str] = MappingProxyType(
-    {
-        "--aa": "--data.augmentation.auto-augment",
-        "--amp": "--compute.precision",
-        "--batch": "--batch-size",
-        "--data-dir": "the folder, which comes first",
-        "--data": "the folder, which comes first",
-        "--device": "--compute.cpu, or CUDA_VISIBLE_DEVICES before the command",
-        "--drop": "--model-kwargs dropout=0.2, or drop_rate=0.2 for a network of timm",
-        "--dropout": "--model-kwargs dropout=0.2, or drop_rate=0.2 for a network of timm",
-        "--erasing": "--data.augmentation.random-erasing",
-        "--fp16": "--compute.precision fp16",
-        "--half": "--compute.precision fp16",
-        "--img-size": "--image-size",
-        "--imgsz": "--image-size",
-        "--input-size": "--image-size",
-        "--learning-rate": "--optimizer.lr",
-        "--lr0": "--optimizer.lr",
-        "--model-ema": "--regularization.ema-decay",
-        "--name": "--output",
-        "--num-train-epochs": "--epochs",
-        "--opt": "--optimizer.name",
-        "--output-dir": "--output",
-        "--patience": "--selection.patience",
-        "--per-device-train-batch-size": "--batch-size",
-        "--project": "--output",
-        "--reprob": "--data.augmentation.random-erasing",
-        "--smoothing": "--regularization.label-smoothing",
-        "--train-dir": "the folder, which comes first",
-        "--val-split": "--data.val-fraction",
-        "--valid-pct": "--data.val-fraction",
-        "--workers": "--data.num-workers",
-    }
-)
-"""Options of timm's train.py, Ultralytics, fastai and Hugging Face's trainer, and what does the same here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,12 +189,6 @@ def blank() -> TrainConfig:
     return TrainConfig(model=ModelConfig(name=""), data=DataConfig(dataset="", in_memory=False), weights="")
 
 
-def flag_of(word: str) -> str:
-    """Return the option that a word names, in the form in which it is listed; empty for a value."""
-    name = word.partition("=")[0].replace("_", "-")
-    return re.sub(r"(^--|\.)no-", r"\1", name) if word.startswith("--") else ""
-
-
 def divided(kind: type[Command], argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Divide words into those of a command and those that set fields of the configuration, each with its values.
 
@@ -246,21 +204,10 @@ def divided(kind: type[Command], argv: Sequence[str]) -> tuple[list[str], list[s
         if word.startswith("--"):
             flag = flag_of(word)
             if flag not in command | fields or flag == "--data":
-                raise SenetError(unknown_option(word.partition("=")[0], flag, command | fields))
+                raise SenetError(unknown_option(word.partition("=")[0], flag, command | fields, FINETUNING))
             taking = others if flag in fields else own
         taking.append(word)
     return own, others
-
-
-def unknown_option(typed: str, flag: str, known: Set[str]) -> str:
-    """Return the message about an unknown option: a user of timm's types --lr for --optimizer.lr."""
-    if flag in NAMES_ELSEWHERE:
-        return f"no option is called {typed}; here that is {NAMES_ELSEWHERE[flag]}"
-    last = flag.removeprefix("--")
-    same = sorted(other for other in known if other.rpartition(".")[2] == last)
-    if typed.startswith("--no-"):
-        same = [f"{other.removesuffix(last)}no-{last}" for other in same]
-    return f"no option is called {typed}; the nearest are {', '.join(same) or nearest(flag, known)}"
 
 
 def read_settings(argv: Sequence[str], prog: str) -> dict[str, Any]:

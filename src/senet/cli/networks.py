@@ -10,6 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from senet.cli.parsing import Command, check_new, print_report
+from senet.detection.opening import detects
 from senet.errors import SenetError
 from senet.factory import assemble, load_model, read_weights
 from senet.models.catalog import model_card
@@ -115,5 +116,8 @@ class InsertCommand(Command):
         )
         save_pretrained(model, self.output)
         quoted = shlex.quote(str(self.output))
-        ending = f"{self.output} holds the model. Next:\n  senet finetune PICTURES --model {quoted} --output RUN"
+        following = f"senet finetune PICTURES --model {quoted} --output RUN"
+        if detects(model):
+            following = f"senet train coco_faster_rcnn --data PHOTOS --weights {quoted} --output RUN"
+        ending = f"{self.output} holds the model. Next:\n  {following}"
         print_report(report, self.json, ending)

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self, cast
 
 import tyro
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import Positional, Suppress, UseAppendAction
 
-from senet.cli.parsing import Command
+from senet.cli.names import PREDICTING, check_options
+from senet.cli.parsing import Command, parse
 from senet.cli.writing import (
     FORMATS,
     WIDTH,
@@ -43,10 +44,11 @@ class PredictCommand(Command):
     """Classify images, or find objects in them: print the likeliest classes with their probabilities, or the objects.
 
     What is printed depends on what the network was trained for. IMAGE is a file; a folder, for all images in it and
-    below it; a pattern in quotes, such as 'photos/**/*.jpg'; or - for a list on standard input, one file a line.
-    The first IMAGE may be a run or model folder, which is then the network. Results are printed as they come. Images
-    that cannot be read are listed at the end, on standard error, and the exit status is then 1. With a network that
-    detects objects, --output may be a new folder: for the pictures with boxes drawn into them, and objects.json.
+    below it; a pattern in quotes, such as 'photos/**/*.jpg'; or - for a list on standard input, one file a line. The
+    first IMAGE may be a run or model folder, a file of weights or an exported file, which is then the network. Results
+    are printed as they come. Images that cannot be read are listed at the end, on standard error, and the exit status
+    is then 1. With a network that detects objects, --output may be a new folder: for the pictures with boxes drawn into
+    them, and objects.json.
 
     Examples:
         senet predict photo.jpg
@@ -94,6 +96,16 @@ class PredictCommand(Command):
     device: str | None = None
     """where to compute, such as cpu or cuda:1; None for a GPU if there is one"""
 
+    @classmethod
+    def read(cls, argv: Sequence[str], prog: str) -> Self:
+        """Read the arguments; for a network that detects, `--help` explains what has an effect on it."""
+        from senet.cli.detection import named_detector
+
+        check_options(cls, argv, PREDICTING)
+        if {"-h", "--help"} & set(argv) and named_detector(argv):
+            return cast(Self, parse(DetectCommand, argv, prog))
+        return cast(Self, super().read(argv, prog))
+
     def run(self) -> None:
         """Predict, and print or write."""
         from senet.detection.opening import detects
@@ -105,16 +117,21 @@ class PredictCommand(Command):
             named.classify()
 
     def with_model(self) -> "PredictCommand":
-        """Return the command with its first image as the model, if that is a run or model folder and none is named."""
+        """Return the command with its first image as the model, if that is a network and none is named."""
+        from senet.factory import EXPORTED
+        from senet.weights.hub import FILES
         from senet.weights.reading import find_model_folder
 
         others = self.images[1:]
-        if self.model or not (others or (self.images and self.list)) or not Path(self.images[0]).is_dir():
+        if not self.model and self.images and Path(self.images[0]).suffix in EXPORTED:
+            return replace(self, model=self.images[:1], images=others)
+        if self.model or not (others or (self.images and self.list)):
             return self
-        try:
-            find_model_folder(self.images[0])
-        except SenetError:
-            return self
+        if not (Path(self.images[0]).is_file() and Path(self.images[0]).suffix in FILES):
+            try:
+                find_model_folder(self.images[0])
+            except SenetError:
+                return self
         return replace(self, model=self.images[:1], images=others)
 
     def classify(self) -> None:
@@ -212,6 +229,37 @@ class PredictCommand(Command):
         if not found:
             raise SenetError("no image is given; `senet predict --help` explains all arguments")
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectCommand(PredictCommand):
+    """Find objects in images, and print or write them, or draw their boxes.
+
+    IMAGE is a file; a folder, for all images in it and below it; a pattern in quotes, such as 'photos/**/*.jpg'; or -
+    for a list on standard input, one file a line. Results are printed as they come. Images that cannot be read are
+    listed at the end, on standard error, and the exit status is then 1.
+
+    Examples:
+        senet predict runs/boxes photo.jpg
+        senet predict runs/boxes 'photos/*.jpg' --output drawn --threshold 0.7
+        senet predict photos --model runs/boxes --output found.csv
+    """
+
+    model: Annotated[tuple[str, ...], UseAppendAction, tyro.conf.arg(metavar="RUN_OR_MODEL")] = ()
+    """the network, if it does not come first"""
+    threshold: float | None = None
+    """objects of a lower score are left out; None for 0.5"""
+    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE_OR_FOLDER")] = None
+    """write the results to a new file, while they come; or, into a new folder, the pictures with boxes drawn and
+    objects.json"""
+    batch_size: int | None = None
+    """images at once, of which those of one size are run together; None for 4"""
+    top: Annotated[int, Suppress] = 5
+    crop_size: Annotated[int | None, Suppress] = None
+    resize_sizes: Annotated[tuple[int, ...] | None, Suppress] = None
+    ten_crop: Annotated[bool, Suppress] = False
+    classes: Annotated[tuple[str, ...], Suppress] = ()
+    mapping: Annotated[Path | None, Suppress] = None
 
 
 class TableWriter(Writer):

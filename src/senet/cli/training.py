@@ -13,11 +13,13 @@ from typing import Annotated, ClassVar
 import tyro
 
 from senet.cli.ablation import ablation_tables, runs_shown
+from senet.cli.names import DETECTING, check_options
 from senet.cli.parsing import Command, parse
 from senet.cli.processes import launcher
 from senet.cli.progress import run_shown
 from senet.detection.config import DetectionConfig
 from senet.errors import SenetError
+from senet.nn.block import SEOptions
 from senet.paper.ablation import TABLES, reproduce_ablations
 from senet.recipes import RECIPES, get_recipe
 from senet.terminal import console, say
@@ -66,7 +68,9 @@ class ByRecipe(Command):
         name = argv[0]
         config = get_recipe(name)
         kind = cls.form(config, name)
-        default = kind(output=tyro.MISSING, config=config)
+        if isinstance(config, DetectionConfig):
+            check_options(kind, argv[1:], DETECTING)
+        default = kind(output=tyro.MISSING, config=kind.with_sections(config, argv))
         description = f"{inspect.getdoc(cls)}\n\nThe recipe: {inspect.getdoc(RECIPES[name])}"
         command = parse(kind, argv[1:], f"{prog} {name}", default=default, description=description)
         return replace(command, config=asked_in(command.config, argv))
@@ -85,6 +89,11 @@ class ByRecipe(Command):
         if not isinstance(config, TrainConfig):
             raise SenetError(f"{name} is a recipe of {config.task}, but {cls.purpose} images; take another recipe")
         return cls
+
+    @classmethod
+    def with_sections(cls, config: Config, argv: Sequence[str]) -> Config:
+        """Return a recipe's configuration with those sections that the command line sets and the recipe has not."""
+        return config
 
     @classmethod
     def usages(cls, prog: str) -> list[str]:
@@ -149,6 +158,14 @@ class TrainDetector(TrainCommand):
     """`senet train` with a recipe that detects."""
 
     config: Annotated[DetectionConfig, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]  # type: ignore[assignment]
+
+    @classmethod
+    def with_sections(cls, config: Config, argv: Sequence[str]) -> Config:
+        """Return the configuration with SE options where they are set, or asked for by `--help`."""
+        wanted = any(word.startswith("--model.se.") or word in ("-h", "--help") for word in argv)
+        if not wanted or not isinstance(config, DetectionConfig) or config.model.se is not None:
+            return config
+        return replace(config, model=replace(config.model, se=SEOptions()))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,8 @@ from senet.data.channels import ToChannels
 from senet.errors import SenetError, check_choice, warn
 
 Interpolation = Literal["bilinear", "bicubic"]
+MAX_STATISTICS = 4
+"""Channels whose mean and standard deviation a message has room for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,15 @@ class Preprocessing:
     def resize_for(self, image_size: int) -> int:
         """Return the length to scale the shorter side to for images of another size, in the same proportion."""
         return round(image_size * self.resize / self.image_size)
+
+    def in_words(self) -> str:
+        """Return what the network sees, for messages; of more than four channels no statistics."""
+        cut = f" cut from {self.resize}" if self.resize > self.image_size else ""
+        images = f"images of {self.image_size} pixels{cut}"
+        if self.in_channels > MAX_STATISTICS:
+            return f"{images} with {self.in_channels} channels"
+        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        return f"{images}, mean {mean}, std {std}"
 
     def color(self) -> list[nn.Module]:
         """Return the transforms that convert a picture to the number of channels, see `senet.data.channels`."""

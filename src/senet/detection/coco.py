@@ -32,7 +32,7 @@ def read_coco(file: Path, folders: Sequence[Path]) -> DetectionSplit:
     folder = folder_of([name_of(each, file) for each in images.values()], file, folders)
     annotations = annotations_of(content, images, numbers, file)
     check_form(annotations, images, file)
-    cleaning = Cleaning(str(file))
+    cleaning = Cleaning(str(file), keep_given=True)
     label_of = {number: label for label, number in enumerate(numbers, 1)}
     records = []
     for number, image in images.items():

@@ -134,7 +134,7 @@ def in_order_of(class_names: tuple[str, ...], found: DetectionSplit) -> Detectio
     label_of[np.array(order) + 1] = np.arange(1, len(order) + 1)
     return replace(
         found,
-        records=[replace(record, labels=label_of[record.labels]) for record in found.records],
+        records=[record.relabeled(label_of) for record in found.records],
         class_names=class_names,
         category_ids=tuple(found.category_ids[place] for place in order),
     )

@@ -16,6 +16,20 @@ Norm = Literal["frozen", "train"]
 
 OF_FASTER_RCNN = ("box_features", "rpn_beta")
 """Fields that have no effect on RetinaNet, which has no second stage."""
+NAMES_HERE = {
+    "backbone": "trunk",
+    "backbone_name": "trunk",
+    "conf": "box_score_thresh",
+    "image_size": "min_size",
+    "imgsz": "min_size",
+    "iou": "box_nms_thresh",
+    "norm_layer": "norm",
+    "pretrained": "weights",
+    "trainable_backbone_layers": "frozen_stages (3 trainable layers are 2 frozen stages)",
+    "trainable_layers": "frozen_stages (3 trainable layers are 2 frozen stages)",
+    "weights_backbone": "weights",
+}
+"""Arguments of torchvision's functions and of Ultralytics -> this library's names."""
 OF_THE_TRANSFORM = ("size_divisible",)
 """Options that torchvision's classes hand on to their transform."""
 
@@ -123,6 +137,8 @@ class DetectorConfig:
         for option in self.options:
             if option in {each.name for each in fields(self)}:
                 raise SenetError(f"options has {option!r}, which is an argument of its own; pass {option}=")
+            if option in NAMES_HERE:
+                raise SenetError(f"{option} is unknown; here that is {NAMES_HERE[option]}")
             if option not in known:
                 raise SenetError(
                     f"options has {option!r}, which torchvision's {class_name(self.name)} does not take; the nearest "
@@ -170,6 +186,6 @@ def check_frozen(config: DetectorConfig, weights: object) -> None:
         return
     kept = f"frozen_stages is {config.frozen_stages}" if config.frozen_stages else f"norm is {config.norm!r}"
     raise SenetError(
-        f"{kept}, but {config.trunk} has no weights and would be kept at random; pass weights=, or frozen_stages=0 and "
-        "norm='train' to train all of it"
+        f"{kept}, but {config.trunk} has no weights and would be kept at random; pass weights=SOURCE, or "
+        "frozen_stages=0 and norm='train' to train all of it"
     )

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, cast
 
 from torch import nn
 from torchvision.models import detection
-from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from senet.configs import to_dict
@@ -19,6 +18,7 @@ from senet.detection.heads import (
     ProposalHead,
     ProposalNetwork,
     RegionHeads,
+    RegionPool,
     SingleStageHead,
     build_anchors,
     build_box_head,
@@ -38,7 +38,7 @@ from senet.detection.trunk import (
 )
 from senet.detection.trunk_weights import build_body, without_classifier
 from senet.errors import SenetError
-from senet.models.description import FORMATS
+from senet.models.description import FORMATS, derive_surgery
 from senet.models.external import tag_of
 from senet.models.hub_methods import HubMethods
 from senet.nn.block import SEOptions
@@ -106,6 +106,17 @@ class Detector(HubMethods, nn.Module):
         fast.frozen = ()
         return fast.eval().requires_grad_(False)
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Refuse `torch.jit.script`, which would leave the detector changed halfway.
+
+        Raises:
+            SenetError: always.
+        """
+        raise SenetError(
+            f"{type(self).__name__} cannot become TorchScript, which PyTorch has deprecated; torch.compile takes it, "
+            "and torch.onnx.export with dynamo=False"
+        )
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute the blocks of the trunk again in the backward pass instead of keeping their activations.
 
@@ -142,7 +153,7 @@ class FasterRCNN(Detector, detection.FasterRCNN):  # type: ignore[misc]  # torch
             image_std=config.image_std,
             rpn_anchor_generator=anchors,
             rpn_head=ProposalHead(channels, anchors.num_anchors_per_location()[0]),
-            box_roi_pool=MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
+            box_roi_pool=RegionPool(names, output_size=7, sampling_ratio=2),
             box_head=build_box_head(channels, config.box_features),
             box_predictor=build_box_predictor(config.box_features, cast(int, config.num_classes)),
             **config.options,
@@ -381,12 +392,18 @@ def config_of(
 # ---- description -----------------------------------------------------------------------------------------------------
 
 
+def config_now(model: Detector) -> DetectorConfig:
+    """Return the configuration of a detector with the SE blocks that its trunk has now, see `senet.insert_se`."""
+    surgery, own = model.config.surgery, derive_surgery(model.backbone.body)
+    return replace(model.config, surgery=replace(own, removed=surgery.removed))
+
+
 def describe(model: Detector) -> dict[str, Any]:
     """Return the content of config.json for a detector."""
     return {
         "format": FORMATS[-1],
         "task": TASK,
-        "detector": to_dict(model.config, name="detector"),
+        "detector": to_dict(config_now(model), name="detector"),
         "preprocessing": to_dict(model.preprocessing),
         "class_names": None if model.class_names is None else list(model.class_names),
     }

@@ -15,6 +15,7 @@ from torchvision.models.detection.retinanet import (
 )
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import MultiScaleRoIAlign
 
 RATIOS = (0.5, 1.0, 2.0)
 """Height by width of the anchors."""
@@ -61,6 +62,21 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
         return F.binary_cross_entropy_with_logits(logits, wanted), boxes / sampled.numel()
 
 
+class RegionPool(MultiScaleRoIAlign):  # type: ignore[misc]
+    """The features of regions, also of maps of fewer bits than the regions have, as in a detector in bfloat16."""
+
+    def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        """Compute (regions, C, 7, 7), in the type of the maps."""
+        dtype = next(iter(maps.values())).dtype
+        found: Tensor
+        if boxes[0].dtype == dtype or torch.is_autocast_enabled(boxes[0].device.type):  # which converts by itself
+            found = super().forward(maps, boxes, image_shapes)
+        else:
+            wide = {name: x.to(boxes[0].dtype) for name, x in maps.items()}
+            found = super().forward(wide, boxes, image_shapes).to(dtype)
+        return found
+
+
 class BoxPredictor(FastRCNNPredictor):  # type: ignore[misc]
     """The last layers of the second stage; what they return is float32 also under autocast."""
 
@@ -90,6 +106,8 @@ class RegionHeads(RoIHeads):  # type: ignore[misc]
         regions = self.box_head(self.box_roi_pool(features, proposals, image_shapes))
         logits, deltas = self.box_predictor(regions)
         labels, positive = torch.cat(of_image), torch.cat(of_image) > 0
+        if not len(labels):  # images without boxes and proposals, of which there is no mean
+            return [], {"loss_classifier": logits.sum(), "loss_box_reg": deltas.sum()}
         own = deltas.view(len(labels), -1, 4)[positive, labels[positive]]
         boxes = box_loss(own, torch.cat(wanted)[positive], self.beta) / labels.numel()
         return [], {"loss_classifier": F.cross_entropy(logits, labels), "loss_box_reg": boxes}

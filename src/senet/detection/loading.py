@@ -105,7 +105,7 @@ class BoxedImages(Dataset[Example]):
         record = self.split.records[index]
         image = read_pixels(record) if self.kept is None else self.kept[index]
         boxes, labels = as_boxes(record.boxes), torch.from_numpy(record.labels)
-        iscrowd, area = torch.from_numpy(record.iscrowd).long(), torch.from_numpy(record.area)
+        iscrowd, area = torch.from_numpy(record.iscrowd).long(), torch.from_numpy(record.area).float()
         if self.augment is not None:
             image, boxes, labels = self.augment(image, boxes, labels)
             area = (boxes[:, 2:] - boxes[:, :2]).prod(1)

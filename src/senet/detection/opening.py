@@ -1,10 +1,12 @@
 """Opening detectors, and telling them from networks that classify."""
 
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,7 +15,8 @@ from senet.evaluation.batches import open_any
 from senet.evaluation.functions import Network, name_of
 from senet.nn.modes import default_device, device_of
 from senet.weights.checkpoint import CONFIG_FILE
-from senet.weights.hub import HUB_ID, Download, is_hub_id
+from senet.weights.hub import FILES, HUB_ID, Download, is_hub_id
+from senet.weights.tensors import read_state
 
 TASK = "detection"
 """What config.json of a run or model folder has under "task" where it is of a detector."""
@@ -23,22 +26,32 @@ def detects(source: Any) -> bool:
     """Return whether a network detects objects rather than classifying images.
 
     Args:
-        source: a module; or what names one: a run or model folder or a hub id, whose config.json says it. Any other
-            name is of a network that classifies.
+        source: a module; or what names one: a run or model folder or a hub id, whose config.json says it, or a file of
+            weights that does. Any other name is of a network that classifies.
     """
     if isinstance(source, nn.Module):
-        return is_detector(source)
+        return is_detector(source) or is_detector(unwrapped(source))
     if not isinstance(source, str | Path):
         return False
     path = Path(source)
     if path.is_dir():
         return any(says_detection(folder / CONFIG_FILE) for folder in (path, path / "best", path / "last"))
+    if path.is_file():
+        return path.suffix in FILES and described_as_detector(path)
     match = None if path.exists() or not is_hub_id(str(source)) else HUB_ID.match(str(source))
     if match is None or match["repo"].startswith(("timm/", "torchvision/")):
         return False
     try:
         return says_detection(Download().fetch(match["repo"], CONFIG_FILE, match["revision"]))
     except Exception:  # the client's many errors; whoever opens the network says what is wrong
+        return False
+
+
+def described_as_detector(file: Path) -> bool:
+    """Return whether a file of weights describes itself as a detector's."""
+    try:
+        return bool(json.loads(read_state(file).description or "{}").get("task") == TASK)
+    except (SenetError, OSError, ValueError):  # whoever opens the network says what is wrong
         return False
 
 
@@ -56,6 +69,29 @@ def is_detector(model: nn.Module) -> bool:
     return type(getattr(model, "transform", None)).__name__ == "GeneralizedRCNNTransform"
 
 
+def check_scaled(name: str, size: tuple[int, int], min_sizes: Sequence[int], max_size: int) -> None:
+    """Raise a SenetError for an image so long and thin that nothing is left of its shorter side when it is scaled.
+
+    Args:
+        name: of the image.
+        size: width and height in pixels.
+        min_sizes: see `DetectorConfig.min_size`.
+        max_size: see `DetectorConfig`.
+    """
+    short, long = map(np.float32, sorted(size))  # as torchvision computes the scale
+    if int(short) * float(min(np.float32(min(min_sizes)) / short, np.float32(max_size) / long)) < 1:
+        raise SenetError(
+            f"{name} is {size[0]} x {size[1]} pixels, and scaled to at most {max_size} it is less than a pixel thin; "
+            "crop it or take it out"
+        )
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the detector that is the `module` of an average of weights, or of a wrapper for several devices."""
+    inner = getattr(model, "module", None)
+    return inner if isinstance(inner, nn.Module) and is_detector(inner) else model
+
+
 def open_detector(run_or_model: Network, device: torch.device | str | None = None) -> nn.Module:
     """Return a detector itself, or open the one that a run or model folder or hub id means.
 
@@ -67,6 +103,7 @@ def open_detector(run_or_model: Network, device: torch.device | str | None = Non
         SenetError: there is none, or it does not detect.
     """
     model = open_any(run_or_model)
+    model = model if is_detector(model) else unwrapped(model)
     if not is_detector(model):
         raise SenetError(f"{name_of(run_or_model)} classifies images and finds no boxes; name a run that detects")
     if isinstance(run_or_model, str | Path):

@@ -15,10 +15,10 @@ from senet.data.channels import to_rgb
 from senet.data.reading import naming
 from senet.detection.drawing import DrawnBox, class_color, draw_boxes
 from senet.detection.evaluation import outputs_of
-from senet.detection.opening import names_of_classes, open_detector
+from senet.detection.opening import check_scaled, names_of_classes, open_detector
 from senet.errors import SenetError, check_choice
 from senet.evaluation.functions import Network, name_of, networks_of
-from senet.evaluation.prediction import Given, available_cores, open_image, read_ahead
+from senet.evaluation.prediction import Given, available_cores, check_picture, open_image, read_ahead
 from senet.evaluation.sources import OnError, expanded
 from senet.nn.modes import device_of, dtype_of, eval_mode
 from senet.nn.precision import Precision, check_precision, computing
@@ -57,6 +57,7 @@ class Detection:
         objects: highest score first.
         picture: RGB, upright; None for an image that cannot be read.
         error: why the image cannot be read, in one sentence; None if it can.
+        drawn_to: file of the picture with boxes, if one was written.
     """
 
     image: Given
@@ -65,6 +66,7 @@ class Detection:
     objects: tuple[DetectedObject, ...] = ()
     picture: Image.Image | None = field(default=None, repr=False, compare=False)
     error: SenetError | None = None
+    drawn_to: Path | None = None
 
     def drawn(self) -> Image.Image:
         """Return the picture with a box, name and score for each object, each class in its color.
@@ -190,7 +192,9 @@ def prepare(image: Given, number: int) -> Image.Image | SenetError:
     is_file = isinstance(image, str | Path)
     try:
         with naming(str(image) if is_file else f"image number {number}"):
-            return to_rgb(open_image(image) if isinstance(image, str | Path) else image, 3)
+            opened = open_image(image) if isinstance(image, str | Path) else image
+            check_picture(opened)
+            return to_rgb(opened, 3)
     except SenetError as error:
         return error
 
@@ -204,6 +208,7 @@ def detected(
 ) -> Iterator[Detection]:
     """Yield what is found in batches of pictures, see `detect_each`."""
     for batch in batches:
+        batch = [(image, fitting(model, image, picture)) for image, picture in batch]
         for _, picture in batch:
             if isinstance(picture, SenetError) and on_error == "raise":
                 raise picture
@@ -215,6 +220,19 @@ def detected(
             else:
                 width, height = picture.size
                 yield Detection(image=image, width=width, height=height, objects=next(found), picture=picture)
+
+
+def fitting(model: nn.Module, image: Given, picture: Image.Image | SenetError) -> Image.Image | SenetError:
+    """Return a picture, or why the detector cannot scale it."""
+    if isinstance(picture, SenetError):
+        return picture
+    transform: Any = model.transform
+    name = str(image) if isinstance(image, str | Path) else "an image"
+    try:
+        check_scaled(name, picture.size, transform.min_size, transform.max_size)
+    except SenetError as error:
+        return error
+    return picture
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Images with boxes: what is known of each before its pixels are read, and the splits of a data set."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,11 +27,13 @@ class Record:
         file: path of the image.
         width: of the image in pixels, to which the boxes refer.
         height: likewise.
-        boxes: (n, 4) float32, x1 y1 x2 y2 in pixels; inside the image and not empty.
+        boxes: (n, 4) float64, x1 y1 x2 y2 in pixels; inside the image and not empty.
         labels: (n,) int64, from 1.
         iscrowd: (n,) bool: several objects in one box, or objects that need not be found; not trained on, and in the
             evaluation neither missed nor wrong.
-        area: (n,) float32, of the objects in square pixels, by which COCO tells small from large.
+        area: (n,) float64, of the objects in square pixels, by which COCO tells small from large.
+        given: the same with all boxes as they are in the data, if some were cut or left out, and the evaluation takes
+            them as they are; else None.
     """
 
     image_id: int
@@ -41,6 +44,7 @@ class Record:
     labels: np.ndarray
     iscrowd: np.ndarray
     area: np.ndarray
+    given: "Record | None" = None
 
     def without(self, left_out: np.ndarray) -> "Record":
         """Return the same image without some boxes, (n,) bool."""
@@ -51,7 +55,13 @@ class Record:
             labels=self.labels[kept],
             iscrowd=self.iscrowd[kept],
             area=self.area[kept],
+            given=None,
         )
+
+    def relabeled(self, label_of: np.ndarray) -> "Record":
+        """Return the same image with the label `label_of[k]` for each label k."""
+        given = None if self.given is None else self.given.relabeled(label_of)
+        return replace(self, labels=label_of[self.labels], given=given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +95,20 @@ class DetectionSplit:
         labels = [record.labels[~record.iscrowd] for record in self.records]
         return np.bincount(np.concatenate([np.zeros(0, np.int64), *labels]), minlength=len(self.class_names) + 1)[1:]
 
+    @property
+    def digest(self) -> str:
+        """Return what differs where images, their order, boxes or labels do: twelve hexadecimal digits."""
+        found = hashlib.sha256()
+        for each in self.records:
+            found.update(f"{each.image_id} {Path(each.file).name} {each.width} {each.height}\n".encode())
+            for values in (each.boxes, each.labels, each.iscrowd):
+                found.update(np.ascontiguousarray(values).tobytes())
+        return found.hexdigest()[:12]
+
     def ground_truth(self) -> dict[str, Any]:
         """Return the boxes in the form of COCO's json, with the data's own ids of images and categories."""
         annotations: list[dict[str, Any]] = []
-        for record in self.records:
+        for record in (each.given or each for each in self.records):
             columns = (record.boxes.tolist(), record.labels.tolist(), record.iscrowd.tolist(), record.area.tolist())
             for (x1, y1, x2, y2), label, iscrowd, area in zip(*columns, strict=True):
                 annotations.append(
@@ -140,9 +160,11 @@ class Cleaning:
 
     Args:
         source: the name of the data in messages.
+        keep_given: keep boxes as they are for the evaluation, as COCO's own program takes them.
     """
 
     source: str
+    keep_given: bool = False
     found: Counter[str] = field(default_factory=Counter)
 
     def record(
@@ -181,18 +203,19 @@ class Cleaning:
         empty = (sides < SMALLEST).any(1)
         self.found["empty"] += int(empty.sum())
         areas = [None] * len(cut) if area is None else list(area)
-        of_boxes = sides.prod(1)
+        of_boxes = (given[:, 2:] - given[:, :2] if self.keep_given else sides).prod(1)
         record = Record(
             image_id=image_id,
             file=file,
             width=width,
             height=height,
-            boxes=cut.astype(np.float32),
+            boxes=cut,
             labels=np.array(list(labels), dtype=np.int64),
             iscrowd=np.array([False] * len(cut) if iscrowd is None else list(iscrowd), dtype=bool),
-            area=np.array([b if a is None else a for a, b in zip(areas, of_boxes, strict=True)], dtype=np.float32),
+            area=np.array([b if a is None else a for a, b in zip(areas, of_boxes, strict=True)], dtype=np.float64),
         )
-        return record.without(empty)
+        differs = self.keep_given and (empty.any() or not np.array_equal(cut, given))
+        return replace(record.without(empty), given=replace(record, boxes=given) if differs else None)
 
     def check(self, box: np.ndarray, name: str, width: int, height: int) -> None:
         """Raise a SenetError for a box that cannot be meant."""
@@ -214,9 +237,11 @@ class Cleaning:
         """Return what was left out or changed, in sentences."""
         found = []
         if number := self.found["empty"]:
-            found.append(f"{self.source}: {boxes_in_words(number)} without area left out")
+            counted_so = ", though not by the evaluation, as in COCO's own program" if self.keep_given else ""
+            found.append(f"{self.source}: {boxes_in_words(number)} without area left out{counted_so}")
         if number := self.found["cut"]:
-            found.append(f"{self.source}: {boxes_in_words(number)} cut at the border of the image")
+            cut_so = ", though not for the evaluation, as in COCO's own program" if self.keep_given else ""
+            found.append(f"{self.source}: {boxes_in_words(number)} cut at the border of the image{cut_so}")
         return tuple(found)
 
 

@@ -20,7 +20,7 @@ from senet.detection.datasets import open_detection_split
 from senet.detection.evaluation import Curves, DetectionEvaluation, Outputs, curves_of, detections_of, evaluation_of
 from senet.detection.loading import build_detection_loader, read_pixels
 from senet.detection.matching import Matches, ThresholdFigures, at_threshold, best_threshold, match_detections
-from senet.detection.opening import TASK, names_of_classes, open_detector
+from senet.detection.opening import TASK, check_scaled, names_of_classes, open_detector
 from senet.detection.prediction import AT_ONCE
 from senet.errors import SenetError
 from senet.evaluation.functions import Network, name_of
@@ -172,6 +172,9 @@ def report_detector(
     place = device_of(model)
     check_precision("precision", precision, place)
     split = open_detection_split(config, "eval", names_of_classes(model))
+    transform: Any = model.transform
+    for record in split.records:
+        check_scaled(record.file, (record.width, record.height), transform.min_size, transform.max_size)
     loader = build_detection_loader(config, split, "eval", batch_size, place)
     batches = tracked(loader.batches(0), f"Detecting in {split.source}", len(loader))
 

@@ -9,7 +9,7 @@ from torch import nn
 from senet.configs import from_dict
 from senet.data.preprocessing import Preprocessing
 from senet.detection.detector_config import DetectorConfig
-from senet.detection.detectors import Detector, build_detector, describe
+from senet.detection.detectors import Detector, build_detector, config_now, describe
 from senet.detection.trunk import NamedMaps
 from senet.errors import SenetError
 
@@ -52,7 +52,7 @@ def check_readable(model: Detector) -> None:
 
 def summary(model: Detector) -> str:
     """Return what a detector is, in a few lines."""
-    config = model.config
+    config = config_now(model)
     parameters = sum(parameter.numel() for parameter in nn.Module.parameters(model))
     sides = ", ".join(map(str, config.min_size))
     lines = [
@@ -60,5 +60,7 @@ def summary(model: Detector) -> str:
         f"images scaled to {sides} pixels at the short side, at most {config.max_size} at the long one."
     ]
     if config.surgery.inserted:
-        lines.append(f"{len(config.surgery.inserted)} SE blocks were inserted into the trunk: {config.se}.")
+        lines.append(
+            f"{len(config.surgery.inserted)} SE blocks were inserted into the trunk: {config.surgery.inserted_se}."
+        )
     return "\n".join(lines)

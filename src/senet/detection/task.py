@@ -14,7 +14,7 @@ from senet.detection.detectors import Detector, build_detector
 from senet.detection.evaluation import BoxFigures, check_ground_truth, evaluate_detector
 from senet.detection.loading import DetectionLoaders, load_detection_data
 from senet.detection.objective import DetectionObjective, detected
-from senet.detection.opening import detects, open_detector
+from senet.detection.opening import check_scaled, detects, open_detector
 from senet.detection.warm_start import from_detector, kept_order
 from senet.errors import SenetError, needed_for
 from senet.models.external import tag_of
@@ -63,6 +63,8 @@ class Detection(Task[DetectionConfig]):
             num_processes=accelerator.num_processes,
         )
         self.notes.extend(self.data.notes)
+        for record in (*self.data.train_split.records, *self.data.eval_split.records):
+            check_scaled(record.file, (record.width, record.height), config.model.min_size, config.model.max_size)
         config.check_warmup(len(self.data.train))
         number, asked = len(self.data.class_names), config.model.num_classes
         if asked not in (None, number):
@@ -85,8 +87,13 @@ class Detection(Task[DetectionConfig]):
 
     def described(self) -> dict[str, Any]:
         """Return what data.json says of the data."""
-        held_out = self.data.held_out
-        return {**super().described(), "held_out": None if held_out is None else list(held_out)}
+        data = self.data
+        return {
+            **super().described(),
+            "held_out": None if data.held_out is None else list(data.held_out),
+            "train_boxes": data.train_split.digest,
+            "eval_boxes": data.eval_split.digest,
+        }
 
     def build(self) -> nn.Module:
         """Build the detector, in training mode, for the classes of the data."""

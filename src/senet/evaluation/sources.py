@@ -94,10 +94,13 @@ def read_list(file: str | Path) -> list[str]:
 
 
 def is_one(images: str | Path | Picture | Iterable[str | Path | Picture]) -> TypeGuard[str | Path | Picture]:
-    """Return whether this is a single file, folder, pattern or picture; an array of four dimensions is several."""
+    """Return whether this is a single file, folder, pattern or picture; an array of four dimensions is several.
+
+    What could be neither, such as None, bytes or an open file, counts as one: whoever reads it says what is expected.
+    """
     if isinstance(images, np.ndarray | Tensor):
         return images.ndim in (2, 3)
-    return isinstance(images, str | Path | Image.Image)
+    return isinstance(images, str | Path | Image.Image | bytes | io.IOBase) or not isinstance(images, Iterable)
 
 
 def expanded(

@@ -154,11 +154,9 @@ class Classification(Task[TrainConfig]):
 
     def start_in_words(self, row: Mapping[str, float]) -> str:
         """Return what the run starts from, and how good that is, for the log."""
-        preprocessing = self.config.data.preprocessing
-        images = f"{preprocessing.image_size} pixels out of {preprocessing.resize}, mean {preprocessing.mean}"
         what = f"{self.config.model.name} from {self.config.weights}"
         found = f"loss {row['loss']:.4f}  top-1 {row['top1']:.2f} %"
-        return f"starts as {what}, on {images}, std {preprocessing.std}: {found}"
+        return f"starts as {what}, on {self.config.data.preprocessing.in_words()}: {found}"
 
     def in_words(self, row: Mapping[str, float]) -> str:
         """Return what an evaluation has found, for the log."""

@@ -1,0 +1,90 @@
+"""What the commands that export print of a parity report."""
+
+from collections.abc import Sequence
+
+from senet.deployment.inner_errors import InnerError, InnerErrors
+from senet.deployment.parity import ParityReport
+from senet.errors import counted
+from senet.evaluation.measures import Interval
+from senet.terminal import Table, console, say
+
+
+def show_parity(report: ParityReport) -> None:
+    """Print a report: how far the two networks are apart, how accurate, how fast and how large they are."""
+    say(f"{report.exported} against {report.original} on {counted(report.num_images, 'image')} of {report.source}")
+    console().print(difference_table(report))
+    if report.latencies:
+        console().print(latency_table(report))
+        say(report.processor.described(report.precision))
+    show_inner(report.inner)
+    if report.unscored:
+        say(f"no accuracy: {report.unscored}")
+    for problem in report.problems:
+        say(f"beyond the tolerance of {report.precision}: {problem}")
+    if report.within_tolerance:
+        say(f"within the tolerance of {report.precision}")
+
+
+def difference_table(report: ParityReport) -> Table:
+    """Return how far the networks are apart, as a table."""
+    table = Table("", "original", "exported", "difference")
+    if accuracy := report.accuracy:
+        table.add_row(
+            "top-1, %",
+            f"{accuracy.original:.2f}{between(accuracy.original_interval)}",
+            f"{accuracy.exported:.2f}{between(accuracy.exported_interval)}",
+            f"{accuracy.difference:+.2f}{between(accuracy.difference_interval)}",
+        )
+    table.add_row("same class, %", "", "", f"{report.agreement:.2f}")
+    of = report.difference
+    table.add_row("logits, largest", f"{of.scale:.4g}", "", f"{of.largest:.2g} ({of.relative_largest:.2g} relative)")
+    table.add_row("logits, mean", "", "", f"{of.mean:.2g} ({of.relative_mean:.2g} relative)")
+    if report.file_size is not None:
+        own, other = report.original_size, report.file_size
+        table.add_row("size, MB", f"{own / 1e6:.2f}", f"{other / 1e6:.2f}", f"{other / own:.2f} x")
+    return table
+
+
+def latency_table(report: ParityReport) -> Table:
+    """Return the times as a table, medians with their quartiles."""
+    table = Table("ms per batch")
+    names = dict.fromkeys(each.name for each in report.latencies)
+    sizes = dict.fromkeys(each.batch_size for each in report.latencies)
+    for size in sizes:
+        table.add_column(f"batch {size}", justify="right")
+        table.add_column("of the original", justify="right")
+    for name in names:
+        cells = []
+        for each in (each for each in report.latencies if each.name == name):
+            cells += [
+                f"{each.median_ms:.2f} ({each.low_ms:.2f} to {each.high_ms:.2f})",
+                f"{each.ratio:.2f} ({each.ratio_low:.2f} to {each.ratio_high:.2f})",
+            ]
+        table.add_row(name, *cells)
+    return table
+
+
+def show_inner(inner: InnerErrors | None) -> None:
+    """Print where in the network the error arises, if that is known."""
+    if inner is None:
+        return
+    for kind, errors in (("block", inner.blocks), ("gate", inner.gates)):
+        if errors:
+            console().print(inner_table(kind, errors))
+    if inner.missing:
+        say(f"not compared inside: {inner.missing}")
+
+
+def inner_table(kind: str, errors: Sequence[InnerError]) -> Table:
+    """Return the errors of blocks, or of gates, as a table."""
+    table = Table(kind)
+    for heading in ("relative error, %", "cosine", "largest difference"):
+        table.add_column(heading, justify="right")
+    for each in errors:
+        table.add_row(each.name, f"{100 * each.relative:.3g}", f"{each.cosine:.5f}", f"{each.largest:.3g}")
+    return table
+
+
+def between(interval: Interval) -> str:
+    """Return a confidence interval in parentheses."""
+    return f" ({interval[0]:.2f} to {interval[1]:.2f})"

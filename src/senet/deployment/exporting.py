@@ -1,0 +1,151 @@
+"""Exporting a network to a file that works without this library, whole or not at all."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from senet.data.preprocessing import preprocessing_of
+from senet.deployment.config import ExportConfig
+from senet.deployment.graph import build_graph
+from senet.deployment.layouts import place_of_model, write_settings
+from senet.deployment.metadata import describe
+from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
+from senet.errors import SenetError
+from senet.evaluation.batches import DataSource, open_model
+from senet.evaluation.functions import Network, class_names_of, name_of
+from senet.files import check_writable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What an export has written.
+
+    Args:
+        path: the file, or the folder.
+        model: what `senet.load_exported` opens: in a model repository the file within it, else `path`.
+        files: all that belongs to it.
+        metadata: what the file says of itself.
+        parity: how it differs from the network; None where nothing measured it.
+    """
+
+    path: Path
+    model: Path
+    files: tuple[Path, ...]
+    metadata: Metadata
+    parity: Any = None
+
+
+def export(
+    run_or_model: Network,
+    output: str | Path,
+    config: ExportConfig | None = None,
+    *,
+    data: DataSource | None = None,
+    calibration: Any = None,
+    report: str | Path | None = None,
+    **options: Any,
+) -> Exported:
+    """Export a network that classifies to a file for other runtimes.
+
+    Nothing is left of an export that fails, and nothing that exists is replaced.
+
+    Args:
+        run_or_model: a network; or what `senet.from_pretrained` opens: a run or model folder, a name, a hub id.
+        output: the new file; its suffix is that of the format, such as .onnx.
+        config: of the export; None for the defaults.
+        data: images on which original and exported network are compared; None for those of the run.
+        calibration: images for `precision="int8"`.
+        report: write the comparison as a page.
+        **options: fields of `ExportConfig`, which replace those of `config`.
+
+    Returns:
+        What was written.
+
+    Raises:
+        SenetError: an output that exists, an option without effect, or a network that the format cannot express.
+        MissingExtraError: the format needs a package that is not installed.
+
+    >>> import senet
+    >>> exported = senet.export("cifar_se_resnet20", "network.onnx", preprocess=True)  # doctest: +SKIP
+    """
+    config = replace(config or ExportConfig(), **options)
+    output, info = Path(output), check_target(config)
+    check_output(output, config, info)
+    model = open_model(run_or_model)
+    if isinstance(run_or_model, nn.Module):
+        preprocessing_of(model)  # raises before any work
+    graph = build_graph(model, config)
+    metadata = describe(
+        graph,
+        config,
+        source=name_of(run_or_model),
+        name=getattr(getattr(model, "config", None), "name", type(model).__name__),
+        class_names=class_names_of(model) or None,
+    )
+    logger.info("writing %s", output)
+    with written_whole(output) as folder:
+        place = folder / output.name
+        if config.layout is not None:
+            place = place_of_model(folder / output.name, metadata, info.suffix)
+        info.load().write(graph, place, config, metadata, calibration)
+        if config.layout is not None:
+            write_settings(config.layout, folder / output.name, config, metadata, graph.num_outputs())
+        found = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    files = tuple(output.parent / file for file in found)
+    return Exported(path=output, model=output.parent / place.relative_to(folder), files=files, metadata=metadata)
+
+
+def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
+    """Raise a SenetError for an output that has another suffix than the format, exists or cannot be written."""
+    if config.layout is not None and output.suffix:
+        raise SenetError(
+            f"{output} ends in {output.suffix}, but layout={config.layout!r} writes a folder; name it without"
+        )
+    if config.layout is None and info.suffix and output.suffix.lower() != info.suffix:
+        others = [name for name, other in TARGETS.items() if other.suffix and other.suffix == output.suffix.lower()]
+        remedy = f", or choose to={others[0]!r}" if others else ""
+        raise SenetError(f"{output} does not end in {info.suffix}, as files of {config.to} do; name it so{remedy}")
+    companions = () if config.layout is not None else map(output.with_suffix, info.companions)
+    for path in (output, *companions):
+        if path.exists() or path.is_symlink():
+            raise SenetError(f"{path} exists already; name another output, or remove it")
+    check_writable(output)
+
+
+@contextmanager
+def written_whole(output: Path) -> Iterator[Path]:
+    """Yield a new folder beside an output; what it holds at the end moves to where the output is.
+
+    The file that others belong to comes last, so that it is never without them.
+
+    Args:
+        output: of which the folder is to hold a file or folder of the same name.
+
+    Raises:
+        SenetError: there is no room for it, or something of its name has come to exist meanwhile.
+    """
+    folder = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        folder.mkdir()
+        yield folder
+        parts = sorted(folder.iterdir(), key=lambda part: part.name == output.name)
+        for part in parts:
+            place = output.parent / part.name
+            if place.exists():
+                raise SenetError(f"{place} came to exist during the export; name another output")
+            part.rename(place)
+    except SenetError:  # some of which are OSErrors too
+        raise
+    except OSError as error:
+        raise SenetError(f"{output} cannot be written ({error.strerror}); name another output") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,258 @@
+"""The parity report: an exported network and its original on the same pictures, so that every export proves itself."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from senet.data.images import ImageSplit
+from senet.data.preprocessing import Preprocessing, preprocessing_of
+from senet.deployment.agreement import TOLERANCES, Difference, PairedAccuracy, Tolerance, problems
+from senet.deployment.candidate import Run, candidate_of
+from senet.deployment.inner_errors import InnerErrors, inner_errors
+from senet.deployment.machine import Processor, processor, size_of, versions
+from senet.deployment.pictures import Pictures, pictures_for
+from senet.deployment.tally import Disagreement, Tally
+from senet.deployment.timing import BATCH_SIZES, Latency, latencies
+from senet.errors import SenetError, check_choice
+from senet.evaluation.batches import DataSource, open_model
+from senet.evaluation.functions import Network, name_of
+from senet.files import write_output
+from senet.nn.modes import borrowed
+
+IMAGES = 500
+"""Pictures that are compared unless others are asked for: SE-ResNet-50 takes a minute for them on two cores."""
+BEYOND_TOLERANCE = 3
+"""Exit status of a command whose exported network is further from the original than the tolerance."""
+KEPT = 16
+"""Pictures on which times are measured, and the errors inside the network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityReport:
+    """How far an exported network is from its original, and how fast both are.
+
+    Args:
+        original: name of the original.
+        exported: name of the exported network.
+        precision: of the exported network, a key of `TOLERANCES`.
+        source: of the pictures.
+        num_images: that both networks saw.
+        unscored: why no accuracy was measured; empty if it was.
+        difference: of the logits.
+        agreeing: images of which both predict the same class.
+        accuracy: of both; None if the images have no labels.
+        disagreements: some images of which they predict different classes, those of the surest originals first.
+        latencies: of both, in turn; empty if they were not timed.
+        file_size: of the exported network in bytes; None if it is no file.
+        original_size: of the original's parameters and buffers in bytes.
+        processor: on which all this was measured.
+        versions: of the packages.
+        tolerance: that applies.
+        problems: what is beyond it, a sentence each.
+        inner: where in the network the error arises; None if nobody asked.
+        images: of the pictures, for the page; None if they are no data set.
+        preprocessing: of these images; None likewise.
+    """
+
+    original: str
+    exported: str
+    precision: str
+    source: str
+    num_images: int
+    unscored: str
+    difference: Difference
+    agreeing: int
+    accuracy: PairedAccuracy | None
+    disagreements: tuple[Disagreement, ...]
+    latencies: tuple[Latency, ...]
+    file_size: int | None
+    original_size: int
+    processor: Processor
+    versions: Mapping[str, str]
+    tolerance: Tolerance
+    problems: tuple[str, ...]
+    inner: InnerErrors | None = None
+    images: ImageSplit | None = field(default=None, repr=False, compare=False)
+    preprocessing: Preprocessing | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def within_tolerance(self) -> bool:
+        """Whether nothing is beyond the tolerance."""
+        return not self.problems
+
+    @property
+    def agreement(self) -> float:
+        """The share of the images of which both predict the same class, in %."""
+        return 100 * self.agreeing / self.num_images
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; docs/deploy.md describes them."""
+        values = {name: value for name, value in vars(self).items() if name not in NOT_PLAIN}
+        found: dict[str, Any] = without_infinities(
+            {
+                **{name: plain(value) for name, value in values.items()},
+                "within_tolerance": self.within_tolerance,
+                "agreement": self.agreement,
+                "difference": with_properties(self.difference, "relative_largest", "relative_mean"),
+                "accuracy": None if self.accuracy is None else with_properties(self.accuracy, *OF_ACCURACY),
+            }
+        )
+        return found
+
+
+OF_ACCURACY = (
+    *("original", "original_interval", "exported", "exported_interval", "difference", "difference_interval"),
+)
+"""What of a `PairedAccuracy` is computed and in the JSON."""
+NOT_PLAIN = ("difference", "accuracy", "images", "preprocessing")
+"""Fields of a `ParityReport` that are not in the JSON, or with more than their own fields."""
+
+
+def plain(value: Any) -> Any:
+    """Return a value of a report as JSON has it."""
+    if isinstance(value, tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
+
+
+def with_properties(value: Any, *names: str) -> dict[str, Any]:
+    """Return the fields of a dataclass and some of its properties."""
+    return asdict(value) | {name: plain(getattr(value, name)) for name in names}
+
+
+def without_infinities(value: Any) -> Any:
+    """Return plain values with None for numbers that JSON has not."""
+    if isinstance(value, dict):
+        return {key: without_infinities(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [without_infinities(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@torch.no_grad()
+def compare_exported(
+    original: Network,
+    exported: nn.Module | Run,
+    data: DataSource | None = None,
+    *,
+    precision: str = "fp32",
+    images: int | None = IMAGES,
+    tolerance: Tolerance | None = None,
+    optimized: nn.Module | None = None,
+    timed: bool = True,
+    blocks: bool | None = None,
+) -> ParityReport:
+    """Run an exported network and its original on the same pictures, and say how far they are apart.
+
+    All is computed on the CPU, the original by PyTorch as it is, without compiling.
+
+    Args:
+        original: see `senet.evaluate`.
+        exported: from `senet.load_exported`; or any function from normalized images (N, C, H, W) to logits.
+        data: as for `senet.evaluate`; None for those that the run was trained on. Without any, pictures are
+            generated, and no accuracy is measured.
+        precision: of the exported network: "fp32", "fp16", "bf16", "int8_weights" or "int8".
+        images: number of pictures, at equal distances in the data; None for all.
+        tolerance: None for that of the precision.
+        optimized: the original from `senet.optimize_for_inference`, to be timed beside the two.
+        timed: whether to measure the latency.
+        blocks: whether to look for the error block by block, which needs a file; None for int8 only.
+
+    Raises:
+        SenetError: the original is no network, the data do not fit it, or the two have different classes.
+    """
+    check_choice("precision", precision, tuple(TOLERANCES))
+    candidate = candidate_of(exported)
+    if blocks and candidate.path is None:
+        raise SenetError("blocks=True needs an exported file, from senet.load_exported; leave it out for a function")
+    model = open_model(original)
+    with borrowed(model, torch.device("cpu")):
+        pictures = pictures_for(original, model, data, images)
+        tally, some = compared(model, candidate.run, pictures)
+        contestants = {"original": model, "exported": candidate.run, "optimized": optimized}
+        times = timed_in_turn(contestants, some) if timed else ()
+        wanted = precision == "int8" and candidate.path is not None if blocks is None else blocks
+        inner = inner_errors(model, candidate, some) if wanted else None
+    allowed = TOLERANCES[precision] if tolerance is None else tolerance
+    return ParityReport(
+        original=name_of(original),
+        exported=candidate.name,
+        precision=precision,
+        source=pictures.source,
+        num_images=tally.num_images,
+        unscored=pictures.unscored,
+        difference=tally.difference,
+        agreeing=tally.agreeing,
+        accuracy=tally.accuracy,
+        disagreements=tally.most_surprising,
+        latencies=times,
+        file_size=None if candidate.path is None else size_of(candidate.path),
+        original_size=sum(each.nbytes for each in (*model.parameters(), *model.buffers())),
+        processor=processor(),
+        versions=versions(),
+        tolerance=allowed,
+        problems=problems(allowed, tally.difference, tally.agreeing, tally.num_images, tally.accuracy),
+        inner=inner,
+        images=pictures.images,
+        preprocessing=None if pictures.images is None else preprocessing_of(model),
+    )
+
+
+def compared(model: nn.Module, run: Run, pictures: Pictures) -> tuple[Tally, Tensor]:
+    """Run two networks on all pictures; return the sums, and `KEPT` of the pictures, at equal distances.
+
+    Raises:
+        SenetError: there are no pictures, or the networks have different classes.
+    """
+    tally, kept = Tally(pictures), list[Tensor]()
+    number = pictures.number or 1
+    for i, (batch, labels) in enumerate(pictures.tracked()):
+        tally.add(model(batch), logits_of(run, batch), labels)
+        if i % max(1, number // KEPT) == 0 and len(kept) < KEPT:
+            kept.append(batch[: -(-KEPT // number)])
+    if not kept:
+        raise SenetError(f"{pictures.source} has no images")
+    return tally, torch.cat(kept)[:KEPT]
+
+
+def logits_of(exported: Run, images: Tensor) -> Tensor:
+    """Return the logits of an exported network for images."""
+    return torch.as_tensor(exported(images)).float().cpu()
+
+
+def timed_in_turn(contestants: Mapping[str, Any], images: Tensor) -> tuple[Latency, ...]:
+    """Time networks on images at each of `BATCH_SIZES`, the original first; None stands for one that is not there."""
+    found: list[Latency] = []
+    for size in BATCH_SIZES:
+        batch = images.repeat(-(-size // len(images)), 1, 1, 1)[:size].contiguous()
+        runs = {name: partial(network, batch) for name, network in contestants.items() if network is not None}
+        found += latencies(runs, size)
+    return tuple(found)
+
+
+def parity_path(output: Path) -> Path:
+    """Return where the report of an exported network is written: model.parity.json beside model.onnx."""
+    return output.with_name(f"{output.stem}.parity.json")
+
+
+def write_parity(report: ParityReport, path: Path) -> None:
+    """Write a report as JSON.
+
+    Raises:
+        SenetError: it cannot be written.
+    """
+    write_output(path, json.dumps(report.to_dict(), indent=2, allow_nan=False).encode() + b"\n")
+
+
+def conclude(report: ParityReport) -> int:
+    """Return the exit status of a command that exports: 0, or `BEYOND_TOLERANCE`."""
+    return 0 if report.within_tolerance else BEYOND_TOLERANCE
