@@ -56,6 +56,7 @@ def test_boxes_are_drawn_into_a_folder(run, capsys):
     number = sum(len(row["objects"]) for row in found)
     assert out == f"drawn holds pictures with boxes, and drawn/objects.json {number} objects in 3 images\n"
     assert sorted(path.name for path in Path("drawn").iterdir()) == ["a-2.jpg", "a.jpg", "b.png", "objects.json"]
+    assert [row["drawn"] for row in found] == ["a.jpg", "b.png", "a-2.jpg"]
     for name, row in zip(("a.jpg", "b.png", "a-2.jpg"), found, strict=True):
         drawn = Image.open(f"drawn/{name}").convert("RGB")
         assert drawn.size == (row["width"], row["height"])

@@ -92,8 +92,8 @@ def build_graph(model: nn.Module, config: ExportConfig) -> ExportGraph:
         taker = "a page takes RGB and gray" if config.to == "web" else "preprocess=True takes RGB"
         remedy = "to onnx" if config.to == "web" else "without"
         raise SenetError(
-            f"{taker} pictures, but the network takes {counted(channels, 'channel')}; export it {remedy}, "
-            "and normalize its images as its preprocessing says"
+            f"{taker} pictures, but the network takes {counted(channels, 'channel')}; export it {remedy}, and "
+            "normalize its images as its preprocessing says"
         )
     height, width = config.image_size or (preprocessing.image_size,) * 2
     batch = 2 if "batch" in config.free_axes else config.batch_size

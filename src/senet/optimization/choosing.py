@@ -49,8 +49,8 @@ Key = tuple[int, ...]
 def candidates(graph: fx.GraphModule, *, any_size: bool = False) -> tuple[NamedBackend, ...]:
     """Return the backends that are tried on the CPU for a network; "eager" is the first.
 
-    "inductor" is not: it compiles for up to a minute, and was slower than "onednn" for every network measured. For
-    images of many sizes "onednn" is not either, for it compiles for a second for each.
+    "inductor" is not: it compiles for up to a minute, and was slower than "onednn" for every network measured
+    (docs/speed.md). For images of many sizes "onednn" is not either, for it compiles again for each.
     """
     if next(graph.parameters()).dtype != torch.float32:  # as its owner wants it
         return ("eager",)
@@ -131,8 +131,8 @@ class AutoRunner:
         best = min(seconds, key=seconds.__getitem__)
         milliseconds = {name: round(1000 * each, 3) for name, each in seconds.items()}
         logger.info("images of %s run with %s; milliseconds: %s", shape, best, milliseconds)
-        if len(prepared) == len(tried):  # otherwise something failed that may work the next time
-            write_choice(key, {"backend": best, "milliseconds": milliseconds})
+        left_out = [name for name in tried if name not in prepared]
+        write_choice(key, {"backend": best, "milliseconds": milliseconds, "left_out": left_out})
         return best, prepared[best]
 
     def prepared(self, backends: tuple[NamedBackend, ...], x: Tensor) -> dict[NamedBackend, Runner]:
