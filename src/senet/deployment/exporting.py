@@ -9,17 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from senet.data.preprocessing import preprocessing_of
 from senet.deployment.config import ExportConfig
 from senet.deployment.graph import build_graph
 from senet.deployment.layouts import place_of_model, write_settings
 from senet.deployment.metadata import describe
-from senet.deployment.parity import ParityReport, parity_path, write_parity
+from senet.deployment.parity import IMAGES, ParityReport, parity_path, write_parity
 from senet.deployment.proving import check_proof, prove, write_proof
 from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
-from senet.errors import SenetError
+from senet.errors import SenetError, warn
 from senet.evaluation.batches import DataSource, open_model
 from senet.evaluation.functions import Network, class_names_of, name_of
 from senet.files import check_writable
@@ -34,16 +31,16 @@ class Exported:
     Args:
         path: the file, or the folder.
         model: what `senet.load_exported` opens: in a model repository the file within it, else `path`.
-        files: all that belongs to it.
+        files: all that was written.
         metadata: what the file says of itself.
-        parity: how it differs from the network; None for a file that cannot be run here.
+        parity: how it differs from the network; None for a format that cannot be computed here.
     """
 
     path: Path
     model: Path
     files: tuple[Path, ...]
     metadata: Metadata
-    parity: ParityReport | None = None
+    parity: ParityReport | None
 
 
 def export(
@@ -52,25 +49,30 @@ def export(
     config: ExportConfig | None = None,
     *,
     data: DataSource | None = None,
+    num_images: int | None = IMAGES,
     calibration: Any = None,
     report: str | Path | None = None,
     **options: Any,
 ) -> Exported:
-    """Export a network that classifies to a file for other runtimes.
+    """Export a network that classifies to a file for other runtimes, and compare it with the original.
 
-    Nothing is left of an export that fails, and nothing that exists is replaced.
+    Nothing is left of an export that fails, and nothing that exists is replaced. How both compare is written beside the
+    file, as network.onnx.parity.json for network.onnx.
 
     Args:
         run_or_model: a network; or what `senet.from_pretrained` opens: a run or model folder, a name, a hub id.
         output: the new file; its suffix is that of the format, such as .onnx.
         config: of the export; None for the defaults.
-        data: images on which original and exported network are compared; None for those of the run.
+        data: images on which original and exported network are compared; None for those that the run is evaluated on,
+            and for generated ones where there is no run.
+        num_images: how many of them, at equal distances; None for all.
         calibration: images for `precision="int8"`.
         report: write the comparison as a page.
         **options: fields of `ExportConfig`, which replace those of `config`.
 
     Returns:
-        What was written.
+        What was written. The file is kept if it differs from the network beyond the tolerance:
+        `parity.within_tolerance` says so.
 
     Raises:
         SenetError: an output that exists, an option without effect, or a network that the format cannot express.
@@ -82,9 +84,9 @@ def export(
     config = replace(config or ExportConfig(), **options)
     output, info = Path(output), check_target(config)
     check_output(output, config, info)
+    page = None if report is None else Path(report)
     model = open_model(run_or_model)
-    if isinstance(run_or_model, nn.Module):
-        preprocessing_of(model)  # raises before any work
+    check_proof(model, config.to, info, data, page)
     graph = build_graph(model, config)
     metadata = describe(
         graph,
@@ -93,25 +95,23 @@ def export(
         name=getattr(getattr(model, "config", None), "name", type(model).__name__),
         class_names=class_names_of(model) or None,
     )
-    page = None if report is None else Path(report)
-    check_proof(model, output, info, data, page)
     logger.info("writing %s", output)
     with written_whole(output) as folder:
-        place = folder / output.name
+        place, parity = folder / output.name, None
         if config.layout is not None:
             place = place_of_model(folder / output.name, metadata, info.suffix)
-        info.load().write(graph, place, config, metadata, calibration)
-        if config.layout is not None:
             write_settings(config.layout, folder / output.name, config, metadata, graph.num_outputs())
-        parity = prove(model, run_or_model, place, output, data) if info.is_computed else None
-        if parity is not None:
+        info.load().write(graph, place, config, metadata, calibration)
+        if not info.elsewhere:
+            parity = prove(model, run_or_model, place, output, data, num_images)
             write_parity(parity, parity_path(folder / output.name))
         found = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
-    files = tuple(output.parent / file for file in found)
-    if parity is not None and page is not None:
+    if parity is None:
+        warn(f"{output} was not compared with the network: {info.elsewhere}")
+    elif page is not None:
         write_proof(parity, page)
-    model_file = output.parent / place.relative_to(folder)
-    return Exported(path=output, model=model_file, files=files, metadata=metadata, parity=parity)
+    model_file, *files = (output.parent / file for file in (place.relative_to(folder), *found))
+    return Exported(path=output, model=model_file, files=tuple(files), metadata=metadata, parity=parity)
 
 
 def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
@@ -125,7 +125,7 @@ def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
         remedy = f", or choose to={others[0]!r}" if others else ""
         raise SenetError(f"{output} does not end in {info.suffix}, as files of {config.to} do; name it so{remedy}")
     companions = () if config.layout is not None else map(output.with_suffix, info.companions)
-    for path in (output, parity_path(output), *companions):
+    for path in (output, *companions, parity_path(output)):
         if path.exists() or path.is_symlink():
             raise SenetError(f"{path} exists already; name another output, or remove it")
     check_writable(output)

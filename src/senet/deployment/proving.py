@@ -16,23 +16,18 @@ from senet.files import check_page
 logger = logging.getLogger(__name__)
 
 
-def check_proof(model: nn.Module, output: Path, info: TargetInfo, data: DataSource | None, page: Path | None) -> None:
+def check_proof(model: nn.Module, target: str, info: TargetInfo, data: DataSource | None, page: Path | None) -> None:
     """Raise a SenetError, before the work, for data that do not fit the network, or a page that cannot be written.
 
     Args:
         model: the network.
-        output: of the export.
+        target: the name of the format.
         info: of the format.
         data: that were given.
         page: that was asked for.
     """
-    if not info.is_computed:
-        for name, value in (("data", data), ("report", page)):
-            if value is not None:
-                raise SenetError(
-                    f"{name} has no effect on {output}, which cannot be computed here and compared; leave it out"
-                )
-        return
+    if info.elsewhere and (data is not None or page is not None):
+        raise SenetError(f"data and report have no effect on {target}, for {info.elsewhere}; leave them out")
     if isinstance(data, str | Path):
         pictures_for(model, data, 1)
     if page is not None:
@@ -40,7 +35,9 @@ def check_proof(model: nn.Module, output: Path, info: TargetInfo, data: DataSour
         from senet.analysis import pages  # noqa: F401  # raises a MissingExtraError
 
 
-def prove(model: nn.Module, run_or_model: Network, path: Path, output: Path, data: DataSource | None) -> ParityReport:
+def prove(
+    model: nn.Module, run_or_model: Network, path: Path, output: Path, data: DataSource | None, number: int | None
+) -> ParityReport:
     """Compare a file with its network.
 
     Args:
@@ -49,6 +46,7 @@ def prove(model: nn.Module, run_or_model: Network, path: Path, output: Path, dat
         path: of the file, or the folder of a page.
         output: where it will be.
         data: as for `compare_exported`.
+        number: of images, likewise.
 
     Raises:
         SenetError: see `compare_exported`.
@@ -57,12 +55,12 @@ def prove(model: nn.Module, run_or_model: Network, path: Path, output: Path, dat
     logger.info("comparing %s with %s", output, names[0])
     own = run_data(run_or_model) if data is None and isinstance(run_or_model, str | Path) else None
     try:
-        return compare_exported(model, path, own if data is None else data, names=names)
+        return compare_exported(model, path, own if data is None else data, images=number, names=names)
     except SenetError as error:
         if own is None:
             raise
         warn(f"the file is compared on generated pictures, for the data of {names[0]} cannot be used: {error}")
-        return compare_exported(model, path, names=names)
+        return compare_exported(model, path, images=number, names=names)
 
 
 def write_proof(report: ParityReport, page: Path) -> None:
