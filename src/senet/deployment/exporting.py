@@ -1,26 +1,32 @@
 """Exporting a network to a file that works without this library, whole or not at all."""
 
+import copy
 import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from senet.data.preprocessing import preprocessing_of
+from senet.data.preprocessing import Preprocessing
 from senet.deployment.config import ExportConfig
-from senet.deployment.graph import build_graph
+from senet.deployment.graph import ExportGraph, build_graph
 from senet.deployment.layouts import place_of_model, write_settings
+from senet.deployment.loading import load_exported
 from senet.deployment.metadata import describe
+from senet.deployment.parity import IMAGES, ParityReport, compare_exported, parity_path, write_parity
+from senet.deployment.pictures import GENERATED, generate
 from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
 from senet.errors import SenetError
-from senet.evaluation.batches import DataSource, open_model
+from senet.evaluation.batches import DataSource, open_model, run_data
 from senet.evaluation.functions import Network, class_names_of, name_of
-from senet.files import check_writable
+from senet.files import check_page, check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -32,16 +38,16 @@ class Exported:
     Args:
         path: the file, or the folder.
         model: what `senet.load_exported` opens: in a model repository the file within it, else `path`.
-        files: all that belongs to it.
+        files: all that was written.
         metadata: what the file says of itself.
-        parity: how it differs from the network; None where nothing measured it.
+        parity: how it differs from the network; None for a format that cannot be computed here.
     """
 
     path: Path
     model: Path
     files: tuple[Path, ...]
     metadata: Metadata
-    parity: Any = None
+    parity: ParityReport | None
 
 
 def export(
@@ -50,25 +56,30 @@ def export(
     config: ExportConfig | None = None,
     *,
     data: DataSource | None = None,
+    num_images: int | None = IMAGES,
     calibration: Any = None,
     report: str | Path | None = None,
     **options: Any,
 ) -> Exported:
-    """Export a network that classifies to a file for other runtimes.
+    """Export a network that classifies to a file for other runtimes, and compare it with the original.
 
-    Nothing is left of an export that fails, and nothing that exists is replaced.
+    Nothing is left of an export that fails, and nothing that exists is replaced. How both compare is written beside the
+    file, as network.parity.json for network.onnx.
 
     Args:
         run_or_model: a network; or what `senet.from_pretrained` opens: a run or model folder, a name, a hub id.
         output: the new file; its suffix is that of the format, such as .onnx.
         config: of the export; None for the defaults.
-        data: images on which original and exported network are compared; None for those of the run.
+        data: images on which original and exported network are compared; None for those that the run is evaluated on,
+            and for generated ones where there is no run.
+        num_images: how many of them, at equal distances; None for all.
         calibration: images for `precision="int8"`.
         report: write the comparison as a page.
         **options: fields of `ExportConfig`, which replace those of `config`.
 
     Returns:
-        What was written.
+        What was written. The file is kept if it differs from the network beyond the tolerance:
+        `parity.within_tolerance` says so.
 
     Raises:
         SenetError: an output that exists, an option without effect, or a network that the format cannot express.
@@ -80,9 +91,9 @@ def export(
     config = replace(config or ExportConfig(), **options)
     output, info = Path(output), check_target(config)
     check_output(output, config, info)
+    if report is not None:
+        check_page(Path(report))
     model = open_model(run_or_model)
-    if isinstance(run_or_model, nn.Module):
-        preprocessing_of(model)  # raises before any work
     graph = build_graph(model, config)
     metadata = describe(
         graph,
@@ -99,9 +110,47 @@ def export(
         info.load().write(graph, place, config, metadata, calibration)
         if config.layout is not None:
             write_settings(config.layout, folder / output.name, config, metadata, graph.num_outputs())
+        parity = None
+        if info.is_computed:
+            logger.info("comparing it with %s", name_of(run_or_model))
+            data = run_data(run_or_model) if data is None and isinstance(run_or_model, str | Path) else data
+            parity = proven(model, graph, place, config, data, num_images)
+            parity = replace(parity, original=name_of(run_or_model), exported=str(output))
+            write_parity(parity, folder / parity_path(output).name)
         found = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
-    files = tuple(output.parent / file for file in found)
-    return Exported(path=output, model=output.parent / place.relative_to(folder), files=files, metadata=metadata)
+        made = Exported(
+            path=output,
+            model=output.parent / place.relative_to(folder),
+            files=tuple(output.parent / file for file in found),
+            metadata=metadata,
+            parity=parity,
+        )
+    if report is not None and parity is not None:
+        import_module("senet.deployment.parity_page").write_parity_page(parity, report)
+    return made
+
+
+def proven(
+    model: nn.Module, graph: ExportGraph, path: Path, config: ExportConfig, data: DataSource | None, number: int | None
+) -> ParityReport:
+    """Compare a file with the network that it was made from, on images of the file's size.
+
+    Raises:
+        SenetError: the data do not fit, or cannot be prepared, for the file takes images that are not square.
+    """
+    original = copy.copy(model)
+    original.preprocessing = graph.preprocessing  # type: ignore[assignment]
+    if config.image_size is not None and config.image_size[0] != config.image_size[1]:
+        if data is not None:
+            logger.warning("the images are generated, for those of data are prepared as squares")
+        data = [rectangles(graph.preprocessing, config.image_size)]
+    return compare_exported(original, load_exported(path), data, precision=config.precision, images=number)
+
+
+def rectangles(preprocessing: Preprocessing, size: tuple[int, int]) -> Tensor:
+    """Return generated images (N, C, *size), normalized."""
+    square = replace(preprocessing, image_size=max(size), resize=max(preprocessing.resize, *size))
+    return generate(square, GENERATED, torch.Generator().manual_seed(0))[:, :, : size[0], : size[1]]
 
 
 def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
@@ -115,7 +164,7 @@ def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
         remedy = f", or choose to={others[0]!r}" if others else ""
         raise SenetError(f"{output} does not end in {info.suffix}, as files of {config.to} do; name it so{remedy}")
     companions = () if config.layout is not None else map(output.with_suffix, info.companions)
-    for path in (output, *companions):
+    for path in (output, *companions, parity_path(output)):
         if path.exists() or path.is_symlink():
             raise SenetError(f"{path} exists already; name another output, or remove it")
     check_writable(output)
