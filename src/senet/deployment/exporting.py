@@ -23,7 +23,7 @@ from senet.deployment.metadata import describe
 from senet.deployment.parity import IMAGES, ParityReport, compare_exported, parity_path, write_parity
 from senet.deployment.pictures import GENERATED, generate
 from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
-from senet.errors import SenetError
+from senet.errors import SenetError, warn
 from senet.evaluation.batches import DataSource, open_model, run_data
 from senet.evaluation.functions import Network, class_names_of, name_of
 from senet.files import check_page, check_writable
@@ -56,7 +56,7 @@ def export(
     config: ExportConfig | None = None,
     *,
     data: DataSource | None = None,
-    images: int | None = IMAGES,
+    num_images: int | None = IMAGES,
     calibration: Any = None,
     report: str | Path | None = None,
     **options: Any,
@@ -72,7 +72,7 @@ def export(
         config: of the export; None for the defaults.
         data: images on which original and exported network are compared; None for those that the run is evaluated on,
             and for generated ones where there is no run.
-        images: how many of them, at equal distances; None for all.
+        num_images: how many of them, at equal distances; None for all.
         calibration: images for `precision="int8"`.
         report: write the comparison as a page.
         **options: fields of `ExportConfig`, which replace those of `config`.
@@ -91,6 +91,8 @@ def export(
     config = replace(config or ExportConfig(), **options)
     output, info = Path(output), check_target(config)
     check_output(output, config, info)
+    if info.elsewhere and (data is not None or report is not None):
+        raise SenetError(f"data and report have no effect on {config.to}, for {info.elsewhere}; leave them out")
     if report is not None:
         check_page(Path(report))
     model = open_model(run_or_model)
@@ -104,34 +106,28 @@ def export(
     )
     logger.info("writing %s", output)
     with written_whole(output) as folder:
-        place = folder / output.name
+        place, parity = folder / output.name, None
         if config.layout is not None:
             place = place_of_model(folder / output.name, metadata, info.suffix)
-        info.load().write(graph, place, config, metadata, calibration)
-        if config.layout is not None:
             write_settings(config.layout, folder / output.name, config, metadata, graph.num_outputs())
-        parity = None
-        if info.is_computed:
+        info.load().write(graph, place, config, metadata, calibration)
+        if not info.elsewhere:
             logger.info("comparing it with %s", name_of(run_or_model))
             data = run_data(run_or_model) if data is None and isinstance(run_or_model, str | Path) else data
-            parity = proven(model, graph, place, config, data, images)
+            parity = proven(model, graph, place, config, data, num_images)
             parity = replace(parity, original=name_of(run_or_model), exported=str(output))
             write_parity(parity, folder / parity_path(output).name)
         found = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
-        made = Exported(
-            path=output,
-            model=output.parent / place.relative_to(folder),
-            files=tuple(output.parent / file for file in found),
-            metadata=metadata,
-            parity=parity,
-        )
-    if report is not None and parity is not None:
+    if parity is None:
+        warn(f"{output} was not compared with the network: {info.elsewhere}")
+    elif report is not None:
         import_module("senet.deployment.parity_page").write_parity_page(parity, report)
-    return made
+    model_file, *files = (output.parent / file for file in (place.relative_to(folder), *found))
+    return Exported(path=output, model=model_file, files=tuple(files), metadata=metadata, parity=parity)
 
 
 def proven(
-    model: nn.Module, graph: ExportGraph, path: Path, config: ExportConfig, data: DataSource | None, images: int | None
+    model: nn.Module, graph: ExportGraph, path: Path, config: ExportConfig, data: DataSource | None, number: int | None
 ) -> ParityReport:
     """Compare a file with the network that it was made from, on images of the file's size.
 
@@ -144,7 +140,7 @@ def proven(
         if data is not None:
             logger.warning("the images are generated, for those of data are prepared as squares")
         data = [rectangles(graph.preprocessing, config.image_size)]
-    return compare_exported(original, load_exported(path), data, precision=config.precision, images=images)
+    return compare_exported(original, load_exported(path), data, precision=config.precision, images=number)
 
 
 def rectangles(preprocessing: Preprocessing, size: tuple[int, int]) -> Tensor:
