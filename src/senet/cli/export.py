@@ -52,7 +52,7 @@ class ExportCommand(Command):
     """images from which int8 takes its ranges: a folder or the name of a data set; None for the run's training data"""
     data: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
     """images on which both are compared: a folder or the name of a data set; None for the run's own"""
-    images: int | None = IMAGES
+    num_images: int | None = IMAGES
     """how many of them, at equal distances; None for all"""
     report: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """write the comparison as a page"""
@@ -67,7 +67,7 @@ class ExportCommand(Command):
                 self.output,
                 self.config(),
                 data=self.data,
-                images=self.images,
+                num_images=self.num_images,
                 calibration=self.calibrate,
                 report=self.report,
             )

@@ -56,7 +56,7 @@ def export(
     config: ExportConfig | None = None,
     *,
     data: DataSource | None = None,
-    images: int | None = IMAGES,
+    num_images: int | None = IMAGES,
     calibration: Any = None,
     report: str | Path | None = None,
     **options: Any,
@@ -72,7 +72,7 @@ def export(
         config: of the export; None for the defaults.
         data: images on which original and exported network are compared; None for those that the run is evaluated on,
             and for generated ones where there is no run.
-        images: how many of them, at equal distances; None for all.
+        num_images: how many of them, at equal distances; None for all.
         calibration: images for `precision="int8"`.
         report: write the comparison as a page.
         **options: fields of `ExportConfig`, which replace those of `config`.
@@ -113,9 +113,8 @@ def export(
         info.load().write(graph, place, config, metadata, calibration)
         if not info.elsewhere:
             logger.info("comparing it with %s", name_of(run_or_model))
-            if data is None and isinstance(run_or_model, str | Path):
-                data = run_data(run_or_model)
-            parity = proven(model, graph, place, config, data, images)
+            data = run_data(run_or_model) if data is None and isinstance(run_or_model, str | Path) else data
+            parity = proven(model, graph, place, config, data, num_images)
             parity = replace(parity, original=name_of(run_or_model), exported=str(output))
             write_parity(parity, folder / parity_path(output).name)
         found = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
@@ -128,7 +127,7 @@ def export(
 
 
 def proven(
-    model: nn.Module, graph: ExportGraph, path: Path, config: ExportConfig, data: DataSource | None, images: int | None
+    model: nn.Module, graph: ExportGraph, path: Path, config: ExportConfig, data: DataSource | None, number: int | None
 ) -> ParityReport:
     """Compare a file with the network that it was made from, on images of the file's size.
 
@@ -141,7 +140,7 @@ def proven(
         if data is not None:
             logger.warning("the images are generated, for those of data are prepared as squares")
         data = [rectangles(graph.preprocessing, config.image_size)]
-    return compare_exported(original, load_exported(path), data, precision=config.precision, images=images)
+    return compare_exported(original, load_exported(path), data, precision=config.precision, images=number)
 
 
 def rectangles(preprocessing: Preprocessing, size: tuple[int, int]) -> Tensor:
