@@ -20,7 +20,7 @@ from senet.cli import COMMANDS, main
 ROOT = Path(__file__).parent.parent
 WITH_CODE = [
     "README.md",
-    *(f"docs/{name}.md" for name in ("analysis", "evaluation", "guide", "timm", "weights")),
+    *(f"docs/{name}.md" for name in ("analysis", "deploy", "evaluation", "guide", "timm", "weights")),
 ]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 

@@ -55,6 +55,7 @@ def test_it_is_used_as_any_network(pixels, network):
     assert_relatively_close(opened(batch), network(batch), 1e-5)  # one by one: the file takes one
     assert opened.class_names == network.class_names
     assert opened.preprocessing == network.preprocessing
+    assert pixels.parity.within_tolerance
 
 
 def random_pictures(number=3):

@@ -23,7 +23,7 @@ from senet.deployment.metadata import describe
 from senet.deployment.parity import IMAGES, ParityReport, compare_exported, parity_path, write_parity
 from senet.deployment.pictures import GENERATED, generate
 from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
-from senet.errors import SenetError
+from senet.errors import SenetError, warn
 from senet.evaluation.batches import DataSource, open_model, run_data
 from senet.evaluation.functions import Network, class_names_of, name_of
 from senet.files import check_page, check_writable
@@ -91,6 +91,8 @@ def export(
     config = replace(config or ExportConfig(), **options)
     output, info = Path(output), check_target(config)
     check_output(output, config, info)
+    if info.elsewhere and (data is not None or report is not None):
+        raise SenetError(f"data and report have no effect on {config.to}, for {info.elsewhere}; leave them out")
     if report is not None:
         check_page(Path(report))
     model = open_model(run_or_model)
@@ -104,30 +106,24 @@ def export(
     )
     logger.info("writing %s", output)
     with written_whole(output) as folder:
-        place = folder / output.name
+        place, parity = folder / output.name, None
         if config.layout is not None:
             place = place_of_model(folder / output.name, metadata, info.suffix)
-        info.load().write(graph, place, config, metadata, calibration)
-        if config.layout is not None:
             write_settings(config.layout, folder / output.name, config, metadata, graph.num_outputs())
-        parity = None
-        if info.is_computed:
+        info.load().write(graph, place, config, metadata, calibration)
+        if not info.elsewhere:
             logger.info("comparing it with %s", name_of(run_or_model))
             data = run_data(run_or_model) if data is None and isinstance(run_or_model, str | Path) else data
             parity = proven(model, graph, place, config, data, num_images)
             parity = replace(parity, original=name_of(run_or_model), exported=str(output))
             write_parity(parity, folder / parity_path(output).name)
         found = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
-        made = Exported(
-            path=output,
-            model=output.parent / place.relative_to(folder),
-            files=tuple(output.parent / file for file in found),
-            metadata=metadata,
-            parity=parity,
-        )
-    if report is not None and parity is not None:
+    if parity is None:
+        warn(f"{output} was not compared with the network: {info.elsewhere}")
+    elif report is not None:
         import_module("senet.deployment.parity_page").write_parity_page(parity, report)
-    return made
+    model_file, *files = (output.parent / file for file in (place.relative_to(folder), *found))
+    return Exported(path=output, model=model_file, files=tuple(files), metadata=metadata, parity=parity)
 
 
 def proven(
