@@ -1,6 +1,7 @@
 """Core ML's packages: what their description says, and what their operators compute in PyTorch: Core ML is not here."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -94,6 +95,17 @@ def test_smaller_weights(network, arrays, tmp_path, precision, tolerance, share)
     assert sizes[0] < share * sizes[1]
     for feature in (*opened(path).get_spec().description.input, *opened(path).get_spec().description.output):
         assert feature.type.multiArrayType.dataType == feature.type.multiArrayType.FLOAT32
+
+
+def test_nothing_is_printed_meanwhile(network, tmp_path, capfd, caplog):
+    senet.export(network, tmp_path / "a.mlpackage", to="coreml")
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err in (
+        "",
+        f"{tmp_path / 'a.mlpackage'} was not compared with the network: Core ML computes on Apple's systems only\n",
+    )
+    assert {record.name for record in caplog.records if record.levelno >= logging.WARNING} <= {"senet"}
 
 
 @pytest.mark.slow
