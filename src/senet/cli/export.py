@@ -77,8 +77,10 @@ class ExportCommand(Command):
             say(written(made))
             if made.parity is not None:
                 show_parity(made.parity)
-        if made.parity is not None and conclude(made.parity):
-            raise SystemExit(conclude(made.parity))
+            if self.report is not None:
+                say(f"{self.report} is the report; open it in a browser")
+        if made.parity is not None and (status := conclude(made.parity)):
+            raise SystemExit(status)
 
     def config(self) -> ExportConfig:
         """Return the configuration of the export.

@@ -1,32 +1,25 @@
 """Exporting a network to a file that works without this library, whole or not at all."""
 
-import copy
 import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from senet.data.preprocessing import Preprocessing
 from senet.deployment.config import ExportConfig
-from senet.deployment.graph import ExportGraph, build_graph
+from senet.deployment.graph import build_graph
 from senet.deployment.layouts import place_of_model, write_settings
-from senet.deployment.loading import load_exported
 from senet.deployment.metadata import describe
-from senet.deployment.parity import IMAGES, ParityReport, compare_exported, parity_path, write_parity
-from senet.deployment.pictures import GENERATED, generate
+from senet.deployment.parity import IMAGES, ParityReport, parity_path, write_parity
+from senet.deployment.proving import check_proof, prove, write_proof
 from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
 from senet.errors import SenetError, warn
-from senet.evaluation.batches import DataSource, open_model, run_data
+from senet.evaluation.batches import DataSource, open_model
 from senet.evaluation.functions import Network, class_names_of, name_of
-from senet.files import check_page, check_writable
+from senet.files import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +57,7 @@ def export(
     """Export a network that classifies to a file for other runtimes, and compare it with the original.
 
     Nothing is left of an export that fails, and nothing that exists is replaced. How both compare is written beside the
-    file, as network.parity.json for network.onnx.
+    file, as network.onnx.parity.json for network.onnx.
 
     Args:
         run_or_model: a network; or what `senet.from_pretrained` opens: a run or model folder, a name, a hub id.
@@ -91,11 +84,9 @@ def export(
     config = replace(config or ExportConfig(), **options)
     output, info = Path(output), check_target(config)
     check_output(output, config, info)
-    if info.elsewhere and (data is not None or report is not None):
-        raise SenetError(f"data and report have no effect on {config.to}, for {info.elsewhere}; leave them out")
-    if report is not None:
-        check_page(Path(report))
+    page = None if report is None else Path(report)
     model = open_model(run_or_model)
+    check_proof(model, config.to, info, data, page)
     graph = build_graph(model, config)
     metadata = describe(
         graph,
@@ -112,41 +103,15 @@ def export(
             write_settings(config.layout, folder / output.name, config, metadata, graph.num_outputs())
         info.load().write(graph, place, config, metadata, calibration)
         if not info.elsewhere:
-            logger.info("comparing it with %s", name_of(run_or_model))
-            data = run_data(run_or_model) if data is None and isinstance(run_or_model, str | Path) else data
-            parity = proven(model, graph, place, config, data, num_images)
-            parity = replace(parity, original=name_of(run_or_model), exported=str(output))
-            write_parity(parity, folder / parity_path(output).name)
+            parity = prove(model, run_or_model, place, output, data, num_images)
+            write_parity(parity, parity_path(folder / output.name))
         found = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     if parity is None:
         warn(f"{output} was not compared with the network: {info.elsewhere}")
-    elif report is not None:
-        import_module("senet.deployment.parity_page").write_parity_page(parity, report)
+    elif page is not None:
+        write_proof(parity, page)
     model_file, *files = (output.parent / file for file in (place.relative_to(folder), *found))
     return Exported(path=output, model=model_file, files=tuple(files), metadata=metadata, parity=parity)
-
-
-def proven(
-    model: nn.Module, graph: ExportGraph, path: Path, config: ExportConfig, data: DataSource | None, number: int | None
-) -> ParityReport:
-    """Compare a file with the network that it was made from, on images of the file's size.
-
-    Raises:
-        SenetError: the data do not fit, or cannot be prepared, for the file takes images that are not square.
-    """
-    original = copy.copy(model)
-    original.preprocessing = graph.preprocessing  # type: ignore[assignment]
-    if config.image_size is not None and config.image_size[0] != config.image_size[1]:
-        if data is not None:
-            logger.warning("the images are generated, for those of data are prepared as squares")
-        data = [rectangles(graph.preprocessing, config.image_size)]
-    return compare_exported(original, load_exported(path), data, precision=config.precision, images=number)
-
-
-def rectangles(preprocessing: Preprocessing, size: tuple[int, int]) -> Tensor:
-    """Return generated images (N, C, *size), normalized."""
-    square = replace(preprocessing, image_size=max(size), resize=max(preprocessing.resize, *size))
-    return generate(square, GENERATED, torch.Generator().manual_seed(0))[:, :, : size[0], : size[1]]
 
 
 def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
