@@ -3,7 +3,7 @@
 Networks: timm's resnet50 (plain) and seresnet50 (SE), the same images, evaluation mode. Runtimes:
 eager: PyTorch, channels-last; compiled: torch.compile with frozen weights; ONNX Runtime; OpenVINO: each on the
     network as it is, the whole batch at once;
-senet inductor, senet openvino: `senet.optimize_for_inference(model, backend=...)`;
+senet inductor, senet onednn, senet openvino: `senet.optimize_for_inference(model, backend=...)`;
 senet in ONNX Runtime: the network that senet.optimize_for_inference has rewritten, exported to ONNX.
 bfloat16: the network or the runtime in bfloat16; ONNX Runtime computes in float32 only on the CPU and is left out.
 
@@ -176,6 +176,7 @@ RUNTIMES: dict[str, Callable[[nn.Module, Tensor, Precision], Run]] = {
     "senet in ONNX Runtime": optimized_in_onnx_runtime,
     "senet inductor": partial(optimized, "inductor"),
     "senet eager": partial(optimized, "eager"),
+    "senet onednn": partial(optimized, "onednn"),
     "senet openvino": partial(optimized, "openvino"),
 }
 ON_CUDA = ("eager", "compiled", "captured", "senet inductor", "senet eager")

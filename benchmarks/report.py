@@ -54,6 +54,7 @@ def time_in_turn(
     calls: int = 1,
     device: Device = "cpu",
     clock: Callable[[], float] = time.perf_counter,
+    settle: int = 0,
 ) -> dict[str, list[float]]:
     """Time every contestant once a round, so that a change of the machine's speed meets all of them.
 
@@ -63,6 +64,8 @@ def time_in_turn(
         calls: of a contestant in a round.
         device: whose work is waited for.
         clock: in seconds; time.process_time leaves out what other processes take.
+        settle: untimed calls before the others in every round: the threads of another runtime spin on for a while, and
+            its weights are in the caches.
 
     Returns:
         Seconds of a call in each round, by name.
@@ -78,6 +81,8 @@ def time_in_turn(
     order = list(contestants)
     for number in range(rounds):
         for name in order if number % 2 == 0 else reversed(order):
+            for _ in range(settle):
+                contestants[name]()
             wait()
             start = clock()
             for _ in range(calls):

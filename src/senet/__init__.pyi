@@ -12,6 +12,11 @@ from .costs import cost as cost
 from .data.config import DataConfig as DataConfig
 from .data.preprocessing import Preprocessing as Preprocessing
 from .data.preprocessing import create_transform as create_transform
+from .deployment.config import ExportConfig as ExportConfig
+from .deployment.exporting import Exported as Exported
+from .deployment.exporting import export as export
+from .deployment.loading import ExportedModel as ExportedModel
+from .deployment.loading import load_exported as load_exported
 from .detection.detector_config import DetectorConfig as DetectorConfig
 from .detection.detectors import build_detector as build_detector
 from .detection.detectors import faster_rcnn as faster_rcnn

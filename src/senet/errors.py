@@ -51,6 +51,9 @@ EXTRAS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "faster_coco_eval": ("faster-coco-eval", "detection"),
         "openvino": ("openvino", "openvino"),
         "nncf": ("nncf", "int8"),
+        "onnx": ("onnx", "onnx"),
+        "onnxscript": ("onnxscript", "onnx"),
+        "onnxruntime": ("onnxruntime", "onnx"),
         "pillow_heif": ("pillow-heif", "heif"),
         "tifffile": ("tifffile", "tiff"),
     }

@@ -3,7 +3,9 @@
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -29,6 +31,9 @@ from senet.weights.reading import find_model_folder, read
 from senet.weights.tasks import module_of
 
 logger = logging.getLogger(__name__)
+
+EXPORTED: Mapping[str, str] = MappingProxyType({".onnx": "onnx", ".xml": "openvino", ".pt2": "torch_export"})
+"""How files of exported networks end, and the format that each is of."""
 
 
 def create_model(
@@ -202,8 +207,13 @@ def names_a_network(word: str) -> bool:
     """Whether a word names a network, for `load_model`, rather than a file of something else, such as an image."""
     path = Path(word)
     if path.exists():
-        return path.is_dir() or path.suffix in FILES
-    return word in CARDS or path.suffix in FILES or is_external(word) or (is_hub_id(word) and not is_image(path))
+        return path.is_dir() or path.suffix in FILES or path.suffix in EXPORTED
+    return (
+        word in CARDS
+        or path.suffix in (*FILES, *EXPORTED)
+        or is_external(word)
+        or (is_hub_id(word) and not is_image(path))
+    )
 
 
 def is_image(path: Path) -> bool:
@@ -293,7 +303,7 @@ def load_model(source: str | Path, *, pretrained: bool = True) -> Network:
     """Open the network that the commands mean by a name, a run, a model folder, a file or a hub id.
 
     Args:
-        source: what `from_pretrained` takes.
+        source: what `from_pretrained` takes; or a file that `senet.export` wrote.
         pretrained: False starts a network of timm or torchvision at random.
 
     Returns:
@@ -302,6 +312,8 @@ def load_model(source: str | Path, *, pretrained: bool = True) -> Network:
     Raises:
         SenetError: as `from_pretrained`.
     """
+    if pretrained and Path(source).suffix in EXPORTED:  # parts above this one, which are imported only here
+        return cast(Network, import_module("senet.deployment.loading").load_exported(source))
     if pretrained:
         return from_pretrained(source)
     if Path(source).exists() or not is_external(str(source)):

@@ -9,6 +9,8 @@ import torch
 import senet
 from networks import randomize
 from senet.optimization.rewriting import EarlyGate
+from senet.optimization.runners import OpenVINORunner
+from tiers import slow_except
 
 CASES = (
     ("faster_rcnn", "cifar_se_resnet20", None),
@@ -49,10 +51,11 @@ def test_it_computes_the_same_maps_from_fewer_layers(kind, trunk, se, images):
     assert any(isinstance(module, EarlyGate) for module in fast.modules()) == (trunk == "se_resnet50")
 
 
-@pytest.mark.parametrize("backend", ["eager", "openvino", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", slow_except(["eager"], ["eager", "auto", "openvino", "inductor"]))
 def test_it_finds_the_same_boxes_also_as_a_copy(backend, images):
     model = detector(*CASES[0])
     fast = senet.optimize_for_inference(model, backend=backend)
+    assert f"backend={backend}" in repr(fast)
     with torch.no_grad():
         expected = model(images)
         for each in (fast, copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
@@ -62,6 +65,21 @@ def test_it_finds_the_same_boxes_also_as_a_copy(backend, images):
                 apart = torch.cdist(found["boxes"][:50], wanted["boxes"], p=torch.inf).amin(1)
                 assert len(apart) == 50
                 assert apart.max() < 0.01
+
+
+def test_openvino_compiles_once_for_all_sizes(images, monkeypatch):
+    compiled = []
+    usual = OpenVINORunner.compile
+    monkeypatch.setattr(OpenVINORunner, "compile", lambda self, x: compiled.append(x.shape) or usual(self, x))
+    model = detector(*CASES[1])
+    fast = senet.optimize_for_inference(model, backend="openvino")
+    with torch.no_grad():
+        for n, height, width in ((1, 64, 96), (2, 96, 64), (5, 32, 32)):
+            x = torch.rand(n, 3, height, width)
+            found, expected = fast.backbone(x), model.backbone(x)
+            for name, values in expected.items():
+                torch.testing.assert_close(found[name], values, rtol=1e-4, atol=1e-4)
+    assert len(compiled) == 1
 
 
 def test_it_detects_and_is_only_for_that(images, tmp_path):

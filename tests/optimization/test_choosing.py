@@ -69,8 +69,10 @@ def seconds():
 def calls(monkeypatch, seconds):
     """Put runners of known speed in the place of the backends; return the calls of each."""
     calls = {"eager": [], "onednn": [], "openvino": []}
-    monkeypatch.setattr(choosing, "candidates", lambda graph: tuple(calls))
-    monkeypatch.setattr(choosing, "runner_of", lambda graph, name, precision: Slow(graph, seconds[name], calls[name]))
+    monkeypatch.setattr(choosing, "candidates", lambda graph, any_size: tuple(calls))
+    monkeypatch.setattr(
+        choosing, "runner_of", lambda graph, name, precision, any_size: Slow(graph, seconds[name], calls[name])
+    )
     return calls
 
 
@@ -83,7 +85,7 @@ def test_the_fastest_is_chosen_shown_and_logged(model, calls, cache, caplog):
     assert_relatively_close(fast(X), model(X), FLOAT32)
     assert fast.backend == "onednn"
     assert "backend=auto (onednn), precision=fp32, micro_batch=4" in repr(fast)
-    assert [record.message for record in caplog.records][-1].startswith("images 2x3x16x16 run with onednn")
+    assert [record.message for record in caplog.records][-1].startswith("images of 2x3x16x16 run with onednn")
     (file,) = cache.iterdir()
     found = json.loads(file.read_text())
     assert found["backend"] == "onednn"
@@ -156,10 +158,10 @@ def test_without_a_home_nothing_is_remembered(model, calls, monkeypatch):
 def test_what_fails_or_is_wrong_is_left_out_and_named(model, calls, cache, monkeypatch, caplog):
     usual = choosing.runner_of
 
-    def runner_of(graph, name, precision):
+    def runner_of(graph, name, precision, any_size):
         if name == "openvino":
             raise RuntimeError("no such device\nand more")
-        run = usual(graph, name, precision)
+        run = usual(graph, name, precision, any_size)
         return (lambda x: run(x) + 1) if name == "onednn" else run
 
     monkeypatch.setattr(choosing, "runner_of", runner_of)
@@ -177,10 +179,10 @@ def test_a_choice_that_fails_now_is_made_again(model, calls, monkeypatch):
     senet.optimize_for_inference(model)(X)
     usual = choosing.runner_of
 
-    def runner_of(graph, name, precision):
+    def runner_of(graph, name, precision, any_size):
         if name == "onednn":
             raise OSError("a library is missing")
-        return usual(graph, name, precision)
+        return usual(graph, name, precision, any_size)
 
     monkeypatch.setattr(choosing, "runner_of", runner_of)
     fast = senet.optimize_for_inference(model)
@@ -206,6 +208,16 @@ def test_many_shapes_end_measuring(model, calls, monkeypatch, caplog):
     assert fast.backend == "eager"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert fast(torch.zeros(0, 3, 8, 8)).shape == (0, 10)
+
+
+def test_for_images_of_many_sizes_it_chooses_once(model, calls, seconds, cache):
+    seconds |= {"openvino": 0.0, "onednn": 0.02}
+    fast = AutoRunner(rewrite(model), "fp32", any_size=True)
+    fast(X)
+    number = len(calls["eager"])
+    for side in (8, 12, 20):
+        fast(torch.zeros(side % 3 + 1, 3, side, side))
+    assert (fast.latest, len(calls["eager"]), len(list(cache.iterdir()))) == ("openvino", number, 1)
 
 
 def test_threads_choose_once(model, calls):
@@ -273,3 +285,4 @@ def test_without_openvino_it_is_not_tried(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr(choosing, "find_spec", lambda name: None)
     assert candidates(rewrite(model)) == ("eager", "onednn")
+    assert candidates(rewrite(model), any_size=True) == ("eager",)

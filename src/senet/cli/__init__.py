@@ -47,6 +47,7 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
         "models": Entry("senet.cli.models", "ModelsCommand", "List the networks, with their costs."),
         "convert": Entry("senet.cli.networks", "ConvertCommand", "Turn weights from anywhere into a model folder."),
         "insert": Entry("senet.cli.networks", "InsertCommand", "Put SE blocks into a network that has none."),
+        "export": Entry("senet.cli.export", "ExportCommand", "Write a network as a file for other runtimes."),
         "record": Entry("senet.cli.analysis", "RecordCommand", "Record what the gates of a network do on a data set."),
         "explain": Entry("senet.cli.analysis", "ExplainCommand", "Write a page about what the gates of a network do."),
         "prune": Entry("senet.cli.analysis", "PruneCommand", "Take SE blocks out of a network."),

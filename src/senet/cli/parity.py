@@ -1,5 +1,8 @@
 """What the commands that export print of a parity report."""
 
+from collections.abc import Sequence
+
+from senet.deployment.inner_errors import InnerError, InnerErrors
 from senet.deployment.parity import ParityReport
 from senet.errors import counted
 from senet.evaluation.measures import Interval
@@ -13,6 +16,7 @@ def show_parity(report: ParityReport) -> None:
     if report.latencies:
         console().print(latency_table(report))
         say(machine(report))
+    show_inner(report.inner)
     if report.unscored:
         say(f"no accuracy: {report.unscored}")
     for problem in report.problems:
@@ -57,6 +61,27 @@ def latency_table(report: ParityReport) -> Table:
                 f"{each.ratio:.2f} ({each.ratio_low:.2f} to {each.ratio_high:.2f})",
             ]
         table.add_row(name, *cells)
+    return table
+
+
+def show_inner(inner: InnerErrors | None) -> None:
+    """Print where in the network the error arises, if that is known."""
+    if inner is None:
+        return
+    for kind, errors in (("block", inner.blocks), ("gate", inner.gates)):
+        if errors:
+            console().print(inner_table(kind, errors))
+    if inner.missing:
+        say(f"not compared inside: {inner.missing}")
+
+
+def inner_table(kind: str, errors: Sequence[InnerError]) -> Table:
+    """Return the errors of blocks, or of gates, as a table."""
+    table = Table(kind)
+    for heading in ("relative error, %", "cosine", "largest difference"):
+        table.add_column(heading, justify="right")
+    for each in errors:
+        table.add_row(each.name, f"{100 * each.relative:.3g}", f"{each.cosine:.5f}", f"{each.largest:.3g}")
     return table
 
 

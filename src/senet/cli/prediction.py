@@ -44,10 +44,11 @@ class PredictCommand(Command):
     """Classify images, or find objects in them: print the likeliest classes with their probabilities, or the objects.
 
     What is printed depends on what the network was trained for. IMAGE is a file; a folder, for all images in it and
-    below it; a pattern in quotes, such as 'photos/**/*.jpg'; or - for a list on standard input, one file a line.
-    The first IMAGE may be a run or model folder, which is then the network. Results are printed as they come. Images
-    that cannot be read are listed at the end, on standard error, and the exit status is then 1. With a network that
-    detects objects, --output may be a new folder: for the pictures with boxes drawn into them, and objects.json.
+    below it; a pattern in quotes, such as 'photos/**/*.jpg'; or - for a list on standard input, one file a line. The
+    first IMAGE may be a run or model folder or an exported file, which is then the network. Results are printed as
+    they come. Images that cannot be read are listed at the end, on standard error, and the exit status is then 1. With
+    a network that detects objects, --output may be a new folder: for the pictures with boxes drawn into them, and
+    objects.json.
 
     Examples:
         senet predict photo.jpg
@@ -116,10 +117,13 @@ class PredictCommand(Command):
             named.classify()
 
     def with_model(self) -> "PredictCommand":
-        """Return the command with its first image as the model, if that is a run or model folder and none is named."""
+        """Return the command with its first image as the model, if that is a network and none is named."""
+        from senet.factory import EXPORTED
         from senet.weights.reading import find_model_folder
 
         others = self.images[1:]
+        if not self.model and self.images and Path(self.images[0]).suffix in EXPORTED:
+            return replace(self, model=self.images[:1], images=others)
         if self.model or not (others or (self.images and self.list)) or not Path(self.images[0]).is_dir():
             return self
         try:

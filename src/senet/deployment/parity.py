@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from senet.data.images import ImageSplit
+from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.deployment.agreement import TOLERANCES, Difference, PairedAccuracy, Tolerance, problems
+from senet.deployment.candidate import Run, candidate_of
+from senet.deployment.inner_errors import InnerErrors, inner_errors
 from senet.deployment.machine import Processor, processor, size_of, versions
 from senet.deployment.pictures import Pictures, pictures_for
+from senet.deployment.tally import Disagreement, Tally
 from senet.deployment.timing import BATCH_SIZES, Latency, latencies
 from senet.errors import SenetError, check_choice
 from senet.evaluation.batches import DataSource, open_model
@@ -24,35 +28,10 @@ from senet.nn.modes import borrowed
 
 IMAGES = 500
 """Pictures that are compared unless others are asked for: SE-ResNet-50 takes a minute for them on two cores."""
-DISAGREEMENTS = 24
-"""Of which the JSON and the page tell."""
 BEYOND_TOLERANCE = 3
 """Exit status of a command whose exported network is further from the original than the tolerance."""
-
-Run = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Disagreement:
-    """An image of which the two networks predict different classes.
-
-    Args:
-        index: its number in the data.
-        image: its file, or number.
-        class_name: its class; None if it is not known.
-        original: the class that the original predicts.
-        original_probability: of that class, 0 to 1.
-        exported: the class that the exported network predicts.
-        exported_probability: of that class, 0 to 1.
-    """
-
-    index: int
-    image: str
-    class_name: str | None
-    original: str
-    original_probability: float
-    exported: str
-    exported_probability: float
+KEPT = 16
+"""Pictures on which times are measured, and the errors inside the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +56,9 @@ class ParityReport:
         versions: of the packages.
         tolerance: that applies.
         problems: what is beyond it, a sentence each.
+        inner: where in the network the error arises; None if nobody asked.
         images: of the pictures, for the page; None if they are no data set.
+        preprocessing: of these images; None likewise.
     """
 
     original: str
@@ -97,7 +78,9 @@ class ParityReport:
     versions: Mapping[str, str]
     tolerance: Tolerance
     problems: tuple[str, ...]
+    inner: InnerErrors | None = None
     images: ImageSplit | None = field(default=None, repr=False, compare=False)
+    preprocessing: Preprocessing | None = field(default=None, repr=False, compare=False)
 
     @property
     def within_tolerance(self) -> bool:
@@ -111,7 +94,7 @@ class ParityReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; docs/deploy.md describes them."""
-        values = {name: value for name, value in vars(self).items() if name not in ("images", "difference", "accuracy")}
+        values = {name: value for name, value in vars(self).items() if name not in NOT_PLAIN}
         found: dict[str, Any] = without_infinities(
             {
                 **{name: plain(value) for name, value in values.items()},
@@ -128,6 +111,8 @@ OF_ACCURACY = (
     *("original", "original_interval", "exported", "exported_interval", "difference", "difference_interval"),
 )
 """What of a `PairedAccuracy` is computed and in the JSON."""
+NOT_PLAIN = ("difference", "accuracy", "images", "preprocessing")
+"""Fields of a `ParityReport` that are not in the JSON, or with more than their own fields."""
 
 
 def plain(value: Any) -> Any:
@@ -164,8 +149,7 @@ def compare_exported(
     tolerance: Tolerance | None = None,
     optimized: nn.Module | None = None,
     timed: bool = True,
-    path: Path | None = None,
-    name: str | None = None,
+    blocks: bool | None = None,
 ) -> ParityReport:
     """Run an exported network and its original on the same pictures, and say how far they are apart.
 
@@ -173,7 +157,7 @@ def compare_exported(
 
     Args:
         original: see `senet.evaluate`.
-        exported: normalized images (N, C, H, W) -> logits (N, classes).
+        exported: from `senet.load_exported`; or any function from normalized images (N, C, H, W) to logits.
         data: as for `senet.evaluate`; None for those that the run was trained on. Without any, pictures are
             generated, and no accuracy is measured.
         precision: of the exported network: "fp32", "fp16", "bf16", "int8_weights" or "int8".
@@ -181,29 +165,27 @@ def compare_exported(
         tolerance: None for that of the precision.
         optimized: the original from `senet.optimize_for_inference`, to be timed beside the two.
         timed: whether to measure the latency.
-        path: of the exported network, for its size.
-        name: what to call it; None for the path.
+        blocks: whether to look for the error block by block, which needs a file; None for int8 only.
 
     Raises:
         SenetError: the original is no network, the data do not fit it, or the two have different classes.
     """
     check_choice("precision", precision, tuple(TOLERANCES))
+    candidate = candidate_of(exported)
+    if blocks and candidate.path is None:
+        raise SenetError("blocks=True needs an exported file, from senet.load_exported; leave it out for a function")
     model = open_model(original)
     with borrowed(model, torch.device("cpu")):
         pictures = pictures_for(original, model, data, images)
-        tally = Tally(pictures)
-        first = None
-        for batch, labels in pictures.tracked():
-            first = batch if first is None else first
-            tally.add(model(batch), logits_of(exported, batch), labels)
-        if first is None:
-            raise SenetError(f"{pictures.source} has no images")
-        contestants = {"original": model, "exported": exported, "optimized": optimized}
-        times = timed_in_turn(contestants, first) if timed else ()
+        tally, some = compared(model, candidate.run, pictures)
+        contestants = {"original": model, "exported": candidate.run, "optimized": optimized}
+        times = timed_in_turn(contestants, some) if timed else ()
+        wanted = precision == "int8" and candidate.path is not None if blocks is None else blocks
+        inner = inner_errors(model, candidate, some) if wanted else None
     allowed = TOLERANCES[precision] if tolerance is None else tolerance
     return ParityReport(
         original=name_of(original),
-        exported=name or str(path or name_of(exported)),
+        exported=candidate.name,
         precision=precision,
         source=pictures.source,
         num_images=tally.num_images,
@@ -213,14 +195,33 @@ def compare_exported(
         accuracy=tally.accuracy,
         disagreements=tally.most_surprising,
         latencies=times,
-        file_size=None if path is None else size_of(path),
+        file_size=None if candidate.path is None else size_of(candidate.path),
         original_size=sum(each.nbytes for each in (*model.parameters(), *model.buffers())),
         processor=processor(),
         versions=versions(),
         tolerance=allowed,
         problems=problems(allowed, tally.difference, tally.agreeing, tally.num_images, tally.accuracy),
+        inner=inner,
         images=pictures.images,
+        preprocessing=None if pictures.images is None else preprocessing_of(model),
     )
+
+
+def compared(model: nn.Module, run: Run, pictures: Pictures) -> tuple[Tally, Tensor]:
+    """Run two networks on all pictures; return the sums, and `KEPT` of the pictures, at equal distances.
+
+    Raises:
+        SenetError: there are no pictures, or the networks have different classes.
+    """
+    tally, kept = Tally(pictures), list[Tensor]()
+    number = pictures.number or 1
+    for i, (batch, labels) in enumerate(pictures.tracked()):
+        tally.add(model(batch), logits_of(run, batch), labels)
+        if i % max(1, number // KEPT) == 0 and len(kept) < KEPT:
+            kept.append(batch[: -(-KEPT // number)])
+    if not kept:
+        raise SenetError(f"{pictures.source} has no images")
+    return tally, torch.cat(kept)[:KEPT]
 
 
 def logits_of(exported: Run, images: Tensor) -> Tensor:
@@ -236,91 +237,6 @@ def timed_in_turn(contestants: Mapping[str, Any], images: Tensor) -> tuple[Laten
         runs = {name: partial(network, batch) for name, network in contestants.items() if network is not None}
         found += latencies(runs, size)
     return tuple(found)
-
-
-class Tally:
-    """Sums over batches of what two networks compute.
-
-    Args:
-        pictures: that they see.
-    """
-
-    def __init__(self, pictures: Pictures) -> None:
-        self.pictures = pictures
-        self.num_images = self.agreeing = self.num_logits = 0
-        self.largest = self.total = self.scale = 0.0
-        self.right = {(own, other): 0 for own in (True, False) for other in (True, False)}
-        self.found: list[Disagreement] = []
-
-    def add(self, original: Tensor, exported: Tensor, labels: Tensor) -> None:
-        """Add the logits (N, classes) of both for a batch, and its labels (N,).
-
-        Raises:
-            SenetError: the networks have different numbers of classes.
-        """
-        original = original.float().cpu()
-        if original.shape != exported.shape:
-            raise SenetError(
-                f"the exported network returns {tuple(exported.shape)} and the original {tuple(original.shape)}; "
-                "expected the logits of the same classes"
-            )
-        apart = (original - exported).abs().double()
-        largest = float(apart.max())
-        self.largest = largest if math.isnan(largest) else max(self.largest, largest)
-        self.total += float(apart.sum())
-        self.num_logits += apart.numel()
-        self.scale = max(self.scale, float(original.abs().max()))
-        own, other = original.argmax(1), exported.argmax(1)
-        self.agreeing += int((own == other).sum())
-        for is_right, other_is in zip((own == labels).tolist(), (other == labels).tolist(), strict=True):
-            self.right[is_right, other_is] += 1
-        for i in (own != other).nonzero().flatten().tolist():
-            self.disagree(i, original[i].softmax(0), exported[i].softmax(0), int(labels[i]))
-        self.num_images += len(labels)
-
-    def disagree(self, i: int, original: Tensor, exported: Tensor, label: int) -> None:
-        """Note an image, number i of the batch, whose probabilities (classes,) have different maxima."""
-        own, other = int(original.argmax()), int(exported.argmax())
-        place = self.num_images + i
-        self.found.append(
-            Disagreement(
-                index=self.pictures.index(place),
-                image=self.pictures.name(place),
-                class_name=None if self.pictures.unscored else self.class_name(label),
-                original=self.class_name(own),
-                original_probability=float(original[own]),
-                exported=self.class_name(other),
-                exported_probability=float(exported[other]),
-            )
-        )
-
-    def class_name(self, number: int) -> str:
-        """Return the name of a class; its number if it has none."""
-        names = self.pictures.class_names
-        return names[number] if number < len(names) else str(number)
-
-    @property
-    def difference(self) -> Difference:
-        """The difference of the logits."""
-        return Difference(largest=self.largest, mean=self.total / self.num_logits, scale=self.scale)
-
-    @property
-    def accuracy(self) -> PairedAccuracy | None:
-        """The accuracy of both, if the pictures have labels."""
-        if self.pictures.unscored:
-            return None
-        return PairedAccuracy(
-            num_images=self.num_images,
-            both_right=self.right[True, True],
-            only_original_right=self.right[True, False],
-            only_exported_right=self.right[False, True],
-        )
-
-    @property
-    def most_surprising(self) -> tuple[Disagreement, ...]:
-        """The images of which the networks disagree although they are surest."""
-        ordered = sorted(self.found, key=lambda each: -each.original_probability - each.exported_probability)
-        return tuple(ordered[:DISAGREEMENTS])
 
 
 def parity_path(output: Path) -> Path:

@@ -46,26 +46,29 @@ Key = tuple[int, ...]
 """A shape of images."""
 
 
-def candidates(graph: fx.GraphModule) -> tuple[NamedBackend, ...]:
+def candidates(graph: fx.GraphModule, *, any_size: bool = False) -> tuple[NamedBackend, ...]:
     """Return the backends that are tried on the CPU for a network; "eager" is the first.
 
-    "inductor" is not: it compiles for up to a minute, and was slower than "onednn" for every network measured.
+    "inductor" is not: it compiles for up to a minute, and was slower than "onednn" for every network measured. For
+    images of many sizes "onednn" is not either, for it compiles for a second for each.
     """
     if next(graph.parameters()).dtype != torch.float32:  # as its owner wants it
         return ("eager",)
-    return ("eager", "onednn", "openvino") if find_spec("openvino") else ("eager", "onednn")
+    compiled: tuple[NamedBackend, ...] = () if any_size else ("onednn",)
+    return ("eager", *compiled, "openvino") if find_spec("openvino") else ("eager", *compiled)
 
 
-def runner_of(graph: fx.GraphModule, backend: NamedBackend, precision: Precision) -> Runner:
+def runner_of(graph: fx.GraphModule, backend: NamedBackend, precision: Precision, *, any_size: bool = False) -> Runner:
     """Return what runs a network on the CPU.
 
     Args:
         graph: the network; in float32 for "openvino", otherwise in the type of the precision.
         backend: what runs it.
         precision: of the arithmetic.
+        any_size: whether images have many sizes, for which OpenVINO then compiles at once.
     """
     if backend == "openvino":
-        return OpenVINORunner(graph, precision)
+        return OpenVINORunner(graph, precision, any_size=any_size)
     runners: dict[str, Callable[[fx.GraphModule], Runner]]
     runners = {"eager": EagerRunner, "inductor": InductorRunner, "onednn": OneDNNRunner}
     return runners[backend](graph)
@@ -77,14 +80,15 @@ class AutoRunner:
     Args:
         graph: the network in float32.
         precision: of the arithmetic, "fp32" or "bf16".
+        any_size: whether images have many sizes, so that the choice is made for all of them at the first image.
 
     Attributes:
         backends: what was chosen, by shape.
         latest: the backend of the latest call; None before the first.
     """
 
-    def __init__(self, graph: fx.GraphModule, precision: Precision) -> None:
-        self.graph, self.precision = graph, precision
+    def __init__(self, graph: fx.GraphModule, precision: Precision, *, any_size: bool = False) -> None:
+        self.graph, self.precision, self.any_size = graph, precision, any_size
         self.own = graph if precision == "fp32" else copy.deepcopy(graph).to(torch.bfloat16)
         self.runners: dict[Key, Runner] = {}
         self.backends: dict[Key, NamedBackend] = {}
@@ -93,7 +97,7 @@ class AutoRunner:
 
     def __call__(self, x: Tensor) -> Outputs:
         """Run one micro-batch."""
-        key = tuple(x.shape)
+        key = () if self.any_size and x.numel() else tuple(x.shape)
         if key not in self.runners:
             with self.lock:
                 if key not in self.runners:
@@ -103,7 +107,8 @@ class AutoRunner:
 
     def runner(self, backend: NamedBackend) -> Runner:
         """Return a runner that has compiled nothing yet."""
-        return runner_of(self.graph if backend == "openvino" else self.own, backend, self.precision)
+        graph = self.graph if backend == "openvino" else self.own
+        return runner_of(graph, backend, self.precision, any_size=self.any_size)
 
     def choose(self, x: Tensor) -> tuple[NamedBackend, Runner]:
         """Return the fastest backend for images of the shape of x, and what runs it."""
@@ -114,8 +119,9 @@ class AutoRunner:
                     "resize or pad the images to a few shapes"
                 )
             return "eager", self.runner("eager")
-        tried = candidates(self.graph)
-        key = key_of_choice(self.graph, x, self.precision, tried)
+        tried = candidates(self.graph, any_size=self.any_size)
+        shape = "any size" if self.any_size else "x".join(map(str, x.shape))
+        key = key_of_choice(self.graph, shape, self.precision, tried)
         known = read_choice(key, tried)
         prepared = {} if known is None else self.prepared((known,), x)
         if known in prepared:
@@ -124,7 +130,7 @@ class AutoRunner:
         seconds = time_in_turn(prepared, x)
         best = min(seconds, key=seconds.__getitem__)
         milliseconds = {name: round(1000 * each, 3) for name, each in seconds.items()}
-        logger.info("images %s run with %s; milliseconds: %s", "x".join(map(str, x.shape)), best, milliseconds)
+        logger.info("images of %s run with %s; milliseconds: %s", shape, best, milliseconds)
         if len(prepared) == len(tried):  # otherwise something failed that may work the next time
             write_choice(key, {"backend": best, "milliseconds": milliseconds})
         return best, prepared[best]
@@ -215,13 +221,13 @@ def path_of_choice(key: str) -> Path:
     return cache_folder() / "backends" / f"{key}.json"
 
 
-def key_of_choice(graph: fx.GraphModule, x: Tensor, precision: Precision, tried: tuple[NamedBackend, ...]) -> str:
+def key_of_choice(graph: fx.GraphModule, shape: str, precision: Precision, tried: tuple[NamedBackend, ...]) -> str:
     """Return the key of a choice, which follows from all that may change which backend is fastest."""
     layers = [f"{name} {type(layer).__name__} {layer.extra_repr()}" for name, layer in graph.named_modules()]
     weights = [f"{name} {tuple(weight.shape)}" for name, weight in graph.named_parameters()]
     machine = (processor(), os.cpu_count(), torch.get_num_threads())
     versions = [f"{package} {version_of(package)}" for package in ("torch", "openvino", "senet")]
-    facts = (graph.code, *layers, *weights, tuple(x.shape), precision, *tried, *machine, *versions)
+    facts = (graph.code, *layers, *weights, shape, precision, *tried, *machine, *versions)
     return hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()[:24]
 
 

@@ -1,7 +1,6 @@
 """Inference with the rewritten graph, by whichever of PyTorch, oneDNN and OpenVINO is fastest."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -34,6 +33,7 @@ class InferenceModel(nn.Module):
         precision: of the arithmetic, "fp32", "tf32" or "bf16"; the outputs are float32.
         micro_batch: largest number of images computed at once; None for no limit.
         cuda_graphs: whether CUDA graphs start the launches: "auto" or "on" on a GPU, "off".
+        any_size: whether images have many sizes; OpenVINO then compiles once for all of them.
 
     Attributes:
         network: the rewritten network, a torch.fx.GraphModule; with PyTorch's backends its parameters have the dtype of
@@ -47,11 +47,12 @@ class InferenceModel(nn.Module):
         precision: Precision,
         micro_batch: int | None,
         cuda_graphs: Switch = "auto",
+        any_size: bool = False,
     ) -> None:
         super().__init__()
         self.network = graph
         self.requested, self.precision, self.micro_batch = requested, precision, micro_batch
-        self.cuda_graphs = cuda_graphs
+        self.cuda_graphs, self.any_size = cuda_graphs, any_size
         self.run: Callable[[Tensor], Outputs] = self.runner()
         self.eval()
 
@@ -71,10 +72,10 @@ class InferenceModel(nn.Module):
         """Return the function that runs a micro-batch; it compiles for each new shape."""
         device = device_of(self.network)
         if self.requested == "auto" and device.type == "cpu":
-            return AutoRunner(self.network, self.precision)
+            return AutoRunner(self.network, self.precision, any_size=self.any_size)
         backend: NamedBackend = "inductor" if self.requested == "auto" else self.requested
         if device.type != "cuda":
-            return runner_of(self.network, backend, self.precision)
+            return runner_of(self.network, backend, self.precision, any_size=self.any_size)
         if self.precision == "bf16":  # moved here from the CPU, where OpenVINO takes it in float32
             self.network.to(torch.bfloat16)
         self.network.to(memory_format=torch.channels_last)
@@ -158,8 +159,8 @@ def optimize_for_inference(
             "inductor" (torch.compile with frozen weights, which takes up to a minute), or on the CPU "onednn" (oneDNN's
             fusions in PyTorch, compiled in about a second), "openvino" (needs `pip install "senet[openvino]"`) or
             "eager" (no compiler). Outputs of different backends differ by rounding: name one to get the same on every
-            machine. On a GPU "auto" is "inductor"; for detectors, whose images have many sizes, it is "eager" on the
-            CPU.
+            machine. On a GPU "auto" is "inductor". For a detector, whose images have many sizes, "auto" chooses once
+            between "eager" and "openvino", which then compiles for all sizes at once.
         precision: "fp32", "tf32" (on NVIDIA's GPUs since Ampere, with about three correct digits), "bf16" (faster where
             the hardware computes it, with about two) or "auto" (bf16 where the hardware computes it, else fp32).
         micro_batch: largest number of images computed at once, at least 1. None for 4 on the CPU, where a block's
@@ -195,16 +196,20 @@ def optimize_for_inference(
     precision = fast_precision(device) if precision == "auto" else precision
     if micro_batch is None and device.type == "cpu":
         micro_batch = 4
+    more: dict[str, Any] = {"micro_batch": micro_batch, "cuda_graphs": cuda_graphs}
     with_maps: Any = getattr(model, "with_maps", None)  # of detectors
-    if with_maps is not None:
-        backend = "eager" if backend == "auto" and device.type == "cpu" else backend
-        options: Any = {"backend": backend, "precision": precision, "cuda_graphs": cuda_graphs}
-        return cast(nn.Module, with_maps(partial(optimize_for_inference, micro_batch=micro_batch, **options)))
+    if with_maps is None:
+        return optimized(model, backend, precision, **more)
+    return cast(nn.Module, with_maps(lambda maps: optimized(maps, backend, precision, any_size=True, **more)))
+
+
+def optimized(model: nn.Module, backend: Backend, precision: Precision, **options: Any) -> InferenceModel:
+    """Return a network for inference, see `optimize_for_inference` and `InferenceModel`."""
     graph = rewrite(model)
-    if precision == "bf16" and backend != "openvino" and (backend != "auto" or device.type != "cpu"):
+    if precision == "bf16" and backend != "openvino" and (backend != "auto" or device_of(model).type != "cpu"):
         graph = graph.to(torch.bfloat16)
-    optimized = InferenceModel(graph, backend, precision, micro_batch, cuda_graphs)
+    found = InferenceModel(graph, backend, precision, **options)
     for name in KEPT:
         if hasattr(model, name):
-            setattr(optimized, name, getattr(model, name))
-    return optimized
+            setattr(found, name, getattr(model, name))
+    return found

@@ -188,39 +188,52 @@ def openvino_core() -> Any:
 
 
 class OpenVINORunner:
-    """Runs a graph with OpenVINO on the CPU, compiled for each new shape.
+    """Runs a graph with OpenVINO on the CPU, compiled for each new shape, or once for all of them.
+
+    For all of them it computes as fast, to some percent: 167 ms instead of 170 ms for the pyramid of SE-ResNet-50 on
+    448 x 608 pixels, where each new shape takes 0.2 s instead of 3.6 s. In TorchScript's form, for torch.export cannot
+    solve the inequalities of a pyramid's sizes.
 
     Args:
         graph: the network in float32.
         precision: of OpenVINO's arithmetic.
+        any_size: compile once for all shapes.
 
     Raises:
         MissingExtraError: openvino is not installed.
     """
 
-    def __init__(self, graph: fx.GraphModule, precision: Precision) -> None:
+    def __init__(self, graph: fx.GraphModule, precision: Precision, *, any_size: bool = False) -> None:
         with needed_for("backend 'openvino'"):
             import openvino  # noqa: F401
-        self.network, self.precision = graph, precision
+        self.network, self.precision, self.any_size = graph, precision, any_size
         self.compiled: dict[tuple[int, ...], Any] = {}
+        self.lock = threading.Lock()
 
     def __call__(self, x: Tensor) -> Outputs:
         """Run one micro-batch."""
         x = x.detach().to(next(self.network.parameters()).dtype)
-        if tuple(x.shape) not in self.compiled:
-            self.compiled[tuple(x.shape)] = self.compile(x)
+        shape = () if self.any_size else tuple(x.shape)
+        if shape not in self.compiled:
+            with self.lock:
+                self.compiled[shape] = self.compiled.get(shape) or self.compile(x)
         # Copy with NumPy: after a PyTorch copy its OpenMP threads spin and take cores from OpenVINO (10 % of batch-1
         # latency).
-        outputs = self.compiled[tuple(x.shape)](numpy.ascontiguousarray(x.numpy()))
+        outputs = self.compiled[shape](numpy.ascontiguousarray(x.numpy()))
         maps = tuple(torch.from_numpy(outputs[i].copy()) for i in range(len(outputs)))
         return maps[0] if len(maps) == 1 else maps
 
     def compile(self, x: Tensor) -> Any:
-        """Compile for the shape of x."""
+        """Compile for the shape of x, or for all."""
         import openvino
 
-        exported = torch.export.export(self.network, (x.new_zeros(x.shape),))
-        model = openvino.convert_model(exported)
+        example = x.new_zeros(x.shape)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the tracer, about numbers of positions in means
+            if self.any_size:
+                model = openvino.convert_model(self.network, example_input=example)
+            else:
+                model = openvino.convert_model(torch.export.export(self.network, (example,)))
         settings = {
             "INFERENCE_PRECISION_HINT": "f32" if self.precision == "fp32" else "bf16",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),

@@ -1,0 +1,126 @@
+"""`senet export`."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional
+
+from senet.cli.parsing import Command
+from senet.cli.progress import Lines
+from senet.cli.sensitivity import say_costs
+from senet.cli.writing import exit_at_sigterm
+from senet.deployment.config import ExportConfig
+from senet.deployment.exporting import Exported, export
+from senet.errors import SenetError
+from senet.terminal import say
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportCommand(Command):
+    """Write a network as a file that works without this library, and compare it with the original.
+
+    RUN_OR_MODEL is what `senet evaluate` takes. The file holds the network with BatchNorm folded and SE's squeeze
+    before the expansion, its class names and its preprocessing.
+
+    Examples:
+        senet export runs/mine mine.onnx
+        senet export runs/mine mine.onnx --preprocess --resize
+        senet export runs/mine mine.xml --to openvino --dynamic
+        senet export timm/seresnet50.ra2_in1k seresnet50.onnx --data photos
+    """
+
+    model: Annotated[Positional[str], tyro.conf.arg(metavar="RUN_OR_MODEL")]
+    """the network"""
+    output: Annotated[Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
+    """the new file, which ends as the format says: .onnx, .xml, .pt2"""
+    options: Annotated[ExportConfig, tyro.conf.arg(name="")] = field(default_factory=ExportConfig)
+    int8: bool = False
+    """the same as --precision int8"""
+    fp16: bool = False
+    """the same as --precision fp16"""
+    calibrate: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
+    """images from which int8 takes its ranges: a folder or the name of a data set; None for the run's training data"""
+    data: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
+    """images on which both are compared: a folder or the name of a data set; None for those of the run"""
+    report: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """write the comparison as a page"""
+    json: bool = False
+    """print JSON instead of sentences"""
+
+    def run(self) -> None:
+        """Export, and say what was written."""
+        with exit_at_sigterm(), progress_shown(quiet=self.json):
+            made = export(
+                self.model,
+                self.output,
+                self.config(),
+                data=self.data,
+                calibration=self.calibrate,
+                report=self.report,
+            )
+        if self.json:
+            print(json.dumps(summary(made)))
+        else:
+            say(written(made))
+            if made.sensitivity is not None:
+                say_costs(made.sensitivity)
+
+    def config(self) -> ExportConfig:
+        """Return the configuration of the export.
+
+        Raises:
+            SenetError: it names two precisions.
+        """
+        named = {"int8": self.int8, "fp16": self.fp16}
+        asked = {name for name, is_on in named.items() if is_on}
+        asked |= {self.options.precision} - {"fp32"}
+        if len(asked) > 1:
+            raise SenetError(f"two precisions are asked for, {' and '.join(sorted(asked))}; name one")
+        return replace(self.options, precision=next(iter(asked), "fp32"))  # type: ignore[arg-type]
+
+
+@contextmanager
+def progress_shown(*, quiet: bool) -> Iterator[None]:
+    """Print what the library logs of an export while it goes on, on standard error; nothing if `quiet`."""
+    if quiet:
+        yield
+        return
+    handler, logger = Lines(None), logging.getLogger("senet.deployment")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def summary(made: Exported) -> dict[str, Any]:
+    """Return what was written, in plain values."""
+    return {
+        "path": str(made.path),
+        "files": list(map(str, made.files)),
+        "metadata": dict(made.metadata),
+        "parity": None if made.parity is None else made.parity.to_dict(),
+        "sensitivity": None if made.sensitivity is None else made.sensitivity.to_dict(),
+    }
+
+
+def written(made: Exported) -> str:
+    """Return in a sentence what was written."""
+    size = sum(file.stat().st_size for file in made.files if file.is_file())
+    takes, names = made.metadata["input"], made.metadata["class_names"]
+    classes = "" if names is None else f" of {len(names)} classes"
+    shape = ", ".join(map(str, takes["shape"]))
+    beside = "".join(f" and {file}" for file in made.files if file != made.path)
+    return (
+        f"{made.path}{beside}: {made.metadata['source']['network']}, {size / 1e6:.1f} MB; takes {takes['dtype']} "
+        f"({shape}), {takes['range']}, and returns logits{classes}"
+    )

@@ -1,0 +1,172 @@
+"""Exporting a network to a file that works without this library, whole or not at all."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from senet.data.preprocessing import preprocessing_of
+from senet.deployment.calibration import CalibrationImages, CalibrationSource, calibration_images
+from senet.deployment.config import ExportConfig
+from senet.deployment.graph import ExportGraph, build_graph
+from senet.deployment.metadata import describe
+from senet.deployment.sensitivity import Sensitivity
+from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
+from senet.errors import SenetError
+from senet.evaluation.batches import DataSource, open_model, run_data
+from senet.evaluation.functions import Network, class_names_of, name_of
+from senet.files import check_writable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What an export has written.
+
+    Args:
+        path: the file, or the folder.
+        files: all that belongs to it.
+        metadata: what the file says of itself.
+        parity: how it differs from the network; None where nothing measured it.
+        sensitivity: what its layers cost in int8; None for other precisions.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    metadata: Metadata
+    parity: Any = None
+    sensitivity: Sensitivity | None = None
+
+
+def export(
+    run_or_model: Network,
+    output: str | Path,
+    config: ExportConfig | None = None,
+    *,
+    data: DataSource | None = None,
+    calibration: CalibrationSource | None = None,
+    report: str | Path | None = None,
+    **options: Any,
+) -> Exported:
+    """Export a network that classifies to a file for other runtimes.
+
+    Nothing is left of an export that fails, and nothing that exists is replaced.
+
+    Args:
+        run_or_model: a network; or what `senet.from_pretrained` opens: a run or model folder, a name, a hub id.
+        output: the new file; its suffix is that of the format, such as .onnx.
+        config: of the export; None for the defaults.
+        data: images on which original and exported network are compared; None for those of the run.
+        calibration: data, a folder or images, uint8 (N, C, H, W), for the ranges of `precision="int8"`; None for the
+            training images of the run.
+        report: write the comparison as a page.
+        **options: fields of `ExportConfig`, which replace those of `config`.
+
+    Returns:
+        What was written.
+
+    Raises:
+        SenetError: an output that exists, an option without effect, or a network that the format cannot express.
+        MissingExtraError: the format needs a package that is not installed.
+
+    >>> import senet
+    >>> exported = senet.export("cifar_se_resnet20", "network.onnx", preprocess=True)  # doctest: +SKIP
+    """
+    config = replace(config or ExportConfig(), **options)
+    output, info = Path(output), check_target(config)
+    check_output(output, config, info)
+    model = open_model(run_or_model)
+    if isinstance(run_or_model, nn.Module):
+        preprocessing_of(model)  # raises before any work
+    graph = build_graph(model, config)
+    metadata = describe(
+        graph,
+        config,
+        source=name_of(run_or_model),
+        name=getattr(getattr(model, "config", None), "name", type(model).__name__),
+        class_names=class_names_of(model) or None,
+    )
+    images = images_for_int8(run_or_model, config, graph, calibration, class_names_of(model))
+    logger.info("writing %s", output)
+    with written_whole(output) as folder:
+        sensitivity = info.load().write(graph, folder / output.name, config, metadata, images)
+        files = tuple(output.parent / file.name for file in sorted(folder.iterdir()))
+    return Exported(path=output, files=files, metadata=metadata, sensitivity=sensitivity)
+
+
+def images_for_int8(
+    run_or_model: Network,
+    config: ExportConfig,
+    graph: ExportGraph,
+    calibration: CalibrationSource | None,
+    class_names: tuple[str, ...],
+) -> CalibrationImages | None:
+    """Return the images on which int8 finds its ranges; None for the other precisions.
+
+    Raises:
+        SenetError: there are none, too few, or they do not fit; or they have no effect.
+    """
+    if config.precision != "int8":
+        if calibration is not None:
+            raise SenetError(
+                f"calibration has no effect with precision={config.precision!r}; leave it out, or add precision='int8'"
+            )
+        return None
+    if calibration is None and isinstance(run_or_model, str | Path):
+        calibration = run_data(run_or_model)
+    if calibration is None:
+        raise SenetError(
+            "precision is 'int8', which finds its ranges on images, but there are none: name a folder or data set with "
+            "calibration (--calibrate)"
+        )
+    preprocessing, size = graph.preprocessing, config.image_size
+    if config.resize:  # pictures before the center crop, which is inside the file
+        preprocessing, size = replace(preprocessing, image_size=preprocessing.resize), None
+    return calibration_images(calibration, preprocessing, size=size, class_names=class_names)
+
+
+def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
+    """Raise a SenetError for an output that has another suffix than the format, exists or cannot be written."""
+    if output.suffix.lower() != info.suffix:
+        others = [name for name, other in TARGETS.items() if other.suffix and other.suffix == output.suffix.lower()]
+        remedy = f", or choose to={others[0]!r}" if others else ""
+        raise SenetError(f"{output} does not end in {info.suffix}, as files of {config.to} do; name it so{remedy}")
+    for path in (output, *map(output.with_suffix, info.companions)):
+        if path.exists() or path.is_symlink():
+            raise SenetError(f"{path} exists already; name another output, or remove it")
+    check_writable(output)
+
+
+@contextmanager
+def written_whole(output: Path) -> Iterator[Path]:
+    """Yield a new folder beside an output; what it holds at the end moves to where the output is.
+
+    The file that others belong to comes last, so that it is never without them.
+
+    Args:
+        output: of which the folder is to hold a file or folder of the same name.
+
+    Raises:
+        SenetError: there is no room for it, or something of its name has come to exist meanwhile.
+    """
+    folder = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        folder.mkdir()
+        yield folder
+        parts = sorted(folder.iterdir(), key=lambda part: part.name == output.name)
+        for part in parts:
+            place = output.parent / part.name
+            if place.exists():
+                raise SenetError(f"{place} came to exist during the export; name another output")
+            part.rename(place)
+    except OSError as error:
+        raise SenetError(f"{output} cannot be written ({error.strerror}); name another output") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

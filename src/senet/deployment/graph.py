@@ -1,0 +1,128 @@
+"""What is exported: a network, rewritten or as it is, with its preprocessing inside if that is asked for."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from senet.data.preprocessing import Preprocessing, preprocessing_of
+from senet.deployment.config import Axis, ExportConfig
+from senet.deployment.pixels import FromPixels
+from senet.errors import SenetError, first_line
+from senet.nn.fused import set_fused
+from senet.optimization.inference import InferenceModel
+from senet.optimization.rewriting import rewrite
+
+INPUT, OUTPUT = "images", "logits"
+"""The names of input and output in every format that has names."""
+AXES: Mapping[Axis, int] = {"batch": 0, "height": 2, "width": 3}
+"""Of images (N, C, H, W)."""
+PIXEL_AXES: Mapping[Axis, int] = {"batch": 0, "height": 1, "width": 2}
+"""Of pictures (N, H, W, 3)."""
+ODD = 7
+"""Pixels by which the sides of an example picture differ from each other: equal ones would be taken for one number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportGraph:
+    """A network ready for export.
+
+    Args:
+        module: on the CPU, in float32, in evaluation mode; one input, one output.
+        network: the part of it that takes normalized images (N, C, H, W), whatever is before it in `module`.
+        example: an input of `module`; its dynamic axes are longer than 1.
+        dynamic: the axes whose length is free, by position.
+        preprocessing: of the images that `network` takes.
+    """
+
+    module: nn.Module
+    network: nn.Module
+    example: Tensor
+    dynamic: Mapping[int, Axis]
+    preprocessing: Preprocessing
+
+    @property
+    def shape(self) -> tuple[int | str, ...]:
+        """The shape of the input, with the names of its dynamic axes."""
+        return tuple(self.dynamic.get(axis, size) for axis, size in enumerate(self.example.shape))
+
+    def program(self) -> torch.export.ExportedProgram:
+        """Return the program that torch.export records.
+
+        Raises:
+            SenetError: the network cannot be recorded, or not with these axes dynamic.
+        """
+        dims = dict.fromkeys(self.dynamic, torch.export.Dim.DYNAMIC)
+        try:
+            with torch.no_grad():
+                return torch.export.export(self.module, (self.example,), dynamic_shapes=(dims,))
+        except Exception as error:  # torch.export has many, some of them internal
+            free = f" with dynamic {', '.join(self.dynamic.values())}" if dims else ""
+            raise SenetError(
+                f"the network cannot be exported{free}, for torch.export cannot record it: {first_line(error)}"
+            ) from error
+
+
+def build_graph(model: nn.Module, config: ExportConfig) -> ExportGraph:
+    """Return what is exported of a network, which stays as it is.
+
+    Args:
+        model: a network that classifies, on any device and of any floating-point type.
+        config: of the export.
+
+    Raises:
+        SenetError: it has no preprocessing, cannot be rewritten, or does not take pictures in color.
+    """
+    preprocessing = sized(preprocessing_of(model), config)
+    network = plain_copy(model, rewritten=config.rewrite)
+    channels = preprocessing.in_channels
+    if config.preprocess and channels != 3:
+        raise SenetError(
+            f"preprocess=True takes RGB pictures, but the network takes {channels} channel{'s' * (channels > 1)}; "
+            "export it without, and normalize its images as its preprocessing says"
+        )
+    height, width = config.image_size or (preprocessing.image_size,) * 2
+    batch = 2 if "batch" in config.dynamic else config.batch_size
+    if not config.preprocess:
+        example, axes, module = torch.zeros(batch, channels, height, width), AXES, network
+    else:
+        if config.resize:
+            height, width = preprocessing.resize + ODD, preprocessing.resize + 2 * ODD
+        example, axes = torch.zeros(batch, height, width, 3, dtype=torch.uint8), PIXEL_AXES
+        module = nn.Sequential(FromPixels(preprocessing, resize=config.resize), network).eval()
+    free = (*config.dynamic, "height", "width") if config.resize else config.dynamic
+    return ExportGraph(
+        module=module,
+        network=network,
+        example=example,
+        dynamic={axes[axis]: axis for axis in axes if axis in free},
+        preprocessing=preprocessing,
+    )
+
+
+def sized(preprocessing: Preprocessing, config: ExportConfig) -> Preprocessing:
+    """Return the preprocessing for images of the size that is asked for, scaled in the same proportion."""
+    if config.image_size is None or config.image_size[0] != config.image_size[1]:
+        return preprocessing
+    size = config.image_size[0]
+    return replace(preprocessing, image_size=size, resize=preprocessing.resize_for(size))
+
+
+def plain_copy(model: Any, *, rewritten: bool) -> nn.Module:
+    """Return a copy of a network on the CPU, in float32 and evaluation mode, in which every layer runs by itself.
+
+    Raises:
+        SenetError: it cannot be rewritten.
+    """
+    model = getattr(model, "_orig_mod", model)  # inside what torch.compile returns
+    if isinstance(model, InferenceModel):
+        model, rewritten = model.network, False  # it is rewritten already
+    network: nn.Module = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    network = network.to(memory_format=torch.contiguous_format)
+    if rewritten:
+        return rewrite(network)
+    set_fused(network, False)
+    return network

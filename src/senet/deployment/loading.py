@@ -1,0 +1,154 @@
+"""Exported files as networks: opened by their suffix, used as any other by `evaluate`, `predict` and `compare`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from senet.deployment.metadata import preprocessing_in
+from senet.deployment.pixels import centered
+from senet.deployment.targets import TARGETS, Runner
+from senet.errors import MissingFileError, SenetError, check_installed
+from senet.evaluation.functions import FunctionNetwork
+from senet.factory import EXPORTED
+
+
+class ExportedModel(FunctionNetwork):
+    """An exported file as a network; it computes on the CPU, wherever it is moved to.
+
+    Args:
+        path: of the file.
+
+    Attributes:
+        metadata: what the file says of itself.
+        num_classes: of the logits.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.__dict__["path"] = Path(path)
+        self.run_file, self.metadata = opened(Path(path))
+        super().__init__(ExportedFunction(Path(path), self.run_file, self.metadata))
+        self.name = str(path)
+        names = self.class_names
+        if names is not None:
+            self.num_classes = len(names)
+        self.eval()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Leave what the file computes where it is."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without what is opened, for copies and pickles."""
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file again."""
+        self.__init__(state["path"])  # type: ignore[misc]
+
+
+class ExportedFunction:
+    """What computes logits of normalized images with an exported file, whatever the file takes.
+
+    Args:
+        path: of the file.
+        run: computes its outputs.
+        metadata: of the file.
+    """
+
+    def __init__(self, path: Path, run: Runner, metadata: Any) -> None:
+        self.path, self.run = path, run
+        self.preprocessing = preprocessing_in(metadata, path)
+        names = metadata["class_names"]
+        self.class_names = None if names is None else tuple(names)
+        self.takes = metadata["input"]
+        channels = self.preprocessing.in_channels
+        self.mean, self.std = (
+            255 * torch.tensor(values).view(channels, 1, 1)
+            for values in (self.preprocessing.mean, self.preprocessing.std)
+        )
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the logits of normalized images (N, C, H, W), on their device."""
+        self.check_shape(images)
+        batch, given = self.takes["shape"][0], self.given(images.detach().cpu().float())
+        if isinstance(batch, str) or len(images) == batch:
+            return self.run(given)[0].to(images.device)
+        parts = [self.padded(part, batch) for part in given.split(batch)]
+        return torch.cat([self.run(part)[0] for part in parts])[: len(images)].to(images.device)
+
+    def check_shape(self, images: Tensor) -> None:
+        """Raise a SenetError for images that the file does not take."""
+        shape = self.takes["shape"]
+        height, width, channels = shape[1:] if self.takes["layout"] == "NHWC" else (*shape[2:], shape[1])
+        if self.takes["resizes"]:
+            height = width = self.preprocessing.image_size
+        for axis, wanted, found in zip(
+            ("channels", "rows", "columns"), (channels, height, width), images.shape[1:], strict=True
+        ):
+            if isinstance(wanted, int) and wanted != found:
+                raise SenetError(
+                    f"{self.path} takes images of {wanted} {axis}, not {found}; prepare them so, or export it with "
+                    "other sizes"
+                )
+
+    def given(self, images: Tensor) -> Tensor:
+        """Return normalized images as the file takes them: as they are, or the pixels that they were made of."""
+        if self.takes["layout"] == "NCHW":
+            return images
+        pixels = (images * self.std + self.mean).round().clamp(0, 255).to(torch.uint8)
+        if self.takes["resizes"]:  # a margin, so that scaling changes nothing and the crop is the image
+            size, crop = self.preprocessing.resize, self.preprocessing.image_size
+            before = centered(size - crop)
+            pixels = F.pad(pixels, [before, size - crop - before] * 2)
+        return pixels.permute(0, 2, 3, 1).contiguous()
+
+    def padded(self, images: Tensor, batch: int) -> Tensor:
+        """Return as many images as the file computes at once, the first ones again where some are missing."""
+        if len(images) == batch:
+            return images
+        return torch.cat([images, images[:1].expand(batch - len(images), *images.shape[1:])])
+
+
+def opened(path: Path) -> tuple[Runner, Any]:
+    """Return what computes a file, and its metadata.
+
+    Raises:
+        SenetError: it is no exported file, or not one of this library.
+    """
+    if path.suffix not in EXPORTED:
+        known = ", ".join(EXPORTED)
+        raise SenetError(f"{path} is no exported network; expected a file that ends in one of {known}")
+    if not path.exists():
+        raise MissingFileError(f"there is no file {path}")
+    info = TARGETS[EXPORTED[path.suffix]]  # type: ignore[index]  # its values are the names of formats
+    check_installed(str(path), info.needed_to_run)
+    run, metadata = info.load().open_file(path)
+    if not metadata:
+        raise SenetError(
+            f"{path} does not say how images are prepared for it, as files of senet.export do; export the network "
+            "again by `senet export`"
+        )
+    return run, metadata
+
+
+def load_exported(path: str | Path) -> ExportedModel:
+    """Open a file that `senet.export` wrote as a network for `evaluate`, `predict` and `compare`.
+
+    Args:
+        path: of the file, such as network.onnx.
+
+    Returns:
+        A module from normalized float images (N, C, H, W) to logits, on the CPU, with the file's `preprocessing`,
+        `class_names` and `metadata`. A file that normalizes pixels itself is given the pixels that images were made of.
+
+    Raises:
+        SenetError: it is no such file, or is damaged.
+        MissingExtraError: the runtime is not installed.
+
+    >>> model = load_exported("network.onnx")  # doctest: +SKIP
+    """
+    return ExportedModel(path)

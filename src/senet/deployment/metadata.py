@@ -1,0 +1,101 @@
+"""What an exported file says of itself: classes, preprocessing, input and outputs, where it comes from, versions."""
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from senet.configs import from_dict, to_dict
+from senet.data.preprocessing import Preprocessing
+from senet.deployment.config import ExportConfig
+from senet.deployment.graph import INPUT, OUTPUT, ExportGraph
+from senet.errors import SenetError
+
+FORMAT = "senet-export-1"
+KEY = "senet"
+"""Under which key a format's own metadata have ours, as JSON."""
+RECORDED = ("senet", "torch", "onnx", "onnxscript", "openvino", "nncf", "onnxruntime", "executorch", "coremltools")
+"""Packages whose versions are written down, where they are installed."""
+
+
+def describe(graph: ExportGraph, config: ExportConfig, *, source: str, name: str, class_names: Any) -> dict[str, Any]:
+    """Return what a file says of itself, in plain values.
+
+    Args:
+        graph: what is exported.
+        config: of the export.
+        source: what the network was opened from.
+        name: of the network.
+        class_names: of its outputs; None if it has none.
+    """
+    return {
+        "format": FORMAT,
+        "class_names": None if class_names is None else [str(each) for each in class_names],
+        "preprocessing": to_dict(graph.preprocessing),
+        "input": describe_input(graph, config),
+        "outputs": [{"name": OUTPUT, "dtype": "float32", "meaning": "logits, one for each class"}],
+        "source": {"from": source, "network": name},
+        "rewritten": config.rewrite,
+        "precision": config.precision,
+        "versions": {"python": platform.python_version(), **installed()},
+    }
+
+
+def describe_input(graph: ExportGraph, config: ExportConfig) -> dict[str, Any]:
+    """Return what a file takes: name, layout, type, range and shape."""
+    inside = "resize, crop and normalization" if config.resize else "normalization"
+    return {
+        "name": INPUT,
+        "layout": "NHWC" if config.preprocess else "NCHW",
+        "dtype": "uint8" if config.preprocess else "float32",
+        "range": "0 to 255, RGB" if config.preprocess else "normalized: (value / 255 - mean) / std",
+        "shape": list(graph.shape),
+        "inside": inside if config.preprocess else "",
+        "resizes": config.resize,
+    }
+
+
+def installed() -> dict[str, str]:
+    """Return the versions of the packages that an export may use."""
+    found = {}
+    for package in RECORDED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def as_text(metadata: Mapping[str, Any]) -> str:
+    """Return metadata as JSON."""
+    return json.dumps(metadata)
+
+
+def from_text(text: str, path: Path) -> dict[str, Any]:
+    """Return the metadata that `as_text` wrote.
+
+    Raises:
+        SenetError: they are not of this library, or of a version that it does not know.
+    """
+    try:
+        metadata = json.loads(text)
+        stated = metadata["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SenetError(f"{path} has metadata that cannot be read ({error}); export it again") from error
+    if stated != FORMAT:
+        raise SenetError(f"{path} has metadata of the format {stated!r}, this version reads {FORMAT}; update senet")
+    return dict(metadata)
+
+
+def preprocessing_in(metadata: Mapping[str, Any], path: Path) -> Preprocessing:
+    """Return the preprocessing that metadata state.
+
+    Raises:
+        SenetError: they state none.
+    """
+    try:
+        return from_dict(Preprocessing, metadata["preprocessing"], name="preprocessing")
+    except (KeyError, SenetError) as error:
+        raise SenetError(f"{path} has metadata without a preprocessing ({error}); export it again") from error

@@ -1,0 +1,84 @@
+"""OpenVINO: an .xml with the graph and a .bin with the weights, computed on the CPU."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from senet.deployment.calibration import CalibrationImages
+from senet.deployment.config import ExportConfig
+from senet.deployment.graph import INPUT, OUTPUT, ExportGraph
+from senet.deployment.metadata import KEY, as_text, from_text
+from senet.deployment.quantization import layers_of, quantize, quantize_weights
+from senet.deployment.sensitivity import Sensitivity, inputs_for, layer_costs
+from senet.errors import MissingFileError, SenetError, first_line, needed_for
+from senet.optimization.inference import openvino_core
+
+
+def write(
+    graph: ExportGraph, path: Path, config: ExportConfig, metadata: Any, calibration: CalibrationImages | None
+) -> Sensitivity | None:
+    """Write an .xml and a .bin file, see `senet.deployment.targets.Format`."""
+    model, costs = to_model(graph), None
+    if config.precision == "int8_weights":
+        model = quantize_weights(model)
+    elif calibration is not None:
+        costs, kept = layer_costs(graph, layers_of(model), calibration, config.keep_float)
+        model = quantize(model, inputs_for(graph, calibration), keep_float=kept)
+    save(model, path, metadata, fp16=config.precision == "fp16")
+    return costs
+
+
+def to_model(graph: ExportGraph) -> Any:
+    """Return a network as an openvino.Model.
+
+    Raises:
+        SenetError: OpenVINO lacks one of its operators.
+    """
+    import openvino
+
+    program = graph.program()
+    try:
+        model = openvino.convert_model(program)
+    except Exception as error:  # of a class in a compiled module
+        raise SenetError(f"the network cannot be exported to OpenVINO: {first_line(error)}") from error
+    model.inputs[0].get_tensor().set_names({INPUT})
+    model.outputs[0].get_tensor().set_names({OUTPUT})
+    shape = [size if isinstance(size, int) else -1 for size in graph.shape]
+    model.reshape(openvino.PartialShape(shape))
+    return model
+
+
+def save(model: Any, path: Path, metadata: Any, *, fp16: bool = False) -> None:
+    """Write an openvino.Model with our metadata; with `fp16` its weights in half precision."""
+    import openvino
+
+    model.set_rt_info(as_text(metadata), [KEY])
+    openvino.save_model(model, path, compress_to_fp16=fp16)
+
+
+def open_file(path: Path) -> tuple[Any, Any]:
+    """Open an .xml file on the CPU, see `senet.deployment.targets.Format`."""
+    with needed_for(f"{path}"):
+        import openvino  # noqa: F401
+    weights = path.with_suffix(".bin")
+    if not weights.exists():
+        raise MissingFileError(f"{path} has no weights beside it: {weights} is missing; keep both in one folder")
+    try:
+        model = openvino_core().read_model(path)
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        compiled = openvino_core().compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        raise SenetError(f"{path} cannot be opened by OpenVINO: {first_line(error)}") from error
+    metadata = from_text(model.get_rt_info([KEY]).astype(str), path) if model.has_rt_info([KEY]) else {}
+
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        outputs = compiled(images.contiguous().numpy())
+        return tuple(torch.from_numpy(outputs[i].copy()) for i in range(len(outputs)))
+
+    return run, metadata

@@ -1,0 +1,36 @@
+"""torch.export: a .pt2 file that PyTorch opens without this library."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from senet.deployment.config import ExportConfig
+from senet.deployment.graph import ExportGraph
+from senet.deployment.metadata import KEY, as_text, from_text
+from senet.errors import SenetError, first_line
+
+METADATA_FILE = f"{KEY}.json"
+"""The file within a .pt2 that holds our metadata; `torch.export.load(extra_files=...)` reads it."""
+
+
+def write(graph: ExportGraph, path: Path, config: ExportConfig, metadata: Any, calibration: Any) -> None:
+    """Write a .pt2 file, see `senet.deployment.targets.Format`."""
+    torch.export.save(graph.program(), path, extra_files={METADATA_FILE: as_text(metadata)})
+
+
+def open_file(path: Path) -> tuple[Any, Any]:
+    """Open a .pt2 file in PyTorch, see `senet.deployment.targets.Format`."""
+    extra = {METADATA_FILE: ""}
+    try:
+        module = torch.export.load(path, extra_files=extra).module()
+    except Exception as error:  # zip, pickle and schema errors
+        raise SenetError(f"{path} cannot be opened by torch.export: {first_line(error)}") from error
+
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            found = module(images)
+        return (found,) if isinstance(found, Tensor) else tuple(found)
+
+    return run, from_text(extra[METADATA_FILE], path) if extra[METADATA_FILE] else {}
