@@ -6,11 +6,9 @@ as rewritten: convolution, product, sum, ReLU as they are; what of it becomes on
 product inside: the convolution and the product in one call of PyTorch's oneDNN operators
     (`torch.ops.mkldnn._convolution_pointwise` takes one operand: a product with (N, C, 1, 1), or a sum);
 weights scaled: gate * W and gate * c, for one image the same; sum and ReLU then fit into the same call;
-weights scaled, small: that where W has fewer values than the map, the first two stages, elsewhere as rewritten;
-gates given: as rewritten, with constants for gates: no network, but what would remain if squeeze and excitation took no
-    time.
+weights scaled, small: that where W has fewer values than the map, the first two stages, elsewhere as rewritten.
 Runtimes: PyTorch (Inductor with frozen weights), oneDNN (oneDNN Graph by TorchScript), OpenVINO.
-What fails is in the results, with its message.
+What fails is in the results, with its message. Also: the milliseconds of oneDNN's own log, by kinds of layers.
 
 Command: python benchmarks/fused_convolution.py
 Cost: two minutes on two CPU cores.
@@ -18,9 +16,14 @@ Results: benchmarks/results/fused_convolution.json.
 """
 
 import copy
+import os
+import sys
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -28,10 +31,10 @@ import tyro
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from inference import network
+from inference import NETWORKS, network
 from report import RESULTS, milliseconds, time_in_turn, write_results
 from senet.errors import first_line
-from senet.optimization.rewriting import EarlyGate, rewrite
+from senet.optimization.rewriting import rewrite
 from senet.optimization.runners import InductorRunner, OneDNNRunner, OpenVINORunner, Runner
 
 RUNTIMES: dict[str, Callable[[fx.GraphModule], Runner]] = {
@@ -39,7 +42,7 @@ RUNTIMES: dict[str, Callable[[fx.GraphModule], Runner]] = {
     "oneDNN": OneDNNRunner,
     "OpenVINO": lambda graph: OpenVINORunner(graph, "fp32"),
 }
-FORMS = ("as rewritten", "product inside", "weights scaled", "weights scaled, small", "gates given")
+FORMS = ("as rewritten", "product inside", "weights scaled", "weights scaled, small")
 ONLY_INDUCTOR = ("product inside",)
 """The others take no operators of PyTorch's own."""
 ONES = [1, 1]
@@ -78,22 +81,6 @@ def scaled(h: Tensor, shortcut: Tensor, gate: Tensor, weight: Tensor, bias: Tens
     return (F.conv2d(h, weight * gate.view(-1, 1, 1, 1), bias * gate.flatten()) + shortcut).relu()
 
 
-class Given(nn.Module):
-    """A gate that takes no time.
-
-    Args:
-        channels: that it scales.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.gate = nn.Buffer(torch.rand(1, channels, 1, 1))
-
-    def forward(self, _: Tensor) -> Tensor:
-        """(N, C_in, H, W) -> (1, C, 1, 1)."""
-        return self.gate
-
-
 fx.wrap("product_inside")
 fx.wrap("sum_inside")
 fx.wrap("scaled")
@@ -103,13 +90,6 @@ def with_form(graph: fx.GraphModule, form: str, runtime: str) -> fx.GraphModule:
     """Return a copy of a rewritten network whose blocks end in a form of the tail."""
     graph = copy.deepcopy(graph)
     if form == "as rewritten":
-        return graph
-    if form == "gates given":
-        graph.graph.eliminate_dead_code()  # nodes that read the weights of gates
-        for name, gate in list(graph.named_modules()):
-            if isinstance(gate, EarlyGate):
-                graph.set_submodule(name, Given(gate.fc2.out_channels))
-        graph.recompile()
         return graph
     found = 0
     for product in [node for node in graph.graph.nodes if node.target is torch.mul]:
@@ -152,7 +132,7 @@ def build(arguments: Arguments) -> tuple[dict[str, Callable[[], object]], dict[s
     runs: dict[str, Callable[[], object]] = {}
     differences: dict[str, float] = {}
     failures: dict[str, str] = {}
-    for kind, name in (("plain", "resnet50"), ("SE", "seresnet50")):
+    for kind, name in NETWORKS.items():
         model = network(name)
         exact, graph = model(x), rewrite(model)
         for runtime, make in RUNTIMES.items():
@@ -172,6 +152,51 @@ def build(arguments: Arguments) -> tuple[dict[str, Callable[[], object]], dict[s
     return runs, differences, failures
 
 
+def kind_of(line: str) -> str:
+    """Return the kind of layer that a line of oneDNN's log is of."""
+    kind, problem = line.split(",")[5], line.split(",")[-2]
+    if kind == "convolution":
+        return "excitation" if "_ih1oh1kh1" in problem else "convolutions"
+    return "squeeze" if kind == "pooling" and "pooling_avg" in line else "rest"
+
+
+@contextmanager
+def written_to(path: Path) -> Iterator[None]:
+    """Have what libraries print go to a file."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with path.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+@torch.no_grad()
+def parts(arguments: Arguments) -> dict[str, dict[str, list[float]]]:
+    """Return the milliseconds of each kind of layer in oneDNN's log, in every round, by network."""
+    x = torch.randn(1, 3, arguments.image_size, arguments.image_size)
+    runners = {kind: OneDNNRunner(rewrite(network(name))) for kind, name in NETWORKS.items()}
+    found: dict[str, dict[str, list[float]]] = {kind: {} for kind in runners}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(arguments.rounds):
+            for kind, run in runners.items():
+                for _ in range(2):
+                    run(x)
+                log = Path(folder) / "log"
+                with written_to(log), torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+                    run(x)
+                spent: dict[str, float] = dict.fromkeys(("convolutions", "squeeze", "excitation", "rest"), 0.0)
+                for line in log.read_text().splitlines():
+                    if ",primitive,exec," in line:
+                        spent[kind_of(line)] += float(line.split(",")[-1])
+                for part, ms in spent.items():
+                    found[kind].setdefault(part, []).append(round(ms, 3))
+    return found
+
+
 @torch.no_grad()
 def main(arguments: Arguments) -> None:
     """Time every form in every runtime in turn."""
@@ -185,6 +210,7 @@ def main(arguments: Arguments) -> None:
         "milliseconds": milliseconds(seconds),
         "differences": differences,
         "failures": failures,
+        "parts": parts(arguments),
     }
     write_results(RESULTS / "fused_convolution.json", results, ("torch", "timm", "openvino"))
 

@@ -93,6 +93,16 @@ NEEDING = {
         "reading a .caffemodel needs protobuf",
         "caffe",
     ),
+    "ExecuTorch": (
+        "senet.export('cifar_resnet20', sys.argv[1] + '/a.pte', to='executorch')",
+        "export to executorch needs executorch",
+        "executorch",
+    ),
+    "Core ML": (
+        "senet.export('cifar_resnet20', sys.argv[1] + '/a.mlpackage', to='coreml')",
+        "export to coreml needs coremltools",
+        "coreml",
+    ),
     "OpenVINO": (
         "senet.optimize_for_inference(senet.create_model('cifar_resnet20').eval(), backend='openvino')",
         "backend 'openvino' needs openvino",
@@ -146,7 +156,8 @@ def test_what_needs_an_extra_says_which(tmp_path):
         assert line.endswith(f" not installed; run: pip install 'senet[{extra}]'"), (code, line)
 
 
-ALONE = ("wandb", "mlflow", "comet", "int8")  # trackers; and nncf, which holds NumPy and networkx below their newest
+# trackers; nncf, which holds NumPy and networkx below their newest; and what writes files for phones
+ALONE = ("wandb", "mlflow", "comet", "int8", "executorch", "coreml")
 
 
 @pytest.mark.parametrize("module", EXTRAS)

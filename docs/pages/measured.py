@@ -14,6 +14,8 @@ COMMANDS = {
     "inference": "python benchmarks/inference.py",
     "small_networks": "python benchmarks/small_networks.py",
     "host_overhead": "python benchmarks/host_overhead.py",
+    "backends": "python benchmarks/backends.py",
+    "fused_convolution": "python benchmarks/fused_convolution.py",
     "decoding": "python benchmarks/decoding.py",
     "before_after": "python benchmarks/before_after.py OTHER",
     "gpu": "make bench-gpu",

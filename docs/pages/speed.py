@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from pages.measured import Result, median, provenance, ratios, read, spread, table
+from pages.speed_backends import backends_section, fused_section
 from pages.speed_before import before_section
 from pages.speed_decoding import decoding_section
 from pages.speed_goals import all_goals, fastest_of_ours, fastest_peer, table_of_cases, table_of_goals
@@ -44,8 +45,10 @@ MISSED = """
   by layer there; in a CUDA graph and under torch.compile, which `senet train` uses by itself, launches cost little.
 - **Peak memory**: SE's own 2.5 million parameters, with gradients and momenta (30 MB); of feature maps the operator
   keeps no more than plain BatchNorm and ReLU do.
-- **Inference**: SE adds one pass that scales, adds the shortcut and applies the ReLU. OpenVINO does the latter two
-  inside the plain network's convolutions, but can multiply inside a convolution by constants alone.
+- **Inference**: squeeze and excitation are three small steps for each block, between which all threads wait for each
+  other ([scale inside the convolution](#scale-inside-the-convolution)). OpenVINO adds one pass that scales, adds the
+  shortcut and applies the ReLU, for it can multiply inside a convolution by constants alone; oneDNN does all of that in
+  the convolution.
 - **Training step**: everything but the convolutions takes about as long with SE as without; the convolutions differ by
   some percent from process to process ([with memory kept](#with-memory-kept)).
 """
@@ -55,6 +58,8 @@ SECTIONS: Mapping[str, Callable[[Result], str]] = {
     "residual_tail": operator_section,
     "training_step": training_section,
     "inference": inference_section,
+    "backends": backends_section,
+    "fused_convolution": fused_section,
     "decoding": decoding_section,
     "before_after": before_section,
 }

@@ -50,10 +50,12 @@ EXTRAS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "google": ("protobuf", "caffe"),
         "faster_coco_eval": ("faster-coco-eval", "detection"),
         "openvino": ("openvino", "openvino"),
-        "nncf": ("nncf", "int8"),
         "onnx": ("onnx", "onnx"),
         "onnxscript": ("onnxscript", "onnx"),
         "onnxruntime": ("onnxruntime", "onnx"),
+        "nncf": ("nncf", "int8"),
+        "executorch": ("executorch", "executorch"),
+        "coremltools": ("coremltools", "coreml"),
         "pillow_heif": ("pillow-heif", "heif"),
         "tifffile": ("tifffile", "tiff"),
     }

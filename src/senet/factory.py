@@ -32,7 +32,15 @@ from senet.weights.tasks import module_of
 
 logger = logging.getLogger(__name__)
 
-EXPORTED: Mapping[str, str] = MappingProxyType({".onnx": "onnx", ".xml": "openvino", ".pt2": "torch_export"})
+EXPORTED: Mapping[str, str] = MappingProxyType(
+    {
+        ".onnx": "onnx",
+        ".xml": "openvino",
+        ".pt2": "torch_export",
+        ".pte": "executorch",
+        ".mlpackage": "coreml",
+    }
+)
 """How files of exported networks end, and the format that each is of."""
 
 

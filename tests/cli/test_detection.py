@@ -18,6 +18,7 @@ from senet.cli.parsing import options
 from senet.cli.prediction import PredictCommand
 from senet.cli.training import TrainDetector
 from senet.detection import opening, prediction
+from senet.detection.opening import detects
 from senet.detection.prediction import detect
 from tiny_detectors import tiny_detector
 
@@ -55,6 +56,7 @@ def test_boxes_are_drawn_into_a_folder(run, capsys):
     number = sum(len(row["objects"]) for row in found)
     assert out == f"drawn holds pictures with boxes, and drawn/objects.json {number} objects in 3 images\n"
     assert sorted(path.name for path in Path("drawn").iterdir()) == ["a-2.jpg", "a.jpg", "b.png", "objects.json"]
+    assert [row["drawn"] for row in found] == ["a.jpg", "b.png", "a-2.jpg"]
     for name, row in zip(("a.jpg", "b.png", "a-2.jpg"), found, strict=True):
         drawn = Image.open(f"drawn/{name}").convert("RGB")
         assert drawn.size == (row["width"], row["height"])
@@ -146,6 +148,14 @@ def test_a_saved_detector_is_opened_by_its_folder(tmp_path, monkeypatch, capsys)
     assert len(objects) > 0
     assert [each["score"] for each in found["objects"]] == pytest.approx([each.score for each in objects], abs=1e-5)
     assert senet.predict("model", ["a.png"]) == [[each for each in objects if each.score >= 0.5]]
+    capsys.readouterr()
+    outputs = []
+    for named in ("model", "model/model.safetensors"):  # its file describes itself
+        assert main(["predict", named, "a.png", "--threshold", "0.05", "--json"]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+    assert detects("model/model.safetensors")
+    assert not detects("a.png")
 
 
 def test_options_of_other_programs_are_answered(run, capsys):

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from senet.data.preprocessing import Preprocessing
 from senet.data.reading import read_picture
 from senet.data.transforms import as_pixels
-from senet.deployment.web import PAGE, is_vertical_first
+from senet.deployment.to_web import PAGE, is_vertical_first
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="Node.js is not installed, which runs the page's script")

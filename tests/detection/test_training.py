@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -96,6 +97,24 @@ def test_the_run_folder_says_what_it_does_and_describes_its_detector(whole, data
     assert config.model.num_classes == len(NAMES)
     assert read_config(values) == config
     assert json.loads((whole / "data.json").read_text())["class_names"] == list(NAMES)
+
+
+def test_a_run_goes_on_only_with_the_boxes_that_it_started_with(data, tmp_path, monkeypatch):
+    folder = tmp_path / "boxes"
+    shutil.copytree(data.dataset, folder)
+    with monkeypatch.context() as patched:
+        stop_at(patched, 0, 1)
+        with pytest.raises(TrainingInterrupted):
+            train(configured(replace(data, dataset=str(folder))), tmp_path / "run")
+    path = next(folder.rglob("*train*.json"))
+    before = path.read_text()
+    edited = json.loads(before)
+    edited["annotations"][0]["bbox"][2] -= 1
+    path.write_text(json.dumps(edited))
+    with pytest.raises(SenetError, match=r"data of .*run have changed: train_boxes was"):
+        resume(tmp_path / "run")
+    path.write_text(before)
+    resume(tmp_path / "run")
 
 
 def test_the_figures_of_a_run_are_those_of_what_it_kept(whole, data):

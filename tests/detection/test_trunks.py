@@ -212,3 +212,18 @@ def test_images_without_boxes_and_proposals_have_a_loss():
     assert losses["loss_classifier"] == losses["loss_box_reg"] == 0
     sum(losses.values()).backward()
     assert all(x.grad is not None and x.grad.isfinite().all() for x in model.parameters() if x.requires_grad)
+
+
+@pytest.mark.parametrize("trunk", ["se_resnet18", "timm/resnet18"])
+def test_weights_without_a_classifier_are_enough_for_a_trunk(trunk, tmp_path):
+    body = senet.create_model(trunk)
+    state = {key: x for key, x in body.state_dict().items() if not key.startswith(("fc.", "classifier."))}
+    torch.save({f"backbone.{key}": x for key, x in state.items()}, tmp_path / "body.pth")
+    model = senet.faster_rcnn(trunk, weights=tmp_path / "body.pth", **SMALL)
+    own = model.backbone.body.state_dict()
+    assert all(torch.equal(own[key], x) for key, x in state.items() if key in own)
+    state.popitem()
+    state.pop("layer1.0.conv1.weight")
+    torch.save(state, tmp_path / "less.pth")
+    with pytest.raises(SenetError, match=r"less.pth"):
+        senet.faster_rcnn(trunk, weights=tmp_path / "less.pth", **SMALL)

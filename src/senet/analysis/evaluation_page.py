@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from senet.analysis.gates import GateBlock, find_blocks, gate_hooks
-from senet.analysis.pages import THUMBNAIL, data_uri, write_page
+from senet.analysis.pages import thumbnail, write_page
 from senet.analysis.report import most_changed
-from senet.data.channels import to_rgb
 from senet.data.images import ImageSplit
 from senet.data.preprocessing import Preprocessing
 from senet.data.reading import naming
@@ -136,11 +135,7 @@ def pictures_of(reports: Sequence[EvaluationReport]) -> dict[int, str]:
             continue
         for mistake in report.mistakes:
             if mistake.index not in found:
-                image, _ = report.images[mistake.index]
-                with naming(mistake.image):
-                    small = to_rgb(image, report.preprocessing.in_channels)
-                small.thumbnail((THUMBNAIL, THUMBNAIL))
-                found[mistake.index] = data_uri(small)
+                found[mistake.index] = thumbnail(report.images, mistake.index, report.preprocessing.in_channels)
     return found
 
 

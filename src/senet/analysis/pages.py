@@ -9,6 +9,9 @@ from typing import Any
 
 from PIL import Image
 
+from senet.data.channels import to_rgb
+from senet.data.images import ImageSplit
+from senet.data.reading import naming
 from senet.errors import needed_for
 from senet.files import PAGE_MARK, check_page, write_output
 
@@ -59,6 +62,21 @@ def write_page(
 def plain(figure: go.Figure) -> Any:
     """Return a figure as plain values."""
     return json.loads(figure.to_json())
+
+
+def thumbnail(images: ImageSplit, index: int, channels: int) -> str:
+    """Return a small picture of an image as a data URI.
+
+    Args:
+        images: all images.
+        index: the number of the image.
+        channels: that the network takes.
+    """
+    image, _ = images[index]
+    with naming(images.name(index)):
+        small = to_rgb(image, channels)
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    return data_uri(small)
 
 
 def data_uri(image: Image.Image) -> str:

@@ -121,12 +121,15 @@ def counting(found: Iterable[Detection], counts: list[int]) -> Iterator[Any]:
 
 
 def drawn_into(folder: Path, found: Iterable[Detection]) -> Iterator[Detection]:
-    """Yield what is found, each after its picture with boxes is written to a folder."""
+    """Yield what is found, each after its picture with boxes is written to a folder, and with the name of that."""
     taken: set[str] = set()
     for each in found:
-        if each.error is None:
-            write_output(folder / free_name(str(each.image), taken), encoded(each))
-        yield each
+        if each.error is not None:
+            yield each
+            continue
+        file = folder / free_name(str(each.image), taken)
+        write_output(file, encoded(each))
+        yield replace(each, drawn_to=file)
 
 
 def free_name(image: str, taken: set[str]) -> str:
@@ -154,8 +157,10 @@ def encoded(found: Detection) -> bytes:
 
 def plain(found: Any) -> dict[str, Any]:
     """Return what is found in an image as plain values, boxes to a hundredth of a pixel."""
+    drawn = {} if found.drawn_to is None else {"drawn": found.drawn_to.name}
     return {
         "image": str(found.image),
+        **drawn,
         "width": found.width,
         "height": found.height,
         "objects": [

@@ -65,7 +65,8 @@ class EvaluateCommand(OnData):
     precision: Precision = "fp32"
     """of the arithmetic; auto is bf16 where the hardware computes it; tf32 and fp16 need a GPU"""
     optimize: Backend | None = None
-    """rewrite the network for inference and compute it with this backend, see `senet.optimize_for_inference`"""
+    """rewrite the network for inference and compute it with this backend, auto for the fastest one here; see
+    `senet.optimize_for_inference`"""
     json: bool = False
     """print JSON with everything that the page tells instead of a sentence or table"""
 

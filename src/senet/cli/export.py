@@ -32,13 +32,15 @@ class ExportCommand(Command):
         senet export runs/mine mine.onnx
         senet export runs/mine mine.onnx --preprocess --resize
         senet export runs/mine mine.xml --to openvino --dynamic
+        senet export runs/mine repository --layout triton
+        senet export runs/mine site --to web
         senet export timm/seresnet50.ra2_in1k seresnet50.onnx --data photos
     """
 
     model: Annotated[Positional[str], tyro.conf.arg(metavar="RUN_OR_MODEL")]
     """the network"""
     output: Annotated[Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
-    """the new file, which ends as the format says: .onnx, .xml, .pt2"""
+    """the new file, which ends in .onnx, .xml, .pt2, .pte or .mlpackage; for web or with --layout a new folder"""
     options: Annotated[ExportConfig, tyro.conf.arg(name="")] = field(default_factory=ExportConfig)
     int8: bool = False
     """the same as --precision int8"""
@@ -115,11 +117,12 @@ def summary(made: Exported) -> dict[str, Any]:
 
 def written(made: Exported) -> str:
     """Return in a sentence what was written."""
-    size = sum(file.stat().st_size for file in made.files if file.is_file())
+    inside = (part for file in made.files for part in (file, *file.rglob("*")))
+    size = sum(part.stat().st_size for part in inside if part.is_file())
     takes, names = made.metadata["input"], made.metadata["class_names"]
     classes = "" if names is None else f" of {len(names)} classes"
     shape = ", ".join(map(str, takes["shape"]))
-    beside = "".join(f" and {file}" for file in made.files if file != made.path)
+    beside = "" if made.path.is_dir() else "".join(f" and {file}" for file in made.files if file != made.path)
     return (
         f"{made.path}{beside}: {made.metadata['source']['network']}, {size / 1e6:.1f} MB; takes {takes['dtype']} "
         f"({shape}), {takes['range']}, and returns logits{classes}"

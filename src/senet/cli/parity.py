@@ -15,7 +15,7 @@ def show_parity(report: ParityReport) -> None:
     console().print(difference_table(report))
     if report.latencies:
         console().print(latency_table(report))
-        say(machine(report))
+        say(report.processor.described(report.precision))
     show_inner(report.inner)
     if report.unscored:
         say(f"no accuracy: {report.unscored}")
@@ -83,20 +83,6 @@ def inner_table(kind: str, errors: Sequence[InnerError]) -> Table:
     for each in errors:
         table.add_row(each.name, f"{100 * each.relative:.3g}", f"{each.cosine:.5f}", f"{each.largest:.3g}")
     return table
-
-
-def machine(report: ParityReport) -> str:
-    """Return on what the times were measured, in a sentence."""
-    of = report.processor
-    known = ", ".join(of.instructions) or "unknown instructions"
-    return f"{of.name}, {counted(of.threads, 'thread')} on {counted(of.cores, 'core')} ({known}){of_int8(report)}"
-
-
-def of_int8(report: ParityReport) -> str:
-    """Return the warning that a processor does not compute with 8-bit integers; empty if it does, or none are used."""
-    if report.precision != "int8" or report.processor.has_int8:
-        return ""
-    return "; int8 is fast only with VNNI, AMX or ARM's dot product, so these times say nothing of processors with them"
 
 
 def between(interval: Interval) -> str:

@@ -1,6 +1,7 @@
 """The configuration of an export: to which format, with what inside, at which precision."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from senet.errors import SenetError, check_choice
@@ -9,6 +10,11 @@ Target = Literal["onnx", "openvino", "torch_export", "executorch", "coreml", "we
 Axis = Literal["batch", "height", "width"]
 Layout = Literal["triton", "ovms"]
 ExportPrecision = Literal["fp32", "fp16", "int8", "int8_weights"]
+ONE_SHAPE: tuple[Target, ...] = ("executorch", "coreml")
+"""Formats whose files compute one shape only. ExecuTorch plans memory for it when a file is written: for a free batch
+of up to 64, its version 1.5.1 wrote a file that takes 15 images at most and 24 times the memory."""
+SERVED: tuple[Target, ...] = ("onnx", "openvino")
+"""Formats that the servers of `Layout` read."""
 OPSETS = (18, 23)
 """The first and the last opset that is written: antialiased resizing came with 18; onnxscript converts up to 23."""
 
@@ -23,13 +29,14 @@ class ExportConfig:
             network as it is.
         image_size: height and width of the images in pixels; None for the network's own.
         batch_size: number of images at once, at least 1; for a batch that is not dynamic.
-        dynamic: the axes of the input whose length is free.
+        dynamic: the axes of the input whose length is free; none of them is with executorch and coreml.
         preprocess: let the file take pixels, uint8 RGB (N, H, W, 3), and normalize them inside.
         resize: with `preprocess`: let it take pictures of any size, and scale and crop them inside.
         opset: version of ONNX's operators; None for 18.
         precision: "fp32"; "fp16" and "int8_weights" store weights so; "int8" computes so, and needs images.
         keep_float: of "int8": number of layers that stay in floating point, those which cost the most accuracy.
         layout: write the folder that this server serves models from, instead of a file.
+        onnxruntime_web: of "web": a folder that has the package onnxruntime-web; None fetches it with npm.
     """
 
     to: Target = "onnx"
@@ -43,6 +50,7 @@ class ExportConfig:
     precision: ExportPrecision = "fp32"
     keep_float: int = 0
     layout: Layout | None = None
+    onnxruntime_web: Path | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dynamic", tuple(self.dynamic))
@@ -72,7 +80,7 @@ class ExportConfig:
         """Raise a SenetError for an option that has no effect with the others."""
         if self.resize and not self.preprocess:
             raise SenetError("resize=True has no effect without preprocess=True, which takes pictures; add it")
-        if self.batch_size != 1 and "batch" in self.dynamic:
+        if self.batch_size != 1 and "batch" in self.free_axes:
             raise SenetError(
                 f"batch_size={self.batch_size} has no effect on a dynamic batch; leave it out, or batch out of dynamic"
             )
@@ -82,5 +90,57 @@ class ExportConfig:
             )
         if self.resize and self.image_size is not None and self.image_size[0] != self.image_size[1]:
             raise SenetError(f"image_size is {self.image_size}, but resize=True cuts squares; give two equal numbers")
+        if self.to in ONE_SHAPE:
+            self.check_one_shape()
+        if self.layout is not None and self.to not in SERVED:
+            raise SenetError(
+                f"layout={self.layout!r} is for files of {' and '.join(SERVED)}, which that server reads, not of "
+                f"{self.to}; name one of these"
+            )
+        if self.to == "web":
+            self.check_page()
+        elif self.onnxruntime_web is not None:
+            raise SenetError(f"onnxruntime_web={str(self.onnxruntime_web)!r} has no effect on {self.to}; leave it out")
         if self.opset is not None and self.to not in ("onnx", "web"):
             raise SenetError(f"opset={self.opset} has no effect on {self.to}, which has no opsets; leave it out")
+
+    def check_page(self) -> None:
+        """Raise a SenetError for an option that has no effect on a page: its network takes one picture at a time."""
+        if self.onnxruntime_web is not None:
+            object.__setattr__(self, "onnxruntime_web", Path(self.onnxruntime_web))
+        fixed = {"preprocess": False, "resize": False, "batch_size": 1, "dynamic": ("batch",), "layout": None}
+        for name, value in fixed.items():
+            if getattr(self, name) != value:
+                raise SenetError(
+                    f"{name}={getattr(self, name)!r} has no effect on web, whose page prepares one picture at a time; "
+                    "leave it out"
+                )
+        if self.image_size is not None and self.image_size[0] != self.image_size[1]:
+            raise SenetError(f"image_size is {self.image_size}, but a page cuts squares; give two equal numbers")
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether normalization is inside."""
+        return self.preprocess or self.to == "web"
+
+    def check_one_shape(self) -> None:
+        """Raise a SenetError for an option that asks a file of one shape to take others."""
+        if self.dynamic != ("batch",):
+            raise SenetError(
+                f"dynamic={self.dynamic} has no effect on {self.to}, whose files compute one shape only; leave it out, "
+                "or give image_size and batch_size"
+            )
+        if self.resize:
+            raise SenetError(
+                f"resize=True has no effect on {self.to}, whose files compute one shape only; leave it out, and scale "
+                "pictures before"
+            )
+        if self.to == "coreml" and self.preprocess and self.batch_size != 1:
+            raise SenetError(f"batch_size is {self.batch_size}, but Core ML takes one picture at a time; leave it out")
+
+    @property
+    def free_axes(self) -> tuple[Axis, ...]:
+        """The axes whose length is free, those of pictures that are scaled inside among them."""
+        if self.to == "web" or self.to in ONE_SHAPE:
+            return ()
+        return (*self.dynamic, "height", "width") if self.resize else self.dynamic

@@ -15,6 +15,7 @@ from senet.data.preprocessing import preprocessing_of
 from senet.deployment.calibration import CalibrationImages, CalibrationSource, calibration_images
 from senet.deployment.config import ExportConfig
 from senet.deployment.graph import ExportGraph, build_graph
+from senet.deployment.layouts import place_of_model, write_settings
 from senet.deployment.metadata import describe
 from senet.deployment.sensitivity import Sensitivity
 from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
@@ -32,6 +33,7 @@ class Exported:
 
     Args:
         path: the file, or the folder.
+        model: what `senet.load_exported` opens: in a model repository the file within it, else `path`.
         files: all that belongs to it.
         metadata: what the file says of itself.
         parity: how it differs from the network; None where nothing measured it.
@@ -39,6 +41,7 @@ class Exported:
     """
 
     path: Path
+    model: Path
     files: tuple[Path, ...]
     metadata: Metadata
     parity: Any = None
@@ -96,9 +99,21 @@ def export(
     images = images_for_int8(run_or_model, config, graph, calibration, class_names_of(model))
     logger.info("writing %s", output)
     with written_whole(output) as folder:
-        sensitivity = info.load().write(graph, folder / output.name, config, metadata, images)
-        files = tuple(output.parent / file.name for file in sorted(folder.iterdir()))
-    return Exported(path=output, files=files, metadata=metadata, sensitivity=sensitivity)
+        place = folder / output.name
+        if config.layout is not None:
+            place = place_of_model(folder / output.name, metadata, info.suffix)
+        sensitivity = info.load().write(graph, place, config, metadata, images)
+        if config.layout is not None:
+            write_settings(config.layout, folder / output.name, config, metadata, graph.num_outputs())
+        found = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    files = tuple(output.parent / file for file in found)
+    return Exported(
+        path=output,
+        model=output.parent / place.relative_to(folder),
+        files=files,
+        metadata=metadata,
+        sensitivity=sensitivity,
+    )
 
 
 def images_for_int8(
@@ -134,11 +149,16 @@ def images_for_int8(
 
 def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
     """Raise a SenetError for an output that has another suffix than the format, exists or cannot be written."""
-    if output.suffix.lower() != info.suffix:
+    if config.layout is not None and output.suffix:
+        raise SenetError(
+            f"{output} ends in {output.suffix}, but layout={config.layout!r} writes a folder; name it without"
+        )
+    if config.layout is None and info.suffix and output.suffix.lower() != info.suffix:
         others = [name for name, other in TARGETS.items() if other.suffix and other.suffix == output.suffix.lower()]
         remedy = f", or choose to={others[0]!r}" if others else ""
         raise SenetError(f"{output} does not end in {info.suffix}, as files of {config.to} do; name it so{remedy}")
-    for path in (output, *map(output.with_suffix, info.companions)):
+    companions = () if config.layout is not None else map(output.with_suffix, info.companions)
+    for path in (output, *companions):
         if path.exists() or path.is_symlink():
             raise SenetError(f"{path} exists already; name another output, or remove it")
     check_writable(output)
@@ -166,6 +186,8 @@ def written_whole(output: Path) -> Iterator[Path]:
             if place.exists():
                 raise SenetError(f"{place} came to exist during the export; name another output")
             part.rename(place)
+    except SenetError:  # some of which are OSErrors too
+        raise
     except OSError as error:
         raise SenetError(f"{output} cannot be written ({error.strerror}); name another output") from error
     finally:

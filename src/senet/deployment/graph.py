@@ -31,23 +31,32 @@ class ExportGraph:
     """A network ready for export.
 
     Args:
-        module: on the CPU, in float32, in evaluation mode; one input, one output.
+        module: on the CPU, in float32, in evaluation mode; one input.
+        original: the network that is exported, as it was given.
         network: the part of it that takes normalized images (N, C, H, W), whatever is before it in `module`.
         example: an input of `module`; its dynamic axes are longer than 1.
         dynamic: the axes whose length is free, by position.
         preprocessing: of the images that `network` takes.
+        outputs: the names of the outputs.
     """
 
     module: nn.Module
+    original: nn.Module
     network: nn.Module
     example: Tensor
     dynamic: Mapping[int, Axis]
     preprocessing: Preprocessing
+    outputs: tuple[str, ...] = (OUTPUT,)
 
     @property
     def shape(self) -> tuple[int | str, ...]:
         """The shape of the input, with the names of its dynamic axes."""
         return tuple(self.dynamic.get(axis, size) for axis, size in enumerate(self.example.shape))
+
+    def num_outputs(self) -> int:
+        """Return the number of logits of an image."""
+        with torch.no_grad():
+            return int(self.module(self.example).shape[1])
 
     def program(self) -> torch.export.ExportedProgram:
         """Return the program that torch.export records.
@@ -79,26 +88,28 @@ def build_graph(model: nn.Module, config: ExportConfig) -> ExportGraph:
     preprocessing = sized(preprocessing_of(model), config)
     network = plain_copy(model, rewritten=config.rewrite)
     channels = preprocessing.in_channels
-    if config.preprocess and channels != 3:
+    if config.takes_pixels and channels not in ((1, 3) if config.to == "web" else (3,)):
+        taker = "a page takes RGB and gray" if config.to == "web" else "preprocess=True takes RGB"
+        remedy = "to onnx" if config.to == "web" else "without"
         raise SenetError(
-            f"preprocess=True takes RGB pictures, but the network takes {channels} channel{'s' * (channels > 1)}; "
-            "export it without, and normalize its images as its preprocessing says"
+            f"{taker} pictures, but the network takes {channels} channel{'s' * (channels > 1)}; export it {remedy}, "
+            "and normalize its images as its preprocessing says"
         )
     height, width = config.image_size or (preprocessing.image_size,) * 2
-    batch = 2 if "batch" in config.dynamic else config.batch_size
-    if not config.preprocess:
+    batch = 2 if "batch" in config.free_axes else config.batch_size
+    if not config.takes_pixels:
         example, axes, module = torch.zeros(batch, channels, height, width), AXES, network
     else:
         if config.resize:
             height, width = preprocessing.resize + ODD, preprocessing.resize + 2 * ODD
-        example, axes = torch.zeros(batch, height, width, 3, dtype=torch.uint8), PIXEL_AXES
+        example, axes = torch.zeros(batch, height, width, channels, dtype=torch.uint8), PIXEL_AXES
         module = nn.Sequential(FromPixels(preprocessing, resize=config.resize), network).eval()
-    free = (*config.dynamic, "height", "width") if config.resize else config.dynamic
     return ExportGraph(
         module=module,
+        original=model,
         network=network,
         example=example,
-        dynamic={axes[axis]: axis for axis in axes if axis in free},
+        dynamic={axes[axis]: axis for axis in axes if axis in config.free_axes},
         preprocessing=preprocessing,
     )
 

@@ -28,9 +28,10 @@ class ExportedModel(FunctionNetwork):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.__dict__["path"] = Path(path)
-        self.run_file, self.metadata = opened(Path(path))
-        super().__init__(ExportedFunction(Path(path), self.run_file, self.metadata))
+        file = network_of_page(Path(path))
+        self.__dict__["path"] = file
+        self.run_file, self.metadata = opened(file)
+        super().__init__(ExportedFunction(file, self.run_file, self.metadata))
         self.name = str(path)
         names = self.class_names
         if names is not None:
@@ -113,6 +114,12 @@ class ExportedFunction:
         return torch.cat([images, images[:1].expand(batch - len(images), *images.shape[1:])])
 
 
+def network_of_page(path: Path) -> Path:
+    """Return the network's file in the folder of a page; another path as it is."""
+    file = path / "model.onnx"
+    return file if (path / "index.html").is_file() and file.is_file() else path
+
+
 def opened(path: Path) -> tuple[Runner, Any]:
     """Return what computes a file, and its metadata.
 
@@ -139,7 +146,7 @@ def load_exported(path: str | Path) -> ExportedModel:
     """Open a file that `senet.export` wrote as a network for `evaluate`, `predict` and `compare`.
 
     Args:
-        path: of the file, such as network.onnx.
+        path: of the file, such as network.onnx; or the folder of a page.
 
     Returns:
         A module from normalized float images (N, C, H, W) to logits, on the CPU, with the file's `preprocessing`,

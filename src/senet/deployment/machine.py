@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from senet.errors import counted
+
 CPUINFO = Path("/proc/cpuinfo")
 INSTRUCTIONS = {
     "avx2": "AVX2",
@@ -31,6 +33,8 @@ FOR_INT8 = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "executorch", "coremltools")
 """Whose versions decide what an exported network computes, and how fast."""
 
+NO_INT8 = "int8 is fast only with VNNI, AMX or ARM's dot product: these times say nothing of processors that have them"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Processor:
@@ -49,6 +53,12 @@ class Processor:
     threads: int
     instructions: tuple[str, ...]
     has_int8: bool | None
+
+    def described(self, precision: str) -> str:
+        """Return it in a sentence, with a warning where its times of int8 say nothing of others."""
+        known = ", ".join(self.instructions) or "its instructions are not known"
+        text = f"{self.name}, {counted(self.threads, 'thread')} on {counted(self.cores, 'core')} ({known})"
+        return text if precision != "int8" or self.has_int8 else f"{text}; {NO_INT8}"
 
 
 def processor() -> Processor:

@@ -45,14 +45,16 @@ def describe(graph: ExportGraph, config: ExportConfig, *, source: str, name: str
 
 def describe_input(graph: ExportGraph, config: ExportConfig) -> dict[str, Any]:
     """Return what a file takes: name, layout, type, range and shape."""
+    takes_pixels, color = config.takes_pixels, {1: "gray", 3: "RGB"}.get(graph.preprocessing.in_channels)
     inside = "resize, crop and normalization" if config.resize else "normalization"
+    pixels = "picture" if config.to == "coreml" else "NHWC"  # Core ML has a type for pictures
     return {
         "name": INPUT,
-        "layout": "NHWC" if config.preprocess else "NCHW",
-        "dtype": "uint8" if config.preprocess else "float32",
-        "range": "0 to 255, RGB" if config.preprocess else "normalized: (value / 255 - mean) / std",
+        "layout": pixels if takes_pixels else "NCHW",
+        "dtype": "uint8" if takes_pixels else "float32",
+        "range": f"0 to 255, {color}" if takes_pixels else "normalized: (value / 255 - mean) / std",
         "shape": list(graph.shape),
-        "inside": inside if config.preprocess else "",
+        "inside": inside if takes_pixels else "",
         "resizes": config.resize,
     }
 

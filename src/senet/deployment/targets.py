@@ -65,6 +65,7 @@ class TargetInfo:
         needed_for_int8: what writing in 8 bits needs besides.
         precisions: that it has.
         companions: suffixes of further files that belong to one.
+        is_computed: whether `open_file` computes it; otherwise it raises a SenetError that says where it is computed.
     """
 
     suffix: str
@@ -74,6 +75,7 @@ class TargetInfo:
     needed_for_int8: tuple[str, ...] = ()
     precisions: tuple[ExportPrecision, ...] = ("fp32",)
     companions: tuple[str, ...] = ()
+    is_computed: bool = True
 
     def load(self) -> Format:
         """Import the module."""
@@ -100,7 +102,26 @@ TARGETS: Mapping[Target, TargetInfo] = MappingProxyType(
             precisions=ALL,
             companions=(".bin",),
         ),
+        "web": TargetInfo(
+            suffix="",
+            module="senet.deployment.to_web",
+            packages=("onnx", "onnxscript", "onnxruntime"),
+            needed_to_run=("onnxruntime",),
+        ),
         "torch_export": TargetInfo(suffix=SUFFIXES["torch_export"], module="senet.deployment.to_torch_export"),
+        "executorch": TargetInfo(
+            suffix=SUFFIXES["executorch"],
+            module="senet.deployment.to_executorch",
+            packages=("executorch",),
+            needed_to_run=("executorch",),
+        ),
+        "coreml": TargetInfo(
+            suffix=SUFFIXES["coreml"],
+            module="senet.deployment.to_coreml",
+            packages=("coremltools",),
+            precisions=("fp32", "fp16", "int8_weights"),
+            is_computed=False,
+        ),
     }
 )
 """The formats by name."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from senet.deployment.calibration import CalibrationImages
 from senet.deployment.config import OPSETS, ExportConfig
-from senet.deployment.graph import INPUT, OUTPUT, ExportGraph
+from senet.deployment.graph import INPUT, ExportGraph
 from senet.deployment.metadata import KEY, as_text, from_text
 from senet.deployment.sensitivity import Sensitivity, inputs_for, layer_costs
 from senet.deployment.static_quantization import float16_weights, layers_of, quantize, quantize_weights
@@ -41,7 +41,12 @@ def to_proto(graph: ExportGraph, opset: int) -> Any:
     try:
         with torch.no_grad():
             made = torch.onnx.export(
-                program, dynamo=True, verbose=False, opset_version=opset, input_names=[INPUT], output_names=[OUTPUT]
+                program,
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                input_names=[INPUT],
+                output_names=graph.outputs,
             )
     except Exception as error:  # torch.onnx raises a kind of its own for every stage
         raise SenetError(f"the network cannot be exported to ONNX: {cause(error)}") from error

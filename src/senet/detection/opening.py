@@ -15,7 +15,8 @@ from senet.evaluation.batches import open_any
 from senet.evaluation.functions import Network, name_of
 from senet.nn.modes import default_device, device_of
 from senet.weights.checkpoint import CONFIG_FILE
-from senet.weights.hub import HUB_ID, Download, is_hub_id
+from senet.weights.hub import FILES, HUB_ID, Download, is_hub_id
+from senet.weights.tensors import read_state
 
 TASK = "detection"
 """What config.json of a run or model folder has under "task" where it is of a detector."""
@@ -25,8 +26,8 @@ def detects(source: Any) -> bool:
     """Return whether a network detects objects rather than classifying images.
 
     Args:
-        source: a module; or what names one: a run or model folder or a hub id, whose config.json says it. Any other
-            name is of a network that classifies.
+        source: a module; or what names one: a run or model folder or a hub id, whose config.json says it, or a file of
+            weights that does. Any other name is of a network that classifies.
     """
     if isinstance(source, nn.Module):
         return is_detector(source) or is_detector(unwrapped(source))
@@ -35,12 +36,22 @@ def detects(source: Any) -> bool:
     path = Path(source)
     if path.is_dir():
         return any(says_detection(folder / CONFIG_FILE) for folder in (path, path / "best", path / "last"))
+    if path.is_file():
+        return path.suffix in FILES and described_as_detector(path)
     match = None if path.exists() or not is_hub_id(str(source)) else HUB_ID.match(str(source))
     if match is None or match["repo"].startswith(("timm/", "torchvision/")):
         return False
     try:
         return says_detection(Download().fetch(match["repo"], CONFIG_FILE, match["revision"]))
     except Exception:  # the client's many errors; whoever opens the network says what is wrong
+        return False
+
+
+def described_as_detector(file: Path) -> bool:
+    """Return whether a file of weights describes itself as a detector's."""
+    try:
+        return bool(json.loads(read_state(file).description or "{}").get("task") == TASK)
+    except (SenetError, OSError, ValueError):  # whoever opens the network says what is wrong
         return False
 
 

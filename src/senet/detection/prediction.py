@@ -57,6 +57,7 @@ class Detection:
         objects: highest score first.
         picture: RGB, upright; None for an image that cannot be read.
         error: why the image cannot be read, in one sentence; None if it can.
+        drawn_to: file of the picture with boxes, if one was written.
     """
 
     image: Given
@@ -65,6 +66,7 @@ class Detection:
     objects: tuple[DetectedObject, ...] = ()
     picture: Image.Image | None = field(default=None, repr=False, compare=False)
     error: SenetError | None = None
+    drawn_to: Path | None = None
 
     def drawn(self) -> Image.Image:
         """Return the picture with a box, name and score for each object, each class in its color.

@@ -1,5 +1,6 @@
 """Images with boxes: what is known of each before its pixels are read, and the splits of a data set."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -93,6 +94,16 @@ class DetectionSplit:
         """Number of boxes of each class, without crowds, (C,)."""
         labels = [record.labels[~record.iscrowd] for record in self.records]
         return np.bincount(np.concatenate([np.zeros(0, np.int64), *labels]), minlength=len(self.class_names) + 1)[1:]
+
+    @property
+    def digest(self) -> str:
+        """Return what differs where images, their order, boxes or labels do: twelve hexadecimal digits."""
+        found = hashlib.sha256()
+        for each in self.records:
+            found.update(f"{each.image_id} {Path(each.file).name} {each.width} {each.height}\n".encode())
+            for values in (each.boxes, each.labels, each.iscrowd):
+                found.update(np.ascontiguousarray(values).tobytes())
+        return found.hexdigest()[:12]
 
     def ground_truth(self) -> dict[str, Any]:
         """Return the boxes in the form of COCO's json, with the data's own ids of images and categories."""

@@ -87,8 +87,13 @@ class Detection(Task[DetectionConfig]):
 
     def described(self) -> dict[str, Any]:
         """Return what data.json says of the data."""
-        held_out = self.data.held_out
-        return {**super().described(), "held_out": None if held_out is None else list(held_out)}
+        data = self.data
+        return {
+            **super().described(),
+            "held_out": None if data.held_out is None else list(data.held_out),
+            "train_boxes": data.train_split.digest,
+            "eval_boxes": data.eval_split.digest,
+        }
 
     def build(self) -> nn.Module:
         """Build the detector, in training mode, for the classes of the data."""

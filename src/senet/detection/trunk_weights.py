@@ -46,7 +46,7 @@ def build_body(
         body = build(described, config.surgery)
     else:
         options: dict[str, Any] = dict(config.trunk_options)
-        body = create_model(name, in_channels=3, se=own_se, weights=weights, layout=layout, key=key, **options)
+        body = with_weights(name, in_channels=3, se=own_se, weights=weights, layout=layout, key=key, **options)
         config = replace(config, trunk=body.config.name)
         insert_blocks(body, config)
     return body, replace(
@@ -57,6 +57,23 @@ def build_body(
         image_mean=config.image_mean or body.preprocessing.mean,
         image_std=config.image_std or body.preprocessing.std,
     )
+
+
+def with_weights(name: str, **arguments: Any) -> Any:
+    """Return a network as `create_model` does, also with weights that have no classifier, which a trunk has none of.
+
+    Raises:
+        SenetError: see `create_model`.
+    """
+    try:
+        return create_model(name, **arguments)
+    except SenetError as error:
+        if arguments["weights"] is None or "num_classes" in arguments:
+            raise
+        try:
+            return create_model(name, num_classes=0, **arguments)
+        except SenetError:
+            raise error from None
 
 
 def insert_blocks(body: nn.Module, config: DetectorConfig) -> None:

@@ -49,8 +49,8 @@ Key = tuple[int, ...]
 def candidates(graph: fx.GraphModule, *, any_size: bool = False) -> tuple[NamedBackend, ...]:
     """Return the backends that are tried on the CPU for a network; "eager" is the first.
 
-    "inductor" is not: it compiles for up to a minute, and was slower than "onednn" for every network measured. For
-    images of many sizes "onednn" is not either, for it compiles for a second for each.
+    "inductor" is not: it compiles for up to a minute, and was slower than "onednn" for every network measured
+    (docs/speed.md). For images of many sizes "onednn" is not either, for it compiles again for each.
     """
     if next(graph.parameters()).dtype != torch.float32:  # as its owner wants it
         return ("eager",)

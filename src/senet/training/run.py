@@ -45,6 +45,8 @@ from senet.weights.reading import read_description
 
 STATE_FILE = "training_state.pt"
 DATA_FILE = "data.json"
+ADDED_LATER = ("held_out", "train_boxes", "eval_boxes")
+"""What data.json of older runs does not say; the latter two, of detectors, differ where images or boxes do."""
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
 TASK = "classification"
@@ -232,7 +234,7 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError):
             return
         for name in found:
-            if name == "held_out" and name not in stored:  # as before the first release
+            if name in ADDED_LATER and name not in stored:
                 continue
             if stored.get(name) != found[name]:
                 was, now = (brief(values.get(name)) for values in (stored, found))

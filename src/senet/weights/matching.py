@@ -185,7 +185,8 @@ def check_network(checkpoint: Checkpoint, name: str) -> None:
     stated, source = checkpoint.stated, checkpoint.source
     if checkpoint.description is not None:
         raise SenetError(
-            f"{source} holds a model for {checkpoint.description['task']}, not {name}; open it by senet.from_pretrained"
+            f"{source} holds a model for {checkpoint.description['task']}, not {name}; open it by "
+            "senet.from_pretrained, or start a run from it by `senet train --weights`"
         )
     if stated is None:
         what = None if is_external(name) else stranger(checkpoint.state)

@@ -65,7 +65,7 @@ function gateRow(block, values) {
     "tr",
     {},
     element("th", { scope: "row", textContent: block.name }),
-    element("td", { className: "number", textContent: size }),
+    element("td", { className: "number size", textContent: size }),
     element("td", { className: "number", textContent: number(found.mean) }),
     element("td", { className: "number", textContent: number(found.spread) }),
     element("td", { className: "plot" }, drawSpread(found, block.low, block.high)),
@@ -75,10 +75,9 @@ function gateRow(block, values) {
 
 /** Return the section about the gates of one picture. */
 function gatesOf(blocks, gates, name) {
-  const columns = ["Block", "Channels × height × width", "Mean", "Spread"];
-  const heads = columns.map((text) => element("th", { scope: "col", textContent: text }));
-  heads.push(element("th", { scope: "col", className: "plot", textContent: "Mean and spread" }));
-  heads.push(element("th", { scope: "col", className: "strip", textContent: "Each channel" }));
+  const columns = { block: "Block", size: "Channels × height × width", average: "Mean", deviation: "Spread" };
+  Object.assign(columns, { plot: "Mean and spread", strip: "Each channel" });
+  const heads = Object.entries(columns).map(([className, textContent]) => element("th", { scope: "col", className, textContent }));
   const rows = blocks.map((block, i) => gateRow(block, gates[i]));
   const caption = element("caption", { textContent: "Spread: standard deviation over the channels." });
   const table = element("table", { className: "gates" }, caption, element("thead", {}, element("tr", {}, ...heads)));

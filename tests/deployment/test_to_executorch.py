@@ -1,0 +1,101 @@
+"""ExecuTorch's files, computed by its own runtime: the network's logits, and what the files say of themselves."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import v2
+
+import senet
+from kinds import images, side_of, with_sane_outputs
+from networks import assert_relatively_close
+from senet.data.preprocessing import Preprocessing
+from senet.errors import SenetError
+
+runtime = pytest.importorskip("executorch.runtime", reason="executorch, which writes .pte, is not installed")
+
+NAME = "cifar_se_resnet20"
+KINDS = (
+    *("se_resnet18", "se_resnet50", "se_resnext50_32x4d", "senet154", "se_vgg16_bn", "se_bn_inception"),
+    *("se_inception_resnet_v2", "se_mobilenet_v1", "se_shufflenet_v1_g3", "cifar_se_preact_resnet110"),
+    *("cifar_se_wrn16_8", "cifar_se_shake_shake26_2x96d", "cifar_se_shake_even29_2x4x64d"),
+)
+"""A network of each family; that of the packaged one is computed in the quick tests."""
+
+
+def computed(path, x):
+    """Compute a file by ExecuTorch alone."""
+    program = runtime.Runtime.get().load_program(path)
+    (logits,) = program.load_method("forward").execute([x])
+    return logits.clone()
+
+
+@pytest.fixture(scope="module")
+def network():
+    return senet.from_pretrained(NAME)
+
+
+@pytest.fixture(scope="module")
+def pixels(network, tmp_path_factory):
+    return senet.export(network, tmp_path_factory.mktemp("a") / "a.pte", to="executorch", preprocess=True)
+
+
+@torch.no_grad()
+def test_pixels_give_the_logits_of_the_network(pixels, network):
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    wanted = network(network.preprocessing.build()(v2.functional.to_pil_image(picture))[None])
+    assert_relatively_close(computed(pixels.path, torch.from_numpy(picture)[None]), wanted, 1e-5)
+
+
+@torch.no_grad()
+def test_it_is_used_as_any_network(pixels, network):
+    opened = senet.load_exported(pixels.path)
+    batch = torch.stack([network.preprocessing.build()(v2.functional.to_pil_image(each)) for each in random_pictures()])
+    assert_relatively_close(opened(batch), network(batch), 1e-5)  # one by one: the file takes one
+    assert opened.class_names == network.class_names
+    assert opened.preprocessing == network.preprocessing
+
+
+def random_pictures(number=3):
+    return torch.randint(0, 256, (number, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_file_returns_its_metadata(pixels, network):
+    program = runtime.Runtime.get().load_program(pixels.path)
+    stated = json.loads(program.load_method("senet").execute([])[0])
+    assert stated == json.loads(json.dumps(dict(pixels.metadata)))
+    assert stated["class_names"] == list(network.class_names)
+    assert stated["input"]["shape"] == [1, 32, 32, 3]
+    assert {"executorch", "torch"} <= set(stated["versions"])
+
+
+def test_xnnpack_computes_the_convolutions(pixels):
+    content = pixels.path.read_bytes()
+    assert b"XnnpackBackend" in content
+    assert b"aten::convolution" not in content
+    assert b"aten::sigmoid" not in content  # the gates' too
+
+
+def test_bad_input_is_said(tmp_path):
+    for options, said in (
+        ({"resize": True, "preprocess": True}, "resize=True has no effect on executorch"),
+        ({"dynamic": ("height",)}, r"dynamic=\('height',\) has no effect on executorch"),
+        ({"precision": "fp16"}, "precision is 'fp16', which executorch is not written in"),
+    ):
+        with pytest.raises(SenetError, match=said):
+            senet.export(NAME, tmp_path / "a.pte", to="executorch", **options)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a.pte").write_bytes(b"no program")
+    with pytest.raises(SenetError, match=r"a.pte cannot be opened by ExecuTorch"):
+        senet.load_exported(tmp_path / "a.pte")
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("name", KINDS)
+def test_every_family(name, tmp_path):
+    network, x = with_sane_outputs(name, short=True), images(2, side_of(name))
+    network.preprocessing = Preprocessing(image_size=x.shape[2], resize=x.shape[2], mean=(0.5,) * 3, std=(0.5,) * 3)
+    made = senet.export(network, tmp_path / "a.pte", to="executorch", batch_size=2)
+    assert_relatively_close(computed(made.path, x), network(x), 1e-5)
