@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -23,7 +22,7 @@ from senet.nn.block import SEOptions
 from senet.weights.checkpoint import Checkpoint
 from senet.weights.fitting import fit
 from senet.weights.folder import packaged_folder, packaged_weights, push_to_hub, save_pretrained
-from senet.weights.hub import FILES, Download, is_hub_id
+from senet.weights.hub import EXPORTED, FILES, Download, is_hub_id
 from senet.weights.layouts import TORCHVISION
 from senet.weights.loading import LoadReport, load, trunk_names
 from senet.weights.matching import Asked, computed_options, has_se, resolve, se_options
@@ -31,17 +30,6 @@ from senet.weights.reading import find_model_folder, read
 from senet.weights.tasks import module_of
 
 logger = logging.getLogger(__name__)
-
-EXPORTED: Mapping[str, str] = MappingProxyType(
-    {
-        ".onnx": "onnx",
-        ".xml": "openvino",
-        ".pt2": "torch_export",
-        ".pte": "executorch",
-        ".mlpackage": "coreml",
-    }
-)
-"""How files of exported networks end, and the format that each is of."""
 
 
 def create_model(

@@ -183,6 +183,8 @@ def test_train_evaluate_predict(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert result["top1"] == pytest.approx(row["top1"])
     assert main(["evaluate", str(run), "--ten-crop", "--resize-sizes", "8", "10"]) == 0
     assert "360 images of digits" in capsys.readouterr().out
+    assert main(["evaluate", str(run), "--optimize", "auto", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(result["loss"], rel=1e-4)
 
     picture = tmp_path / "digit.png"
     open_split(digits().data, "eval")[0][0].save(picture)

@@ -17,6 +17,14 @@ from senet.errors import SenetError
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def timed_twice():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("senet.deployment.timing.MIN_ROUNDS", 2)
+        patch.setattr("senet.deployment.timing.MAX_ROUNDS", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
 def network():
     return senet.from_pretrained("cifar_se_resnet20")
@@ -46,39 +54,32 @@ def test_any_batch_gives_the_logits_of_the_network(exported, network):
     assert opened.num_classes == 10
 
 
+def computed_alone(path, x):
+    """Compute a file with its runtime, as people without this library do; return the logits and our metadata."""
+    if path.suffix == ".onnx":
+        session = onnxruntime.InferenceSession(path)
+        assert session.get_inputs()[0].shape == ["batch", 3, 32, 32]
+        assert session.get_outputs()[0].shape == ["batch", 10]
+        metadata = {each.key: each.value for each in onnx.load(path).metadata_props}["senet"]
+        return session.run(["logits"], {"images": x.numpy()})[0], metadata
+    if path.suffix == ".xml":
+        model = openvino.Core().read_model(path)
+        compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return compiled({"images": x.numpy()})["logits"], model.get_rt_info(["senet"]).astype(str)
+    extra = {"senet.json": ""}
+    return torch.export.load(path, extra_files=extra).module()(x).numpy(), extra["senet.json"]
+
+
 @torch.no_grad()
-def test_the_runtimes_alone_compute_the_files(network, tmp_path):
-    wanted = network(images())
-    senet.export(network, tmp_path / "a.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
-    (found,) = session.run(["logits"], {"images": images().numpy()})
-    assert relative(torch.from_numpy(found), wanted) < 1e-5
-    assert session.get_inputs()[0].shape == ["batch", 3, 32, 32]
-    assert session.get_outputs()[0].shape == ["batch", 10]
-
-    senet.export(network, tmp_path / "a.xml", to="openvino")
-    compiled = openvino.compile_model(tmp_path / "a.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    found = compiled({"images": images().numpy()})["logits"]
-    assert relative(torch.from_numpy(found), wanted) < 1e-5
-
-    senet.export(network, tmp_path / "a.pt2", to="torch_export")
-    assert relative(torch.export.load(tmp_path / "a.pt2").module()(images()), wanted) < 1e-5
-
-
-def test_the_files_describe_themselves(network, tmp_path):
-    senet.export(network, tmp_path / "a.onnx")
-    said = json.loads({each.key: each.value for each in onnx.load(tmp_path / "a.onnx").metadata_props}["senet"])
+def test_the_runtimes_alone_compute_the_files_which_describe_themselves(exported, network):
+    found, metadata = computed_alone(exported.path, images())
+    assert relative(torch.from_numpy(found), network(images())) < 1e-5
+    said = json.loads(metadata)
+    assert said == exported.metadata
     assert said["class_names"][0] == "airplane"
     assert said["preprocessing"]["mean"] == list(network.preprocessing.mean)
     assert said["source"]["network"] == "cifar_se_resnet20"
     assert torch.__version__.startswith(said["versions"]["torch"])
-    senet.export(network, tmp_path / "a.xml", to="openvino")
-    model = openvino.Core().read_model(tmp_path / "a.xml")
-    assert json.loads(model.get_rt_info(["senet"]).astype(str))["class_names"] == said["class_names"]
-    senet.export(network, tmp_path / "a.pt2", to="torch_export")
-    extra = {"senet.json": ""}
-    torch.export.load(tmp_path / "a.pt2", extra_files=extra)
-    assert json.loads(extra["senet.json"])["class_names"] == said["class_names"]
 
 
 @torch.no_grad()
@@ -134,17 +135,28 @@ def test_bad_input_is_refused_before_any_work(output, options, said, tmp_path):
     (tmp_path / "there.onnx").touch()
     (tmp_path / "there.bin").touch()
     with pytest.raises(SenetError, match=said):
-        senet.export("no_such_network", tmp_path / output, **options)
+        senet.export("no_such_network", tmp_path / output, **{"data": "no_such_data", **options})
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_commands_take_exported_files(network, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["export", "cifar_se_resnet20", "net.onnx", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["files"] == ["net.onnx"]
+    said = json.loads(capsys.readouterr().out)
+    assert said["files"] == ["net.onnx", "net.parity.json"]
+    assert said["parity"] == json.loads((tmp_path / "net.parity.json").read_text())
+    assert said["parity"]["within_tolerance"]
     pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("photo.png")
+    for name in ("cat", "ship"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / name / "0.png")
     assert main(["predict", "net.onnx", "photo.png", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)[0]["classes"]
     (wanted,) = senet.predict(network, "photo.png")
     assert [each["class_name"] for each in found] == [each.class_name for each in wanted]
+    assert main(["evaluate", "net.onnx", "--data", "pictures", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    own = senet.evaluate(network, "pictures")
+    assert (measured["num_images"], measured["top1"]) == (own.num_images, own.top1)
+    assert measured["loss"] == pytest.approx(own.loss, rel=1e-5)

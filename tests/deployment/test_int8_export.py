@@ -45,6 +45,7 @@ def error_of_pixels(path):
     return float(np.linalg.norm(found - expected()) / np.linalg.norm(expected()))
 
 
+@pytest.mark.slow
 def test_int8_from_pixels_in_batches_of_four(photos, tmp_path):
     made = senet.export(
         NETWORK,
@@ -65,6 +66,7 @@ def test_int8_from_pixels_in_batches_of_four(photos, tmp_path):
     assert costs.images == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8_weights"])
 def test_weights_alone_from_pixels(precision, tmp_path):
     made = senet.export(NETWORK, tmp_path / "small.onnx", precision=precision, preprocess=True)
@@ -88,6 +90,7 @@ def test_openvino(precision, photos, tmp_path):
     assert (tmp_path / "a.bin").stat().st_size < {"fp16": 600_000}.get(precision, 400_000)
 
 
+@pytest.mark.slow
 def test_int8_with_the_resize_inside(photos, tmp_path):
     made = senet.export(
         NETWORK, tmp_path / "any.onnx", precision="int8", calibration=photos, preprocess=True, resize=True
@@ -120,16 +123,18 @@ def test_what_is_refused(options, message, tmp_path):
 
 
 def test_the_command_prints_the_table(photos, tmp_path, capsys):
-    words = [NETWORK, str(tmp_path / "a.onnx"), "--int8", "--calibrate", str(photos), "--keep-float", "2"]
-    assert main(["export", *words]) == 0
+    words = [NETWORK, str(tmp_path / "a.onnx"), "--int8", "--calibrate", str(photos), "--data", str(photos)]
+    assert main(["export", *words, "--keep-float", "2"]) == 0
     said = capsys.readouterr().out
     assert "layer alone in int8" in said
     assert said.count("stays in float") == 2
     assert "On 12 calibration images. 10 layers that cost less are left out." in " ".join(said.split())
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_table_as_json(photos, tmp_path, capsys):
-    assert main(["export", NETWORK, str(tmp_path / "a.onnx"), "--int8", "--calibrate", str(photos), "--json"]) == 0
+    words = [NETWORK, str(tmp_path / "a.onnx"), "--int8", "--calibrate", str(photos), "--data", str(photos)]
+    assert main(["export", *words, "--json"]) == 0
     layers = json.loads(capsys.readouterr().out)["sensitivity"]["layers"]
     assert len(layers) == 20
     assert {"name", "error", "changed", "accuracy"} == {*layers[0]}

@@ -57,7 +57,10 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit status: 0; 1 if inputs were skipped; 2 for bad input; 128 + a signal's number.
+    """Run a command and return the exit status.
+
+    It is 0; 1 if inputs were skipped; 2 for bad input; 3 if an exported network differs from its original beyond the
+    tolerance; 128 + a signal's number.
 
     Under torchrun only the first process prints. When one fails, all exit, and only the first failure is reported.
     """

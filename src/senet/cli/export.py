@@ -11,12 +11,14 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
+from senet.cli.parity import show_parity
 from senet.cli.parsing import Command
 from senet.cli.progress import Lines
 from senet.cli.sensitivity import say_costs
 from senet.cli.writing import exit_at_sigterm
 from senet.deployment.config import ExportConfig
 from senet.deployment.exporting import Exported, export
+from senet.deployment.parity import IMAGES, conclude
 from senet.errors import SenetError
 from senet.terminal import say
 
@@ -26,7 +28,8 @@ class ExportCommand(Command):
     """Write a network as a file that works without this library, and compare it with the original.
 
     RUN_OR_MODEL is what `senet evaluate` takes. The file holds the network with BatchNorm folded and SE's squeeze
-    before the expansion, its class names and its preprocessing.
+    before the expansion, its class names and its preprocessing. The exit status is 3 if it differs from the original
+    beyond the tolerance of its precision.
 
     Examples:
         senet export runs/mine mine.onnx
@@ -49,7 +52,9 @@ class ExportCommand(Command):
     calibrate: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
     """images from which int8 takes its ranges: a folder or the name of a data set; None for the run's training data"""
     data: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
-    """images on which both are compared: a folder or the name of a data set; None for those of the run"""
+    """images on which both are compared: a folder or the name of a data set; None for the run's own"""
+    images: int | None = IMAGES
+    """how many of them, at equal distances; None for all"""
     report: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """write the comparison as a page"""
     json: bool = False
@@ -63,6 +68,7 @@ class ExportCommand(Command):
                 self.output,
                 self.config(),
                 data=self.data,
+                images=self.images,
                 calibration=self.calibrate,
                 report=self.report,
             )
@@ -72,6 +78,10 @@ class ExportCommand(Command):
             say(written(made))
             if made.sensitivity is not None:
                 say_costs(made.sensitivity)
+            if made.parity is not None:
+                show_parity(made.parity)
+        if made.parity is not None and conclude(made.parity):
+            raise SystemExit(conclude(made.parity))
 
     def config(self) -> ExportConfig:
         """Return the configuration of the export.

@@ -118,8 +118,7 @@ class PredictCommand(Command):
 
     def with_model(self) -> "PredictCommand":
         """Return the command with its first image as the model, if that is a network and none is named."""
-        from senet.factory import EXPORTED
-        from senet.weights.hub import FILES
+        from senet.weights.hub import EXPORTED, FILES
         from senet.weights.reading import find_model_folder
 
         others = self.images[1:]

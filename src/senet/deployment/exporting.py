@@ -1,28 +1,34 @@
 """Exporting a network to a file that works without this library, whole or not at all."""
 
+import copy
 import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from senet.data.preprocessing import preprocessing_of
-from senet.deployment.calibration import CalibrationImages, CalibrationSource, calibration_images
+from senet.data.preprocessing import Preprocessing
+from senet.deployment.calibration import CalibrationSource, images_for_int8
 from senet.deployment.config import ExportConfig
 from senet.deployment.graph import ExportGraph, build_graph
 from senet.deployment.layouts import place_of_model, write_settings
+from senet.deployment.loading import load_exported
 from senet.deployment.metadata import describe
+from senet.deployment.parity import IMAGES, ParityReport, compare_exported, parity_path, write_parity
+from senet.deployment.pictures import GENERATED, generate
 from senet.deployment.sensitivity import Sensitivity
 from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
 from senet.errors import SenetError
 from senet.evaluation.batches import DataSource, open_model, run_data
 from senet.evaluation.functions import Network, class_names_of, name_of
-from senet.files import check_writable
+from senet.files import check_page, check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +40,9 @@ class Exported:
     Args:
         path: the file, or the folder.
         model: what `senet.load_exported` opens: in a model repository the file within it, else `path`.
-        files: all that belongs to it.
+        files: all that was written.
         metadata: what the file says of itself.
-        parity: how it differs from the network; None where nothing measured it.
+        parity: how it differs from the network; None for a format that cannot be computed here.
         sensitivity: what its layers cost in int8; None for other precisions.
     """
 
@@ -44,7 +50,7 @@ class Exported:
     model: Path
     files: tuple[Path, ...]
     metadata: Metadata
-    parity: Any = None
+    parity: ParityReport | None
     sensitivity: Sensitivity | None = None
 
 
@@ -54,26 +60,31 @@ def export(
     config: ExportConfig | None = None,
     *,
     data: DataSource | None = None,
+    images: int | None = IMAGES,
     calibration: CalibrationSource | None = None,
     report: str | Path | None = None,
     **options: Any,
 ) -> Exported:
-    """Export a network that classifies to a file for other runtimes.
+    """Export a network that classifies to a file for other runtimes, and compare it with the original.
 
-    Nothing is left of an export that fails, and nothing that exists is replaced.
+    Nothing is left of an export that fails, and nothing that exists is replaced. How both compare is written beside the
+    file, as network.parity.json for network.onnx.
 
     Args:
         run_or_model: a network; or what `senet.from_pretrained` opens: a run or model folder, a name, a hub id.
         output: the new file; its suffix is that of the format, such as .onnx.
         config: of the export; None for the defaults.
-        data: images on which original and exported network are compared; None for those of the run.
+        data: images on which original and exported network are compared; None for those that the run is evaluated on,
+            and for generated ones where there is no run.
+        images: how many of them, at equal distances; None for all.
         calibration: data, a folder or images, uint8 (N, C, H, W), for the ranges of `precision="int8"`; None for the
             training images of the run.
         report: write the comparison as a page.
         **options: fields of `ExportConfig`, which replace those of `config`.
 
     Returns:
-        What was written.
+        What was written. The file is kept if it differs from the network beyond the tolerance:
+        `parity.within_tolerance` says so.
 
     Raises:
         SenetError: an output that exists, an option without effect, or a network that the format cannot express.
@@ -85,9 +96,9 @@ def export(
     config = replace(config or ExportConfig(), **options)
     output, info = Path(output), check_target(config)
     check_output(output, config, info)
+    if report is not None:
+        check_page(Path(report))
     model = open_model(run_or_model)
-    if isinstance(run_or_model, nn.Module):
-        preprocessing_of(model)  # raises before any work
     graph = build_graph(model, config)
     metadata = describe(
         graph,
@@ -96,55 +107,57 @@ def export(
         name=getattr(getattr(model, "config", None), "name", type(model).__name__),
         class_names=class_names_of(model) or None,
     )
-    images = images_for_int8(run_or_model, config, graph, calibration, class_names_of(model))
+    calibrating = images_for_int8(run_or_model, config, graph, calibration, class_names_of(model))
     logger.info("writing %s", output)
     with written_whole(output) as folder:
         place = folder / output.name
         if config.layout is not None:
             place = place_of_model(folder / output.name, metadata, info.suffix)
-        sensitivity = info.load().write(graph, place, config, metadata, images)
+        sensitivity = info.load().write(graph, place, config, metadata, calibrating)
         if config.layout is not None:
             write_settings(config.layout, folder / output.name, config, metadata, graph.num_outputs())
+        parity = None
+        if info.is_computed:
+            logger.info("comparing it with %s", name_of(run_or_model))
+            data = run_data(run_or_model) if data is None and isinstance(run_or_model, str | Path) else data
+            parity = proven(model, graph, place, config, data, images)
+            parity = replace(parity, original=name_of(run_or_model), exported=str(output))
+            write_parity(parity, folder / parity_path(output).name)
         found = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
-    files = tuple(output.parent / file for file in found)
-    return Exported(
-        path=output,
-        model=output.parent / place.relative_to(folder),
-        files=files,
-        metadata=metadata,
-        sensitivity=sensitivity,
-    )
+        made = Exported(
+            path=output,
+            model=output.parent / place.relative_to(folder),
+            files=tuple(output.parent / file for file in found),
+            metadata=metadata,
+            parity=parity,
+            sensitivity=sensitivity,
+        )
+    if report is not None and parity is not None:
+        import_module("senet.deployment.parity_page").write_parity_page(parity, report)
+    return made
 
 
-def images_for_int8(
-    run_or_model: Network,
-    config: ExportConfig,
-    graph: ExportGraph,
-    calibration: CalibrationSource | None,
-    class_names: tuple[str, ...],
-) -> CalibrationImages | None:
-    """Return the images on which int8 finds its ranges; None for the other precisions.
+def proven(
+    model: nn.Module, graph: ExportGraph, path: Path, config: ExportConfig, data: DataSource | None, images: int | None
+) -> ParityReport:
+    """Compare a file with the network that it was made from, on images of the file's size.
 
     Raises:
-        SenetError: there are none, too few, or they do not fit; or they have no effect.
+        SenetError: the data do not fit, or cannot be prepared, for the file takes images that are not square.
     """
-    if config.precision != "int8":
-        if calibration is not None:
-            raise SenetError(
-                f"calibration has no effect with precision={config.precision!r}; leave it out, or add precision='int8'"
-            )
-        return None
-    if calibration is None and isinstance(run_or_model, str | Path):
-        calibration = run_data(run_or_model)
-    if calibration is None:
-        raise SenetError(
-            "precision is 'int8', which finds its ranges on images, but there are none: name a folder or data set with "
-            "calibration (--calibrate)"
-        )
-    preprocessing, size = graph.preprocessing, config.image_size
-    if config.resize:  # pictures before the center crop, which is inside the file
-        preprocessing, size = replace(preprocessing, image_size=preprocessing.resize), None
-    return calibration_images(calibration, preprocessing, size=size, class_names=class_names)
+    original = copy.copy(model)
+    original.preprocessing = graph.preprocessing  # type: ignore[assignment]
+    if config.image_size is not None and config.image_size[0] != config.image_size[1]:
+        if data is not None:
+            logger.warning("the images are generated, for those of data are prepared as squares")
+        data = [rectangles(graph.preprocessing, config.image_size)]
+    return compare_exported(original, load_exported(path), data, precision=config.precision, images=images)
+
+
+def rectangles(preprocessing: Preprocessing, size: tuple[int, int]) -> Tensor:
+    """Return generated images (N, C, *size), normalized."""
+    square = replace(preprocessing, image_size=max(size), resize=max(preprocessing.resize, *size))
+    return generate(square, GENERATED, torch.Generator().manual_seed(0))[:, :, : size[0], : size[1]]
 
 
 def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
@@ -158,7 +171,7 @@ def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
         remedy = f", or choose to={others[0]!r}" if others else ""
         raise SenetError(f"{output} does not end in {info.suffix}, as files of {config.to} do; name it so{remedy}")
     companions = () if config.layout is not None else map(output.with_suffix, info.companions)
-    for path in (output, *companions):
+    for path in (output, *companions, parity_path(output)):
         if path.exists() or path.is_symlink():
             raise SenetError(f"{path} exists already; name another output, or remove it")
     check_writable(output)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.deployment.config import Axis, ExportConfig
 from senet.deployment.pixels import FromPixels
-from senet.errors import SenetError, first_line
+from senet.errors import SenetError, counted, first_line
 from senet.nn.fused import set_fused
 from senet.optimization.inference import InferenceModel
 from senet.optimization.rewriting import rewrite
@@ -92,8 +92,8 @@ def build_graph(model: nn.Module, config: ExportConfig) -> ExportGraph:
         taker = "a page takes RGB and gray" if config.to == "web" else "preprocess=True takes RGB"
         remedy = "to onnx" if config.to == "web" else "without"
         raise SenetError(
-            f"{taker} pictures, but the network takes {channels} channel{'s' * (channels > 1)}; export it {remedy}, "
-            "and normalize its images as its preprocessing says"
+            f"{taker} pictures, but the network takes {counted(channels, 'channel')}; export it {remedy}, and "
+            "normalize its images as its preprocessing says"
         )
     height, width = config.image_size or (preprocessing.image_size,) * 2
     batch = 2 if "batch" in config.free_axes else config.batch_size

@@ -13,7 +13,7 @@ from senet.deployment.pixels import centered
 from senet.deployment.targets import TARGETS, Runner
 from senet.errors import MissingFileError, SenetError, check_installed
 from senet.evaluation.functions import FunctionNetwork
-from senet.factory import EXPORTED
+from senet.weights.hub import EXPORTED
 
 
 class ExportedModel(FunctionNetwork):

@@ -1,23 +1,31 @@
 """Preprocessing as a part of the network: pictures as they are decoded in, normalized images out."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.data.preprocessing import Preprocessing
+from senet.data.preprocessing import Interpolation, Preprocessing
+
+Whole = TypeVar("Whole", int, Tensor)
 
 
 class FromPixels(nn.Module):
     """Pixels to normalized images, uint8 (N, H, W, 3) -> float32 (N, 3, H, W), as the library prepares pictures.
 
     With `resize` pictures have any size: the shorter side is scaled to the preprocessing's, antialiased, first along
-    rows and then along columns, each rounded to whole numbers as PIL does; then the center is cut out.
+    rows and then along columns, each rounded to whole numbers as PIL does; then the center is cut out. Scaling is a
+    product with a matrix that is computed from the picture's size. Runtimes have operators for it, but OpenVINO 2026.4
+    reads ONNX's without antialiasing, and has none for PyTorch's; a product is the same everywhere.
 
     Args:
         preprocessing: of the network.
         resize: scale and crop.
+
+    Source: Pillow's src/libImaging/Resample.c for the order, the rounding and the filters; torchvision's Resize and
+    CenterCrop for the sizes.
     """
 
     mean: Tensor
@@ -34,33 +42,50 @@ class FromPixels(nn.Module):
         """uint8 (N, H, W, 3) -> float32 (N, 3, H, W)."""
         images = pixels.permute(0, 3, 1, 2).float()
         if self.size:
-            images = self.cropped(self.scaled(images))
+            rows, columns = (torch.arange(length) for length in images.shape[2:])
+            shorter = torch.minimum(rows[-1:], columns[-1:]) + 1
+            images = whole(images @ self.weights(columns, shorter).T)
+            images = whole(self.weights(rows, shorter) @ images)
         return (images - self.mean) / self.std
 
-    def scaled(self, images: Tensor) -> Tensor:
-        """Scale the shorter side to `size`; the other keeps the proportion, rounded down."""
-        height, width = images.shape[2:]
-        shorter: Any = torch.sym_min(height, width)  # a number, or a symbol for one
-        new_height, new_width = self.size * height // shorter, self.size * width // shorter
-        images = self.whole(self.interpolated(images, height, new_width))
-        return self.whole(self.interpolated(images, new_height, new_width))
+    def weights(self, places: Tensor, shorter: Tensor) -> Tensor:
+        """Return how much each pixel along a side counts for each pixel of the crop, float32 (crop, length).
 
-    def interpolated(self, images: Tensor, height: int, width: int) -> Tensor:
-        """Scale images to a size, antialiased."""
-        return F.interpolate(images, (height, width), mode=self.interpolation, align_corners=False, antialias=True)
+        Distances are differences of whole numbers, so that they are exact in single precision.
 
-    def whole(self, images: Tensor) -> Tensor:
-        """Round to whole numbers from 0 to 255, halves up."""
-        return (images + 0.5).floor().clamp(0, 255)
-
-    def cropped(self, images: Tensor) -> Tensor:
-        """Cut out the center."""
-        height, width = images.shape[2:]
-        top, left = centered(height - self.crop), centered(width - self.crop)
-        return images[:, :, top : top + self.crop, left : left + self.crop]
+        Args:
+            places: 0 to length - 1.
+            shorter: length of the shorter side of the picture, (1,).
+        """
+        length = places[-1:] + 1
+        scaled = torch.div(self.size * length, shorter, rounding_mode="floor")
+        wanted = torch.arange(self.crop) + centered(scaled - self.crop)
+        apart = scaled * (2 * places + 1) - (length * (2 * wanted + 1))[:, None]
+        counts = FILTERS[self.interpolation]((apart / (2 * torch.maximum(length, scaled))).abs())
+        return counts / counts.sum(1, keepdim=True)
 
 
-def centered(left: int) -> int:
-    """Return the margin before a crop of what is left over: half of it, to the nearest even number as torchvision."""
+def centered(left: Whole) -> Whole:
+    """Return the margin before a crop, from what is left over: half of it, to an even number if halves remain."""
     half = left // 2
     return half + (left % 2) * (half % 2)
+
+
+def whole(images: Tensor) -> Tensor:
+    """Round to whole numbers from 0 to 255, halves up."""
+    return (images + 0.5).floor().clamp(0, 255)
+
+
+def triangle(distance: Tensor) -> Tensor:
+    """Return the bilinear filter at a distance of at least 0."""
+    return (1 - distance).clamp(min=0)
+
+
+def cubic(distance: Tensor) -> Tensor:
+    """Return the bicubic filter with a = -1/2 at a distance of at least 0."""
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(far)))
+
+
+FILTERS: Mapping[Interpolation, Callable[[Tensor], Tensor]] = MappingProxyType({"bilinear": triangle, "bicubic": cubic})

@@ -17,7 +17,7 @@ from senet.deployment.config import ExportConfig, ExportPrecision, Target
 from senet.deployment.graph import ExportGraph
 from senet.deployment.sensitivity import Sensitivity
 from senet.errors import SenetError, check_installed
-from senet.factory import EXPORTED
+from senet.weights.hub import EXPORTED
 
 Metadata = Mapping[str, Any]
 """What a file says of itself, see `senet.deployment.metadata`."""

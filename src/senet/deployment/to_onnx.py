@@ -1,5 +1,6 @@
 """ONNX: written by torch.onnx, checked by onnx, computed by ONNX Runtime."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def cause(error: BaseException) -> str:
     """Return what torch.onnx met at first: its own messages are pages of advice about how to report it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return first_line(error) if isinstance(error, Exception) else str(error)
+    lacking = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", str(error))
+    return f"it lacks {lacking[1]}" if lacking else str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def name_axes(model: Any, graph: ExportGraph) -> None:

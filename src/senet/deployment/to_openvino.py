@@ -1,5 +1,6 @@
 """OpenVINO: an .xml with the graph and a .bin with the weights, computed on the CPU."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,18 @@ def to_model(graph: ExportGraph) -> Any:
     try:
         model = openvino.convert_model(program)
     except Exception as error:  # of a class in a compiled module
-        raise SenetError(f"the network cannot be exported to OpenVINO: {first_line(error)}") from error
+        raise SenetError(f"the network cannot be exported to OpenVINO: {cause(error)}") from error
     model.inputs[0].get_tensor().set_names({INPUT})
     model.outputs[0].get_tensor().set_names({OUTPUT})
     shape = [size if isinstance(size, int) else -1 for size in graph.shape]
     model.reshape(openvino.PartialShape(shape))
     return model
+
+
+def cause(error: Exception) -> str:
+    """Return what OpenVINO says of an operator that it lacks, which is not in the first line; else that line."""
+    lacking = re.search(r"No conversion rule found for operations: ([^\n]+)", str(error))
+    return f"it lacks {lacking[1]}" if lacking else first_line(error)
 
 
 def save(model: Any, path: Path, metadata: Any, *, fp16: bool = False) -> None:

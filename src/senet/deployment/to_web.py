@@ -132,7 +132,7 @@ def page_texts(
         f"{num_classes:,} classes",
         f"{square} pixels",
         f"{costs.parameters / 1e6:.2f} million parameters",
-        f"{costs.multiply_adds / 1e6:.0f} million multiply-adds",
+        f"{costs.multiply_adds / 1e6:,.0f} million multiply-adds",
     ]
     computed = (
         f"A picture is turned upright, {scaled}, and the central {square} pixels are cut out, with the same result to "

@@ -131,8 +131,8 @@ class AutoRunner:
         best = min(seconds, key=seconds.__getitem__)
         milliseconds = {name: round(1000 * each, 3) for name, each in seconds.items()}
         logger.info("images of %s run with %s; milliseconds: %s", shape, best, milliseconds)
-        if len(prepared) == len(tried):  # otherwise something failed that may work the next time
-            write_choice(key, {"backend": best, "milliseconds": milliseconds})
+        left_out = [name for name in tried if name not in prepared]
+        write_choice(key, {"backend": best, "milliseconds": milliseconds, "left_out": left_out})
         return best, prepared[best]
 
     def prepared(self, backends: tuple[NamedBackend, ...], x: Tensor) -> dict[NamedBackend, Runner]:

@@ -1,8 +1,10 @@
 """The Hugging Face hub: fetching a model folder from it, and uploading one."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download
@@ -21,15 +23,25 @@ from senet.errors import HubError, MissingFileError, SenetError
 
 HUB_ID = re.compile(r"^(hf[-_]hub:)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?$")
 FILES = (".safetensors", ".pt", ".pth", ".th", ".pkl", ".bin", ".ckpt", ".tar", ".caffemodel")
+EXPORTED: Mapping[str, str] = MappingProxyType(
+    {
+        ".onnx": "onnx",
+        ".xml": "openvino",
+        ".pt2": "torch_export",
+        ".pte": "executorch",
+        ".mlpackage": "coreml",
+    }
+)
+"""How files of exported networks end, and the format that each is of, see `senet.deployment.targets`."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def is_hub_id(source: str) -> bool:
     """Return whether `source` has the form of a hub id: "owner/name", "hf-hub:owner/name", "owner/name@revision".
 
-    What ends like a file of weights, or starts with a dot, is a path.
+    What ends like a file of weights or an exported network, or starts with a dot, is a path.
     """
-    return HUB_ID.match(source) is not None and Path(source).suffix not in FILES
+    return HUB_ID.match(source) is not None and Path(source).suffix not in (*FILES, *EXPORTED)
 
 
 @dataclass(frozen=True, kw_only=True)

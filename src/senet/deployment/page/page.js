@@ -6,7 +6,7 @@ const BLENDED =
   "probabilities may differ a little from those that senet gives.";
 const at = (name) => new URL(name, import.meta.url).href;
 const get = (id) => document.getElementById(id);
-const milliseconds = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
+const duration = (ms) => (ms >= 1000 ? `${(ms / 1000).toFixed(1)} s` : `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`);
 
 /** What was computed of each picture, oldest first. */
 export const results = [];
@@ -121,8 +121,8 @@ function show(result, file) {
   const { name, width, height, times } = result, id = `picture-${results.length}`;
   const image = element("img", { src: URL.createObjectURL(file), alt: "" });
   const facts =
-    `${width} × ${height} pixels · read in ${milliseconds(times.reading)}, resized in ${milliseconds(times.resizing)}, ` +
-    `network ${milliseconds(times.network)}`;
+    `${width} × ${height} pixels · read in ${duration(times.reading)}, resized in ${duration(times.resizing)}, ` +
+    `network ${duration(times.network)}`;
   const described = element("div", {}, element("h2", { id, textContent: name }), classTable(result.classes));
   described.append(element("p", { className: "note", textContent: facts }));
   if (result.blended) described.append(element("p", { className: "note", textContent: BLENDED }));
@@ -197,7 +197,7 @@ export const ready = (async () => {
     get("loading").hidden = true;
   }
   const threads = ort.env.wasm.numThreads === 1 ? "one thread" : `${ort.env.wasm.numThreads} threads`;
-  get("speed").textContent = `Loaded in ${milliseconds(performance.now() - start)}; computed by ${threads} of this device.`;
+  get("speed").textContent = `Loaded in ${duration(performance.now() - start)}; computed by ${threads} of this device.`;
   listen();
   get("pictures").hidden = false;
   get("status").textContent = "Ready.";

@@ -1,0 +1,153 @@
+"""Networks of all kinds are exported as they compute, and what cannot be is said in one sentence."""
+
+import pytest
+import torch
+from torch import nn
+
+import senet
+from senet.cli import main
+from senet.data.preprocessing import CIFAR
+from senet.deployment.config import ExportConfig
+from senet.deployment.exporting import written_whole
+from senet.deployment.graph import build_graph
+from senet.errors import SenetError
+
+
+class Small(nn.Module):
+    """A network of one operator besides its layers.
+
+    Args:
+        operator: between them.
+        channels: of the images.
+    """
+
+    def __init__(self, operator=torch.relu, channels=3):
+        super().__init__()
+        self.conv, self.operator = nn.Conv2d(channels, 4, 3), operator
+        self.preprocessing, self.class_names = CIFAR.with_channels(channels), None
+
+    def forward(self, x):
+        return self.operator(self.conv(x)).mean((2, 3))
+
+
+def outputs(model, config=None, size=32):
+    graph = build_graph(model, config or ExportConfig())
+    x = torch.randn(2, graph.preprocessing.in_channels, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return graph.program().module()(x), x
+
+
+@pytest.mark.parametrize("channels", [1, 4, 12])
+def test_only_networks_of_color_images_take_pixels(channels):
+    with pytest.raises(SenetError, match=rf"preprocess=True takes RGB pictures, but the network takes {channels} chan"):
+        build_graph(Small(channels=channels), ExportConfig(preprocess=True))
+    assert outputs(Small(channels=channels))[0].shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("to", "suffix", "said"),
+    [
+        ("onnx", "onnx", "the network cannot be exported to ONNX: it lacks .*bessel_j0"),
+        ("openvino", "xml", "the network cannot be exported to OpenVINO: it lacks .*special_bessel_j0"),
+    ],
+)
+def test_an_operator_that_the_target_lacks_is_named(to, suffix, said, tmp_path):
+    with pytest.raises(SenetError, match=said):
+        senet.export(Small(torch.special.bessel_j0), tmp_path / f"a.{suffix}", to=to)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_depends_on_values_is_refused():
+    with pytest.raises(
+        SenetError, match=r"the network cannot be exported with dynamic batch, for torch\.export cannot"
+    ):
+        build_graph(Small(lambda x: x if x.sum() > 0 else -x), ExportConfig(rewrite=False)).program()
+
+
+def test_a_target_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr("senet.errors.find_spec", lambda name: None if name == "openvino" else name)
+    with pytest.raises(ImportError, match=r"export to openvino needs openvino, which is not .*'senet\[openvino\]'"):
+        senet.export("cifar_se_resnet20", tmp_path / "a.xml", to="openvino")
+
+
+def test_a_run_folder_without_a_network(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "a.onnx")]) == 2
+    assert "is neither a model folder" in capsys.readouterr().err
+    assert not (tmp_path / "a.onnx").exists()
+
+
+def test_options_are_named_as_they_are_typed(tmp_path, capsys):
+    assert main(["export", "cifar_se_resnet20", str(tmp_path / "a.onnx"), "--resize"]) == 2
+    assert capsys.readouterr().err.startswith("senet: --resize has no effect without --preprocess, which")
+    assert main(["export", "cifar_se_resnet20", str(tmp_path / "a.onnx"), "--int8", "--fp16"]) == 2
+    assert "two precisions are asked for, fp16 and int8; name one" in capsys.readouterr().err
+
+
+def test_the_network_stays_as_it_is():
+    model = senet.create_model("cifar_resnet20").to(torch.bfloat16)
+    senet.insert_se(model)
+    assert model.training
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    found, x = outputs(model)
+    assert model.training
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    with torch.no_grad():
+        wanted = model.float().eval()(x)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("rewrite", [True, False])
+def test_what_is_exported_is_rewritten_or_not(rewrite):
+    model = senet.from_pretrained("cifar_se_resnet20")
+    graph = build_graph(model, ExportConfig(rewrite=rewrite))
+    norms = [module for module in graph.module.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert bool(norms) is not rewrite
+    fast = build_graph(senet.optimize_for_inference(model, backend="eager"), ExportConfig())
+    assert torch.allclose(fast.module(x := torch.randn(1, 3, 32, 32)), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_sizes_and_axes():
+    model = senet.from_pretrained("cifar_se_resnet20")
+    assert build_graph(model, ExportConfig(image_size=(40, 48))).shape == ("batch", 3, 40, 48)
+    config = ExportConfig(dynamic=("height", "width"), batch_size=2)
+    assert build_graph(model, config).shape == (2, 3, "height", "width")
+    found, x = outputs(model, config, 48)
+    torch.testing.assert_close(found, model(x), rtol=1e-4, atol=1e-4)
+    assert build_graph(model, ExportConfig(image_size=(40, 40))).preprocessing.resize == 40
+    pixels = build_graph(model, ExportConfig(preprocess=True, resize=True))
+    assert pixels.shape == ("batch", "height", "width", 3)
+
+
+def test_an_output_appears_whole_or_not_at_all(tmp_path):
+    def write(fail):
+        with written_whole(tmp_path / "a.xml") as folder:
+            (folder / "a.xml").write_text("graph")
+            if fail:
+                raise KeyboardInterrupt
+            (folder / "a.bin").write_text("weights")
+
+    with pytest.raises(KeyboardInterrupt):
+        write(fail=True)
+    assert not list(tmp_path.iterdir())
+    write(fail=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.xml", "a.bin"}
+
+
+def test_other_files_are_not_opened(tmp_path):
+    with pytest.raises(
+        SenetError, match=r"a\.txt is no exported network; expected a file that ends in one of \.onnx, "
+    ):
+        senet.load_exported("a.txt")
+    with pytest.raises(FileNotFoundError, match=r"there is no file a\.onnx"):
+        senet.load_exported("a.onnx")
+    for name in ("a.onnx", "b.pt2"):
+        (tmp_path / name).write_bytes(b"no network")
+        with pytest.raises(SenetError, match="cannot be opened by"):
+            senet.load_exported(tmp_path / name)
+    (tmp_path / "c.xml").write_text("no network")
+    with pytest.raises(FileNotFoundError, match=r"c\.xml has no weights beside it: .*c\.bin is missing"):
+        senet.load_exported(tmp_path / "c.xml")
+    (tmp_path / "c.bin").touch()
+    with pytest.raises(SenetError, match=r"c\.xml cannot be opened by OpenVINO"):
+        senet.load_exported(tmp_path / "c.xml")
