@@ -4,8 +4,9 @@ How much does int8 cost, in OpenVINO (NNCF) and ONNX Runtime? The network of the
 CIFAR-10, calibrated on 300 of its training images. Contestants: float32; NNCF's defaults; NNCF with its preset for
 mixed signs; NNCF as `senet.export` uses it (ranges from least to largest value, all biases corrected in turn, gates in
 float), and the same with the gates in int8; ONNX Runtime's static quantization with its default types for x86 (uint8
-activations, all operations), with int8 activations, and as `senet.export` uses it (int8 activations, only layers with
-weights, gates in float), and the same with the gates in int8; float16 and int8 weights alone.
+activations, all operations), with weights of 7 bits, with int8 activations, and as `senet.export` uses it (uint8
+activations, weights of 7 bits, only layers with weights, gates in float), and the same with the gates in int8; float16
+and int8 weights alone.
 
 The accuracy of these differs by less than its standard error (0.33 points); the relative change of the logits and the
 share of images whose class changes tell them apart.
@@ -18,6 +19,7 @@ Cost: 20 minutes on two CPU cores that others use too; needs nncf (`pip install 
 Results: benchmarks/results/quantization.json
 """
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -55,6 +57,8 @@ class Options:
     """of the test set"""
     rounds: int = 30
     """of the latency"""
+    only: tuple[str, ...] = ()
+    """contestants, such as "ONNX Runtime: int8", that replace those in the file of results; all by default"""
     output: Path = RESULTS / "quantization.json"
     """JSON file of the results"""
 
@@ -105,14 +109,19 @@ def openvino_contestants(model: Any, inputs: list[np.ndarray]) -> dict[str, Call
 def onnx_contestants(model: Any, inputs: list[np.ndarray]) -> dict[str, Callable[[], Any]]:
     """Return what makes the models of ONNX Runtime, by name."""
     ours = partial(static_quantization.quantize, model, inputs)
-    everything = partial(ours, only_layers=False, float_gates=False)
+    everything = partial(ours, float_gates=False, only_layers=False)
+    signed = partial(ours, seven_bits=False, activations="int8")
     return {
         "float32": lambda: model,
         "float16 weights": lambda: static_quantization.float16_weights(model),
         "int8 weights": lambda: static_quantization.quantize_weights(model),
-        "all operations, uint8 activations": partial(everything, activations="uint8"),
-        "all operations, uint8 activations, 7-bit weights": partial(everything, activations="uint8", seven_bits=True),
-        "all operations, int8 activations": everything,
+        "all operations, gates too, 8-bit weights": partial(everything, seven_bits=False),
+        "all operations, gates too": everything,
+        "all operations, gates too, 8-bit weights, int8 activations": partial(
+            everything, seven_bits=False, activations="int8"
+        ),
+        "8-bit weights, int8 activations": signed,
+        "gates too, 8-bit weights, int8 activations": partial(signed, float_gates=False),
         "int8": ours,
         "int8, gates too": partial(ours, float_gates=False),
     }
@@ -141,7 +150,8 @@ def measure(
     rounds: int,
 ) -> list[dict[str, Any]]:
     """Make and measure the contestants of a runtime."""
-    rows, runs = [], {}
+    rows: list[dict[str, Any]] = []
+    runs = {}
     for name, make in makers.items():
         start = time.perf_counter()
         model = make()
@@ -155,9 +165,25 @@ def measure(
         rows.append(row)
         print(row, flush=True)
     timed = time_in_turn({name: partial(run, images[:1]) for name, run in runs.items()}, rounds, calls=10)
+    medians = {name: sorted(times)[rounds // 2] for name, times in milliseconds(timed).items()}
     for row in rows:
-        row["latency_ms"] = sorted(milliseconds(timed)[row["name"]])[rounds // 2]
+        row["latency_ms"], row["float32_latency_ms"] = medians[row["name"]], medians["float32"]
     return rows
+
+
+def chosen(makers: dict[str, Callable[[], Any]], runtime: str, only: tuple[str, ...]) -> dict[str, Callable[[], Any]]:
+    """Return the contestants that are asked for, and float32 beside them."""
+    names = {name for name in makers if not only or f"{runtime}: {name}" in only}
+    return {name: make for name, make in makers.items() if names and name in {*names, "float32"}}
+
+
+def with_kept(rows: list[dict[str, Any]], runtime: str, options: Options) -> list[dict[str, Any]]:
+    """Return the rows of a runtime with those of the file of results that were not measured again."""
+    if not options.only:
+        return rows
+    before = {row["name"]: row for row in json.loads(options.output.read_text())["runtimes"][runtime]}
+    again = {row["name"]: row for row in rows if f"{runtime}: {row['name']}" in options.only}
+    return list((before | again).values())
 
 
 def main(options: Options) -> None:
@@ -175,14 +201,15 @@ def main(options: Options) -> None:
         exact = torch.cat([model(batch) for batch in images.split(BATCH)]).numpy()
     inputs, pixels = calibration.inputs(), images.numpy()
     assert np.allclose(inputs[0], normalized(calibration.pixels[:1], graph.preprocessing).numpy())
-    tables = {
-        "ONNX Runtime": measure(
-            onnx_contestants(to_proto(graph, 18), inputs), run_onnx, pixels, labels, exact, options.rounds
-        ),
-        "OpenVINO": measure(
-            openvino_contestants(to_model(graph), inputs), run_openvino, pixels, labels, exact, options.rounds
-        ),
+    contestants: dict[str, tuple[dict[str, Callable[[], Any]], Callable[[Any], Run]]] = {
+        "ONNX Runtime": (onnx_contestants(to_proto(graph, 18), inputs), run_onnx),
+        "OpenVINO": (openvino_contestants(to_model(graph), inputs), run_openvino),
     }
+    tables = {}
+    for runtime, (makers, runner) in contestants.items():
+        asked = chosen(makers, runtime, options.only)
+        rows = measure(asked, runner, pixels, labels, exact, options.rounds) if asked else []
+        tables[runtime] = with_kept(rows, runtime, options)
     results = {
         "network": NETWORK,
         "weights": WEIGHTS,
