@@ -25,16 +25,16 @@ def conv(x, weight, strides, pad, dilations, groups, bias=None, **_):
 
 def max_pool(x, kernel_sizes, strides, pad, ceil_mode, **_):
     return F.max_pool2d(
-        F.pad(x, sides(pad), value=-torch.inf), tuple(kernel_sizes), tuple(strides), ceil_mode=ceil_mode
+        F.pad(x, sides(pad), value=-torch.inf), tuple(kernel_sizes), tuple(strides), ceil_mode=bool(ceil_mode)
     )
 
 
 def avg_pool(x, kernel_sizes, strides, pad, exclude_padding_from_average, ceil_mode, **_):
     kernel, strides = tuple(kernel_sizes), tuple(strides)
-    sums = F.avg_pool2d(F.pad(x, sides(pad)), kernel, strides, ceil_mode=ceil_mode)
+    sums = F.avg_pool2d(F.pad(x, sides(pad)), kernel, strides, ceil_mode=bool(ceil_mode))
     if not exclude_padding_from_average:
         return sums
-    return sums / F.avg_pool2d(F.pad(torch.ones_like(x), sides(pad)), kernel, strides, ceil_mode=ceil_mode)
+    return sums / F.avg_pool2d(F.pad(torch.ones_like(x), sides(pad)), kernel, strides, ceil_mode=bool(ceil_mode))
 
 
 def slice_by_index(x, begin, end, stride=None, begin_mask=None, end_mask=None, squeeze_mask=None, **_):

@@ -67,6 +67,12 @@ def run_in_turn(page, folder, said, **shortened):
 
 
 @pytest.mark.slow
+def test_the_page_on_deployment_runs(tmp_path):
+    run(ROOT / "docs/deploy.md", tmp_path)
+    assert {"network.onnx", "network.onnx.parity.json"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.slow
 def test_the_page_on_finetuning_runs(tmp_path, capsys):
     """On the pictures of the package; the runs have one epoch."""
     shutil.copytree(Path(senet.__file__).parent / "pictures", tmp_path / "runs/demo/leaves")
@@ -91,6 +97,7 @@ def test_every_page_with_python_is_run():
         "docs/tutorial.md",
         "docs/finetune.md",
         "docs/detection.md",
+        "docs/deploy.md",
         "docs/extending.md",
     }  # the last by test_extending.py
     assert found == {*WITH_CODE, *others}

@@ -1,30 +1,34 @@
-"""Exported networks opened by their runtimes alone, as `senet.load_exported` opens them."""
+"""Exported networks that say nothing of themselves, opened by their runtimes alone."""
 
 import torch
 
+from senet.deployment.candidate import Candidate
 
-class Opened:
-    """A file that takes normalized images."""
 
-    def __init__(self, path, batch="batch"):
-        self.function, self.path = self, path
-        self.takes = {"shape": (batch, 3, 32, 32)}
-        if path.suffix == ".onnx":
-            import onnxruntime
+def opened(path, batch=None):
+    """A file that takes normalized images; `batch` is its fixed number of them."""
+    if path.suffix == ".onnx":
+        import onnxruntime
 
-            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-            name = session.get_inputs()[0].name
-            self.run = lambda images: session.run(None, {name: images})[0]
-        else:
-            import openvino
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        run = lambda images: session.run(None, {name: images})[0]  # noqa: E731
+    else:
+        import openvino
 
-            model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-            self.run = lambda images: model(images)[0].copy()
+        model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        run = lambda images: model(images)[0].copy()  # noqa: E731
 
-    def given(self, images):
-        return images
+    def logits(images):
+        return torch.cat([torch.from_numpy(run(part.numpy())) for part in images.split(batch or len(images))])
 
-    def __call__(self, images):
-        batch = self.takes["shape"][0]
-        parts = images.split(batch if isinstance(batch, int) else len(images))
-        return torch.cat([torch.from_numpy(self.run(part.numpy())) for part in parts])
+    return Candidate(
+        run=logits,
+        name=str(path),
+        path=path,
+        module=None,
+        precision="fp32",
+        feed=lambda images: images,
+        batch=batch,
+        size=None,
+    )

@@ -8,12 +8,11 @@ import torch
 from torch import nn
 
 import senet
-from deployment.opened import Opened
+from deployment.opened import opened
 from kinds import ONE_OF_EACH_FAMILY, side_of
 from senet import SenetError
 from senet.cli.parity import show_parity
 from senet.data.preprocessing import CIFAR
-from senet.deployment.candidate import candidate_of
 from senet.deployment.flow import Step, in_line, points_in
 from senet.deployment.inner_errors import inner_errors
 from senet.deployment.parity import compare_exported
@@ -104,7 +103,7 @@ def outputs_of(model, images):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_errors_are_those_that_hooks_see(suffix, original, changed, files):
-    found = inner_errors(original, candidate_of(Opened(files[suffix])), IMAGES)
+    found = inner_errors(original, opened(files[suffix]), IMAGES)
     assert found.missing == ""
     assert found.num_images == 8
     own, other = (outputs_of(copy.deepcopy(model), IMAGES) for model in (original, changed))
@@ -121,10 +120,10 @@ def test_errors_are_those_that_hooks_see(suffix, original, changed, files):
 
 def test_a_file_of_fixed_batch(original, tmp_path):
     path = written(rewrite(original), tmp_path / "fixed.onnx", batch=False)
-    found = inner_errors(original, candidate_of(Opened(path, batch=2)), IMAGES[:5])
+    found = inner_errors(original, opened(path, batch=2), IMAGES[:5])
     assert found.num_images == 4
     assert max(each.relative for each in (*found.blocks, *found.gates)) < 1e-6
-    assert inner_errors(original, candidate_of(Opened(path, batch=2)), IMAGES[:1]).num_images == 2
+    assert inner_errors(original, opened(path, batch=2), IMAGES[:1]).num_images == 2
 
 
 @pytest.mark.parametrize("dedicated", [False, True])
@@ -143,7 +142,7 @@ def test_quantized_by_onnx_runtime(dedicated, original, tmp_path, capsys):
     path = written(rewrite(original), tmp_path / "float.onnx")
     options = {"activation_type": QuantType.QUInt8, "extra_options": {"DedicatedQDQPair": dedicated}}
     quantize_static(path, tmp_path / "int8.onnx", Reader(), **options)
-    report = compare_exported(original, Opened(tmp_path / "int8.onnx"), [IMAGES], precision="int8", timed=False)
+    report = compare_exported(original, opened(tmp_path / "int8.onnx"), [IMAGES], precision="int8", timed=False)
     assert report.inner.missing == ""
     assert [len(report.inner.blocks), len(report.inner.gates)] == [3, 2]
     assert [each for each in report.inner.blocks if not 1e-4 < each.relative < 0.1] == []
@@ -157,7 +156,7 @@ def test_quantized_by_onnx_runtime(dedicated, original, tmp_path, capsys):
     if dedicated:
         return
     quantize_static(path, tmp_path / "operators.onnx", Reader(), quant_format=QuantFormat.QOperator)
-    found = inner_errors(original, candidate_of(Opened(tmp_path / "operators.onnx")), IMAGES)
+    found = inner_errors(original, opened(tmp_path / "operators.onnx"), IMAGES)
     assert "operators.onnx computes with integers" in found.missing
 
 
@@ -165,18 +164,18 @@ def test_another_network_is_not_compared(original, tmp_path, files):
     other = Units().eval()
     other.units = other.units[:2]
     path = written(other, tmp_path / "other.onnx")
-    found = inner_errors(original, candidate_of(Opened(path)), IMAGES)
+    found = inner_errors(original, opened(path), IMAGES)
     assert (
         found.missing
         == "the original has 3 blocks and the exported graph 2; the original has 2 gates and the exported graph 1"
     )
     assert found.blocks == found.gates == ()
-    report = compare_exported(original, Opened(files[".onnx"]), [IMAGES], timed=False)
+    report = compare_exported(original, opened(files[".onnx"]), [IMAGES], timed=False)
     assert report.inner is None  # float32 is compared as a whole
-    assert compare_exported(original, Opened(files[".onnx"]), [IMAGES], timed=False, blocks=True).inner.num_images == 8
+    assert compare_exported(original, opened(files[".onnx"]), [IMAGES], timed=False, blocks=True).inner.num_images == 8
     with pytest.raises(SenetError, match="blocks=True needs an exported file"):
         compare_exported(original, original, [IMAGES], timed=False, blocks=True)
-    unread = replace(candidate_of(Opened(path)), path=tmp_path / "model.pt2")
+    unread = replace(opened(path), path=tmp_path / "model.pt2")
     assert inner_errors(original, unread, IMAGES).missing == (
         "the inner values of .pt2 files cannot be read, only of .onnx and .xml"
     )
@@ -262,7 +261,7 @@ def test_every_family(name, tmp_path):
     torch.onnx.export(program, (), tmp_path / "a.onnx", dynamo=True, optimize=False, verbose=False)
     numbers = []
     for suffix in SUFFIXES:
-        found = inner_errors(model, candidate_of(Opened(tmp_path / f"a{suffix}", batch=2)), images)
+        found = inner_errors(model, opened(tmp_path / f"a{suffix}", batch=2), images)
         assert found.missing == ""
         assert max(each.relative for each in (*found.blocks, *found.gates)) < 2e-5
         numbers.append((len(found.blocks), len(found.gates)))

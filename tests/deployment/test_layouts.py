@@ -88,10 +88,11 @@ def test_tritons_schema_accepts_the_configuration(triton, model_config):
 
 
 def test_a_repository_holds_what_the_server_reads_and_nothing_else(triton):
-    inside = [file.relative_to(triton.path).as_posix() for file in triton.files]
+    inside = [file.relative_to(triton.path).as_posix() for file in triton.path.rglob("*") if file.is_file()]
     places = ["1/model.bin", "1/model.xml", "config.pbtxt", "labels.txt"]
-    assert inside == [f"{NAME}/{place}" for place in places]
-    assert [path.name for path in triton.path.parent.iterdir()] == ["repository"]
+    assert sorted(inside) == [f"{NAME}/{place}" for place in places]
+    assert sorted(path.name for path in triton.path.parent.iterdir()) == ["repository", "repository.parity.json"]
+    assert {triton.path / place for place in inside} == {*triton.files} - {triton.path.with_suffix(".parity.json")}
 
 
 @torch.no_grad()

@@ -80,7 +80,7 @@ def test_the_page_of_a_report_of_float32(digits_run, tmp_path):
     report = compare_exported(model, model, timed=False)
     text = own_text(write_parity_page(report, tmp_path / "page.html"))
     assert "Yes: within the tolerance of fp32" in text
-    assert "No accuracy was measured: there are no data: the pictures are generated" in text
+    assert "No accuracy was measured: there are no data" in text
     assert "There are none: both predict the same class" in text
     assert "Where the error arises" not in text
     assert "How long a batch takes" not in text.split("<script>")[0]

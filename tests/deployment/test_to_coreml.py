@@ -1,6 +1,7 @@
 """Core ML's packages: what their description says, and what their operators compute in PyTorch: Core ML is not here."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -96,6 +97,17 @@ def test_smaller_weights(network, arrays, tmp_path, precision, tolerance, share)
         assert feature.type.multiArrayType.dataType == feature.type.multiArrayType.FLOAT32
 
 
+def test_nothing_is_printed_meanwhile(network, tmp_path, capfd, caplog):
+    senet.export(network, tmp_path / "a.mlpackage", to="coreml")
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err in (
+        "",
+        f"{tmp_path / 'a.mlpackage'} was not compared with the network: Core ML computes on Apple's systems only\n",
+    )
+    assert {record.name for record in caplog.records if record.levelno >= logging.WARNING} <= {"senet"}
+
+
 @pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", KINDS)
@@ -109,6 +121,9 @@ def test_every_family(name, tmp_path):
 def test_where_it_is_computed_is_said(arrays, tmp_path, capsys):
     with pytest.raises(SenetError, match="is computed by Core ML, on Apple's systems only"):
         senet.load_exported(arrays.path)
+    assert arrays.parity is None
+    with pytest.raises(SenetError, match="data and report have no effect on coreml, for Core ML computes on Apple's"):
+        senet.export(NAME, tmp_path / "a.mlpackage", to="coreml", report=tmp_path / "a.html")
     assert main(["export", NAME, str(tmp_path / "a.mlpackage"), "--to", "coreml", "--resize", "--preprocess"]) == 2
     assert "--resize has no effect on coreml" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,8 @@
 """ExecuTorch's files, computed by its own runtime: the network's logits, and what the files say of themselves."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -55,6 +57,7 @@ def test_it_is_used_as_any_network(pixels, network):
     assert_relatively_close(opened(batch), network(batch), 1e-5)  # one by one: the file takes one
     assert opened.class_names == network.class_names
     assert opened.preprocessing == network.preprocessing
+    assert pixels.parity.within_tolerance
 
 
 def random_pictures(number=3):
@@ -75,6 +78,20 @@ def test_xnnpack_computes_the_convolutions(pixels):
     assert b"XnnpackBackend" in content
     assert b"aten::convolution" not in content
     assert b"aten::sigmoid" not in content  # the gates' too
+
+
+@pytest.mark.slow
+def test_logging_stays_as_it_was(tmp_path):
+    code = (
+        "import logging, sys, senet\n"
+        "senet.export('cifar_se_resnet20', sys.argv[1], to='executorch')\n"
+        "assert not logging.getLogger().handlers\n"
+        "logging.getLogger('senet').info('twice?')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.pte"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "cpuinfo" not in line]  # of its own runtime, which is C++
+    assert lines == []
 
 
 def test_bad_input_is_said(tmp_path):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -18,8 +19,9 @@ from drivers import ENVIRONMENT, command
 from networks import assert_relatively_close, randomize
 from senet.models.resnet import cifar_resnet
 from senet.nn import precision as precision_module
-from senet.optimization import choosing
+from senet.optimization import choosing, inference
 from senet.optimization.choosing import AutoRunner, agree, candidates
+from senet.optimization.inference import InferenceModel
 from senet.optimization.rewriting import rewrite
 from senet.optimization.runners import EagerRunner
 
@@ -249,13 +251,14 @@ def test_a_network_in_float64_stays_in_it(model):
     assert fast.backend == "eager"
 
 
+@pytest.mark.parametrize("any_size", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_every_candidate_of_this_machine_agrees(model, precision, monkeypatch):
-    monkeypatch.setattr(precision_module, "has_bf16", lambda _: True)
+def test_every_candidate_of_this_machine_agrees(model, precision, any_size):
     expected = model(X).detach()
     graph = rewrite(model)
-    prepared = AutoRunner(graph, precision).prepared(candidates(graph), X)
-    assert set(prepared) == set(candidates(graph))
+    tried = candidates(graph, any_size=any_size)
+    prepared = AutoRunner(graph, precision, any_size=any_size).prepared(tried, X)
+    assert set(prepared) == set(tried)
     for runner in prepared.values():
         assert_relatively_close(runner(X).float(), expected, FLOAT32 if precision == "fp32" else 0.05)
 
@@ -280,6 +283,17 @@ def test_two_processes_choose_at_once(tmp_path):
     (file,) = (tmp_path / "shared" / "backends").iterdir()
     third = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
     assert third.stdout.strip() == json.loads(file.read_text())["backend"]
+
+
+def test_on_a_gpu_it_is_inductor(model, monkeypatch):
+    monkeypatch.setattr(inference, "device_of", lambda model: torch.device("cuda"))
+    monkeypatch.setattr(inference, "BatchRunner", lambda graph: graph)
+    monkeypatch.setattr(inference, "float32_products", lambda device, precision: nullcontext())
+    fast = InferenceModel(rewrite(model), "auto", "fp32", None, "off")
+    assert fast.backend == "inductor"
+    assert_relatively_close(fast(X), model(X).detach(), FLOAT32)
+    low = InferenceModel(rewrite(model), "auto", "bf16", None, "off")  # as after a move from the CPU
+    assert next(low.network.parameters()).dtype == torch.bfloat16
 
 
 def test_without_openvino_it_is_not_tried(model, monkeypatch):

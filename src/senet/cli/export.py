@@ -53,7 +53,7 @@ class ExportCommand(Command):
     """images from which int8 takes its ranges: a folder or the name of a data set; None for the run's training data"""
     data: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
     """images on which both are compared: a folder or the name of a data set; None for the run's own"""
-    images: int | None = IMAGES
+    num_images: int | None = IMAGES
     """how many of them, at equal distances; None for all"""
     report: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """write the comparison as a page"""
@@ -68,7 +68,7 @@ class ExportCommand(Command):
                 self.output,
                 self.config(),
                 data=self.data,
-                images=self.images,
+                num_images=self.num_images,
                 calibration=self.calibrate,
                 report=self.report,
             )
@@ -80,8 +80,10 @@ class ExportCommand(Command):
                 say_costs(made.sensitivity)
             if made.parity is not None:
                 show_parity(made.parity)
-        if made.parity is not None and conclude(made.parity):
-            raise SystemExit(conclude(made.parity))
+            if self.report is not None:
+                say(f"{self.report} is the report; open it in a browser")
+        if made.parity is not None and (status := conclude(made.parity)):
+            raise SystemExit(status)
 
     def config(self) -> ExportConfig:
         """Return the configuration of the export.

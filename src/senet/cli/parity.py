@@ -18,7 +18,7 @@ def show_parity(report: ParityReport) -> None:
         say(report.processor.described(report.precision))
     show_inner(report.inner)
     if report.unscored:
-        say(f"no accuracy: {report.unscored}")
+        say(f"no accuracy was measured: {report.unscored}")
     for problem in report.problems:
         say(f"beyond the tolerance of {report.precision}: {problem}")
     if report.within_tolerance:
@@ -58,7 +58,7 @@ def latency_table(report: ParityReport) -> Table:
         for each in (each for each in report.latencies if each.name == name):
             cells += [
                 f"{each.median_ms:.2f} ({each.low_ms:.2f} to {each.high_ms:.2f})",
-                f"{each.ratio:.2f} ({each.ratio_low:.2f} to {each.ratio_high:.2f})",
+                f"{each.ratio:.2g} ({each.ratio_low:.2g} to {each.ratio_high:.2g})",
             ]
         table.add_row(name, *cells)
     return table

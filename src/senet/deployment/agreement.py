@@ -117,7 +117,7 @@ class Tolerance:
 TOLERANCES: Mapping[str, Tolerance] = MappingProxyType(
     {
         "fp32": Tolerance(relative=1e-4),
-        "fp16": Tolerance(relative=0.05, agreement=98.0, accuracy=0.5),
+        "fp16": Tolerance(relative=0.02, agreement=98.0, accuracy=0.5),
         "bf16": Tolerance(relative=0.1, agreement=97.0, accuracy=0.5),
         "int8_weights": Tolerance(agreement=90.0, accuracy=1.0),
         "int8": Tolerance(agreement=90.0, accuracy=1.0),

@@ -1,34 +1,27 @@
 """Exporting a network to a file that works without this library, whole or not at all."""
 
-import copy
 import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from senet.data.preprocessing import Preprocessing
 from senet.deployment.calibration import CalibrationSource, images_for_int8
 from senet.deployment.config import ExportConfig
-from senet.deployment.graph import ExportGraph, build_graph
+from senet.deployment.graph import build_graph
 from senet.deployment.layouts import place_of_model, write_settings
-from senet.deployment.loading import load_exported
 from senet.deployment.metadata import describe
-from senet.deployment.parity import IMAGES, ParityReport, compare_exported, parity_path, write_parity
-from senet.deployment.pictures import GENERATED, generate
+from senet.deployment.parity import IMAGES, ParityReport, parity_path, write_parity
+from senet.deployment.proving import check_proof, prove, write_proof
 from senet.deployment.sensitivity import Sensitivity
 from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
-from senet.errors import SenetError
-from senet.evaluation.batches import DataSource, open_model, run_data
+from senet.errors import SenetError, warn
+from senet.evaluation.batches import DataSource, open_model
 from senet.evaluation.functions import Network, class_names_of, name_of
-from senet.files import check_page, check_writable
+from senet.files import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +53,7 @@ def export(
     config: ExportConfig | None = None,
     *,
     data: DataSource | None = None,
-    images: int | None = IMAGES,
+    num_images: int | None = IMAGES,
     calibration: CalibrationSource | None = None,
     report: str | Path | None = None,
     **options: Any,
@@ -68,7 +61,7 @@ def export(
     """Export a network that classifies to a file for other runtimes, and compare it with the original.
 
     Nothing is left of an export that fails, and nothing that exists is replaced. How both compare is written beside the
-    file, as network.parity.json for network.onnx.
+    file, as network.onnx.parity.json for network.onnx.
 
     Args:
         run_or_model: a network; or what `senet.from_pretrained` opens: a run or model folder, a name, a hub id.
@@ -76,7 +69,7 @@ def export(
         config: of the export; None for the defaults.
         data: images on which original and exported network are compared; None for those that the run is evaluated on,
             and for generated ones where there is no run.
-        images: how many of them, at equal distances; None for all.
+        num_images: how many of them, at equal distances; None for all.
         calibration: data, a folder or images, uint8 (N, C, H, W), for the ranges of `precision="int8"`; None for the
             training images of the run.
         report: write the comparison as a page.
@@ -96,9 +89,9 @@ def export(
     config = replace(config or ExportConfig(), **options)
     output, info = Path(output), check_target(config)
     check_output(output, config, info)
-    if report is not None:
-        check_page(Path(report))
+    page = None if report is None else Path(report)
     model = open_model(run_or_model)
+    check_proof(model, config.to, info, data, page)
     graph = build_graph(model, config)
     metadata = describe(
         graph,
@@ -110,54 +103,28 @@ def export(
     calibrating = images_for_int8(run_or_model, config, graph, calibration, class_names_of(model))
     logger.info("writing %s", output)
     with written_whole(output) as folder:
-        place = folder / output.name
+        place, parity = folder / output.name, None
         if config.layout is not None:
             place = place_of_model(folder / output.name, metadata, info.suffix)
-        sensitivity = info.load().write(graph, place, config, metadata, calibrating)
-        if config.layout is not None:
             write_settings(config.layout, folder / output.name, config, metadata, graph.num_outputs())
-        parity = None
-        if info.is_computed:
-            logger.info("comparing it with %s", name_of(run_or_model))
-            data = run_data(run_or_model) if data is None and isinstance(run_or_model, str | Path) else data
-            parity = proven(model, graph, place, config, data, images)
-            parity = replace(parity, original=name_of(run_or_model), exported=str(output))
-            write_parity(parity, folder / parity_path(output).name)
+        sensitivity = info.load().write(graph, place, config, metadata, calibrating)
+        if not info.elsewhere:
+            parity = prove(model, run_or_model, place, output, data, num_images)
+            write_parity(parity, parity_path(folder / output.name))
         found = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
-        made = Exported(
-            path=output,
-            model=output.parent / place.relative_to(folder),
-            files=tuple(output.parent / file for file in found),
-            metadata=metadata,
-            parity=parity,
-            sensitivity=sensitivity,
-        )
-    if report is not None and parity is not None:
-        import_module("senet.deployment.parity_page").write_parity_page(parity, report)
-    return made
-
-
-def proven(
-    model: nn.Module, graph: ExportGraph, path: Path, config: ExportConfig, data: DataSource | None, images: int | None
-) -> ParityReport:
-    """Compare a file with the network that it was made from, on images of the file's size.
-
-    Raises:
-        SenetError: the data do not fit, or cannot be prepared, for the file takes images that are not square.
-    """
-    original = copy.copy(model)
-    original.preprocessing = graph.preprocessing  # type: ignore[assignment]
-    if config.image_size is not None and config.image_size[0] != config.image_size[1]:
-        if data is not None:
-            logger.warning("the images are generated, for those of data are prepared as squares")
-        data = [rectangles(graph.preprocessing, config.image_size)]
-    return compare_exported(original, load_exported(path), data, precision=config.precision, images=images)
-
-
-def rectangles(preprocessing: Preprocessing, size: tuple[int, int]) -> Tensor:
-    """Return generated images (N, C, *size), normalized."""
-    square = replace(preprocessing, image_size=max(size), resize=max(preprocessing.resize, *size))
-    return generate(square, GENERATED, torch.Generator().manual_seed(0))[:, :, : size[0], : size[1]]
+    if parity is None:
+        warn(f"{output} was not compared with the network: {info.elsewhere}")
+    elif page is not None:
+        write_proof(parity, page)
+    model_file, *files = (output.parent / file for file in (place.relative_to(folder), *found))
+    return Exported(
+        path=output,
+        model=model_file,
+        files=tuple(files),
+        metadata=metadata,
+        parity=parity,
+        sensitivity=sensitivity,
+    )
 
 
 def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:

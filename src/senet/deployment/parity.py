@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from senet.data.images import ImageSplit
 from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.deployment.agreement import TOLERANCES, Difference, PairedAccuracy, Tolerance, problems
-from senet.deployment.candidate import Run, candidate_of
+from senet.deployment.candidate import Candidate, Run, candidate_of
 from senet.deployment.inner_errors import InnerErrors, inner_errors
 from senet.deployment.machine import Processor, processor, size_of, versions
 from senet.deployment.pictures import Pictures, pictures_for
 from senet.deployment.tally import Disagreement, Tally
 from senet.deployment.timing import BATCH_SIZES, Latency, latencies
 from senet.errors import SenetError, check_choice
-from senet.evaluation.batches import DataSource, open_model
+from senet.evaluation.batches import DataSource, open_model, run_data
 from senet.evaluation.functions import Network, name_of
 from senet.files import write_output
 from senet.nn.modes import borrowed
@@ -121,12 +121,12 @@ def plain(value: Any) -> Any:
         return [plain(each) for each in value]
     if isinstance(value, Mapping):
         return {key: plain(each) for key, each in value.items()}
-    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
+    return plain(asdict(value)) if hasattr(value, "__dataclass_fields__") else value
 
 
 def with_properties(value: Any, *names: str) -> dict[str, Any]:
     """Return the fields of a dataclass and some of its properties."""
-    return asdict(value) | {name: plain(getattr(value, name)) for name in names}
+    return {**plain(value), **{name: plain(getattr(value, name)) for name in names}}
 
 
 def without_infinities(value: Any) -> Any:
@@ -141,15 +141,16 @@ def without_infinities(value: Any) -> Any:
 @torch.no_grad()
 def compare_exported(
     original: Network,
-    exported: nn.Module | Run,
+    exported: Network | Run | Candidate,
     data: DataSource | None = None,
     *,
-    precision: str = "fp32",
+    precision: str | None = None,
     images: int | None = IMAGES,
     tolerance: Tolerance | None = None,
     optimized: nn.Module | None = None,
     timed: bool = True,
     blocks: bool | None = None,
+    names: tuple[str, str] | None = None,
 ) -> ParityReport:
     """Run an exported network and its original on the same pictures, and say how far they are apart.
 
@@ -157,26 +158,33 @@ def compare_exported(
 
     Args:
         original: see `senet.evaluate`.
-        exported: from `senet.load_exported`; or any function from normalized images (N, C, H, W) to logits.
+        exported: a file; what `senet.load_exported` returns; or any function from normalized images (N, C, H, W) to
+            logits.
         data: as for `senet.evaluate`; None for those that the run was trained on. Without any, pictures are
             generated, and no accuracy is measured.
-        precision: of the exported network: "fp32", "fp16", "bf16", "int8_weights" or "int8".
+        precision: of the exported network: "fp32", "fp16", "bf16", "int8_weights" or "int8"; None for what the file
+            states.
         images: number of pictures, at equal distances in the data; None for all.
         tolerance: None for that of the precision.
         optimized: the original from `senet.optimize_for_inference`, to be timed beside the two.
         timed: whether to measure the latency.
         blocks: whether to look for the error block by block, which needs a file; None for int8 only.
+        names: what to call the two; None for what they were opened from.
 
     Raises:
         SenetError: the original is no network, the data do not fit it, or the two have different classes.
     """
-    check_choice("precision", precision, tuple(TOLERANCES))
     candidate = candidate_of(exported)
+    precision = candidate.precision if precision is None else precision
+    check_choice("precision", precision, tuple(TOLERANCES))
     if blocks and candidate.path is None:
         raise SenetError("blocks=True needs an exported file, from senet.load_exported; leave it out for a function")
     model = open_model(original)
+    if data is None and isinstance(original, str | Path):
+        data = run_data(original)
+    prepared = model if candidate.module is None else candidate.module
     with borrowed(model, torch.device("cpu")):
-        pictures = pictures_for(original, model, data, images)
+        pictures = pictures_for(prepared, data, images, candidate.size)
         tally, some = compared(model, candidate.run, pictures)
         contestants = {"original": model, "exported": candidate.run, "optimized": optimized}
         times = timed_in_turn(contestants, some) if timed else ()
@@ -184,8 +192,8 @@ def compare_exported(
         inner = inner_errors(model, candidate, some) if wanted else None
     allowed = TOLERANCES[precision] if tolerance is None else tolerance
     return ParityReport(
-        original=name_of(original),
-        exported=candidate.name,
+        original=name_of(original) if names is None else names[0],
+        exported=candidate.name if names is None else names[1],
         precision=precision,
         source=pictures.source,
         num_images=tally.num_images,
@@ -203,7 +211,7 @@ def compare_exported(
         problems=problems(allowed, tally.difference, tally.agreeing, tally.num_images, tally.accuracy),
         inner=inner,
         images=pictures.images,
-        preprocessing=None if pictures.images is None else preprocessing_of(model),
+        preprocessing=None if pictures.images is None else preprocessing_of(prepared),
     )
 
 
@@ -240,8 +248,8 @@ def timed_in_turn(contestants: Mapping[str, Any], images: Tensor) -> tuple[Laten
 
 
 def parity_path(output: Path) -> Path:
-    """Return where the report of an exported network is written: model.parity.json beside model.onnx."""
-    return output.with_name(f"{output.stem}.parity.json")
+    """Return where the report of an exported network is written: model.onnx.parity.json beside model.onnx."""
+    return output.with_name(f"{output.name}.parity.json")
 
 
 def write_parity(report: ParityReport, path: Path) -> None:

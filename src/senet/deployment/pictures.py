@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,15 +11,16 @@ from torch.nn.functional import interpolate
 from senet.data.images import ImageSplit
 from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.errors import SenetError
-from senet.evaluation.batches import Batches, DataSource, open_batches, run_data
-from senet.evaluation.functions import Network, class_names_of
+from senet.evaluation.batches import Batches, DataSource, open_batches
+from senet.evaluation.functions import class_names_of
 from senet.terminal import tracked
 
 BATCH = 16
 """Images of a batch."""
-GENERATED = 32
+GENERATED = 16
 """Pictures where there are no data."""
-NO_DATA = "there are no data: the pictures are generated, so no accuracy was measured"
+NO_DATA = "there are no data"
+"""Why pictures are generated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,24 +58,29 @@ class Pictures:
         return tracked(self.each(), f"Comparing on {self.source}", self.number)
 
 
-def pictures_for(original: Network, model: nn.Module, data: DataSource | None, limit: int | None) -> Pictures:
-    """Return the pictures to compare on: the data given, else those that the run was trained on, else generated ones.
+def pictures_for(
+    model: nn.Module, data: DataSource | None, limit: int | None, size: tuple[int, int] | None = None
+) -> Pictures:
+    """Return the pictures to compare on: the data, at equal distances, or generated pictures.
 
     Args:
-        original: as it was given.
-        model: the opened network, on the CPU.
-        data: as for `senet.evaluate`; None for the run's.
-        limit: number of pictures, taken at equal distances from all of the data; None for all.
+        model: whose preprocessing and classes they are for, on the CPU.
+        data: as for `senet.evaluate`; None for generated pictures.
+        limit: number of pictures; None for all of the data.
+        size: rows and columns that the network takes; None if they are free.
 
     Raises:
         SenetError: the data do not fit the network, or limit is out of its range.
     """
     if limit is not None and limit < 1:
         raise SenetError(f"images is {limit}; expected at least 1, or None for all")
-    if data is None and isinstance(original, str | Path):
-        data = run_data(original)
+    number = GENERATED if limit is None else min(limit, GENERATED)
     if data is None:
-        return generated(model, GENERATED if limit is None else min(limit, GENERATED))
+        return generated(model, number, size, NO_DATA)
+    side = preprocessing_of(model).image_size
+    if size not in (None, (side, side)):
+        shape = "x".join(map(str, size or ()))
+        return generated(model, number, size, f"the file takes images of {shape} pixels, and data are cut to squares")
     batches = open_batches(model, data, batch_size=BATCH, device="cpu")
     names = class_names_of(model) or batches.class_names
     if batches.images is not None and limit is not None and limit < len(batches.images):
@@ -121,8 +126,14 @@ def spread(batches: Batches, images: ImageSplit, limit: int, class_names: tuple[
     )
 
 
-def generated(model: nn.Module, number: int) -> Pictures:
+def generated(model: nn.Module, number: int, size: tuple[int, int] | None, why: str) -> Pictures:
     """Return pictures of random soft colors with some grain, normalized as the network wants them.
+
+    Args:
+        model: see `pictures_for`.
+        number: of pictures.
+        size: see `pictures_for`.
+        why: there are no others.
 
     Raises:
         SenetError: the network has no preprocessing, so nothing says which pictures it takes.
@@ -133,21 +144,23 @@ def generated(model: nn.Module, number: int) -> Pictures:
         generator = torch.Generator().manual_seed(0)
         for start in range(0, number, BATCH):
             count = min(BATCH, number - start)
-            yield generate(preprocessing, count, generator), torch.zeros(count, dtype=torch.int64)
+            yield generate(preprocessing, count, size, generator), torch.zeros(count, dtype=torch.int64)
 
     return Pictures(
         source=f"{number} generated pictures",
         each=each,
         number=-(-number // BATCH),
-        unscored=NO_DATA,
+        unscored=why,
         class_names=class_names_of(model),
     )
 
 
-def generate(preprocessing: Preprocessing, count: int, generator: torch.Generator) -> Tensor:
-    """Return generated pictures (count, C, H, W) of 8-bit values, normalized."""
-    channels, side = preprocessing.in_channels, preprocessing.image_size
-    soft = interpolate(torch.rand(count, channels, 5, 5, generator=generator), side, mode="bicubic")
+def generate(
+    preprocessing: Preprocessing, count: int, size: tuple[int, int] | None, generator: torch.Generator
+) -> Tensor:
+    """Return generated pictures (count, C, H, W) of 8-bit values, normalized; size None for that of preprocessing."""
+    channels, sides = preprocessing.in_channels, size or (preprocessing.image_size,) * 2
+    soft = interpolate(torch.rand(count, channels, 5, 5, generator=generator), sides, mode="bicubic")
     grain = torch.randn(soft.shape, generator=generator) * 0.05
     pixels = (soft + grain).clamp(0, 1).mul(255).round() / 255
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))

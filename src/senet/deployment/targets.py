@@ -65,7 +65,7 @@ class TargetInfo:
         needed_for_int8: what writing in 8 bits needs besides.
         precisions: that it has.
         companions: suffixes of further files that belong to one.
-        is_computed: whether `open_file` computes it; otherwise it raises a SenetError that says where it is computed.
+        elsewhere: why its files cannot be computed here, so that nothing opens them.
     """
 
     suffix: str
@@ -75,7 +75,7 @@ class TargetInfo:
     needed_for_int8: tuple[str, ...] = ()
     precisions: tuple[ExportPrecision, ...] = ("fp32",)
     companions: tuple[str, ...] = ()
-    is_computed: bool = True
+    elsewhere: str = ""
 
     def load(self) -> Format:
         """Import the module."""
@@ -120,7 +120,7 @@ TARGETS: Mapping[Target, TargetInfo] = MappingProxyType(
             module="senet.deployment.to_coreml",
             packages=("coremltools",),
             precisions=("fp32", "fp16", "int8_weights"),
-            is_computed=False,
+            elsewhere="Core ML computes on Apple's systems only",
         ),
     }
 )

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 BATCH_SIZES = (1, 16)
-MIN_ROUNDS, MAX_ROUNDS = 5, 50
-SECONDS = 4.0
+MIN_ROUNDS, MAX_ROUNDS = 3, 50
+SECONDS = 3.0
 """For all rounds of a batch size, once `MIN_ROUNDS` are done."""
 PAUSE = 0.005
 """Seconds between two contestants: the threads of the one before spin for some milliseconds, and take cores."""
+SHORT = 200.0
+"""Milliseconds below which waking threads and filling the cache would count: an untimed call comes first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,27 +46,33 @@ def latencies(
     contestants: Mapping[str, Callable[[], object]],
     batch_size: int,
     clock: Callable[[], float] = time.perf_counter,
-    seconds: float = SECONDS,
+    seconds: float | None = None,
 ) -> tuple[Latency, ...]:
-    """Time every contestant once a round, every other round backwards, after two calls that are not timed.
+    """Time every contestant once a round, every other round backwards, after a call that is not timed.
 
     Args:
         contestants: by name, the original first; each computes one batch.
         batch_size: of which the batch is, for the report.
         clock: in seconds.
-        seconds: after which no round is started, if `MIN_ROUNDS` are done.
+        seconds: after which no round is started, if `MIN_ROUNDS` are done; None for `SECONDS`.
     """
-    for run in contestants.values():
-        run()
     times: dict[str, list[float]] = {name: [] for name in contestants}
     order, start = list(contestants), clock()
-    while (done := len(times[order[0]])) < MIN_ROUNDS or (done < MAX_ROUNDS and clock() - start < seconds):
+    limit = SECONDS if seconds is None else seconds
+
+    def timed(name: str) -> float:
+        before = clock()
+        contestants[name]()
+        return 1000 * (clock() - before)
+
+    latest = {name: timed(name) for name in order}
+    while (done := len(times[order[0]])) < MIN_ROUNDS or (done < MAX_ROUNDS and clock() - start < limit):
         for name in order if done % 2 == 0 else reversed(order):
             time.sleep(PAUSE)
-            contestants[name]()  # wakes its threads, and brings its weights into the cache
-            before = clock()
-            contestants[name]()
-            times[name].append(1000 * (clock() - before))
+            if latest[name] < SHORT:
+                contestants[name]()
+            latest[name] = timed(name)
+            times[name].append(latest[name])
     first = times[order[0]]
     return tuple(latency(name, batch_size, own, first) for name, own in times.items())
 

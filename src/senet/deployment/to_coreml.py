@@ -14,6 +14,7 @@ from senet.data.preprocessing import Preprocessing
 from senet.deployment.config import ExportConfig
 from senet.deployment.graph import INPUT, OUTPUT, ExportGraph
 from senet.deployment.metadata import KEY, as_text
+from senet.deployment.quiet import quiet
 from senet.errors import SenetError, first_line
 
 PROBABILITIES = "classLabel_probs"
@@ -47,12 +48,13 @@ class FromPicture(nn.Module):
 def write(graph: ExportGraph, path: Path, config: ExportConfig, metadata: Any, calibration: Any) -> None:
     """Write an .mlpackage folder, see `senet.deployment.targets.Format`."""
     program = portable(graph if not config.preprocess else from_picture(graph))
-    model = converted(program, config, metadata["class_names"])
-    if config.precision == "int8_weights":
-        model = with_int8_weights(model)
-    model.user_defined_metadata[KEY] = as_text(metadata)
-    model.short_description = f"{metadata['source']['network']}, exported by senet"
-    model.save(str(path))
+    with quiet():
+        model = converted(program, config, metadata["class_names"])
+        if config.precision == "int8_weights":
+            model = with_int8_weights(model)
+        model.user_defined_metadata[KEY] = as_text(metadata)
+        model.short_description = f"{metadata['source']['network']}, exported by senet"
+        model.save(str(path))
 
 
 def from_picture(graph: ExportGraph) -> ExportGraph:

@@ -12,6 +12,7 @@ from torch import Tensor
 from senet.deployment.config import ExportConfig
 from senet.deployment.graph import ExportGraph
 from senet.deployment.metadata import KEY, as_text, from_text
+from senet.deployment.quiet import quiet
 from senet.errors import SenetError, first_line, needed_for
 
 METHOD = "forward"
@@ -20,12 +21,12 @@ METHOD = "forward"
 
 def write(graph: ExportGraph, path: Path, config: ExportConfig, metadata: Any, calibration: Any) -> None:
     """Write a .pte file, see `senet.deployment.targets.Format`."""
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-
     program = graph.program()
     try:
-        with torch.no_grad():
+        with quiet(), torch.no_grad():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+
             lowered = to_edge_transform_and_lower(
                 program, partitioner=[XnnpackPartitioner()], constant_methods={KEY: as_text(metadata)}
             ).to_executorch()
@@ -36,7 +37,7 @@ def write(graph: ExportGraph, path: Path, config: ExportConfig, metadata: Any, c
 
 def open_file(path: Path) -> tuple[Any, Any]:
     """Open a .pte file in ExecuTorch's runtime for Python, see `senet.deployment.targets.Format`."""
-    with needed_for(f"{path}"):
+    with needed_for(f"{path}"), quiet():
         from executorch.runtime import Runtime
 
     try:

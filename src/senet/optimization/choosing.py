@@ -40,8 +40,9 @@ PREPARE_S = 30.0
 """Once compiling has taken this long, no other backend is tried."""
 MEASURE_S, ROUNDS, TURN_S = 2.0, 9, 0.01
 """All rounds together take no longer than the first, but one round is always run; a turn has calls for the last."""
-TOLERANCE: Mapping[str, float] = {"fp32": 1e-3, "bf16": 0.2}
-"""How far outputs may be from those of eager PyTorch, relative to the largest; farther is a defect of a backend."""
+TOLERANCE: Mapping[str, float] = {"fp32": 1e-2, "bf16": 0.2}
+"""How far outputs may be from those of eager PyTorch, relative to the largest; farther is a defect of a backend.
+Rounding is 1e-6 mostly, but 1e-3 in random networks whose gates get logits of hundreds."""
 Key = tuple[int, ...]
 """A shape of images."""
 

@@ -45,11 +45,11 @@ function drawLatency() {
   const others = data.latencies.filter((each) => each.name !== "original");
   byId("latency-text").textContent = "Medians, with the quartiles as bars; all networks in turn, so that a change of the machine's " +
     "speed meets all of them. The original is PyTorch as it is, without compiling. " + others.map((each) =>
-    `At batch ${each.batch_size}, ${each.name} takes ${each.ratio.toFixed(2)} of the original's time`).join("; ") + ".";
+    `At batch ${each.batch_size}, ${each.name} takes ${precise(each.ratio)} of the original's time`).join(". ") + ".";
   tabulate("latency-table", ["network", "batch", "rounds", "median, ms", "quartiles, ms", "of the original's time", "quartiles"],
     data.latencies.map((each) => [each.name, each.batch_size, each.rounds, precise(each.median_ms),
-      `${precise(each.low_ms)} to ${precise(each.high_ms)}`, each.ratio.toFixed(2),
-      `${each.ratio_low.toFixed(2)} to ${each.ratio_high.toFixed(2)}`]));
+      `${precise(each.low_ms)} to ${precise(each.high_ms)}`, precise(each.ratio),
+      `${precise(each.ratio_low)} to ${precise(each.ratio_high)}`]));
 }
 
 function drawInner() {

@@ -1,0 +1,70 @@
+"""The proof that comes with every export: the comparison of the file with the network that it was made of."""
+
+import logging
+from pathlib import Path
+
+from torch import nn
+
+from senet.deployment.parity import ParityReport, compare_exported
+from senet.deployment.pictures import pictures_for
+from senet.deployment.targets import TargetInfo
+from senet.errors import SenetError, warn
+from senet.evaluation.batches import DataSource, run_data
+from senet.evaluation.functions import Network, name_of
+from senet.files import check_page
+
+logger = logging.getLogger(__name__)
+
+
+def check_proof(model: nn.Module, target: str, info: TargetInfo, data: DataSource | None, page: Path | None) -> None:
+    """Raise a SenetError, before the work, for data that do not fit the network, or a page that cannot be written.
+
+    Args:
+        model: the network.
+        target: the name of the format.
+        info: of the format.
+        data: that were given.
+        page: that was asked for.
+    """
+    if info.elsewhere and (data is not None or page is not None):
+        raise SenetError(f"data and report have no effect on {target}, for {info.elsewhere}; leave them out")
+    if isinstance(data, str | Path):
+        pictures_for(model, data, 1)
+    if page is not None:
+        check_page(page)
+        from senet.analysis import pages  # noqa: F401  # raises a MissingExtraError
+
+
+def prove(
+    model: nn.Module, run_or_model: Network, path: Path, output: Path, data: DataSource | None, number: int | None
+) -> ParityReport:
+    """Compare a file with its network.
+
+    Args:
+        model: the network.
+        run_or_model: what it was opened from.
+        path: of the file, or the folder of a page.
+        output: where it will be.
+        data: as for `compare_exported`.
+        number: of images, likewise.
+
+    Raises:
+        SenetError: see `compare_exported`.
+    """
+    names = name_of(run_or_model), str(output)
+    logger.info("comparing %s with %s", output, names[0])
+    own = run_data(run_or_model) if data is None and isinstance(run_or_model, str | Path) else None
+    try:
+        return compare_exported(model, path, own if data is None else data, images=number, names=names)
+    except SenetError as error:
+        if own is None:
+            raise
+        warn(f"the file is compared on generated pictures, for the data of {names[0]} cannot be used: {error}")
+        return compare_exported(model, path, images=number, names=names)
+
+
+def write_proof(report: ParityReport, page: Path) -> None:
+    """Write the page of a report."""
+    from senet.deployment.parity_page import write_parity_page  # needs plotly
+
+    write_parity_page(report, page)
