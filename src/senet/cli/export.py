@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from senet.cli.parity import show_parity
 from senet.cli.parsing import Command
 from senet.cli.progress import Lines
+from senet.cli.sensitivity import say_costs
 from senet.cli.writing import exit_at_sigterm
 from senet.deployment.config import ExportConfig
 from senet.deployment.exporting import Exported, export
@@ -75,6 +76,8 @@ class ExportCommand(Command):
             print(json.dumps(summary(made)))
         else:
             say(written(made))
+            if made.sensitivity is not None:
+                say_costs(made.sensitivity)
             if made.parity is not None:
                 show_parity(made.parity)
             if self.report is not None:
@@ -120,6 +123,7 @@ def summary(made: Exported) -> dict[str, Any]:
         "files": list(map(str, made.files)),
         "metadata": dict(made.metadata),
         "parity": None if made.parity is None else made.parity.to_dict(),
+        "sensitivity": None if made.sensitivity is None else made.sensitivity.to_dict(),
     }
 
 
