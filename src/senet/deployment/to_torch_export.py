@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from senet.deployment.archives import check_archive
 from senet.deployment.config import ExportConfig
 from senet.deployment.graph import ExportGraph
 from senet.deployment.metadata import KEY, as_text, from_text
@@ -22,6 +23,7 @@ def write(graph: ExportGraph, path: Path, config: ExportConfig, metadata: Any, c
 
 def open_file(path: Path) -> tuple[Any, Any]:
     """Open a .pt2 file in PyTorch, see `senet.deployment.targets.Format`."""
+    check_archive(path)
     extra = {METADATA_FILE: ""}
     try:
         module = torch.export.load(path, extra_files=extra).module()
