@@ -13,7 +13,8 @@ from PIL import Image
 import senet
 from senet.cli import main
 from senet.cli.detection import EvaluateDetectorCommand
-from senet.cli.names import DETECTING, EVALUATING, PREDICTING
+from senet.cli.export import ExportCommand
+from senet.cli.names import DETECTING, EVALUATING, EXPORTING, PREDICTING
 from senet.cli.parsing import options
 from senet.cli.prediction import PredictCommand
 from senet.cli.training import TrainDetector
@@ -202,8 +203,13 @@ def test_habits_of_other_programs_that_train_are_answered(words, message, tmp_pa
 
 @pytest.mark.parametrize(
     ("kind", "elsewhere"),
-    [(TrainDetector, DETECTING), (PredictCommand, PREDICTING), (EvaluateDetectorCommand, EVALUATING)],
-    ids=["train", "predict", "evaluate"],
+    [
+        (TrainDetector, DETECTING),
+        (PredictCommand, PREDICTING),
+        (EvaluateDetectorCommand, EVALUATING),
+        (ExportCommand, EXPORTING),
+    ],
+    ids=["train", "predict", "evaluate", "export"],
 )
 def test_names_of_other_programs_lead_to_options_that_exist(kind, elsewhere):
     known, trained = ({option.flag for _, option in options(each)} for each in (kind, TrainDetector))

@@ -10,6 +10,7 @@ from senet.data.preprocessing import CIFAR
 from senet.deployment.config import ExportConfig
 from senet.deployment.exporting import written_whole
 from senet.deployment.graph import build_graph
+from senet.deployment.metadata import describe
 from senet.errors import SenetError
 
 
@@ -151,3 +152,42 @@ def test_other_files_are_not_opened(tmp_path):
     (tmp_path / "c.bin").touch()
     with pytest.raises(SenetError, match=r"c\.xml cannot be opened by OpenVINO"):
         senet.load_exported(tmp_path / "c.xml")
+
+
+@pytest.mark.parametrize(
+    "options", [["--format", "openvino"], ["--half"], ["--imgsz", "64"], ["--opset-version", "18"]]
+)
+def test_habits_of_other_exporters_are_answered(options, tmp_path, capsys):
+    assert main(["export", "cifar_se_resnet20", str(tmp_path / "a.onnx"), *options]) == 2
+    assert f"no option is called {options[0]}; here that is --" in capsys.readouterr().err
+
+
+def test_calibration_images_of_another_size_are_refused(tmp_path):
+    images = torch.zeros(12, 3, 40, 40, dtype=torch.uint8)
+    with pytest.raises(SenetError, match="calibration has images of 40 x 40 pixels, but the network takes 32 x 32"):
+        senet.export(Small(), tmp_path / "a.onnx", precision="int8", calibration=images)
+
+
+def test_files_of_a_fixed_batch_take_no_images_too(tmp_path):
+    senet.export(Small(), tmp_path / "a.pt2", to="torch_export", dynamic=(), batch_size=4)
+    assert senet.load_exported(tmp_path / "a.pt2")(torch.zeros(0, 3, 32, 32)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("change", [{"input": {}}, {"input": "images"}, {"class_names": "abcd"}, {"input": None}])
+def test_metadata_that_are_not_whole_are_refused_in_one_sentence(change, tmp_path, monkeypatch):
+    monkeypatch.setattr("senet.deployment.exporting.prove", lambda *args: None)
+    monkeypatch.setattr("senet.deployment.exporting.write_parity", lambda *args: None)
+    monkeypatch.setattr("senet.deployment.exporting.describe", lambda *a, **k: describe(*a, **k) | change)
+    senet.export(Small(), tmp_path / "a.pt2", to="torch_export")
+    with pytest.raises(SenetError, match="has metadata that do not state its class names and its input"):
+        senet.load_exported(tmp_path / "a.pt2")
+
+
+def test_options_without_effect_on_an_exported_file_are_refused(tmp_path):
+    senet.export(Small(), tmp_path / "a.pt2", to="torch_export")
+    exported = senet.load_exported(tmp_path / "a.pt2")
+    with pytest.raises(SenetError, match=r"precision has no effect on .*a\.pt2"):
+        senet.evaluate(exported, [(torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.long))], precision="bf16")
+    for refused in (senet.optimize_for_inference, lambda file: senet.export(file, tmp_path / "b.onnx")):
+        with pytest.raises(SenetError, match=r"a\.pt2 cannot be rewritten, for it is an exported file"):
+            refused(exported)

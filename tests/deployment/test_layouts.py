@@ -118,8 +118,14 @@ def test_names_are_what_paths_and_protobuf_take(tmp_path, model_config):
     folder = settings_of(tmp_path, ExportConfig(layout="triton"), metadata(["batch", 3, 8, 8], names), classes=3)
     assert folder.name == parsed(model_config, folder / "config.pbtxt").name == "timm_seresnet50.a1"
     assert (folder / "labels.txt").read_text(encoding="utf-8").splitlines() == list(names)
-    with pytest.raises(SenetError, match="has a line break, but Triton's labels are lines"):
-        settings_of(tmp_path / "b", ExportConfig(layout="triton"), metadata(["batch", 3, 8, 8], ("a\nb",)))
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"), [("a\nb", "has a line break"), ("a\n", "has a line break"), ("", "is empty")]
+)
+def test_labels_are_one_line_each(name, fault, tmp_path):
+    with pytest.raises(SenetError, match=f"{fault}, but Triton's labels are lines"):
+        settings_of(tmp_path, ExportConfig(layout="triton"), metadata(["batch", 3, 8, 8], (name, "b")))
 
 
 def test_openvino_model_servers_schema_accepts_the_configuration(tmp_path):

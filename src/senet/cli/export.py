@@ -2,15 +2,16 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self, cast
 
 import tyro
 from tyro.conf import Positional
 
+from senet.cli.names import EXPORTING, check_options
 from senet.cli.parity import show_parity
 from senet.cli.parsing import Command
 from senet.cli.progress import Lines
@@ -84,6 +85,12 @@ class ExportCommand(Command):
                 say(f"{self.report} is the report; open it in a browser")
         if made.parity is not None and (status := conclude(made.parity)):
             raise SystemExit(status)
+
+    @classmethod
+    def read(cls, argv: Sequence[str], prog: str) -> Self:
+        """Read the arguments; an option of another program is answered with what does the same here."""
+        check_options(cls, argv, EXPORTING)
+        return cast(Self, super().read(argv, prog))
 
     def config(self) -> ExportConfig:
         """Return the configuration of the export.

@@ -149,6 +149,38 @@ EVALUATING: Names = MappingProxyType(
 )
 """Of Ultralytics, Detectron2 and mmdetection, for the evaluation of a detector."""
 
+EXPORTING: Names = MappingProxyType(
+    {
+        "--batch": "--batch-size",
+        "--checkpoint": "the network, which comes first",
+        "--device": "nothing: files are written on the CPU, and compute wherever their runtime does",
+        "--dtype": "--precision",
+        "--dynamic-axes": "--dynamic batch height width",
+        "--dynamic-size": "--dynamic batch height width",
+        "--format": "--to",
+        "--framework": "--to",
+        "--half": "--fp16",
+        "--img": "--image-size HEIGHT WIDTH",
+        "--img-size": "--image-size HEIGHT WIDTH",
+        "--imgsz": "--image-size HEIGHT WIDTH",
+        "--include": "--to",
+        "--input-size": "--image-size HEIGHT WIDTH",
+        "--mean": "nothing: the network's own is taken, and --preprocess puts it inside the file",
+        "--model": "the network, which comes first",
+        "--num-classes": "nothing: the network's own is taken",
+        "--opset-version": "--opset",
+        "--optimize": "--rewrite, which is the default",
+        "--quantize": "--int8",
+        "--simplify": "nothing: the graph is simple already",
+        "--std": "nothing: the network's own is taken, and --preprocess puts it inside the file",
+        "--validate": "nothing: every export ends with the comparison",
+        "--verify": "nothing: every export ends with the comparison",
+        "--weight-format": "--precision",
+        "--weights": "the network, which comes first",
+    }
+)
+"""Of timm's onnx_export.py, Ultralytics and optimum-cli, for exports."""
+
 
 def flag_of(word: str) -> str:
     """Return the option that a word names, in the form in which it is listed; empty for a value."""

@@ -147,7 +147,9 @@ def images_for_int8(
     preprocessing, size = graph.preprocessing, config.image_size
     if config.resize:  # pictures before the center crop, which is inside the file
         preprocessing, size = replace(preprocessing, image_size=preprocessing.resize), None
-    return calibration_images(calibration, preprocessing, size=size, class_names=class_names)
+    images = calibration_images(calibration, preprocessing, size=size, class_names=class_names)
+    check_sizes(images.pixels, graph.shape[1:3] if config.takes_pixels else graph.shape[2:])
+    return images
 
 
 def open_images(source: DataConfig | str | Path, preprocessing: Preprocessing) -> ImageSplit:
@@ -236,4 +238,14 @@ def check_pixels(pixels: Tensor, preprocessing: Preprocessing) -> None:
         raise SenetError(
             f"calibration has images of {counted(pixels.shape[1], 'channel')}, but the network takes "
             f"{preprocessing.in_channels}"
+        )
+
+
+def check_sizes(pixels: Tensor, taken: tuple[int | str, ...]) -> None:
+    """Raise a SenetError for images (N, C, H, W) of another height or width than a file takes; a name takes any."""
+    found = tuple(pixels.shape[2:])
+    if any(isinstance(wanted, int) and wanted != size for wanted, size in zip(taken, found, strict=True)):
+        raise SenetError(
+            f"calibration has images of {found[0]} x {found[1]} pixels, but the network takes {taken[0]} x {taken[1]}; "
+            "prepare them so, or give a folder, whose images are scaled"
         )

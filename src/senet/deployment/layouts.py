@@ -59,24 +59,25 @@ def write_settings(layout: Layout, repository: Path, config: ExportConfig, metad
     name = model_name(metadata)
     if layout == "ovms":
         listed = {"model_config_list": [{"config": {"name": name, "base_path": name}}]}
-        (repository / "config.json").write_text(json.dumps(listed, indent=2) + "\n")
+        (repository / "config.json").write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
         return
     names = metadata["class_names"]
     if names is not None:
-        (repository / name / LABELS).write_text(labels(names))
+        (repository / name / LABELS).write_text(labels(names), encoding="utf-8")
     settings = triton_settings(name, config, metadata, classes, has_labels=names is not None)
-    (repository / name / "config.pbtxt").write_text(settings)
+    (repository / name / "config.pbtxt").write_text(settings, encoding="utf-8")
 
 
 def labels(names: list[str]) -> str:
     """Return class names as lines.
 
     Raises:
-        SenetError: one of them has a line break.
+        SenetError: one of them has a line break, even as its last character, or is empty.
     """
     for name in names:
-        if len(name.splitlines()) > 1:
-            raise SenetError(f"the class {name!r} has a line break, but Triton's labels are lines; rename it")
+        if name.splitlines() != [name]:  # none of an empty name
+            fault = "has a line break" if name else "is empty"
+            raise SenetError(f"the class {name!r} {fault}, but Triton's labels are lines; rename it")
     return "".join(f"{name}\n" for name in names)
 
 

@@ -63,9 +63,7 @@ class ExportedFunction:
     def __init__(self, path: Path, run: Runner, metadata: Any) -> None:
         self.path, self.run = path, run
         self.preprocessing = preprocessing_in(metadata, path)
-        names = metadata["class_names"]
-        self.class_names = None if names is None else tuple(names)
-        self.takes = metadata["input"]
+        self.class_names, self.takes = stated(metadata, path)
         channels = self.preprocessing.in_channels
         self.mean, self.std = (
             255 * torch.tensor(values).view(channels, 1, 1)
@@ -74,6 +72,10 @@ class ExportedFunction:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits of normalized images (N, C, H, W), on their device."""
+        if torch.is_autocast_enabled("cpu"):
+            raise SenetError(
+                f"precision has no effect on {self.path}, which has the one that it was exported in; leave it out"
+            )
         self.check_shape(images)
         batch, given = self.takes["shape"][0], self.given(images.detach().cpu().float())
         if isinstance(batch, str) or len(images) == batch:
@@ -111,7 +113,25 @@ class ExportedFunction:
         """Return as many images as the file computes at once, the first ones again where some are missing."""
         if len(images) == batch:
             return images
-        return torch.cat([images, images[:1].expand(batch - len(images), *images.shape[1:])])
+        first = images[:1] if len(images) else images.new_zeros(1, *images.shape[1:])
+        return torch.cat([images, first.expand(batch - len(images), *images.shape[1:])])
+
+
+def stated(metadata: Any, path: Path) -> tuple[tuple[str, ...] | None, Any]:
+    """Return the class names and the input that metadata state.
+
+    Raises:
+        SenetError: they do not state them, as every export does.
+    """
+    try:
+        names, takes = metadata["class_names"], metadata["input"]
+        is_whole = names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names))
+        is_whole = is_whole and len(takes["shape"]) == 4 and takes["layout"] and takes["resizes"] in (True, False)
+    except (KeyError, TypeError):
+        is_whole = False
+    if not is_whole:
+        raise SenetError(f"{path} has metadata that do not state its class names and its input; export it again")
+    return None if names is None else tuple(names), takes
 
 
 def network_of_page(path: Path) -> Path:

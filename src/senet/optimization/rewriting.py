@@ -91,6 +91,12 @@ def rewrite(model: nn.Module) -> fx.GraphModule:
     try:
         graph = fx.GraphModule(model, Tracer().trace(model))
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        if not any(True for _ in model.parameters()):
+            name = getattr(model, "name", type(model).__name__)
+            raise SenetError(
+                f"{name} cannot be rewritten, for it is an exported file or a function; give the network that it was "
+                "made of"
+            ) from error
         raise SenetError(
             f"{type(model).__name__} cannot be rewritten, for torch.fx cannot trace it: {first_line(error)}"
         ) from error
