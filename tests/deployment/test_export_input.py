@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import senet
@@ -191,3 +192,19 @@ def test_options_without_effect_on_an_exported_file_are_refused(tmp_path):
     for refused in (senet.optimize_for_inference, lambda file: senet.export(file, tmp_path / "b.onnx")):
         with pytest.raises(SenetError, match=r"a\.pt2 cannot be rewritten, for it is an exported file"):
             refused(exported)
+
+
+def test_an_exported_file_knows_what_its_training_held_out(tmp_path, monkeypatch, caplog):
+    for kind in ("cat", "dog"):
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (32, 32), (40 * number, 0, 0)).save(tmp_path / "photos" / kind / f"{number}.png")
+    data = senet.DataConfig(dataset=str(tmp_path / "photos"), val_fraction=0.4)
+    monkeypatch.setattr("senet.deployment.exporting.run_data", lambda run: data)
+    senet.export("cifar_se_resnet20", tmp_path / "a.pt2", to="torch_export")
+    exported = senet.load_exported(tmp_path / "a.pt2")
+    exported.function.class_names = exported.class_names = ("cat", "dog", *map(str, range(8)))
+    senet.evaluate(exported, data)
+    assert "trained on" not in caplog.text
+    senet.evaluate(exported, data.dataset)
+    assert "the network was trained on; add data.val_fraction=0.4 and data.split_seed=0" in caplog.text

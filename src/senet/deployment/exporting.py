@@ -19,7 +19,7 @@ from senet.deployment.proving import check_proof, prove, write_proof
 from senet.deployment.sensitivity import Sensitivity
 from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
 from senet.errors import SenetError, warn
-from senet.evaluation.batches import DataSource, open_model
+from senet.evaluation.batches import DataSource, open_model, run_data
 from senet.evaluation.functions import Network, class_names_of, name_of
 from senet.files import check_writable
 
@@ -99,6 +99,7 @@ def export(
         source=name_of(run_or_model),
         name=getattr(getattr(model, "config", None), "name", type(model).__name__),
         class_names=class_names_of(model) or None,
+        data=run_data(run_or_model) if isinstance(run_or_model, str | Path) else None,
     )
     calibrating = images_for_int8(run_or_model, config, graph, calibration, class_names_of(model))
     logger.info("writing %s", output)

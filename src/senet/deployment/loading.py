@@ -25,6 +25,7 @@ class ExportedModel(FunctionNetwork):
     Attributes:
         metadata: what the file says of itself.
         num_classes: of the logits.
+        held_out: which images were held out of training, of data without a part of their own for evaluation.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -33,6 +34,8 @@ class ExportedModel(FunctionNetwork):
         self.run_file, self.metadata = opened(file)
         super().__init__(ExportedFunction(file, self.run_file, self.metadata))
         self.name = str(path)
+        source = self.metadata.get("source")
+        self.held_out = source.get("held_out") if isinstance(source, dict) else None
         names = self.class_names
         if names is not None:
             self.num_classes = len(names)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from senet.configs import from_dict, to_dict
+from senet.data.config import DataConfig
 from senet.data.preprocessing import Preprocessing
 from senet.deployment.config import ExportConfig
 from senet.deployment.graph import INPUT, OUTPUT, ExportGraph
@@ -20,7 +21,15 @@ RECORDED = ("senet", "torch", "onnx", "onnxscript", "openvino", "nncf", "onnxrun
 """Packages whose versions are written down, where they are installed."""
 
 
-def describe(graph: ExportGraph, config: ExportConfig, *, source: str, name: str, class_names: Any) -> dict[str, Any]:
+def describe(
+    graph: ExportGraph,
+    config: ExportConfig,
+    *,
+    source: str,
+    name: str,
+    class_names: Any,
+    data: DataConfig | None = None,
+) -> dict[str, Any]:
     """Return what a file says of itself, in plain values.
 
     Args:
@@ -29,6 +38,7 @@ def describe(graph: ExportGraph, config: ExportConfig, *, source: str, name: str
         source: what the network was opened from.
         name: of the network.
         class_names: of its outputs; None if it has none.
+        data: that it was trained on; None if they are not known.
     """
     return {
         "format": FORMAT,
@@ -36,10 +46,21 @@ def describe(graph: ExportGraph, config: ExportConfig, *, source: str, name: str
         "preprocessing": to_dict(graph.preprocessing),
         "input": describe_input(graph, config),
         "outputs": [{"name": OUTPUT, "dtype": "float32", "meaning": "logits, one for each class"}],
-        "source": {"from": source, "network": name},
+        "source": {"from": source, "network": name, "held_out": held_out(data)},
         "rewritten": config.rewrite,
         "precision": config.precision,
         "versions": {"python": platform.python_version(), **installed()},
+    }
+
+
+def held_out(data: DataConfig | None) -> dict[str, Any] | None:
+    """Return which images of a folder were held out of training; None if the data have a part of their own for it."""
+    if data is None or data.val_fraction is None:
+        return None
+    return {
+        "dataset": Path(data.dataset).name,
+        "val_fraction": data.val_fraction,
+        "split_seed": data.split_seed,
     }
 
 

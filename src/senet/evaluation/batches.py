@@ -21,7 +21,7 @@ from senet.data.images import ImageSplit
 from senet.data.order import BatchOrder
 from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.data.streaming import StreamingLoader
-from senet.errors import SenetError
+from senet.errors import SenetError, warn
 from senet.evaluation.functions import Network, as_module, check_device, class_names_of, name_of
 from senet.factory import load_model
 from senet.nn.modes import default_device, device_of, dtype_of
@@ -185,6 +185,7 @@ def open_batches(
             raise SenetError(f"{option} needs a data set, whose classes have names; these data are batches")
         return given_batches(model, data, target)
     config = data if isinstance(data, DataConfig) else DataConfig(dataset=str(data))
+    warn_of_training_images(model, config)
     preprocessing = preprocessing_of(model, data.preprocessing if isinstance(data, DataConfig) else None)
     crops = Crops(preprocessing, crop_size, resize_sizes, ten_crop)
     images = open_split(replace(config, preprocessing=preprocessing), "eval")
@@ -321,3 +322,16 @@ def counted(model: nn.Module, shape: tuple[int, ...]) -> Callable[[], int]:
 def unlabeled(source: str) -> str:
     """Return the message that accuracy cannot be measured on data without labels."""
     return f"{source} has no labels; accuracy needs a folder of images for each class"
+
+
+def warn_of_training_images(model: nn.Module, data: DataConfig) -> None:
+    """Warn where an exported file, which says what was held out of its training, is evaluated on other images of it."""
+    held = getattr(model, "held_out", None)
+    if not isinstance(held, dict) or held.get("dataset") != Path(data.dataset).name:
+        return
+    fraction, seed = held.get("val_fraction"), held.get("split_seed")
+    if (fraction, seed) != (data.val_fraction, data.split_seed):
+        warn(
+            f"some of these images of {data.dataset} are those that the network was trained on; add "
+            f"data.val_fraction={fraction} and data.split_seed={seed} for those that were held out"
+        )
