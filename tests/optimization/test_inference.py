@@ -345,3 +345,49 @@ def test_it_cannot_be_trained():
     optimized = senet.optimize_for_inference(network("cifar_se_resnet20")[0], backend="eager")
     with pytest.raises(senet.SenetError, match="train the model that it was made from"):
         optimized.train()
+
+
+class Watching(torch.overrides.TorchFunctionMode):
+    """Keeps the names of the functions that are called, as NNCF does to find what it quantizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.called = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.called.append(getattr(function, "__name__", ""))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("backend", ["auto", "inductor", "openvino", "eager"])
+def test_what_watches_the_operators_sees_those_of_the_network(backend):
+    """NNCF failed with TypeErrors, for PyTorch's compilers do not run while each call of an operator is replaced."""
+    if backend == "openvino":
+        pytest.importorskip("openvino", reason="openvino is not installed")
+    model = senet.create_model("cifar_se_resnet20").eval()
+    fast, x = senet.optimize_for_inference(model, backend=backend), torch.randn(2, 3, 32, 32)
+    with torch.no_grad(), Watching() as watching:
+        found = fast(x)
+    assert watching.called.count("conv2d") == 37
+    torch.testing.assert_close(found, model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_default_device_does_not_keep_the_backend_from_running(monkeypatch):
+    fast = senet.optimize_for_inference(senet.create_model("cifar_se_resnet20").eval(), backend="openvino")
+    monkeypatch.setattr(fast, "run", lambda x: torch.ones(len(x), 10))
+    with torch.device("cpu"):
+        assert fast(torch.zeros(1, 3, 32, 32)).sum() == 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+def test_nncf_quantizes_the_module(backend):
+    nncf = pytest.importorskip("nncf", reason="nncf is not installed")
+    model = senet.create_model("cifar_se_resnet20", weights="cifar10").eval()
+    images = [torch.randn(1, 3, 32, 32) for _ in range(4)]
+    fast = senet.optimize_for_inference(model, backend=backend)
+    int8 = nncf.quantize(fast, nncf.Dataset(images), subset_size=4)
+    quantizers = [m for m in int8.modules() if type(m).__name__ in ("SymmetricQuantizer", "AsymmetricQuantizer")]
+    assert len(quantizers) > 40
+    found, exact = int8(images[0]).detach(), fast(images[0])
+    assert 1e-4 < (found - exact).norm() / exact.norm() < 0.3

@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from senet.cli.parity import show_detection, show_parity
 from senet.cli.parsing import Command
 from senet.cli.progress import Lines
+from senet.cli.sensitivity import say_costs
 from senet.cli.writing import exit_at_sigterm
 from senet.deployment.config import ExportConfig
 from senet.deployment.detection_parity import DetectionParity
@@ -76,6 +77,8 @@ class ExportCommand(Command):
             print(json.dumps(summary(made)))
         else:
             say(written(made))
+            if made.sensitivity is not None:
+                say_costs(made.sensitivity)
             if made.parity is not None:
                 show_detection(made.parity) if isinstance(made.parity, DetectionParity) else show_parity(made.parity)
             if self.report is not None:
@@ -121,6 +124,7 @@ def summary(made: Exported) -> dict[str, Any]:
         "files": list(map(str, made.files)),
         "metadata": dict(made.metadata),
         "parity": None if made.parity is None else made.parity.to_dict(),
+        "sensitivity": None if made.sensitivity is None else made.sensitivity.to_dict(),
     }
 
 

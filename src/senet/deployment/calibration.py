@@ -19,7 +19,11 @@ from senet.data.order import seed_of
 from senet.data.preprocessing import Preprocessing
 from senet.data.tables import tables_of
 from senet.data.transforms import eval_transform
+from senet.deployment.config import ExportConfig
+from senet.deployment.graph import ExportGraph
 from senet.errors import SenetError, counted, warn
+from senet.evaluation.batches import run_data
+from senet.evaluation.functions import Network
 from senet.evaluation.sources import find_images
 from senet.terminal import tracked
 
@@ -113,6 +117,37 @@ def calibration_images(
     check_number("calibration", len(pixels), number)
     taken = pixels[chosen(len(pixels), number, seed)]
     return CalibrationImages(source="the images given", pixels=taken, labels=None, preprocessing=preprocessing)
+
+
+def images_for_int8(
+    run_or_model: Network,
+    config: ExportConfig,
+    graph: ExportGraph,
+    calibration: CalibrationSource | None,
+    class_names: tuple[str, ...],
+) -> CalibrationImages | None:
+    """Return the images on which int8 finds its ranges; None for the other precisions.
+
+    Raises:
+        SenetError: there are none, too few, or they do not fit; or they have no effect.
+    """
+    if config.precision != "int8":
+        if calibration is not None:
+            raise SenetError(
+                f"calibration has no effect with precision={config.precision!r}; leave it out, or add precision='int8'"
+            )
+        return None
+    if calibration is None and isinstance(run_or_model, str | Path):
+        calibration = run_data(run_or_model)
+    if calibration is None:
+        raise SenetError(
+            "precision is 'int8', which finds its ranges on images, but there are none: name a folder or data set with "
+            "calibration (--calibrate)"
+        )
+    preprocessing, size = graph.preprocessing, config.image_size
+    if config.resize:  # pictures before the center crop, which is inside the file
+        preprocessing, size = replace(preprocessing, image_size=preprocessing.resize), None
+    return calibration_images(calibration, preprocessing, size=size, class_names=class_names)
 
 
 def open_images(source: DataConfig | str | Path, preprocessing: Preprocessing) -> ImageSplit:

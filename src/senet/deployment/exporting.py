@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from senet.deployment import detectors
+from senet.deployment.calibration import CalibrationSource, images_for_int8
 from senet.deployment.config import ExportConfig
 from senet.deployment.detection_parity import DetectionParity, compare_detectors
 from senet.deployment.exported_detectors import ExportedDetector
@@ -19,6 +20,7 @@ from senet.deployment.layouts import place_of_model, write_settings
 from senet.deployment.metadata import describe
 from senet.deployment.parity import IMAGES, ParityReport, parity_path, write_parity
 from senet.deployment.proving import check_proof, prove, write_proof
+from senet.deployment.sensitivity import Sensitivity
 from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
 from senet.detection.opening import detects, open_detector
 from senet.errors import SenetError, warn
@@ -39,6 +41,7 @@ class Exported:
         files: all that was written.
         metadata: what the file says of itself.
         parity: how it differs from the network; None for a format that cannot be computed here.
+        sensitivity: what its layers cost in int8; None for other precisions.
     """
 
     path: Path
@@ -46,6 +49,7 @@ class Exported:
     files: tuple[Path, ...]
     metadata: Metadata
     parity: ParityReport | DetectionParity | None
+    sensitivity: Sensitivity | None = None
 
 
 def export(
@@ -55,7 +59,7 @@ def export(
     *,
     data: DataSource | None = None,
     num_images: int | None = IMAGES,
-    calibration: Any = None,
+    calibration: CalibrationSource | None = None,
     report: str | Path | None = None,
     **options: Any,
 ) -> Exported:
@@ -71,7 +75,8 @@ def export(
         data: images on which original and exported network are compared; None for those that the run is evaluated on,
             and for generated ones where there is no run.
         num_images: how many of them, at equal distances; None for all.
-        calibration: images for `precision="int8"`.
+        calibration: data, a folder or images, uint8 (N, C, H, W), for the ranges of `precision="int8"`; None for the
+            training images of the run.
         report: write the comparison as a page.
         **options: fields of `ExportConfig`, which replace those of `config`.
 
@@ -91,7 +96,7 @@ def export(
     check_output(output, config, info)
     page = None if report is None else Path(report)
     if detects(run_or_model):
-        given = {"data": data, "calibration": calibration, "report": page}
+        given: dict[str, Any] = {"data": data, "calibration": calibration, "report": page}
         given["num_images"] = None if num_images == IMAGES else num_images or "all"
         return export_detector(run_or_model, output, config, given)
     model = open_model(run_or_model)
@@ -104,13 +109,14 @@ def export(
         name=getattr(getattr(model, "config", None), "name", type(model).__name__),
         class_names=class_names_of(model) or None,
     )
+    calibrating = images_for_int8(run_or_model, config, graph, calibration, class_names_of(model))
     logger.info("writing %s", output)
     with written_whole(output) as folder:
         place, parity = folder / output.name, None
         if config.layout is not None:
             place = place_of_model(folder / output.name, metadata, info.suffix)
             write_settings(config.layout, folder / output.name, config, metadata, graph.num_outputs())
-        info.load().write(graph, place, config, metadata, calibration)
+        sensitivity = info.load().write(graph, place, config, metadata, calibrating)
         if not info.elsewhere:
             parity = prove(model, run_or_model, place, output, data, num_images)
             write_parity(parity, parity_path(folder / output.name))
@@ -120,7 +126,14 @@ def export(
     elif page is not None:
         write_proof(parity, page)
     model_file, *files = (output.parent / file for file in (place.relative_to(folder), *found))
-    return Exported(path=output, model=model_file, files=tuple(files), metadata=metadata, parity=parity)
+    return Exported(
+        path=output,
+        model=model_file,
+        files=tuple(files),
+        metadata=metadata,
+        parity=parity,
+        sensitivity=sensitivity,
+    )
 
 
 def export_detector(run_or_model: Network, output: Path, config: ExportConfig, given: dict[str, Any]) -> Exported:

@@ -1,8 +1,9 @@
 """int8 for OpenVINO: NNCF's post-training quantization with SE's gates in float, and weights alone in int8."""
 
 import logging
+import sys
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, Literal
 
 from senet.deployment.calibration import Array
@@ -121,11 +122,12 @@ def quantize_weights(model: Any) -> Any:
 
 @contextmanager
 def quiet_nncf() -> Iterator[None]:
-    """Keep what NNCF logs of each of its steps to ourselves; its warnings are said."""
+    """Keep what NNCF logs of each of its steps to ourselves; its bars go to standard error, its warnings are said."""
     logger = logging.getLogger("nncf")
     before = logger.level
     logger.setLevel(logging.WARNING)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         logger.setLevel(before)

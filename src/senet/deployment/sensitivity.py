@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from senet.deployment.calibration import Array, CalibrationImages, normalized
+from senet.deployment.graph import ExportGraph
+from senet.deployment.layers import Layer, named_layers
 from senet.errors import SenetError, counted
 from senet.nn.modes import eval_mode
 from senet.terminal import tracked
@@ -97,6 +100,35 @@ def measure(
                 costs.append(cost_of(name, before, logits_of(network, batches), labels))
     costs.sort(key=lambda cost: cost.error, reverse=True)
     return Sensitivity(layers=tuple(costs), images=len(before))
+
+
+def layer_costs(
+    graph: ExportGraph, layers: Sequence[Layer], calibration: CalibrationImages, keep_float: int
+) -> tuple[Sensitivity, list[str]]:
+    """Return what the layers of a file cost in int8, and the nodes of those that stay in float.
+
+    Args:
+        graph: what is exported.
+        layers: of the file.
+        calibration: images that the costs are measured on.
+        keep_float: number of layers that stay in float, the costliest.
+
+    Raises:
+        SenetError: no layer would be left to compute in int8.
+    """
+    names = named_layers(layers, {name: value.numpy() for name, value in graph.network.state_dict().items()})
+    modules = {name for name, _ in graph.network.named_modules()}
+    nodes = {names[layer.node]: layer.node for layer in layers if not layer.in_gate and names[layer.node] in modules}
+    images = normalized(calibration.pixels, calibration.preprocessing)
+    costs = measure(graph.network, images, list(nodes), calibration.labels)
+    kept = costs.worst(keep_float)
+    return replace(costs, kept_float=kept), [nodes[name] for name in kept]
+
+
+def inputs_for(graph: ExportGraph, calibration: CalibrationImages) -> list[Array]:
+    """Return calibration images as inputs of what is exported."""
+    batch_size = 1 if 0 in graph.dynamic else len(graph.example)
+    return calibration.inputs(pixels=graph.example.dtype == torch.uint8, batch_size=batch_size)
 
 
 def logits_of(network: nn.Module, batches: Sequence[Tensor]) -> Tensor:

@@ -73,15 +73,16 @@ def quantize(
     *,
     keep_float: Collection[str] = (),
     float_gates: bool = True,
-    activations: Activations = "int8",
-    seven_bits: bool = False,
+    activations: Activations = "uint8",
+    seven_bits: bool = True,
     only_layers: bool = True,
     ranges: Path | None = None,
 ) -> Any:
     """Return an onnx.ModelProto that computes in 8-bit integers, QDQ; the one given stays as it is.
 
     Weights are symmetric, with a scale for each output channel; activations have one scale, from their least and
-    largest values.
+    largest values. uint8 activations with weights of 7 bits compute the same on every processor; int8 ones do too, but
+    ONNX Runtime takes more than twice the time of float32 for them on x86 with VNNI (benchmarks/quantization.py).
 
     Args:
         model: in float32.

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, get_args
 
 from torch import Tensor
 
+from senet.deployment.calibration import CalibrationImages
 from senet.deployment.config import ExportConfig, ExportPrecision, Target
 from senet.deployment.graph import ExportGraph
+from senet.deployment.sensitivity import Sensitivity
 from senet.errors import SenetError, check_installed
 from senet.weights.hub import EXPORTED
 
@@ -26,7 +28,14 @@ Runner = Callable[[Tensor], tuple[Tensor, ...]]
 class Format(Protocol):
     """The module of a format."""
 
-    def write(self, graph: ExportGraph, path: Path, config: ExportConfig, metadata: Metadata, calibration: Any) -> None:
+    def write(
+        self,
+        graph: ExportGraph,
+        path: Path,
+        config: ExportConfig,
+        metadata: Metadata,
+        calibration: CalibrationImages | None,
+    ) -> Sensitivity | None:
         """Write a file, and what belongs to it beside it, in a folder that is empty.
 
         Args:
@@ -34,7 +43,10 @@ class Format(Protocol):
             path: of the file, with the right suffix.
             config: of the export.
             metadata: written into the file.
-            calibration: images for int8, as an iterable of inputs of the graph; None for the other precisions.
+            calibration: images for int8; None for the other precisions.
+
+        Returns:
+            What the layers cost in int8; None for the other precisions.
         """
 
     def open_file(self, path: Path) -> tuple[Runner, Metadata]:
@@ -50,6 +62,7 @@ class TargetInfo:
         module: that writes and reads it.
         packages: import names of what writing needs, of `senet.errors.EXTRAS`.
         needed_to_run: the same for computing.
+        needed_for_int8: what writing in 8 bits needs besides.
         precisions: that it has.
         companions: suffixes of further files that belong to one.
         elsewhere: why its files cannot be computed here, so that nothing opens them.
@@ -59,6 +72,7 @@ class TargetInfo:
     module: str
     packages: tuple[str, ...] = ()
     needed_to_run: tuple[str, ...] = ()
+    needed_for_int8: tuple[str, ...] = ()
     precisions: tuple[ExportPrecision, ...] = ("fp32",)
     companions: tuple[str, ...] = ()
     elsewhere: str = ""
@@ -68,6 +82,7 @@ class TargetInfo:
         return cast(Format, import_module(self.module))
 
 
+ALL: tuple[ExportPrecision, ...] = get_args(ExportPrecision)
 SUFFIXES: Mapping[str, str] = MappingProxyType({target: suffix for suffix, target in EXPORTED.items()})
 TARGETS: Mapping[Target, TargetInfo] = MappingProxyType(
     {
@@ -76,12 +91,15 @@ TARGETS: Mapping[Target, TargetInfo] = MappingProxyType(
             module="senet.deployment.to_onnx",
             packages=("onnx", "onnxscript", "onnxruntime"),
             needed_to_run=("onnxruntime",),
+            precisions=ALL,
         ),
         "openvino": TargetInfo(
             suffix=SUFFIXES["openvino"],
             module="senet.deployment.to_openvino",
             packages=("openvino",),
             needed_to_run=("openvino",),
+            needed_for_int8=("nncf",),
+            precisions=ALL,
             companions=(".bin",),
         ),
         "web": TargetInfo(
@@ -128,5 +146,6 @@ def check_target(config: ExportConfig) -> TargetInfo:
         raise SenetError(
             f"keep_float={config.keep_float} has no effect with precision={config.precision!r}; leave it out"
         )
-    check_installed(f"export to {config.to}", info.packages)
+    int8 = info.needed_for_int8 if config.precision.startswith("int8") else ()
+    check_installed(f"export to {config.to}{' in int8' * bool(int8)}", (*info.packages, *int8))
     return info

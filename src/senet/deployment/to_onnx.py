@@ -7,16 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from senet.deployment.calibration import CalibrationImages
 from senet.deployment.config import OPSETS, ExportConfig
 from senet.deployment.graph import INPUT, ExportGraph
 from senet.deployment.metadata import KEY, as_text, from_text
+from senet.deployment.sensitivity import Sensitivity, inputs_for, layer_costs
+from senet.deployment.static_quantization import float16_weights, layers_of, quantize, quantize_weights
 from senet.errors import SenetError, first_line, needed_for
 
 
-def write(graph: ExportGraph, path: Path, config: ExportConfig, metadata: Any, calibration: Any) -> None:
+def write(
+    graph: ExportGraph, path: Path, config: ExportConfig, metadata: Any, calibration: CalibrationImages | None
+) -> Sensitivity | None:
     """Write a .onnx file, see `senet.deployment.targets.Format`."""
-    model = to_proto(graph, config.opset or OPSETS[0])
+    model, costs = to_proto(graph, config.opset or OPSETS[0]), None
+    if config.precision == "fp16":
+        model = float16_weights(model)
+    elif config.precision == "int8_weights":
+        model = quantize_weights(model)
+    elif calibration is not None:
+        costs, kept = layer_costs(graph, layers_of(model), calibration, config.keep_float)
+        model = quantize(model, inputs_for(graph, calibration), keep_float=kept)
     save(model, path, metadata)
+    return costs
 
 
 def to_proto(graph: ExportGraph, opset: int) -> Any:

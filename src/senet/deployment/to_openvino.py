@@ -7,16 +7,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from senet.deployment.calibration import CalibrationImages
 from senet.deployment.config import ExportConfig
 from senet.deployment.graph import INPUT, OUTPUT, ExportGraph
 from senet.deployment.metadata import KEY, as_text, from_text
+from senet.deployment.quantization import layers_of, quantize, quantize_weights
+from senet.deployment.sensitivity import Sensitivity, inputs_for, layer_costs
 from senet.errors import MissingFileError, SenetError, first_line, needed_for
 from senet.optimization.inference import openvino_core
 
 
-def write(graph: ExportGraph, path: Path, config: ExportConfig, metadata: Any, calibration: Any) -> None:
+def write(
+    graph: ExportGraph, path: Path, config: ExportConfig, metadata: Any, calibration: CalibrationImages | None
+) -> Sensitivity | None:
     """Write an .xml and a .bin file, see `senet.deployment.targets.Format`."""
-    save(to_model(graph), path, metadata)
+    model, costs = to_model(graph), None
+    if config.precision == "int8_weights":
+        model = quantize_weights(model)
+    elif calibration is not None:
+        costs, kept = layer_costs(graph, layers_of(model), calibration, config.keep_float)
+        model = quantize(model, inputs_for(graph, calibration), keep_float=kept)
+    save(model, path, metadata, fp16=config.precision == "fp16")
+    return costs
 
 
 def to_model(graph: ExportGraph) -> Any:

@@ -5,6 +5,7 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._device import DeviceContext
 
 from senet.errors import SenetError, check_choice
 from senet.nn.modes import device_of
@@ -92,7 +93,7 @@ class InferenceModel(nn.Module):
     def forward(self, x: Tensor) -> Any:
         """Return what the model returned for images (N, C, H, W)."""
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if tracing or torch.compiler.is_exporting():
+        if tracing or torch.compiler.is_exporting() or is_watched():
             return self.network(x)
         with torch.no_grad():
             parts = [x] if self.micro_batch is None else x.split(self.micro_batch)
@@ -134,6 +135,12 @@ def joined(outputs: list[Outputs]) -> Outputs:
         parts = cast(list[Tensor], outputs)
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).float()
     return tuple(cast(Tensor, joined(list(maps))) for maps in zip(*outputs, strict=True))
+
+
+def is_watched() -> bool:
+    """Whether something sees each operator as it is called, as NNCF does to quantize it: no compiler can run within."""
+    modes = torch.overrides._get_current_function_mode_stack()
+    return any(not isinstance(mode, DeviceContext) for mode in modes)  # that of torch.set_default_device
 
 
 def optimize_for_inference(
