@@ -12,12 +12,13 @@ import tyro
 from tyro.conf import Positional
 
 from senet.cli.names import EXPORTING, check_options
-from senet.cli.parity import show_parity
+from senet.cli.parity import show_detection, show_parity
 from senet.cli.parsing import Command
 from senet.cli.progress import Lines
 from senet.cli.sensitivity import say_costs
 from senet.cli.writing import exit_at_sigterm
 from senet.deployment.config import ExportConfig
+from senet.deployment.detection_parity import DetectionParity
 from senet.deployment.exporting import Exported, export
 from senet.deployment.parity import IMAGES, conclude
 from senet.errors import SenetError
@@ -80,7 +81,7 @@ class ExportCommand(Command):
             if made.sensitivity is not None:
                 say_costs(made.sensitivity)
             if made.parity is not None:
-                show_parity(made.parity)
+                show_detection(made.parity) if isinstance(made.parity, DetectionParity) else show_parity(made.parity)
             if self.report is not None:
                 say(f"{self.report} is the report; open it in a browser")
         if made.parity is not None and (status := conclude(made.parity)):
@@ -141,8 +142,9 @@ def written(made: Exported) -> str:
     takes, names = made.metadata["input"], made.metadata["class_names"]
     classes = "" if names is None else f" of {len(names)} classes"
     shape = ", ".join(map(str, takes["shape"]))
+    returns = "boxes, labels and scores" if made.metadata.get("task") else "logits"
     beside = "" if made.path.is_dir() else "".join(f" and {file}" for file in made.files if file != made.path)
     return (
         f"{made.path}{beside}: {made.metadata['source']['network']}, {size / 1e6:.1f} MB; takes {takes['dtype']} "
-        f"({shape}), {takes['range']}, and returns logits{classes}"
+        f"({shape}), {takes['range']}, and returns {returns}{classes}"
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from senet.deployment.detection_parity import DetectionParity
 from senet.deployment.inner_errors import InnerError, InnerErrors
 from senet.deployment.parity import ParityReport
 from senet.errors import counted
@@ -88,3 +89,21 @@ def inner_table(kind: str, errors: Sequence[InnerError]) -> Table:
 def between(interval: Interval) -> str:
     """Return a confidence interval in parentheses."""
     return f" ({interval[0]:.2f} to {interval[1]:.2f})"
+
+
+def show_detection(report: DetectionParity) -> None:
+    """Print how far two detectors are apart, how fast and how large the file is."""
+    say(f"{report.exported} against {report.original} on {counted(report.num_images, 'image')} of {report.source}")
+    if report.matched is None:
+        say("neither found an object; run `senet evaluate` on the file with photos that have some")
+    else:
+        say(
+            f"{100 * report.matched:.1f} % of {report.boxes} boxes found by both; corners differ by at most "
+            f"{report.largest_pixels:.2g} pixels (mean {report.mean_pixels:.2g}), scores by {report.largest_score:.2g}"
+        )
+    times = ", ".join(f"{each.name} {each.median_ms:.1f} ms" for each in report.latencies)
+    say(f"one picture: {times}; {report.file_bytes / 1e6:.1f} MB")
+    for problem in report.problems:
+        say(f"beyond the tolerance: {problem}")
+    if report.within_tolerance:
+        say("within the tolerance")

@@ -1,5 +1,6 @@
 """Exporting a network to a file that works without this library, whole or not at all."""
 
+import json
 import logging
 import os
 import shutil
@@ -9,8 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from senet.deployment import detectors
 from senet.deployment.calibration import CalibrationSource, images_for_int8
 from senet.deployment.config import ExportConfig
+from senet.deployment.detection_parity import DetectionParity, compare_detectors
+from senet.deployment.exported_detectors import ExportedDetector
 from senet.deployment.graph import build_graph
 from senet.deployment.layouts import place_of_model, write_settings
 from senet.deployment.metadata import describe
@@ -18,10 +22,11 @@ from senet.deployment.parity import IMAGES, ParityReport, parity_path, write_par
 from senet.deployment.proving import check_proof, prove, write_proof
 from senet.deployment.sensitivity import Sensitivity
 from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
+from senet.detection.opening import detects, open_detector
 from senet.errors import SenetError, warn
 from senet.evaluation.batches import DataSource, open_model, run_data
 from senet.evaluation.functions import Network, class_names_of, name_of
-from senet.files import check_writable
+from senet.files import check_writable, write_output
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +48,7 @@ class Exported:
     model: Path
     files: tuple[Path, ...]
     metadata: Metadata
-    parity: ParityReport | None
+    parity: ParityReport | DetectionParity | None
     sensitivity: Sensitivity | None = None
 
 
@@ -58,7 +63,7 @@ def export(
     report: str | Path | None = None,
     **options: Any,
 ) -> Exported:
-    """Export a network that classifies to a file for other runtimes, and compare it with the original.
+    """Export a network that classifies, or a detector, to a file for other runtimes, and compare both.
 
     Nothing is left of an export that fails, and nothing that exists is replaced. How both compare is written beside the
     file, as network.onnx.parity.json for network.onnx.
@@ -90,6 +95,10 @@ def export(
     output, info = Path(output), check_target(config)
     check_output(output, config, info)
     page = None if report is None else Path(report)
+    if detects(run_or_model):
+        given: dict[str, Any] = {"data": data, "calibration": calibration, "report": page}
+        given["num_images"] = None if num_images == IMAGES else num_images or "all"
+        return export_detector(run_or_model, output, config, given)
     model = open_model(run_or_model)
     check_proof(model, config.to, info, data, page)
     graph = build_graph(model, config)
@@ -126,6 +135,34 @@ def export(
         parity=parity,
         sensitivity=sensitivity,
     )
+
+
+def export_detector(run_or_model: Network, output: Path, config: ExportConfig, given: dict[str, Any]) -> Exported:
+    """Export a detector, see `export`.
+
+    Args:
+        run_or_model: see `export`.
+        output: the new file.
+        config: of the export.
+        given: arguments that have no effect on detectors, by name.
+
+    Raises:
+        SenetError: as `export`.
+    """
+    detectors.check_options(config, given)
+    original = open_detector(run_or_model, "cpu").eval()
+    detector = detectors.for_inference(original, config)
+    metadata = detectors.describe(detector, config, run_or_model)
+    logger.info("writing %s", output)
+    with written_whole(output) as folder:
+        place = folder / output.name
+        detectors.write(detector, place, config, metadata)
+        exported = ExportedDetector(place, *TARGETS[config.to].load().open_file(place))
+        logger.info("comparing %s with %s", output, name_of(run_or_model))
+        parity = compare_detectors(original, exported, place, (name_of(run_or_model), str(output)))
+        write_output(parity_path(place), json.dumps(parity.to_dict(), indent=2).encode() + b"\n")
+        files = tuple(output.parent / file.name for file in sorted(folder.iterdir()))
+    return Exported(path=output, model=output, files=files, metadata=metadata, parity=parity)
 
 
 def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from senet.deployment.exported_detectors import ExportedDetector, is_detector_file
 from senet.deployment.metadata import preprocessing_in
 from senet.deployment.pixels import centered
 from senet.deployment.targets import TARGETS, Runner
@@ -21,6 +22,7 @@ class ExportedModel(FunctionNetwork):
 
     Args:
         path: of the file.
+        found: what `opened` returned for it, if it is opened already.
 
     Attributes:
         metadata: what the file says of itself.
@@ -28,10 +30,10 @@ class ExportedModel(FunctionNetwork):
         held_out: which images were held out of training, of data without a part of their own for evaluation.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, found: tuple[Runner, Any] | None = None) -> None:
         file = network_of_page(Path(path))
         self.__dict__["path"] = file
-        self.run_file, self.metadata = opened(file)
+        self.run_file, self.metadata = found or opened(file)
         super().__init__(ExportedFunction(file, self.run_file, self.metadata))
         self.name = str(path)
         source = self.metadata.get("source")
@@ -165,7 +167,7 @@ def opened(path: Path) -> tuple[Runner, Any]:
     return run, metadata
 
 
-def load_exported(path: str | Path) -> ExportedModel:
+def load_exported(path: str | Path) -> ExportedModel | ExportedDetector:
     """Open a file that `senet.export` wrote as a network for `evaluate`, `predict` and `compare`.
 
     Args:
@@ -174,6 +176,7 @@ def load_exported(path: str | Path) -> ExportedModel:
     Returns:
         A module from normalized float images (N, C, H, W) to logits, on the CPU, with the file's `preprocessing`,
         `class_names` and `metadata`. A file that normalizes pixels itself is given the pixels that images were made of.
+        The file of a detector is called as detectors are, with a list of images (3, H, W) in [0, 1].
 
     Raises:
         SenetError: it is no such file, or is damaged.
@@ -181,4 +184,14 @@ def load_exported(path: str | Path) -> ExportedModel:
 
     >>> model = load_exported("network.onnx")  # doctest: +SKIP
     """
-    return ExportedModel(path)
+    file = network_of_page(Path(path))
+    found = opened(file)
+    return ExportedDetector(file, *found) if is_detector_file(found[1]) else ExportedModel(path, found)
+
+
+def detects_objects(path: Path) -> bool:
+    """Return whether an exported file is of a detector; False for one that cannot be opened."""
+    try:
+        return is_detector_file(opened(path)[1])
+    except SenetError:  # whoever opens the network says what is wrong
+        return False

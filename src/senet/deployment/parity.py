@@ -15,6 +15,7 @@ from senet.data.images import ImageSplit
 from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.deployment.agreement import TOLERANCES, Difference, PairedAccuracy, Tolerance, problems
 from senet.deployment.candidate import Candidate, Run, candidate_of
+from senet.deployment.detection_parity import DetectionParity
 from senet.deployment.inner_errors import InnerErrors, inner_errors
 from senet.deployment.machine import Processor, processor, size_of, versions
 from senet.deployment.pictures import Pictures, pictures_for
@@ -261,6 +262,6 @@ def write_parity(report: ParityReport, path: Path) -> None:
     write_output(path, json.dumps(report.to_dict(), indent=2, allow_nan=False).encode() + b"\n")
 
 
-def conclude(report: ParityReport) -> int:
+def conclude(report: ParityReport | DetectionParity) -> int:
     """Return the exit status of a command that exports: 0, or `BEYOND_TOLERANCE`."""
     return 0 if report.within_tolerance else BEYOND_TOLERANCE

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from senet.evaluation.batches import open_any
 from senet.evaluation.functions import Network, name_of
 from senet.nn.modes import default_device, device_of
 from senet.weights.checkpoint import CONFIG_FILE
-from senet.weights.hub import FILES, HUB_ID, Download, is_hub_id
+from senet.weights.hub import EXPORTED, FILES, HUB_ID, Download, is_hub_id
 from senet.weights.tensors import read_state
 
 TASK = "detection"
@@ -36,6 +37,8 @@ def detects(source: Any) -> bool:
     path = Path(source)
     if path.is_dir():
         return any(says_detection(folder / CONFIG_FILE) for folder in (path, path / "best", path / "last"))
+    if path.suffix in EXPORTED:  # files of a part above this one
+        return bool(import_module("senet.deployment.loading").detects_objects(path))
     if path.is_file():
         return path.suffix in FILES and described_as_detector(path)
     match = None if path.exists() or not is_hub_id(str(source)) else HUB_ID.match(str(source))
