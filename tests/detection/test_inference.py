@@ -96,4 +96,6 @@ def test_it_detects_and_is_only_for_that(images, tmp_path):
         senet.save_pretrained(fast, tmp_path / "model")
     with pytest.raises(senet.SenetError, match="optimized for inference already"):
         senet.optimize_for_inference(fast, backend="eager")
+    again = copy.deepcopy(fast)
+    again.load_state_dict(fast.state_dict())
     assert model.train().training  # the detector itself is untouched

@@ -411,4 +411,5 @@ def describe(model: Detector) -> dict[str, Any]:
 
 def describe_state(model: nn.Module, state: Any, prefix: str, metadata: dict[str, Any]) -> None:
     """Add the detector's description to a state dict's metadata."""
-    metadata[DESCRIPTION_KEY] = json.dumps(describe(cast(Detector, model)))
+    if not isinstance(model.backbone, NamedMaps):  # of which no description builds a copy
+        metadata[DESCRIPTION_KEY] = json.dumps(describe(cast(Detector, model)))
