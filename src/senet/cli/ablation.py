@@ -1,11 +1,9 @@
-"""What `senet ablate` prints: the run that starts, and at the end a table for each of the paper's."""
+"""What `senet ablate` prints at the end: a table for each of the paper's."""
 
-import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
-from senet.paper.ablation import SUBJECTS, AblationRow, logger
-from senet.terminal import Table, console, printable, say
+from senet.paper.ablation import SUBJECTS, AblationRow
+from senet.terminal import Table
 
 
 def ablation_tables(rows: Sequence[AblationRow]) -> Iterator[Table]:
@@ -22,25 +20,3 @@ def ablation_tables(rows: Sequence[AblationRow]) -> Iterator[Table]:
             paper = "" if row.paper_error is None else f"{row.paper_error:.2f}"
             table.add_row(row.label, *counts, f"{row.mean:.2f}", spread, paper)
         yield table
-
-
-class RunLines(logging.Handler):
-    """Prints which run of the ablations starts, on standard error."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one line."""
-        if record.levelno == logging.INFO:  # warnings are shown for every command
-            say(printable(record.getMessage()), console(stderr=True))
-
-
-@contextmanager
-def runs_shown() -> Iterator[None]:
-    """Show which run of the ablations starts."""
-    handler, level = RunLines(), logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)

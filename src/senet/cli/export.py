@@ -1,9 +1,8 @@
 """`senet export`."""
 
 import json
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Self, cast
@@ -14,7 +13,7 @@ from tyro.conf import Positional
 from senet.cli.names import EXPORTING, check_options
 from senet.cli.parity import show_detection, show_parity
 from senet.cli.parsing import Command
-from senet.cli.progress import Lines
+from senet.cli.progress import lines_shown
 from senet.cli.sensitivity import say_costs
 from senet.cli.writing import exit_at_sigterm
 from senet.deployment.config import ExportConfig
@@ -64,7 +63,7 @@ class ExportCommand(Command):
 
     def run(self) -> None:
         """Export, and say what was written."""
-        with exit_at_sigterm(), progress_shown(quiet=self.json):
+        with exit_at_sigterm(), nullcontext() if self.json else lines_shown("senet.deployment"):
             made = export(
                 self.model,
                 self.output,
@@ -105,23 +104,6 @@ class ExportCommand(Command):
         if len(asked) > 1:
             raise SenetError(f"two precisions are asked for, {' and '.join(sorted(asked))}; name one")
         return replace(self.options, precision=next(iter(asked), "fp32"))  # type: ignore[arg-type]
-
-
-@contextmanager
-def progress_shown(*, quiet: bool) -> Iterator[None]:
-    """Print what the library logs of an export while it goes on, on standard error; nothing if `quiet`."""
-    if quiet:
-        yield
-        return
-    handler, logger = Lines(None), logging.getLogger("senet.deployment")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
 
 
 def summary(made: Exported) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Bar:
 
 
 class Lines(logging.Handler):
-    """Prints what runs log, a line each, on standard error, above the bar if there is one."""
+    """Prints what is logged, a line each, on standard error, above the bar if there is one."""
 
     def __init__(self, bar: Bar | None) -> None:
         super().__init__(logging.INFO)
@@ -47,15 +47,27 @@ class Lines(logging.Handler):
 
 
 @contextmanager
-def run_shown() -> Iterator[Bar | None]:
-    """Print the lines of the runs inside; give a bar where standard error is a terminal."""
-    shown = Bar() if is_first() and console(stderr=True).file.isatty() else None
-    handler, logger = Lines(shown), logging.getLogger("senet.training")
+def lines_shown(part: str, bar: Bar | None = None) -> Iterator[None]:
+    """Print what a part of the library logs inside.
+
+    Args:
+        part: the name of its logger, such as "senet.training".
+        bar: above which the lines stand, if there is one.
+    """
+    handler, logger = Lines(bar), logging.getLogger(part)
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        yield shown
+        yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+@contextmanager
+def run_shown() -> Iterator[Bar | None]:
+    """Print the lines of the runs inside; give a bar where standard error is a terminal."""
+    shown = Bar() if is_first() and console(stderr=True).file.isatty() else None
+    with lines_shown("senet.training", shown):
+        yield shown

@@ -12,11 +12,11 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from senet.cli.ablation import ablation_tables, runs_shown
+from senet.cli.ablation import ablation_tables
 from senet.cli.names import DETECTING, check_options
 from senet.cli.parsing import Command, parse
 from senet.cli.processes import launcher
-from senet.cli.progress import run_shown
+from senet.cli.progress import lines_shown, run_shown
 from senet.detection.config import DetectionConfig
 from senet.errors import SenetError
 from senet.nn.block import SEOptions
@@ -262,7 +262,7 @@ class AblateCommand(ByRecipe):
     def run(self) -> None:
         """Train what is missing, and print all tables."""
         try:
-            with run_shown(), runs_shown():
+            with run_shown(), lines_shown("senet.paper.ablation"):
                 rows = reproduce_ablations(self.tables, self.config, self.output, seeds=self.seeds)
         except TrainingInterrupted as interrupted:
             say(f"\nsenet: {interrupted}; the same command goes on from here", console(stderr=True))
