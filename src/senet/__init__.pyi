@@ -17,10 +17,10 @@ from .deployment.exporting import Exported as Exported
 from .deployment.exporting import export as export
 from .deployment.loading import ExportedModel as ExportedModel
 from .deployment.loading import load_exported as load_exported
+from .detection.constructors import faster_rcnn as faster_rcnn
+from .detection.constructors import retinanet as retinanet
 from .detection.detector_config import DetectorConfig as DetectorConfig
 from .detection.detectors import build_detector as build_detector
-from .detection.detectors import faster_rcnn as faster_rcnn
-from .detection.detectors import retinanet as retinanet
 from .detection.prediction import detect as detect
 from .detection.report import report_detector as report_detector
 from .errors import SenetError as SenetError
