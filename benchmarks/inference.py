@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 import senet
 from report import DTYPES, RESULTS, Device, Precision, bounds, milliseconds, results_file, time_in_turn, write_results
-from senet.optimization.inference import Backend, openvino_core
+from senet.optimization.inference import Backend
+from senet.optimization.runners import openvino_core
 
 Run = Callable[[], Tensor]
 NETWORKS = {"plain": "resnet50", "SE": "seresnet50"}

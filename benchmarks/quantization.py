@@ -65,7 +65,7 @@ class Options:
 
 def run_openvino(model: Any) -> Run:
     """Return what computes logits in OpenVINO."""
-    from senet.optimization.inference import openvino_core
+    from senet.optimization.runners import openvino_core
 
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"}
     compiled = openvino_core().compile_model(model, "CPU", settings)

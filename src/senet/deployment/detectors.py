@@ -14,12 +14,11 @@ from senet.deployment.config import OPSETS, ExportConfig
 from senet.deployment.metadata import FORMAT, installed
 from senet.deployment.quiet import quiet
 from senet.deployment.to_onnx import cause, save
-from senet.detection.opening import names_of_classes, open_detector
+from senet.detection.opening import TASK, names_of_classes, open_detector
 from senet.errors import SenetError, check_installed
 from senet.evaluation.functions import Network, name_of
 from senet.optimization.rewriting import rewrite
 
-TASK = "detection"
 INPUT, OUTPUTS = "image", ("boxes", "labels", "scores")
 LAST_OPSET = 20
 """The last that PyTorch 2.14 writes by tracing; torch.export cannot express torchvision's detectors."""
@@ -86,7 +85,6 @@ def for_inference(run_or_model: Network, config: ExportConfig) -> nn.Module:
     detector: Any = deepcopy(open_detector(run_or_model, "cpu")).eval()
     if hasattr(detector, "with_maps"):
         detector = detector.with_maps(rewrite if config.rewrite else deepcopy)
-        detector._state_dict_hooks.clear()  # which describe a trunk that the copy does not have
     elif config.rewrite:
         raise SenetError(
             f"{type(detector).__name__} is no detector of this library, and cannot be rewritten; add rewrite=False"

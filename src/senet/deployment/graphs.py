@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from senet.deployment.flow import SIZES, Points, Step, points_in
+from senet.deployment.sessions import open_session
 from senet.errors import SenetError, needed_for
 from senet.nn.modes import eval_mode
-from senet.optimization.inference import openvino_core
+from senet.optimization.runners import compile_openvino, openvino_core
 from senet.surgery.dataflow import Value, trace_dataflow
 
 Array = npt.NDArray[Any]
@@ -81,7 +81,6 @@ class OnnxGraph(InnerGraph):
         """Return a session of a copy in which the values at some positions are outputs."""
         with needed_for("reading the blocks of an ONNX file"):
             import onnx
-            import onnxruntime
 
         copy = onnx.ModelProto()
         copy.CopyFrom(self.model)
@@ -90,9 +89,8 @@ class OnnxGraph(InnerGraph):
             if self.steps[place].key not in outputs:
                 copy.graph.output.append(onnx.ValueInfoProto(name=self.steps[place].key))
                 outputs.add(self.steps[place].key)
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = torch.get_num_threads()
-        return onnxruntime.InferenceSession(copy.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+        with needed_for("reading the blocks of an ONNX file"):
+            return open_session(copy.SerializeToString())
 
 
 class OpenVINOGraph(InnerGraph):
@@ -140,8 +138,7 @@ class OpenVINOGraph(InnerGraph):
         copy = self.model.clone()
         nodes = {node.get_friendly_name(): node for node in copy.get_ordered_ops()}
         copy.add_outputs([nodes[name].output(i) for name, i in (self.steps[place].key for place in places)])
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        return openvino_core().compile_model(copy, "CPU", settings)
+        return compile_openvino(copy)
 
 
 def key_of(output: Any) -> tuple[str, int]:

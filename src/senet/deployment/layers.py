@@ -1,12 +1,12 @@
 """The layers of an exported graph: called as in the network, whatever the format calls them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from senet.deployment.calibration import Array
-from senet.deployment.gate_scopes import Operation
+from senet.deployment.gate_scopes import Operation, gate_scopes, kept_in_float
 
 TOLERANCE = 1e-4
 """Largest difference of two directions of weights, each of length 1, that are taken for the same."""
@@ -65,6 +65,23 @@ def same(own: Array, other: Array) -> bool:
         return False
     along = (own * other).sum(1, keepdims=True)
     return bool(np.abs(own - np.sign(along) * other).max() < TOLERANCE)
+
+
+def in_gates(operations: Sequence[Operation]) -> set[str]:
+    """Return the names of the operations of all gates, without the products that they are factors of."""
+    return {name for scope in gate_scopes(operations) for name in scope.operations}
+
+
+def left_in_float(operations: Sequence[Operation], keep_float: Collection[str], float_gates: bool) -> set[str]:
+    """Return the names of the operations that int8 leaves in float.
+
+    Args:
+        operations: of the graph.
+        keep_float: those that are asked for.
+        float_gates: whether SE's gates and their products are among them.
+    """
+    gates = kept_in_float(gate_scopes(operations)) if float_gates else ()
+    return {*keep_float, *before_layers(operations), *gates}
 
 
 def before_layers(operations: Sequence[Operation]) -> list[str]:

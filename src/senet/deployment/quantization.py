@@ -7,8 +7,8 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any, Literal
 
 from senet.deployment.calibration import Array
-from senet.deployment.gate_scopes import Kind, Operation, gate_scopes, kept_in_float
-from senet.deployment.layers import Layer, before_layers
+from senet.deployment.gate_scopes import Kind, Operation
+from senet.deployment.layers import Layer, in_gates, left_in_float
 from senet.errors import SenetError, first_line, needed_for
 
 KINDS: dict[str, Kind] = {
@@ -43,7 +43,7 @@ def operations_of(model: Any) -> list[Operation]:
 
 def layers_of(model: Any) -> list[Layer]:
     """Return the layers of an openvino.Model in float whose weights are constants, those of gates too, in order."""
-    in_gates = {name for scope in gate_scopes(operations_of(model)) for name in scope.operations}
+    of_gates = in_gates(operations_of(model))
     found = []
     for node in model.get_ordered_ops():
         if KINDS.get(node.get_type_name()) != "weighted":
@@ -53,7 +53,7 @@ def layers_of(model: Any) -> list[Layer]:
             name, weight = node.get_friendly_name(), constant.get_data()
             if node.get_type_name() == "GroupConvolution":  # (groups, C_out / groups, ...)
                 weight = weight.reshape(-1, *weight.shape[2:])
-            found.append(Layer(node=name, weight=weight, in_gate=name in in_gates))
+            found.append(Layer(node=name, weight=weight, in_gate=name in of_gates))
     return found
 
 
@@ -87,10 +87,7 @@ def quantize(
     with needed_for("int8 for OpenVINO"):
         import nncf
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-    operations = operations_of(model)
-    names = {*keep_float, *before_layers(operations)}
-    if float_gates:
-        names |= {*kept_in_float(gate_scopes(operations))}
+    names = left_in_float(operations_of(model), keep_float, float_gates)
     with quiet_nncf():
         try:
             return nncf.quantize(

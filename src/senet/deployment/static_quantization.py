@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from senet.deployment.calibration import Array
-from senet.deployment.gate_scopes import Kind, Operation, gate_scopes, kept_in_float
-from senet.deployment.layers import Layer, before_layers
+from senet.deployment.gate_scopes import Kind, Operation
+from senet.deployment.layers import Layer, in_gates, left_in_float
 from senet.errors import SenetError, first_line, needed_for
 
 KINDS: dict[str, Kind] = {
@@ -55,7 +55,7 @@ def layers_of(model: Any) -> list[Layer]:
     """Return the layers of an onnx.ModelProto in float whose weights are constants, those of gates too, in order."""
     with needed_for("the layers of an ONNX file"):
         from onnx import numpy_helper
-    in_gates = {name for scope in gate_scopes(operations_of(model)) for name in scope.operations}
+    of_gates = in_gates(operations_of(model))
     constants = {each.name: each for each in model.graph.initializer}
     found = []
     for node in model.graph.node:
@@ -63,7 +63,7 @@ def layers_of(model: Any) -> list[Layer]:
             weight = numpy_helper.to_array(constants[node.input[1]])
             upright = node.op_type == "Conv" or any(each.name == "transB" and each.i for each in node.attribute)
             weight = weight if upright else weight.T
-            found.append(Layer(node=node.name, weight=weight, in_gate=node.name in in_gates))
+            found.append(Layer(node=node.name, weight=weight, in_gate=node.name in of_gates))
     return found
 
 
@@ -101,10 +101,7 @@ def quantize(
     with needed_for("int8 for ONNX"):
         import onnx
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    operations = operations_of(model)
-    names = {*keep_float, *before_layers(operations)}
-    if float_gates:
-        names |= {*kept_in_float(gate_scopes(operations))}
+    names = left_in_float(operations_of(model), keep_float, float_gates)
     kinds = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
     with tempfile.TemporaryDirectory() as folder, quiet_onnxruntime():
         path = Path(folder) / "int8.onnx"

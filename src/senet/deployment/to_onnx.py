@@ -12,6 +12,7 @@ from senet.deployment.config import OPSETS, ExportConfig
 from senet.deployment.graph import INPUT, ExportGraph
 from senet.deployment.metadata import KEY, as_text, from_text
 from senet.deployment.sensitivity import Sensitivity, inputs_for, layer_costs
+from senet.deployment.sessions import open_session
 from senet.deployment.static_quantization import float16_weights, layers_of, quantize, quantize_weights
 from senet.errors import SenetError, first_line, needed_for
 
@@ -94,12 +95,9 @@ def save(model: Any, path: Path, metadata: Any) -> None:
 def open_file(path: Path) -> tuple[Any, Any]:
     """Open a .onnx file in ONNX Runtime, see `senet.deployment.targets.Format`."""
     with needed_for(f"{path}"):
-        import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+        import onnxruntime  # noqa: F401
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = open_session(path)
     except Exception as error:  # of classes in a compiled module
         raise SenetError(f"{path} cannot be opened by ONNX Runtime: {first_line(error)}") from error
     props = session.get_modelmeta().custom_metadata_map

@@ -14,7 +14,7 @@ from senet.deployment.metadata import KEY, as_text, from_text
 from senet.deployment.quantization import layers_of, quantize, quantize_weights
 from senet.deployment.sensitivity import Sensitivity, inputs_for, layer_costs
 from senet.errors import MissingFileError, SenetError, first_line, needed_for
-from senet.optimization.inference import openvino_core
+from senet.optimization.runners import compile_openvino, openvino_core
 
 
 def write(
@@ -74,12 +74,7 @@ def open_file(path: Path) -> tuple[Any, Any]:
         raise MissingFileError(f"{path} has no weights beside it: {weights} is missing; keep both in one folder")
     try:
         model = openvino_core().read_model(path)
-        settings = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        compiled = openvino_core().compile_model(model, "CPU", settings)
+        compiled = compile_openvino(model)
     except RuntimeError as error:
         raise SenetError(f"{path} cannot be opened by OpenVINO: {first_line(error)}") from error
     metadata = from_text(model.get_rt_info([KEY]).astype(str), path) if model.has_rt_info([KEY]) else {}

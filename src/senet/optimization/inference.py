@@ -15,7 +15,6 @@ from senet.optimization.choosing import AutoRunner, runner_of
 from senet.optimization.lowering import lower
 from senet.optimization.rewriting import rewrite
 from senet.optimization.runners import BatchRunner, NamedBackend, as_weights
-from senet.optimization.runners import openvino_core as openvino_core
 
 Backend = Literal["auto", "inductor", "onednn", "openvino", "eager"]
 Switch = Literal["auto", "on", "off"]

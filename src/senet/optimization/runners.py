@@ -187,6 +187,16 @@ def openvino_core() -> Any:
     return openvino.Core()
 
 
+def compile_openvino(model: Any, precision: Precision = "fp32") -> Any:
+    """Compile an openvino.Model for the CPU, with PyTorch's number of threads."""
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    return openvino_core().compile_model(model, "CPU", settings)
+
+
 class OpenVINORunner:
     """Runs a graph with OpenVINO on the CPU, compiled for each new shape, or once for all of them.
 
@@ -234,9 +244,4 @@ class OpenVINORunner:
                 model = openvino.convert_model(self.network, example_input=example)
             else:
                 model = openvino.convert_model(torch.export.export(self.network, (example,)))
-        settings = {
-            "INFERENCE_PRECISION_HINT": "f32" if self.precision == "fp32" else "bf16",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        return openvino_core().compile_model(model, "CPU", settings)
+        return compile_openvino(model, self.precision)
