@@ -1,6 +1,8 @@
 """Fixtures that several test files share."""
 
+import logging
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +33,18 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
         if not run.exists():
             senet.train(replace(get_recipe("digits"), epochs=3), run)
     return run
+
+
+@pytest.fixture(autouse=True)
+def logging_stays() -> Iterator[None]:
+    """What a test calls may not silence the program that calls it, nor the tests after it."""
+    root = logging.getLogger()
+    before = root.level, root.manager.disable
+    yield
+    after = root.level, root.manager.disable
+    root.setLevel(before[0])
+    logging.disable(before[1])
+    assert after == before
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from senet.detection.opening import TASK, names_of_classes, open_detector
 from senet.errors import SenetError, check_installed
 from senet.evaluation.functions import Network, name_of
 from senet.optimization.rewriting import rewrite
+from senet.optimization.runners import converted_to_openvino
 
 INPUT, OUTPUTS = "image", ("boxes", "labels", "scores")
 LAST_OPSET = 20
@@ -142,11 +143,9 @@ def write(detector: nn.Module, path: Path, config: ExportConfig, metadata: Any) 
 
         save(onnx.load(path), path, metadata)
         return
-    import openvino
-
     from senet.deployment.to_openvino import save as save_openvino
 
-    save_openvino(openvino.convert_model(onnx_file), path, metadata)
+    save_openvino(converted_to_openvino(onnx_file), path, metadata)
     onnx_file.unlink()
 
 

@@ -14,7 +14,7 @@ from senet.deployment.metadata import KEY, as_text, from_text
 from senet.deployment.quantization import layers_of, quantize, quantize_weights
 from senet.deployment.sensitivity import Sensitivity, inputs_for, layer_costs
 from senet.errors import MissingFileError, SenetError, first_line, needed_for
-from senet.optimization.runners import compile_openvino, openvino_core
+from senet.optimization.runners import compile_openvino, converted_to_openvino, openvino_core
 
 
 def write(
@@ -41,7 +41,7 @@ def to_model(graph: ExportGraph) -> Any:
 
     program = graph.program()
     try:
-        model = openvino.convert_model(program)
+        model = converted_to_openvino(program)
     except Exception as error:  # of a class in a compiled module
         raise SenetError(f"the network cannot be exported to OpenVINO: {cause(error)}") from error
     model.inputs[0].get_tensor().set_names({INPUT})

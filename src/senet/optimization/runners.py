@@ -1,5 +1,6 @@
 """What runs a rewritten network: PyTorch's compiler, oneDNN or OpenVINO, compiled for each shape of images."""
 
+import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -197,6 +198,26 @@ def compile_openvino(model: Any, precision: Precision = "fp32") -> Any:
     return openvino_core().compile_model(model, "CPU", settings)
 
 
+def converted_to_openvino(source: Any, **options: Any) -> Any:
+    """Return a network as an openvino.Model, and leave Python's root logger as it was.
+
+    openvino.convert_model hides all warnings of the whole program while it runs, and for good when it fails.
+
+    Args:
+        source: an exported program, a module or the path of an ONNX file.
+        options: further arguments of openvino.convert_model.
+    """
+    import openvino
+
+    root = logging.getLogger()
+    level, filters, handlers = root.level, root.filters[:], root.handlers[:]
+    try:
+        return openvino.convert_model(source, **options)
+    finally:
+        root.setLevel(level)
+        root.filters[:], root.handlers[:] = filters, handlers
+
+
 class OpenVINORunner:
     """Runs a graph with OpenVINO on the CPU, compiled for each new shape, or once for all of them.
 
@@ -235,13 +256,11 @@ class OpenVINORunner:
 
     def compile(self, x: Tensor) -> Any:
         """Compile for the shape of x, or for all."""
-        import openvino
-
         example = x.new_zeros(x.shape)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the tracer, about numbers of positions in means
             if self.any_size:
-                model = openvino.convert_model(self.network, example_input=example)
+                model = converted_to_openvino(self.network, example_input=example)
             else:
-                model = openvino.convert_model(torch.export.export(self.network, (example,)))
+                model = converted_to_openvino(torch.export.export(self.network, (example,)))
         return compile_openvino(model, self.precision)
