@@ -68,7 +68,9 @@ def state_of(run):
 
 
 def timeless(row):
-    return {key: value for key, value in row.items() if key not in ("images_per_s", "time_s", "data_wait_s", "evaluation_s")}
+    return {
+        key: value for key, value in row.items() if key not in ("images_per_s", "time_s", "data_wait_s", "evaluation_s")
+    }
 
 
 def assert_equal(actual, expected, path="state"):

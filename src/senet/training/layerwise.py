@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_leaves
 from senet.nn.excitation import ExcitationBlock
 from senet.nn.fused import set_fused
 
-Pass = Literal["images", "forward", "loss", "backward", "step"]
-"""Where values stop being finite: before the network, in a layer, the loss, a gradient, the change of the weights."""
+Pass = Literal["images", "targets", "forward", "loss", "backward", "step"]
+"""Where values stop being finite: before the network, in a layer, the loss, a gradient, or a change of weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +166,12 @@ class Layerwise:
         if values.bad and self.fault is None:  # nothing has computed them: of layers, `leave` comes first
             outer = self.running[-2]
             if module is self.objective or outer is self.objective:
+                images = args[:1] if module is self.objective else [args, kwargs]
+                where: Pass = (
+                    "images" if any(not tensor.isfinite().all() for tensor in tensors_in(images)) else "targets"
+                )
                 rows = bad_rows([args, kwargs], self.num_images)
-                self.fault = Fault(where="images", rows=rows, values={"input": values})
+                self.fault = Fault(where=where, rows=rows, values={"input": values})
             else:
                 self.blame(outer, [args, kwargs])
 

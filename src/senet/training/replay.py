@@ -117,10 +117,10 @@ class Cause:
         fault, values = self.fault, self.fault.values
         whose = "" if not self.images else f" for {self.of_images()}"
         when = f"in batch {self.batch} of epoch {self.epoch}"
-        if fault.where == "images":
-            return f"{when} the images are not finite before the first layer{whose}"
+        if fault.where in ("images", "targets"):
+            return f"{when} the {fault.where} are not finite before the first layer{whose}"
         if fault.where == "loss":
-            return f"{when} the loss is the first that is not finite: all layers are, so look at the targets{whose}"
+            return f"{when} the loss is the first that is not finite, and the values of all layers are{whose}"
         layer = f"{fault.layer or 'the network itself, outside of its layers,'} ({fault.kind})"
         if fault.where == "step":
             return f"{when} the step, by finite gradients, makes {layer} not finite; {ranges(values)}"
@@ -140,8 +140,8 @@ class Cause:
             return "lower optimizer.lr, set optimizer.clip_norm or use fp32"
         if fault.where == "images":
             return "look at these images and at data.preprocessing.std, which they are divided by"
-        if fault.where == "loss":
-            return "look at the labels and objective, or lower optimizer.lr"
+        if fault.where in ("targets", "loss"):
+            return "look at the labels of these images and at objective"
         output = fault.values.get("output")
         if output is not None and output.dtype == "float16":
             return f"float16 ends at {FP16_MAX:,.0f}: set compute.precision to bf16 or fp32"
@@ -193,7 +193,7 @@ def find_cause(trainer: Run, past: Past) -> Cause:
             fault=None, problem=f"the layer is not known, for the steps cannot be done again ({first_line(error)})"
         )
     every: list[Cause] = team.gathered(own)
-    found = [cause for cause in every if cause.fault is not None and cause.fault.where in ("images", "forward", "loss")]
+    found = [cause for cause in every if cause.fault is not None and cause.fault.where not in ("backward", "step")]
     return next(iter(found or [cause for cause in every if cause.fault is not None] or every))
 
 
