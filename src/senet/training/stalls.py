@@ -107,12 +107,16 @@ def stacks_on_signal(file: IO[str]) -> Iterator[None]:
     if SIGNAL is None:
         yield
         return
-    on_stderr = faulthandler.unregister(SIGNAL)  # type: ignore[func-returns-value]  # as the command line has it from its start
-    is_handled = signal.getsignal(SIGNAL) not in (signal.SIG_DFL, signal.SIG_IGN, None)
+    handler = signal.getsignal(SIGNAL)
+    is_handled = handler not in (signal.SIG_DFL, signal.SIG_IGN, None)
+    on_stderr = faulthandler.unregister(SIGNAL)  # type: ignore[func-returns-value]  # as the command line has it
+    if on_stderr and is_handled:  # the program's came later, and has just been replaced by what was before both
+        with suppress(ValueError):  # not the main thread
+            signal.signal(SIGNAL, handler)
     faulthandler.register(SIGNAL, file=file, all_threads=True, chain=is_handled)
     try:
         yield
     finally:
         faulthandler.unregister(SIGNAL)
-        if on_stderr and sys.__stderr__ is not None:
+        if on_stderr and not is_handled and sys.__stderr__ is not None:
             faulthandler.register(SIGNAL, file=sys.__stderr__, all_threads=True)
