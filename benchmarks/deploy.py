@@ -47,7 +47,7 @@ from senet.deployment.pictures import generate
 
 Part = Literal["exports", "latency", "command"]
 PACKAGES = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
-LONG = 60.0
+LONG = 20.0
 """Seconds from which an export is not repeated: the first one of a process loads packages."""
 PHASES = {
     "proof": [(exporting, "prove")],
