@@ -7,8 +7,9 @@ from pages.measured import Result, number, provenance, ratios, read, spread, tab
 COMMAND = "python benchmarks/deploy.py --pictures FOLDER ..."
 FILES = """
 {network}: seconds from the network in PyTorch to the file, and for `senet.export` in brackets those without the proof
-and the costs of layers, which it adds; how far the logits of {judging} pictures are from PyTorch's (root mean square,
-relative, and the largest difference beside the largest logit); pictures that keep their class. int8 has its ranges from
+and the costs of layers, which it adds; how far the logits of {judging} pictures are from PyTorch's (root mean square
+beside that of the logits, of all pictures and of the median one, and the largest difference beside the largest logit);
+pictures that keep their class. int8 has its ranges from
 {ranges} other pictures ({source}).
 """
 TIMES = """
@@ -35,12 +36,17 @@ def files(result: Result) -> str:
     for row in result["exports"]:
         seconds, written = number(row["seconds"]), row["seconds"] - sum(row["phases"].values())
         seconds += f" ({number(written)})" if row["phases"] else ""
-        differs = (f"{100 * row['error']:.1g} %", f"{100 * row['largest']:.1g} %")
+        differs = (percent(row[name]) for name in ("error", "median", "largest"))
         lines.append(
             (label(row), row["name"], seconds, number(row["megabytes"]), *differs, f"{row['same_class']:.1f} %")
         )
-    headings = ("", "made by", "seconds", "MB", "logits change by", "at most by", "same class")
+    headings = ("", "made by", "seconds", "MB", "logits change by", "median", "largest", "same class")
     return FILES.format(network=result["network"], **result["pictures"]) + table(headings, lines)
+
+
+def percent(share: float) -> str:
+    """Format a share: in %, or one that is rounding alone as a power of ten."""
+    return f"{share:.0e}" if share < 1e-4 else f"{100 * share:.2g} %"
 
 
 def label(row: Result) -> str:
