@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from senet.evaluation.batches import Batches, DataSource, model_and_data, open_b
 from senet.files import check_replaced, write_output
 from senet.nn.modes import borrowed
 from senet.nn.precision import Precision, computing
+from senet.processes import Team, current_team
 
 BINS = 20
 KEY = "senet.recording"
@@ -171,12 +171,16 @@ class Tally:
         num_classes: K.
         bins: of the histograms.
         device: of the gates.
+        team: processes whose sums are added up; None for this one alone.
     """
 
-    def __init__(self, block: GateBlock, num_classes: int, bins: int, device: torch.device) -> None:
+    def __init__(
+        self, block: GateBlock, num_classes: int, bins: int, device: torch.device, team: Team | None = None
+    ) -> None:
         shape = (num_classes, block.channels)
         self.block = block
         self.bins = bins
+        self.team = team or Team()
         self.shift: Tensor | None = None
         self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
         self.squares = torch.zeros(shape, dtype=torch.float64, device=device)
@@ -187,8 +191,6 @@ class Tally:
         values = gates.double()
         if self.shift is None:
             self.shift = values.mean(0) if len(values) else values.sum(0)
-            if dist.is_initialized():
-                dist.broadcast(self.shift, 0)
         low, high = self.block.low, self.block.high
         bin_NC = ((gates - low) * (self.bins / (high - low))).nan_to_num().clamp(0, self.bins - 1).long()
         rows = labels[:, None] * self.block.channels + torch.arange(self.block.channels, device=labels.device)
@@ -198,8 +200,21 @@ class Tally:
         self.sums.index_add_(0, labels, values)
         self.squares.index_add_(0, labels, values.square_())
 
+    def add_up(self, own_count: Tensor) -> None:
+        """Add up the sums of all processes, of which each has subtracted something else before summing.
+
+        Args:
+            own_count: images of each class, (K,), of this process.
+        """
+        own = torch.zeros_like(self.sums[0]) if self.shift is None else self.shift
+        self.shift = self.team.from_first(own.cpu).to(own.device)  # the first process has images if any has
+        moved, number = own - self.shift, own_count[:, None]
+        self.squares += moved * (2 * self.sums + number * moved)
+        self.sums += number * moved
+        self.team.add_up(self.sums, self.squares, self.histogram)
+
     def record(self, count: Tensor) -> BlockRecord:
-        """Return mean, variance and histogram, over all processes.
+        """Return mean, variance and histogram, over all processes whose sums have been added up.
 
         Args:
             count: images of each class, (K,), of all processes.
@@ -207,9 +222,6 @@ class Tally:
         Raises:
             NotFiniteError: a gate was infinite or not a number.
         """
-        if dist.is_initialized():
-            for sums in (self.sums, self.squares, self.histogram):
-                dist.all_reduce(sums)
         assert self.shift is not None
         number = count.clamp(min=1)[:, None]
         shifted = self.sums / number
@@ -229,13 +241,22 @@ class GateRecorder:
         blocks: the blocks to record.
         num_classes: of the labels; 1 without labels.
         bins: of the histograms.
+        team: processes that share the images; None for this one alone.
     """
 
-    def __init__(self, model: nn.Module, blocks: tuple[GateBlock, ...], num_classes: int, bins: int = BINS) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: tuple[GateBlock, ...],
+        num_classes: int,
+        bins: int = BINS,
+        team: Team | None = None,
+    ) -> None:
         device = next(model.parameters()).device
         self.model = model
         self.blocks = blocks
-        self.tallies = {block.name: Tally(block, num_classes, bins, device) for block in blocks}
+        self.team = team or Team()
+        self.tallies = {block.name: Tally(block, num_classes, bins, device, self.team) for block in blocks}
         self.count = torch.zeros(num_classes, dtype=torch.int64, device=device)
 
     def run(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -251,8 +272,10 @@ class GateRecorder:
 
     def records(self) -> tuple[BlockRecord, ...]:
         """Return the records, over all processes."""
-        if dist.is_initialized():
-            dist.all_reduce(self.count)
+        if self.team.size > 1:
+            for tally in self.tallies.values():
+                tally.add_up(self.count)
+            self.team.add_up(self.count)
         return tuple(tally.record(self.count) for tally in self.tallies.values())
 
 
@@ -269,7 +292,7 @@ def record_excitations(
 ) -> Recording:
     """Record the gates of a network on a data set, in one pass.
 
-    Under torch.distributed every process runs its share of the images and returns the recording of all.
+    Inside `shared_work` every process runs its share of the images and returns the recording of all.
 
     Cost: about that of evaluating the data set once. The model is left as it was.
 
@@ -296,15 +319,18 @@ def record_excitations(
     if bins < 10 or bins % 10:
         raise SenetError(f"bins is {bins}; expected a multiple of 10")
     model, data = model_and_data(run_or_model, data)
-    batches = open_batches(model, data, batch_size=batch_size, device=device, shared=True)
+    batches = open_batches(model, data, batch_size=batch_size, device=device)
+
+    def recorder_for(image: Tensor) -> GateRecorder:
+        chosen = choose_blocks(find_blocks(model, image), blocks)
+        return GateRecorder(model, chosen, max(1, len(batches.class_names)), bins, current_team())
+
     recorder: GateRecorder | None = None
     with borrowed(model, batches.device), computing(batches.device, precision):
         for images, labels in batches.tracked("Recording gates on"):
-            if recorder is None:
-                chosen = choose_blocks(find_blocks(model, images[:1]), blocks)
-                recorder = GateRecorder(model, chosen, max(1, len(batches.class_names)), bins)
+            recorder = recorder or recorder_for(images[:1])
             recorder.run(images, labels)
-    assert recorder is not None  # open_batches refuses data without a batch
+        recorder = recorder or recorder_for(batches.example(model))  # of a process without images
     return Recording(
         blocks=recorder.records(),
         class_names=batches.class_names,
