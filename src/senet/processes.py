@@ -25,8 +25,8 @@ FAILED = 2
 """What a failed process sends to the others in place of a value, which is at most 1."""
 FAILURE, ARRIVED, TAKEN = "failure", "arrived", "taken"
 """Keys of the store: what a process has failed for, how often one has come to a meeting, how many items are taken."""
-PAUSES_S = (0.001, 0.1)
-"""Between two looks at the store: the first, doubled every time, and the longest."""
+PAUSES_S, PAUSE_SHARE = (0.0005, 0.1), 0.05
+"""Between two looks at the store: the shortest and the longest, and otherwise this share of the time waited so far."""
 
 
 # ---- the group -------------------------------------------------------------------------------------------------------
@@ -165,12 +165,11 @@ class Team:
         if self.group is None:
             return
         self.meetings += 1
-        pause, longest = PAUSES_S
-        arrived = self.store.add(ARRIVED, 1)
-        while arrived < self.meetings * self.size:
+        started, (shortest, longest) = time.monotonic(), PAUSES_S
+        self.store.add(ARRIVED, 1)
+        while self.store.add(ARRIVED, 0) < self.meetings * self.size:
             self.check_others()
-            time.sleep(pause)
-            pause, arrived = min(2 * pause, longest), self.store.add(ARRIVED, 0)
+            time.sleep(min(longest, max(shortest, PAUSE_SHARE * (time.monotonic() - started))))
 
     def tell(self, error: SenetError) -> None:
         """Leave word of this process's failure, for those that come to the next meeting."""

@@ -171,16 +171,12 @@ class Tally:
         num_classes: K.
         bins: of the histograms.
         device: of the gates.
-        team: processes whose sums are added up; None for this one alone.
     """
 
-    def __init__(
-        self, block: GateBlock, num_classes: int, bins: int, device: torch.device, team: Team | None = None
-    ) -> None:
+    def __init__(self, block: GateBlock, num_classes: int, bins: int, device: torch.device) -> None:
         shape = (num_classes, block.channels)
         self.block = block
         self.bins = bins
-        self.team = team or Team()
         self.shift: Tensor | None = None
         self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
         self.squares = torch.zeros(shape, dtype=torch.float64, device=device)
@@ -200,24 +196,28 @@ class Tally:
         self.sums.index_add_(0, labels, values)
         self.squares.index_add_(0, labels, values.square_())
 
-    def add_up(self, own_count: Tensor) -> None:
-        """Add up the sums of all processes, of which each has subtracted something else before summing.
+    @property
+    def subtracted(self) -> Tensor:
+        """What was subtracted from the gates before summing, (C,); 0 before any image came."""
+        return torch.zeros_like(self.sums[0]) if self.shift is None else self.shift
+
+    def subtract(self, shift: Tensor, count: Tensor) -> None:
+        """Change the sums to those of gates from which something else was subtracted.
 
         Args:
-            own_count: images of each class, (K,), of this process.
+            shift: what, (C,).
+            count: images of each class so far, (K,).
         """
-        own = torch.zeros_like(self.sums[0]) if self.shift is None else self.shift
-        self.shift = self.team.from_first(own.cpu).to(own.device)  # the first process has images if any has
-        moved, number = own - self.shift, own_count[:, None]
+        moved, number = self.subtracted - shift, count[:, None]
         self.squares += moved * (2 * self.sums + number * moved)
         self.sums += number * moved
-        self.team.add_up(self.sums, self.squares, self.histogram)
+        self.shift = shift
 
     def record(self, count: Tensor) -> BlockRecord:
-        """Return mean, variance and histogram, over all processes whose sums have been added up.
+        """Return mean, variance and histogram.
 
         Args:
-            count: images of each class, (K,), of all processes.
+            count: images of each class, (K,).
 
         Raises:
             NotFiniteError: a gate was infinite or not a number.
@@ -256,7 +256,7 @@ class GateRecorder:
         self.model = model
         self.blocks = blocks
         self.team = team or Team()
-        self.tallies = {block.name: Tally(block, num_classes, bins, device, self.team) for block in blocks}
+        self.tallies = {block.name: Tally(block, num_classes, bins, device) for block in blocks}
         self.count = torch.zeros(num_classes, dtype=torch.int64, device=device)
 
     def run(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -272,11 +272,14 @@ class GateRecorder:
 
     def records(self) -> tuple[BlockRecord, ...]:
         """Return the records, over all processes."""
+        tallies = list(self.tallies.values())
         if self.team.size > 1:
-            for tally in self.tallies.values():
-                tally.add_up(self.count)
-            self.team.add_up(self.count)
-        return tuple(tally.record(self.count) for tally in self.tallies.values())
+            shifts = self.team.from_first(lambda: [tally.subtracted.cpu() for tally in tallies])  # it has images
+            for tally, shift in zip(tallies, shifts, strict=True):
+                tally.subtract(shift.to(self.count.device), self.count)
+            sums = [sums for tally in tallies for sums in (tally.sums, tally.squares, tally.histogram)]
+            self.team.add_up(self.count, *sums)
+        return tuple(tally.record(self.count) for tally in tallies)
 
 
 @torch.no_grad()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FAILURES = "senet/failures"
 """A counter in the processes' store."""
+SIGNALED = 128
+"""Statuses above it are those of signals, after which nobody waits for anybody."""
 
 
 def run_together(command: "Command", name: str) -> None:
@@ -30,8 +32,16 @@ def run_together(command: "Command", name: str) -> None:
     elif command.in_processes == "share":
         from senet.processes import shared_work
 
+        ending: SystemExit | None = None
         with shared_work():
-            command.run()
+            try:
+                command.run()
+            except SystemExit as stop:
+                if not isinstance(stop.code, int) or stop.code > SIGNALED:
+                    raise
+                ending = stop  # the first one's status 1 after inputs were skipped: the others leave together with it
+        if ending is not None:
+            raise ending
     elif is_first():
         warn(f"`senet {name}` works in one process: the first of {num_started()} does all, and the others nothing")
         command.run()
