@@ -25,6 +25,8 @@ FAILED = 2
 """What a failed process sends to the others in place of a value, which is at most 1."""
 FAILURE, ARRIVED, TAKEN = "failure", "arrived", "taken"
 """Keys of the store: what a process has failed for, how often one has come to a meeting, how many items are taken."""
+BUCKET_BYTES = 1 << 26
+"""Of tensors that are added up at once."""
 PAUSES_S, PAUSE_SHARE = (0.0005, 0.1), 0.05
 """Between two looks at the store: the shortest and the longest, and otherwise this share of the time waited so far."""
 
@@ -225,10 +227,11 @@ class Team:
         if self.group is None:
             return
         self.meet()
-        for tensor in tensors:
-            whole = tensor.cpu()
+        for bucket in buckets(tensors):
+            whole = torch.cat([tensor.flatten() for tensor in bucket]).cpu()
             dist.all_reduce(whole, group=self.group)
-            tensor.copy_(whole)
+            for tensor, part in zip(bucket, whole.split([tensor.numel() for tensor in bucket]), strict=True):
+                tensor.copy_(part.view_as(tensor))
 
     # ---- shares ------------------------------------------------------------------------------------------------------
 
@@ -267,6 +270,18 @@ class Team:
                 self.check_others()
                 yield item
                 following = self.store.add(key, 1) - 1
+
+
+def buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield tensors in groups of one type and at most `BUCKET_BYTES`, or one tensor: each group is a message."""
+    by_type: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        bucket = by_type.setdefault(tensor.dtype, [])
+        if bucket and sum(each.nbytes for each in bucket) + tensor.nbytes > BUCKET_BYTES:
+            yield bucket
+            by_type[tensor.dtype] = bucket = []
+        bucket.append(tensor)
+    yield from by_type.values()
 
 
 # ---- shared work -----------------------------------------------------------------------------------------------------
