@@ -66,7 +66,7 @@ def assert_calm(browser):
 
 
 def test_on_the_page_for_the_browser(chromium, tmp_path):
-    site = tmp_path / "it's <a> \"page\""
+    site = tmp_path / 'it\'s <a> "page"'
     senet.export(Net().eval(), site, to="web", onnxruntime_web=onnxruntime_web(tmp_path))
     picture = tmp_path / "a.png"
     smooth(50, 40).save(picture)
