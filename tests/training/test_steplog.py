@@ -14,9 +14,9 @@ from senet.analysis.runs import read_run, waiting_of
 from senet.data.memory import MemoryLoader
 from senet.errors import SenetError
 from senet.files import read_jsonl
+from senet.processes import Team
 from senet.recipes.digits import digits
 from senet.training.interrupt import TrainingInterrupted
-from senet.training.processes import Team
 from senet.training.sections import ComputeConfig
 from senet.training.state import Position
 from senet.training.steplog import StepLog, memory_mb, waiting_in_words

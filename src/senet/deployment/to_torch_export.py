@@ -1,5 +1,6 @@
 """torch.export: a .pt2 file that PyTorch opens without this library."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ from torch import Tensor
 
 from senet.deployment.archives import check_archive
 from senet.deployment.config import ExportConfig
+from senet.deployment.damage import unreadable
 from senet.deployment.graph import ExportGraph
 from senet.deployment.metadata import KEY, as_text, from_text
-from senet.errors import SenetError, first_line
 
 METADATA_FILE = f"{KEY}.json"
 """The file within a .pt2 that holds our metadata; `torch.export.load(extra_files=...)` reads it."""
@@ -18,7 +19,9 @@ METADATA_FILE = f"{KEY}.json"
 
 def write(graph: ExportGraph, path: Path, config: ExportConfig, metadata: Any, calibration: Any) -> None:
     """Write a .pt2 file, see `senet.deployment.targets.Format`."""
-    torch.export.save(graph.program(), path, extra_files={METADATA_FILE: as_text(metadata)})
+    content = io.BytesIO()  # PyTorch 2.14 ends the program where its own writer finds no room on the disk
+    torch.export.save(graph.program(), content, extra_files={METADATA_FILE: as_text(metadata)})
+    path.write_bytes(content.getbuffer())
 
 
 def open_file(path: Path) -> tuple[Any, Any]:
@@ -28,7 +31,7 @@ def open_file(path: Path) -> tuple[Any, Any]:
     try:
         module = torch.export.load(path, extra_files=extra).module()
     except Exception as error:  # zip, pickle and schema errors
-        raise SenetError(f"{path} cannot be opened by torch.export: {first_line(error)}") from error
+        raise unreadable(path, "torch.export", error) from error
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():

@@ -18,10 +18,10 @@ from torch import Tensor
 from senet.data.folders import listed
 from senet.errors import NotFiniteError, SenetError, counted, first_line
 from senet.files import write_json
+from senet.processes import Team
 from senet.training.finite import is_finite
 from senet.training.layerwise import Fault, Layerwise, named_ranges
 from senet.training.parts import Parts
-from senet.training.processes import Team
 from senet.training.state import Position
 
 EVERY_S = 30.0

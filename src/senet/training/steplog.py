@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from senet.files import read_jsonl, written_beside
-from senet.training.processes import Team
+from senet.processes import Team
 from senet.training.state import Position
 
 STEPS_FILE = "steps.jsonl"
