@@ -103,12 +103,13 @@ def test_the_page_has_files_times_beside_the_first_and_commands(monkeypatch):
     }
     monkeypatch.setattr(page, "read", lambda name: result)
     text = page.deploy_tables()
-    assert "| OpenVINO, fp32 | senet.export | 12.5 (4.50) | 112 | 9.3 % | 1e-06 | 3e-06 | 99.5 % |" in text
-    assert "|  | made by | 16 images, 1 thread | times |" in text
-    assert "| PyTorch |  | 80.0 |  |" in text
-    assert "| OpenVINO | openvino.convert_model | 45.0 |  |" in text
-    assert "| OpenVINO | senet.export | 30.0 | 0.65 |" in text
+    assert "| OpenVINO, fp32: senet.export | 12.5 (4.50) | 112 | 9.3 % | 1e-06 | 3e-06 | 99.5 % |" in text
+    assert "|  | 16 images, 1 thread | times |" in text
+    assert "| PyTorch, fp32 | 80.0 |  |" in text
+    assert "| OpenVINO: openvino.convert_model | 45.0 |  |" in text
+    assert "| OpenVINO: senet.export | 30.0 | 0.65 |" in text
     assert "| without pictures | 16 | 21.0 (20.0 to 24.0) |" in text
+    assert "On a processor with AVX-512 VNNI, and on 2 threads" in text
     monkeypatch.setattr(page, "read", lambda name: None)
     assert "Not measured yet" in page.deploy_tables()
 

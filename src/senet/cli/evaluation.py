@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from senet.cli.data import OnData, check_name
 from senet.cli.detection import EvaluateDetectorCommand, named_detector
+from senet.cli.names import CLASSIFYING, check_options
 from senet.data.config import DataConfig
 from senet.errors import SenetError, counted, warn
 from senet.evaluation.accuracy import Evaluation
@@ -133,6 +134,7 @@ class EvaluateCommand(OnData):
         """
         if named_detector(argv):
             return cast(Self, EvaluateDetectorCommand.read(argv, prog))
+        check_options(cls, argv, CLASSIFYING)
         command = super().read(argv, prog)
         named = any(word.partition("=")[0] == "--data" for word in argv)
         for other in command.others:
