@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from senet.deployment.config import OPSETS, ExportConfig
 from senet.deployment.metadata import FORMAT, installed
 from senet.deployment.quiet import quiet
+from senet.deployment.suppression import without_branches
 from senet.deployment.to_onnx import cause, save
 from senet.detection.opening import TASK, names_of_classes, open_detector
 from senet.errors import SenetError, check_installed
@@ -159,7 +160,7 @@ def trace(model: OnePicture, path: Path, opset: int) -> None:
     free: dict[str, dict[int, str]] = {name: {0: "objects"} for name in OUTPUTS}
     free[INPUT] = {first: "height", first + 1: "width"}
     try:
-        with warnings.catch_warnings(), quiet(), torch.no_grad():
+        with warnings.catch_warnings(), quiet(), torch.no_grad(), without_branches():
             warnings.simplefilter("ignore")  # the tracer's, of every Python number on its way
             torch.onnx.export(
                 model,
