@@ -1,0 +1,103 @@
+"""Write the tables of docs/deploy.md from benchmarks/results/deploy.json: exports beside those of others."""
+
+import statistics
+
+from pages.measured import Result, number, provenance, ratios, read, spread, table
+
+COMMAND = "python benchmarks/deploy.py --pictures FOLDER ..."
+FILES = """
+{network}: seconds from the network in PyTorch to the file, and for `senet.export` in brackets those without the proof
+and the costs of layers, which it adds; how far the logits of {judging} pictures are from PyTorch's (root mean square
+beside that of the logits, of all pictures and of the median one, and the largest difference beside the largest logit);
+pictures that keep their class. int8 has its ranges from
+{ranges} other pictures ({source}).
+"""
+TIMES = """
+{precision}, milliseconds with {name} ({instructions}), median; below `times` the ratio to the first row of the same
+runtime.
+"""
+COMMANDS = """
+`senet export MODEL network.onnx` from beginning to end, on {threads} threads, with the start of Python, the proof and
+its times:
+"""
+
+
+def deploy_tables() -> str:
+    """Return the tables, or that nothing has been measured."""
+    result = read("deploy")
+    if result is None:
+        return f"\nNot measured yet: `{COMMAND}`.\n"
+    return files(result) + times(result) + commands(result) + "\n" + provenance(COMMAND, result)
+
+
+def files(result: Result) -> str:
+    """Return the table of the files."""
+    lines = []
+    for row in result["exports"]:
+        seconds, written = number(row["seconds"]), row["seconds"] - sum(row["phases"].values())
+        seconds += f" ({number(written)})" if row["phases"] else ""
+        differs = (percent(row[name]) for name in ("error", "median", "largest"))
+        lines.append(
+            (label(row), row["name"], seconds, number(row["megabytes"]), *differs, f"{row['same_class']:.1f} %")
+        )
+    headings = ("", "made by", "seconds", "MB", "logits change by", "median", "largest", "same class")
+    return FILES.format(network=result["network"], **result["pictures"]) + table(headings, lines)
+
+
+def percent(share: float) -> str:
+    """Format a share: in %, or one that is rounding alone as a power of ten."""
+    return f"{share:.0e}" if share < 1e-4 else f"{100 * share:.2g} %"
+
+
+def label(row: Result) -> str:
+    """Return runtime and precision of a row, as in the names of contestants."""
+    return f"{row['runtime']}, {row['precision']}"
+
+
+def times(result: Result) -> str:
+    """Return a table of times for each precision."""
+    text, processor = "", result["processor"]
+    settings = result["latency"]
+    headings = [f"{named(one['batch'], 'image')}, {named(one['threads'], 'thread')}" for one in settings]
+    for precision in ("fp32", "int8"):
+        rows = [row for row in result["exports"] if row["precision"] == precision]
+        base: dict[str, str] = {}
+        lines = [("PyTorch", "", *(value for one in settings for value in cell(one, "PyTorch", None)))]
+        for row in rows:
+            key = f"{label(row)}: {row['name']}"
+            first = base.setdefault(row["runtime"], key)
+            values = (value for one in settings for value in cell(one, key, first))
+            lines.append((row["runtime"], row["name"], *values))
+        text += TIMES.format(
+            precision=precision, name=processor["name"], instructions=", ".join(processor["instructions"])
+        )
+        text += table(("", "made by", *(part for heading in headings for part in (heading, "times"))), lines)
+    return text
+
+
+def cell(one: Result, key: str, base: str | None) -> tuple[str, str]:
+    """Return the median time of a contestant, and its ratio to another's with its middle half."""
+    measured = one["milliseconds"]
+    if key not in measured:
+        return "", ""
+    beside = "" if base in (None, key) or base not in measured else spread(ratios(measured, key, str(base)))
+    return number(statistics.median(measured[key])), beside
+
+
+def named(count: int, what: str) -> str:
+    """Format a number of things."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def commands(result: Result) -> str:
+    """Return how long the command takes."""
+    lines = [
+        (
+            "without pictures" if row["data"] is None else f"`--data {row['data']}`",
+            str(row["pictures"]),
+            f"{statistics.median(row['seconds']):.1f} ({min(row['seconds']):.1f} to {max(row['seconds']):.1f})",
+        )
+        for row in result["command"]
+    ]
+    text = COMMANDS.format(threads=result["processor"]["threads"])
+    return text + table(("", "compared on", "seconds"), lines)
