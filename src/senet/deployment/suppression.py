@@ -38,5 +38,6 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     origin, lowest = boxes.new_zeros(1, 4), scores.new_full((1,), -1.0)
     apart = torch.cat([boxes, origin]).max() + 1
     moved = boxes + (idxs.to(boxes) * apart)[:, None]
-    kept = nms(torch.cat([moved, origin - 2 * apart]), torch.cat([scores, lowest]), iou_threshold)
-    return kept[kept < boxes.shape[0]]
+    kept: Tensor = nms(torch.cat([moved, origin - 2 * apart]), torch.cat([scores, lowest]), iou_threshold)
+    is_given: Tensor = kept < boxes.shape[0]
+    return kept[is_given]
