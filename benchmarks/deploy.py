@@ -6,14 +6,14 @@ proving the file (it computes pictures with both and times them), the size of th
 PyTorch's, how many pictures keep their class, and how long 1 and 16 images take, all contestants in turn.
 
 The weights are random, for a comparison needs no others and none are at hand: so int8 is judged by the change of the
-logits relative to PyTorch's, not by accuracy, and of its pictures more change their class than with trained weights,
-whose logits are further apart. quantization.py has the accuracy of trained weights.
+logits relative to PyTorch's, not by accuracy, and more pictures change their class than with trained weights, whose
+logits are further apart. quantization.py has the accuracy of trained weights.
 
 Also the command `senet export` from beginning to end, Python's start and the comparison with the original included.
 
 Command: python benchmarks/deploy.py --pictures FOLDER ..., where a folder has pictures or a data set. Without
     --pictures they are generated.
-Cost: an hour on two CPU cores; needs nncf (`pip install senet[int8]`), else its contestants are left out.
+Cost: 20 minutes on two CPU cores; needs nncf (`pip install senet[int8]`), else its contestants are left out.
 Results: benchmarks/results/deploy.json
 """
 

@@ -6,19 +6,20 @@ from pages.measured import Result, number, provenance, ratios, read, spread, tab
 
 COMMAND = "python benchmarks/deploy.py --pictures FOLDER ..."
 FILES = """
-{network}: seconds from the network in PyTorch to the file, and for `senet.export` in brackets those without the proof
-and the costs of layers, which it adds; how far the logits of {judging} pictures are from PyTorch's (root mean square
-beside that of the logits, of all pictures and of the median one, and the largest difference beside the largest logit);
-pictures that keep their class. int8 has its ranges from
-{ranges} other pictures ({source}).
+{network}. *Seconds* go from the network in PyTorch to the file; `senet.export` proves the file then and, for int8, says
+what each layer costs, and in brackets are the seconds without that. *Logits change by* is the root mean square of the
+difference from PyTorch's beside that of the logits, on {judging} pictures and on the median one of them; *largest* is
+the largest difference beside the largest logit; *same class* counts the pictures that keep theirs. int8 has its ranges
+from {ranges} other pictures ({source}).
 """
 TIMES = """
-{precision}, milliseconds with {name} ({instructions}), median; below `times` the ratio to the first row of the same
-runtime.
+{precision}: milliseconds, median, and times the first row of the same runtime.
 """
 COMMANDS = """
-`senet export MODEL network.onnx` from beginning to end, on {threads} threads, with the start of Python, the proof and
-its times:
+`senet export MODEL network.onnx` from beginning to end, with the start of Python, the proof and its times:
+"""
+WHERE = """
+On {name} with {instructions}, and on {threads} threads where nothing else is said.
 """
 
 
@@ -27,7 +28,9 @@ def deploy_tables() -> str:
     result = read("deploy")
     if result is None:
         return f"\nNot measured yet: `{COMMAND}`.\n"
-    return files(result) + times(result) + commands(result) + "\n" + provenance(COMMAND, result)
+    processor = result["processor"]
+    where = WHERE.format(**processor | {"instructions": ", ".join(processor["instructions"])})
+    return files(result) + times(result) + commands(result) + where + "\n" + provenance(COMMAND, result)
 
 
 def files(result: Result) -> str:
@@ -37,10 +40,8 @@ def files(result: Result) -> str:
         seconds, written = number(row["seconds"]), row["seconds"] - sum(row["phases"].values())
         seconds += f" ({number(written)})" if row["phases"] else ""
         differs = (percent(row[name]) for name in ("error", "median", "largest"))
-        lines.append(
-            (label(row), row["name"], seconds, number(row["megabytes"]), *differs, f"{row['same_class']:.1f} %")
-        )
-    headings = ("", "made by", "seconds", "MB", "logits change by", "median", "largest", "same class")
+        lines.append((key_of(row), seconds, number(row["megabytes"]), *differs, f"{row['same_class']:.1f} %"))
+    headings = ("", "seconds", "MB", "logits change by", "median", "largest", "same class")
     return FILES.format(network=result["network"], **result["pictures"]) + table(headings, lines)
 
 
@@ -49,29 +50,25 @@ def percent(share: float) -> str:
     return f"{share:.0e}" if share < 1e-4 else f"{100 * share:.2g} %"
 
 
-def label(row: Result) -> str:
-    """Return runtime and precision of a row, as in the names of contestants."""
-    return f"{row['runtime']}, {row['precision']}"
+def key_of(row: Result) -> str:
+    """Return the name of a row's contestant, as the times have it."""
+    return f"{row['runtime']}, {row['precision']}: {row['name']}"
 
 
 def times(result: Result) -> str:
     """Return a table of times for each precision."""
-    text, processor = "", result["processor"]
-    settings = result["latency"]
+    text, settings = "", result["latency"]
     headings = [f"{named(one['batch'], 'image')}, {named(one['threads'], 'thread')}" for one in settings]
     for precision in ("fp32", "int8"):
-        rows = [row for row in result["exports"] if row["precision"] == precision]
         base: dict[str, str] = {}
-        lines = [("PyTorch", "", *(value for one in settings for value in cell(one, "PyTorch", None)))]
-        for row in rows:
-            key = f"{label(row)}: {row['name']}"
-            first = base.setdefault(row["runtime"], key)
-            values = (value for one in settings for value in cell(one, key, first))
-            lines.append((row["runtime"], row["name"], *values))
-        text += TIMES.format(
-            precision=precision, name=processor["name"], instructions=", ".join(processor["instructions"])
-        )
-        text += table(("", "made by", *(part for heading in headings for part in (heading, "times"))), lines)
+        lines = [("PyTorch, fp32", *(value for one in settings for value in cell(one, "PyTorch", None)))]
+        for row in result["exports"]:
+            if row["precision"] == precision:
+                first = base.setdefault(row["runtime"], key_of(row))
+                values = (value for one in settings for value in cell(one, key_of(row), first))
+                lines.append((f"{row['runtime']}: {row['name']}", *values))
+        text += TIMES.format(precision=precision)
+        text += table(("", *(part for heading in headings for part in (heading, "times"))), lines)
     return text
 
 
@@ -99,5 +96,4 @@ def commands(result: Result) -> str:
         )
         for row in result["command"]
     ]
-    text = COMMANDS.format(threads=result["processor"]["threads"])
-    return text + table(("", "compared on", "seconds"), lines)
+    return COMMANDS + table(("", "compared on", "seconds"), lines)
