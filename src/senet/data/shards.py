@@ -86,7 +86,7 @@ def index_once(dataset: str, cache: ShardCache, shape: Shape, state: object) -> 
     names = [dataset] if Path(dataset).exists() else expanded(dataset)
     if len(names) == 1 and not is_shard(names[0]) and not has_wildcard(names[0]):
         found = read_json(joined(names[0], INDEX), WHAT)
-        if found is not None:
+        if found:
             return own_index(names[0])
         names = shards_in(names[0])
     names = [file for name in names for file in (matching(name) if has_wildcard(name) else [name])]
@@ -105,7 +105,7 @@ def own_index(folder: str) -> Index:
     """
     name = joined(folder, INDEX)
     found = read_json(name, WHAT)
-    if found is None:
+    if not found:
         raise MissingFileError(f"there is no {shown(name)}; check the path")
     return index_from_json(found, folder, shown(name))
 

@@ -68,6 +68,8 @@ class ShardCache:
             with self.lock(wanted.key):
                 if not self.touch(path):
                     self.copy(wanted, path)
+        except SenetError:  # some of which are an OSError too
+            raise
         except OSError as error:
             self.refuse(error)
         return path
@@ -172,9 +174,10 @@ class ShardCache:
         end = time.monotonic() + PATIENCE
         while True:
             with self.lock("room"):
-                others = [entry for entry in self.entries() if entry.path != own]
-                made = own.stat().st_size if own.suffix == COMPLETE else 0
-                total = needed + made + sum(entry.size for entry in others)
+                entries = self.entries()
+                others = [entry for entry in entries if entry.path != own]
+                made = sum(entry.size for entry in entries if entry.path == own)
+                total = max(needed, made) + sum(entry.size for entry in others)
                 for entry in others:
                     if total > self.limit and self.drop(entry.path):
                         total -= entry.size

@@ -146,6 +146,8 @@ def looked_through(name: str, cache: ShardCache, shape: Shape, extensions: froze
                 path = cache.fetch(Wanted(name=name, size=size, sha256=digest, unpack=GZIP))
             with path.open("rb") as file:
                 samples = tar.samples_in(file, path.stat().st_size, shown(name), extensions, shape)
+    except SenetError:  # some of which are an OSError too
+        raise
     except OSError as error:
         raise SenetError(f"{shown(name)} cannot be read ({first_line(error)}); check it") from error
     if not samples:

@@ -4,12 +4,15 @@ HTTP is read with Python's own library: fsspec's needs one package more and begi
 """
 
 import json
-from collections.abc import Iterator
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.error import HTTPError, URLError
+from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
 from senet.errors import HubError, MissingFileError, SenetError, first_line
@@ -18,6 +21,11 @@ from senet.shards.patterns import is_address, joined, path_of, shown
 CHUNK = 2**20
 TIMEOUT = 30
 """Seconds without a byte after which a connection counts as broken."""
+Result = TypeVar("Result")
+TRIES = 6
+"""How often a connection may break without a byte before it is given up."""
+DELAY = 0.5
+"""Seconds before the second try; each further wait is twice as long."""
 MISSING = (403, 404, 410)
 """What servers answer for a file that is not there; object stores say 403 where files may not be listed."""
 AGAIN = (408, 425, 429, 500, 502, 503, 504)
@@ -28,6 +36,30 @@ MOST_TEXT = 2**30
 
 class BrokenError(Exception):
     """The connection broke or the server is busy: worth trying again."""
+
+
+def persistently(name: str, action: Callable[[], Result]) -> Result:
+    """Do something that a broken connection may end, again and again with longer waits.
+
+    Args:
+        name: of the file, for the message.
+        action: raises BrokenError; one with a true second argument has made some progress.
+
+    Raises:
+        HubError: it broke `TRIES` times without progress.
+    """
+    failed = 0
+    while True:
+        try:
+            return action()
+        except BrokenError as error:
+            failed = 1 if len(error.args) > 1 and error.args[1] else failed + 1
+            if failed >= TRIES:
+                raise HubError(
+                    f"{shown(name)} cannot be read ({error.args[0]}, {failed} times in a row); check the network, "
+                    "then go on with the same command"
+                ) from error
+            time.sleep(DELAY * 2 ** (failed - 1))
 
 
 class Stream(NamedTuple):
@@ -73,10 +105,15 @@ def opened_http(name: str, start: int, version: str) -> Iterator[tuple[Stream, s
     Source: ranges and If-Range as in RFC 9110, sections 13.1.5 and 14.
     """
     headers = {"User-Agent": "senet", "Accept-Encoding": "identity"}
+    parts = urlsplit(name)
+    user, _, server = parts.netloc.rpartition("@")
+    if user:  # urllib takes it for a part of the server's name
+        headers["Authorization"] = f"Basic {b64encode(unquote(user).encode()).decode()}"
+    address = urlunsplit(parts._replace(netloc=server))
     if start:
         headers |= {"Range": f"bytes={start}-"} | ({"If-Range": version} if version else {})
     try:
-        response = urlopen(Request(name, headers=headers), timeout=TIMEOUT)
+        response = urlopen(Request(address, headers=headers), timeout=TIMEOUT)
     except HTTPError as error:
         error.close()
         if error.code == 416:  # the file is shorter than what is here already
@@ -235,16 +272,19 @@ def matching(pattern: str) -> list[str]:
     return [system.unstrip_protocol(file) if is_address(pattern) else file for file in found]
 
 
-def read_json(name: str, what: str) -> Any:
-    """Return the value of a small JSON file; None if it is not there.
+def read_json(name: str, what: str) -> dict[str, Any]:
+    """Return the value of a small JSON file; an empty one if it is not there.
 
     Raises:
         SenetError: it cannot be read, or is no JSON.
     """
     try:
-        content = read_text(name)
-        return None if content is None else json.loads(content)
-    except BrokenError as error:
-        raise HubError(f"{shown(name)} cannot be read ({first_line(error)}); check the network") from error
+        content = persistently(name, lambda: read_text(name))
+        value = {} if content is None else json.loads(content)
+        if not isinstance(value, dict):
+            raise ValueError(f"it holds {type(value).__name__}")
+    except SenetError:
+        raise
     except (ValueError, RecursionError) as error:
         raise SenetError(f"{path_of(name)} is no {what} ({first_line(error)}); write it again") from error
+    return value

@@ -152,7 +152,7 @@ class ShardStore:
         """Open the copy of a shard in the cache."""
         for _ in range(EVICTED):
             path = self.cache.fetch(self.shards[shard].wanted(self.location(shard)))
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):  # of the copy
                 return Opened(path)
         raise SenetError(
             f"the copies of shards in {self.cache.folder} are removed as soon as they are made; set "

@@ -3,22 +3,16 @@
 import errno
 import hashlib
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
-from senet.errors import HubError, SenetError
+from senet.errors import SenetError
 from senet.shards.patterns import shown
-from senet.shards.sources import BrokenError, opened
+from senet.shards.sources import BrokenError, opened, persistently
 
-Result = TypeVar("Result")
-TRIES = 6
-"""How often a connection may break without a byte before it is given up."""
-DELAY = 0.5
-"""Seconds before the second try; each further wait is twice as long."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where a disk is full, or a quota is used up."""
 
@@ -44,30 +38,6 @@ class Wanted:
         """A name for it in a cache: letters and digits alone, whatever the shard is called."""
         identity = self.sha256 or f"{self.name}\n{self.size}"
         return hashlib.sha256(f"{identity}\n{self.unpack}".encode("utf-8", "surrogateescape")).hexdigest()[:40]
-
-
-def persistently(name: str, action: Callable[[], Result]) -> Result:
-    """Do something that a broken connection may end, again and again with longer waits.
-
-    Args:
-        name: of the file, for the message.
-        action: raises BrokenError; one with a true second argument has made some progress.
-
-    Raises:
-        HubError: it broke `TRIES` times without progress.
-    """
-    failed = 0
-    while True:
-        try:
-            return action()
-        except BrokenError as error:
-            failed = 1 if len(error.args) > 1 and error.args[1] else failed + 1
-            if failed >= TRIES:
-                raise HubError(
-                    f"{shown(name)} cannot be read ({error.args[0]}, {failed} times in a row); check the network, "
-                    "then go on with the same command"
-                ) from error
-            time.sleep(DELAY * 2 ** (failed - 1))
 
 
 def download(wanted: Wanted, part: Path, room: Callable[[int], bool]) -> None:
