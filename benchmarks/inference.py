@@ -101,7 +101,7 @@ def onnx_runtime(model: nn.Module, x: Tensor, precision: Precision) -> Run:
     """ONNX Runtime on the exported network, with as many threads as PyTorch."""
     import onnxruntime
 
-    exported = torch.onnx.export(model, (x,), dynamo=True, optimize=False, verbose=False)
+    exported = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
     assert exported is not None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

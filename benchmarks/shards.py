@@ -22,7 +22,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,7 +136,7 @@ def seconds_to_first_batch(config: DataConfig, batch_size: int, start: int) -> f
 def seconds_to_skip(folder: Path, number: int) -> float | None:
     """Return how long webdataset reads until it has skipped so many images; None if it is not installed."""
     try:
-        import webdataset  # type: ignore[import-not-found]
+        webdataset: Any = import_module("webdataset")
     except ModuleNotFoundError:
         return None
     begun = time.perf_counter()
@@ -150,7 +152,7 @@ def measure(arguments: Arguments, top: Path) -> dict[str, object]:
     write_pictures(top / "folder", arguments.num_images)
     shutil.copytree(top / "folder" / "train", top / "folder" / "val")
     for form in ("tar", "parquet"):
-        write_shards(top / "folder", top / form, form=form, megabytes=1)  # type: ignore[arg-type]
+        write_shards(top / "folder", top / form, form=form, megabytes=1)
     cache = ShardConfig(cache=top / "cache", cache_gb=1)
     base = DataConfig(in_memory=False, num_workers=0, preprocessing=replace(IMAGENET, image_size=128), shards=cache)
     size, middle = arguments.batch_size, arguments.num_images // arguments.batch_size // 2

@@ -1,7 +1,11 @@
-"""Static hosts for tests: a folder served on localhost, and the folder of onnxruntime-web where there is one."""
+"""Static hosts for tests: a folder served on localhost, and what pages need of npm.
+
+`PYTHONPATH=tests python -m static_sites` fetches that into npm's cache, from which tests take it without the network.
+"""
 
 import os
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +18,7 @@ import pytest
 from senet.deployment.onnxruntime_web import PACKAGE, VERSION
 
 VARIABLE = "SENET_ONNXRUNTIME_WEB"
+AXE_CORE = ("axe-core", "4.14.1")
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -62,7 +67,7 @@ def onnxruntime_web(folder: Path) -> Path:
 
 def axe_core(folder: Path) -> str:
     """Return the script of axe-core, which checks pages against WCAG, from npm's cache; or skip."""
-    return (unpacked(folder, "axe-core", "4.14.1", "it checks pages") / "axe.min.js").read_text()
+    return (unpacked(folder, *AXE_CORE, "it checks pages") / "axe.min.js").read_text()
 
 
 def unpacked(folder: Path, package: str, version: str, remedy: str) -> Path:
@@ -71,7 +76,19 @@ def unpacked(folder: Path, package: str, version: str, remedy: str) -> Path:
     try:
         subprocess.run(pack, check=True, capture_output=True, cwd=folder, timeout=120)
     except (OSError, subprocess.SubprocessError):
-        pytest.skip(f"{package} is not in npm's cache ({remedy}); run `npm pack {package}@{version}` once")
+        pytest.skip(f"{package} is not in npm's cache ({remedy}); run `PYTHONPATH=tests python -m static_sites` once")
     (archive,) = folder.glob("*.tgz")
     subprocess.run(["tar", "xzf", archive, "-C", folder], check=True)
     return folder / "package"
+
+
+def fetch() -> None:
+    """Fetch onnxruntime-web and axe-core, 34 MB, into npm's cache."""
+    pack = ["npm", "pack", "--silent", "--prefer-offline", "--fetch-retries=1"]
+    pack += [f"{name}@{version}" for name, version in ((PACKAGE, VERSION), AXE_CORE)]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(pack, check=True, cwd=folder, timeout=600)
+
+
+if __name__ == "__main__":
+    fetch()

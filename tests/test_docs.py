@@ -18,7 +18,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 WRITTEN = [
-    *(f"docs/{name}.md" for name in ("ablation", "insertion", "networks", "recipes", "results", "speed")),
+    *(f"docs/{name}.md" for name in ("ablation", "deploy", "insertion", "networks", "recipes", "results", "speed")),
     "README.md",
     "CONTRIBUTING.md",
 ]

@@ -1,8 +1,8 @@
 """Write the pages of tables.
 
 docs/networks.md: every network's costs; docs/recipes.md: every row of the paper's tables; docs/speed.md,
-docs/insertion.md, docs/ablation.md, the tables of fine-tuning and detection in docs/results.md and a table of
-README.md: what the benchmarks measured. CONTRIBUTING.md: its tree of files.
+docs/insertion.md, docs/ablation.md, the tables of fine-tuning and detection in docs/results.md, of exports in
+docs/deploy.md, and a table of README.md: what the benchmarks measured. CONTRIBUTING.md: its tree of files.
 
 Command: make docs
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pages.ablation import ablation_page
 from pages.detection import detection_tables
+from pages.exports import deploy_tables
 from pages.finetuning import finetuning_tables
 from pages.insertion import insertion_page
 from pages.networks import networks_page
@@ -20,7 +21,9 @@ from pages.speed import readme_table, speed_page
 from pages.tree import tree
 
 ROOT = Path(__file__).parent.parent.parent
-README, CONTRIBUTING, RESULTS = ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "results.md"
+DOCS = ROOT / "docs"
+README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
+RESULTS, DEPLOY = DOCS / "results.md", DOCS / "deploy.md"
 
 
 def filled(page: str, part: str, text: str) -> str:
@@ -43,12 +46,16 @@ def results() -> str:
     return text
 
 
+def deploy() -> str:
+    """Return docs/deploy.md with its tables of exports."""
+    return filled(DEPLOY.read_text(), "exports", deploy_tables())
+
+
 def contributing() -> str:
     """Return CONTRIBUTING.md with its tree of files."""
     return filled(CONTRIBUTING.read_text(), "tree", tree())
 
 
-DOCS = ROOT / "docs"
 PAGES: dict[Path, Callable[[], str]] = {
     DOCS / "networks.md": networks_page,
     DOCS / "recipes.md": recipes_page,
@@ -56,6 +63,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     DOCS / "insertion.md": insertion_page,
     DOCS / "ablation.md": ablation_page,
     RESULTS: results,
+    DEPLOY: deploy,
     README: readme,
     CONTRIBUTING: contributing,
 }

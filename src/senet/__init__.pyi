@@ -51,6 +51,7 @@ from .optimization.fusion import fuse as fuse
 from .optimization.fusion import unfuse as unfuse
 from .optimization.inference import optimize_for_inference as optimize_for_inference
 from .paper.ablation import reproduce_ablations as reproduce_ablations
+from .processes import shared_work as shared_work
 from .recipes import register_recipe as register_recipe
 from .surgery.insertion import InsertionReport as InsertionReport
 from .surgery.insertion import SiteReport as SiteReport

@@ -28,6 +28,12 @@ def written_beside(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def at_home(path: str | Path) -> Path:
+    """Return a path with "~/" at its start as the home folder, which shells replace only where it starts a word."""
+    first, *rest = Path(path).parts or (".",)
+    return Path.home().joinpath(*rest) if first == "~" else Path(path)
+
+
 def check_writable(path: Path) -> None:
     """Create an output's folder, and check that the output can be written, before the work for it starts.
 

@@ -13,8 +13,9 @@ from PIL import Image
 import senet
 from senet.cli import main
 from senet.cli.detection import EvaluateDetectorCommand
+from senet.cli.evaluation import EvaluateCommand
 from senet.cli.export import ExportCommand
-from senet.cli.names import DETECTING, EVALUATING, EXPORTING, PREDICTING
+from senet.cli.names import CLASSIFYING, DETECTING, EVALUATING, EXPORTING, PREDICTING
 from senet.cli.parsing import options
 from senet.cli.prediction import PredictCommand
 from senet.cli.training import TrainDetector
@@ -207,9 +208,10 @@ def test_habits_of_other_programs_that_train_are_answered(words, message, tmp_pa
         (TrainDetector, DETECTING),
         (PredictCommand, PREDICTING),
         (EvaluateDetectorCommand, EVALUATING),
+        (EvaluateCommand, CLASSIFYING),
         (ExportCommand, EXPORTING),
     ],
-    ids=["train", "predict", "evaluate", "export"],
+    ids=["train", "predict", "evaluate a detector", "evaluate", "export"],
 )
 def test_names_of_other_programs_lead_to_options_that_exist(kind, elsewhere):
     known, trained = ({option.flag for _, option in options(each)} for each in (kind, TrainDetector))

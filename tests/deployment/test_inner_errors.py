@@ -13,9 +13,10 @@ from kinds import ONE_OF_EACH_FAMILY, side_of
 from senet import SenetError
 from senet.cli.parity import show_parity
 from senet.data.preprocessing import CIFAR
-from senet.deployment.flow import Step, in_line, points_in
+from senet.deployment.flow import Gate, in_line, points_in
 from senet.deployment.inner_errors import inner_errors
 from senet.deployment.parity import compare_exported
+from senet.deployment.steps import Step
 from senet.optimization.rewriting import rewrite
 
 SUFFIXES = (".onnx", ".xml")
@@ -231,8 +232,7 @@ def test_gates_depend_on_means_alone():
         ("gemm", 13),
     )
     points = points_in(network, 14)
-    assert points.gates == (4,)
-    assert points.products == (5,)
+    assert points.gates == (Gate(place=4, product=5, operations=(2, 3, 4)),)
     assert points.ends[0] == 6
     assert in_line(network, (5, 10, 13))
     assert not in_line(network, (10, 5))

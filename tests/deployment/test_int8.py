@@ -7,7 +7,9 @@ import torch
 import senet
 from senet.data.preprocessing import preprocessing_of
 from senet.deployment.calibration import calibration_images
+from senet.deployment.flow import gates_in
 from senet.deployment.layers import named_layers
+from senet.deployment.steps import operations_of_onnx, operations_of_openvino, steps_from
 from senet.errors import MissingExtraError
 from senet.optimization.rewriting import rewrite
 
@@ -96,6 +98,7 @@ def test_onnx_keeps_named_layers_in_float(program, proto, images):
 def test_onnx_gates_in_int8_on_request(proto, images):
     int8 = static_quantization.quantize(proto, images.inputs(), float_gates=False)
     assert {layer.node for layer in static_quantization.layers_of(proto)} <= in_eight_bits(int8)
+    assert len(gates_in(steps_from(operations_of_onnx(int8)))) == 9
 
 
 @pytest.mark.parametrize(
@@ -146,6 +149,7 @@ def test_openvino_computes_in_int8_but_for_the_gates(packaged, program, images):
         and node.input_value(0).get_node().get_type_name() == "FakeQuantize"
     }
     assert rounded == {layer.node for layer in layers if not layer.in_gate and layer.node != kept}
+    assert len(gates_in(steps_from(operations_of_openvino(int8)))) == 9
     batch, before = expected(packaged, images)
     after = openvino.compile_model(int8, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(batch)[0]
     assert 1e-4 < error(after, before) < 0.1

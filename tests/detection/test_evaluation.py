@@ -20,6 +20,7 @@ from senet.detection.evaluation import (
     score_detections,
 )
 from senet.errors import NotFiniteError, SenetError
+from senet.processes import Team
 
 STATS = [field.name for field in fields(BoxFigures)]  # in the order of pycocotools' `stats`
 
@@ -198,7 +199,7 @@ def evaluate_share(rank, folder):
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     split = Split(3)
     numbers = [*range(rank, 12, 2), 0]  # both have image 0, as where batches are filled up
-    found = evaluate_detector(Oracle(split), split.batches(numbers), split)
+    found = evaluate_detector(Oracle(split), split.batches(numbers), split, team=Team(2))
     (folder / f"{rank}.txt").write_text(repr(found))
     torch.distributed.destroy_process_group()
 

@@ -11,7 +11,7 @@ from senet.cli.finetuning import FinetuneCommand, class_table, divided, read_set
 from senet.cli.names import FINETUNING
 from senet.cli.parsing import options
 from senet.errors import SenetError
-from senet.evaluation.scores import Scores
+from senet.evaluation.accuracy import sums_of
 from senet.training.config import TrainConfig
 from small_pictures import QUICK
 
@@ -57,14 +57,9 @@ def test_words_are_divided_between_the_command_and_the_configuration():
 def test_the_ending_counts_each_class():
     """Of 4 cats 3 are found, of 2 dogs none; a fox is predicted, but no image is one."""
     labels, predicted = torch.tensor([0, 0, 0, 0, 1, 1]), torch.tensor([0, 0, 0, 1, 0, 2])
-    scores = Scores(
-        name="n",
-        source="s",
-        class_names=("cat", "dog", "fox"),
-        log_probabilities=one_hot(predicted, 3).float(),
-        labels=labels,
-    )
-    columns = [[str(cell) for cell in column.cells] for column in class_table(scores).columns]
+    sums = sums_of(one_hot(predicted, 3).float(), labels)
+    table = class_table(("cat", "dog", "fox"), sums)
+    columns = [[str(cell) for cell in column.cells] for column in table.columns]
     assert columns == [["dog", "cat"], ["2", "4"], ["0.0", "75.0"], ["0.0", "75.0"]]
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from senet.evaluation.batches import Batches, DataSource, model_and_data, open_b
 from senet.files import check_replaced, write_output
 from senet.nn.modes import borrowed
 from senet.nn.precision import Precision, computing
+from senet.processes import Team, current_team
 
 BINS = 20
 KEY = "senet.recording"
@@ -187,8 +187,6 @@ class Tally:
         values = gates.double()
         if self.shift is None:
             self.shift = values.mean(0) if len(values) else values.sum(0)
-            if dist.is_initialized():
-                dist.broadcast(self.shift, 0)
         low, high = self.block.low, self.block.high
         bin_NC = ((gates - low) * (self.bins / (high - low))).nan_to_num().clamp(0, self.bins - 1).long()
         rows = labels[:, None] * self.block.channels + torch.arange(self.block.channels, device=labels.device)
@@ -198,18 +196,32 @@ class Tally:
         self.sums.index_add_(0, labels, values)
         self.squares.index_add_(0, labels, values.square_())
 
-    def record(self, count: Tensor) -> BlockRecord:
-        """Return mean, variance and histogram, over all processes.
+    @property
+    def subtracted(self) -> Tensor:
+        """What was subtracted from the gates before summing, (C,); 0 before any image came."""
+        return torch.zeros_like(self.sums[0]) if self.shift is None else self.shift
+
+    def subtract(self, shift: Tensor, count: Tensor) -> None:
+        """Change the sums to those of gates from which something else was subtracted.
 
         Args:
-            count: images of each class, (K,), of all processes.
+            shift: what, (C,).
+            count: images of each class so far, (K,).
+        """
+        moved, number = self.subtracted - shift, count[:, None]
+        self.squares += moved * (2 * self.sums + number * moved)
+        self.sums += number * moved
+        self.shift = shift
+
+    def record(self, count: Tensor) -> BlockRecord:
+        """Return mean, variance and histogram.
+
+        Args:
+            count: images of each class, (K,).
 
         Raises:
             NotFiniteError: a gate was infinite or not a number.
         """
-        if dist.is_initialized():
-            for sums in (self.sums, self.squares, self.histogram):
-                dist.all_reduce(sums)
         assert self.shift is not None
         number = count.clamp(min=1)[:, None]
         shifted = self.sums / number
@@ -229,12 +241,21 @@ class GateRecorder:
         blocks: the blocks to record.
         num_classes: of the labels; 1 without labels.
         bins: of the histograms.
+        team: processes that share the images; None for this one alone.
     """
 
-    def __init__(self, model: nn.Module, blocks: tuple[GateBlock, ...], num_classes: int, bins: int = BINS) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: tuple[GateBlock, ...],
+        num_classes: int,
+        bins: int = BINS,
+        team: Team | None = None,
+    ) -> None:
         device = next(model.parameters()).device
         self.model = model
         self.blocks = blocks
+        self.team = team or Team()
         self.tallies = {block.name: Tally(block, num_classes, bins, device) for block in blocks}
         self.count = torch.zeros(num_classes, dtype=torch.int64, device=device)
 
@@ -251,9 +272,14 @@ class GateRecorder:
 
     def records(self) -> tuple[BlockRecord, ...]:
         """Return the records, over all processes."""
-        if dist.is_initialized():
-            dist.all_reduce(self.count)
-        return tuple(tally.record(self.count) for tally in self.tallies.values())
+        tallies = list(self.tallies.values())
+        if self.team.size > 1:
+            shifts = self.team.from_first(lambda: [tally.subtracted.cpu() for tally in tallies])  # it has images
+            for tally, shift in zip(tallies, shifts, strict=True):
+                tally.subtract(shift.to(self.count.device), self.count)
+            sums = [sums for tally in tallies for sums in (tally.sums, tally.squares, tally.histogram)]
+            self.team.add_up(self.count, *sums)
+        return tuple(tally.record(self.count) for tally in tallies)
 
 
 @torch.no_grad()
@@ -269,7 +295,7 @@ def record_excitations(
 ) -> Recording:
     """Record the gates of a network on a data set, in one pass.
 
-    Under torch.distributed every process runs its share of the images and returns the recording of all.
+    Inside `shared_work` every process runs its share of the images and returns the recording of all.
 
     Cost: about that of evaluating the data set once. The model is left as it was.
 
@@ -296,15 +322,18 @@ def record_excitations(
     if bins < 10 or bins % 10:
         raise SenetError(f"bins is {bins}; expected a multiple of 10")
     model, data = model_and_data(run_or_model, data)
-    batches = open_batches(model, data, batch_size=batch_size, device=device, shared=True)
+    batches = open_batches(model, data, batch_size=batch_size, device=device)
+
+    def recorder_for(image: Tensor) -> GateRecorder:
+        chosen = choose_blocks(find_blocks(model, image), blocks)
+        return GateRecorder(model, chosen, max(1, len(batches.class_names)), bins, current_team())
+
     recorder: GateRecorder | None = None
     with borrowed(model, batches.device), computing(batches.device, precision):
         for images, labels in batches.tracked("Recording gates on"):
-            if recorder is None:
-                chosen = choose_blocks(find_blocks(model, images[:1]), blocks)
-                recorder = GateRecorder(model, chosen, max(1, len(batches.class_names)), bins)
+            recorder = recorder or recorder_for(images[:1])
             recorder.run(images, labels)
-    assert recorder is not None  # open_batches refuses data without a batch
+        recorder = recorder or recorder_for(batches.example(model))  # of a process without images
     return Recording(
         blocks=recorder.records(),
         class_names=batches.class_names,

@@ -36,6 +36,7 @@ from senet.errors import SenetError, needed_for
 from senet.evaluation.batches import Batches, DataSource, model_and_data, open_batches
 from senet.files import check_page, read_jsonl
 from senet.nn.modes import borrowed, dtype_of
+from senet.processes import current_team
 
 with needed_for("senet.explain"):
     import plotly.graph_objects as go
@@ -137,6 +138,8 @@ def explain(
 ) -> Path:
     """Write an HTML page about the gates of a network; open it in a browser.
 
+    Inside `shared_work` every process runs its share of the images, and the first one writes the page.
+
     Cost: one pass over the data set to record, and one evaluation for each block (leave that out by `knockout=False`).
 
     Args:
@@ -156,7 +159,9 @@ def explain(
     Raises:
         SenetError: a model without gates, data that do not fit, or a file that cannot be written.
     """
-    check_page(Path(output))
+    team = current_team()
+    if team.is_first:
+        check_page(Path(output))
     folder = run if run is not None or isinstance(run_or_model, nn.Module) else run_or_model
     model, data = model_and_data(run_or_model, data)
     if recording is None:
@@ -170,6 +175,8 @@ def explain(
     study = None
     if knockout and not batches.unscored:
         study = knock_out_blocks(model, data, recording=recording, batch_size=batch_size)
+    if not team.is_first:
+        return Path(output)
     shown = []
     if recording.class_names and batches.images is not None:
         shown = examples_of(model, batches, recording, default_classes(recording, num_examples))

@@ -12,8 +12,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TextIO, cast
 
 import senet
-from senet.cli.processes import first_to_fail, is_first, only_first_prints
+from senet.cli.processes import first_to_fail, only_first_prints, run_together
 from senet.errors import SenetError, nearest
+from senet.launch import is_first
 from senet.terminal import bars_shown, console, printable, say
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def run(argv: Sequence[str]) -> None:
         plugins.load(asked.modules)
     kind = COMMANDS[asked.command].load()
     with options_as_typed(kind):
-        kind.read(asked.arguments, f"senet {asked.command}").run()
+        run_together(kind.read(asked.arguments, f"senet {asked.command}"), asked.command)
 
 
 @contextmanager

@@ -1,12 +1,10 @@
 """`senet record | explain | prune`."""
 
-import atexit
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 from torch import nn
 
@@ -15,8 +13,8 @@ from senet.analysis.pruning import prune_se
 from senet.analysis.recording import Recording, check_recording, record_excitations
 from senet.cli.data import OnData
 from senet.cli.parsing import check_new, print_report
-from senet.cli.processes import is_first, num_started
 from senet.files import check_page
+from senet.launch import is_first
 from senet.nn.precision import Precision
 from senet.terminal import console, say
 from senet.weights.folder import save_pretrained
@@ -46,10 +44,10 @@ class RecordCommand(OnData):
 
     def run(self) -> None:
         """Record, print the statistics, and write the file."""
-        check_recording(self.output)
-        is_printing = joined()  # first, because it selects this process's GPU
+        if is_first():
+            check_recording(self.output)
         found = recorded(self.load(), self, self.precision)
-        if not is_printing:
+        if not is_first():
             return
         found.save(self.output)
         if self.json:
@@ -83,7 +81,8 @@ class ExplainCommand(OnData):
         """Write the page."""
         from senet.analysis.report import explain  # the other commands need no plotly
 
-        check_page(self.output)
+        if is_first():
+            check_page(self.output)
         model = self.load()
         page = explain(
             model,
@@ -119,12 +118,14 @@ class PruneCommand(OnData):
 
     def run(self) -> None:
         """Prune, print the report, and write the model folder."""
-        check_new(self.output)
+        if is_first():
+            check_new(self.output)
         model = self.load()
         recording = recorded(model, self) if self.recording is None else Recording.load(self.recording)
         blocks = "constant" if self.blocks == (CONSTANT,) else self.blocks
         report = prune_se(model, recording, blocks, data=self.data, batch_size=self.batch_size)
-        save_pretrained(model, self.output)
+        if is_first():
+            save_pretrained(model, self.output)
         print_report(report, self.json, f"{self.output} holds the model")
 
 
@@ -132,15 +133,3 @@ def recorded(model: nn.Module, command: OnData, precision: Precision = "fp32") -
     """Record a network's gates; the recording names what the network was opened from."""
     found = record_excitations(model, command.data, batch_size=command.batch_size, precision=precision)
     return replace(found, provenance={**found.provenance, "weights": command.model})
-
-
-def joined() -> bool:
-    """Join the other processes that torchrun started, if any; return whether this one prints for all."""
-    if num_started() > 1:
-        from accelerate import PartialState
-
-        from senet.training.processes import leave_process_group
-
-        atexit.register(leave_process_group)
-        PartialState(cpu=not torch.accelerator.is_available())
-    return is_first()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import tyro
 from torch import nn
@@ -25,6 +25,7 @@ DATA_OF_THE_RUN = "of-the-run"
 class OnData(Command):
     """A command that runs a network on data; for a run these are by default the data that it was trained on."""
 
+    in_processes: ClassVar[Literal["share"]] = "share"
     model: Annotated[Positional[str], tyro.conf.arg(metavar="RUN_OR_MODEL")]
     """the network"""
     data: DataConfig = field(default_factory=lambda: DataConfig(dataset=DATA_OF_THE_RUN))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tyro
 from tyro.conf import Positional
@@ -21,6 +21,7 @@ from senet.cli.writing import (
     JsonLinesWriter,
     JsonWriter,
     Writer,
+    check_output,
     checked_device,
     exit_at_sigterm,
     opened,
@@ -32,6 +33,7 @@ from senet.detection.opening import detects
 from senet.detection.prediction import AT_ONCE, THRESHOLD, Detection, detect_each
 from senet.errors import SenetError, counted
 from senet.files import check_page, check_writable, write_output
+from senet.launch import is_first
 from senet.nn.precision import Precision
 from senet.terminal import Table, console, printable, say, tracked
 
@@ -68,6 +70,10 @@ def predict_objects(
         SenetError: the output exists, or the network cannot be opened.
     """
     listed = images if isinstance(images, Sequence) else None
+    folder = output if output is not None and draws(output) else None
+    form = "json" if folder is not None and form == "table" else form
+    file = output if folder is None else folder / f"objects.{form}"
+    make_output(file, folder)
     found: Iterable[Detection] = detect_each(
         model,
         images,
@@ -77,11 +83,8 @@ def predict_objects(
         precision=precision,
         device=device,
         num_workers=num_workers,
+        finish=without_picture if folder is None else with_file,
     )
-    folder = output if output is not None and draws(output) else None
-    form = "json" if folder is not None and form == "table" else form
-    file = output if folder is None else folder / f"objects.{form}"
-    check_output(file, folder)
     if file is not None or not sys.stdout.isatty():
         found = tracked(found, "Detecting", None if listed is None else len(listed))
     if folder is not None:
@@ -97,15 +100,23 @@ def predict_objects(
     report(errors, number + len(errors))
 
 
-def check_output(file: Path | None, folder: Path | None) -> None:
+def make_output(file: Path | None, folder: Path | None) -> None:
     """Make the folder of the output; raise a SenetError for a file or folder that exists already."""
-    if folder is not None:
+    if folder is None:
+        check_output(file)
+    elif is_first():
         check_new(folder)
         folder.mkdir()
-    elif file is not None:
-        if file.exists():
-            raise SenetError(f"{file} exists already; name another file by --output, or remove it")
-        check_writable(file)
+
+
+def without_picture(found: Detection) -> Detection:
+    """Return what is found without the picture, which is large."""
+    return replace(found, picture=None)
+
+
+def with_file(found: Detection) -> Detection:
+    """Return what is found with the file of the picture with boxes in place of the picture."""
+    return found if found.error is not None else replace(found, picture=None, encoded=encoded(found))
 
 
 def draws(output: Path) -> bool:
@@ -128,8 +139,9 @@ def drawn_into(folder: Path, found: Iterable[Detection]) -> Iterator[Detection]:
             yield each
             continue
         file = folder / free_name(str(each.image), taken)
-        write_output(file, encoded(each))
-        yield replace(each, drawn_to=file)
+        assert each.encoded is not None
+        write_output(file, each.encoded)
+        yield replace(each, encoded=None, drawn_to=file)
 
 
 def free_name(image: str, taken: set[str]) -> str:
@@ -256,6 +268,7 @@ class EvaluateDetectorCommand(Command):
         senet evaluate runs/boxes --data photos --data.val test.json --detections found.json
     """
 
+    in_processes: ClassVar[Literal["share"]] = "share"
     model: Annotated[Positional[str], tyro.conf.arg(metavar="RUN_OR_MODEL")]
     """the network"""
     data: EvaluationData = field(default_factory=EvaluationData)
@@ -312,12 +325,9 @@ class EvaluateDetectorCommand(Command):
         from senet.detection.report import report_detector
 
         if self.report is not None:
-            check_page(self.report)
             from senet.analysis.detection_page import write_detection_page
-        if self.detections is not None:
-            if self.detections.exists():
-                raise SenetError(f"{self.detections} exists already; name another file by --detections, or remove it")
-            check_writable(self.detections)
+        if is_first():
+            self.check_outputs()
         found = report_detector(
             self.model,
             self.data,
@@ -326,6 +336,8 @@ class EvaluateDetectorCommand(Command):
             precision=self.precision,
             device=checked_device(self.device),
         )
+        if not is_first():
+            return
         if self.detections is not None:
             write_output(self.detections, json.dumps(found.detections).encode())
         page = None if self.report is None else write_detection_page(found, self.report)
@@ -338,6 +350,15 @@ class EvaluateDetectorCommand(Command):
             say(f"{self.detections} holds {counted(len(found.detections), 'detection')}")
         if page is not None:
             say(f"{page} is the report; open it in a browser")
+
+    def check_outputs(self) -> None:
+        """Raise a SenetError for an output that cannot be written, or may not be replaced."""
+        if self.report is not None:
+            check_page(self.report)
+        if self.detections is not None:
+            if self.detections.exists():
+                raise SenetError(f"{self.detections} exists already; name another file by --detections, or remove it")
+            check_writable(self.detections)
 
 
 def named_detector(argv: Sequence[str]) -> bool:

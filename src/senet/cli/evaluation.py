@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from senet.cli.data import OnData, check_name
 from senet.cli.detection import EvaluateDetectorCommand, named_detector
+from senet.cli.names import CLASSIFYING, check_options
 from senet.data.config import DataConfig
 from senet.errors import SenetError, counted, warn
 from senet.evaluation.accuracy import Evaluation
@@ -20,6 +21,7 @@ from senet.evaluation.functions import Network
 from senet.evaluation.measures import Interval, PairedTest
 from senet.evaluation.scores import evaluate, unique_names
 from senet.files import check_page
+from senet.launch import is_first
 from senet.nn.precision import Precision
 from senet.optimization.inference import Backend, optimize_for_inference
 from senet.terminal import Table, console, say
@@ -74,7 +76,8 @@ class EvaluateCommand(OnData):
         """Evaluate and print."""
         check_ensemble(self.ensemble, self.weights, None, 1 + len(self.others))
         if self.report is not None:
-            check_page(self.report)
+            if is_first():
+                check_page(self.report)
             with_page()
         options: dict[str, Any] = {
             "crop_size": self.crop_size,
@@ -101,6 +104,8 @@ class EvaluateCommand(OnData):
 
     def show(self, found: Comparison) -> None:
         """Print a comparison, and write its page."""
+        if not is_first():
+            return
         page = None if self.report is None else with_page()(found, self.report)
         if self.json:
             print(json.dumps(found.to_dict() if self.others else found.reports[0].to_dict(), allow_nan=False))
@@ -128,6 +133,7 @@ class EvaluateCommand(OnData):
         """
         if named_detector(argv):
             return cast(Self, EvaluateDetectorCommand.read(argv, prog))
+        check_options(cls, argv, CLASSIFYING)
         command = super().read(argv, prog)
         named = any(word.partition("=")[0] == "--data" for word in argv)
         for other in command.others:

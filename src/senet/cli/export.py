@@ -50,7 +50,7 @@ class ExportCommand(Command):
     """the same as --precision int8"""
     fp16: bool = False
     """the same as --precision fp16"""
-    calibrate: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
+    calibration: Annotated[str | None, tyro.conf.arg(name="calibrate", metavar="DATA")] = None
     """images from which int8 takes its ranges: a folder or the name of a data set; None for the run's training data"""
     data: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
     """images on which both are compared: a folder or the name of a data set; None for the run's own"""
@@ -70,7 +70,7 @@ class ExportCommand(Command):
                 self.config(),
                 data=self.data,
                 num_images=self.num_images,
-                calibration=self.calibrate,
+                calibration=self.calibration,
                 report=self.report,
             )
         if self.json:

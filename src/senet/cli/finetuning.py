@@ -4,23 +4,25 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
+from torch import Tensor
 from tyro.conf import Fixed, Positional, Suppress
 
 from senet.cli.names import FINETUNING, flag_of, unknown_option
 from senet.cli.parsing import Command, options, parse
-from senet.cli.processes import is_first
 from senet.cli.progress import run_shown
 from senet.cli.training import ResumeCommand, going_on_later
 from senet.configs import settings
 from senet.data.config import DataConfig
 from senet.errors import SenetError
-from senet.evaluation.accuracy import class_counts, sums_of
-from senet.evaluation.scores import Scores, score_images
+from senet.evaluation.accuracy import class_counts, evaluation_of
+from senet.evaluation.scores import score_share
 from senet.finetuning.run import finetune, summary
+from senet.launch import is_first
 from senet.models.config import ModelConfig
+from senet.processes import shared_work
 from senet.terminal import Table, console, say
 from senet.training.config import TrainConfig
 from senet.training.run import RunFolder
@@ -58,6 +60,7 @@ class FinetuneCommand(Command):
     `senet train --resume RUN` goes on with a run that was stopped, and so does `senet finetune --resume RUN`.
     """
 
+    in_processes: ClassVar[Literal["train"]] = "train"
     folder: Annotated[Positional[str], tyro.conf.arg(metavar="FOLDER")]
     """your pictures, or a CSV file that names them and their classes"""
     model: Annotated[str, tyro.conf.arg(metavar="NAME_OR_ID_OR_RUN")]
@@ -76,7 +79,7 @@ class FinetuneCommand(Command):
     image_size: int | None = None
     """side of the network's input in pixels; None for that of the weights"""
     batch_size: int | None = None
-    """pictures of a step; None for a number that fits them and the machine"""
+    """pictures of a step in each process; None for a number that fits them and the machine"""
     teacher: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
     """a trained network to learn from as well"""
     channels: int | None = None
@@ -153,14 +156,17 @@ def say_ending(run: Path, *, summed_up: bool = True) -> None:
         run: its folder.
         summed_up: whether it has been said what came of the run.
     """
+    compute = RunFolder(run).read_config().compute  # in the run's precision, as its metrics are
+    with shared_work():
+        device = "cpu" if compute.cpu else None
+        scores = score_share(run, None, name=str(run), device=device, precision=compute.precision)
+        sums = scores.sums
     if not is_first():
         return
-    compute = RunFolder(run).read_config().compute  # in the run's precision, as its metrics are
-    scores = score_images(run, device="cpu" if compute.cpu else None, precision=compute.precision)
     if not summed_up:
-        found = scores.evaluation
+        found = evaluation_of(sums)
         say(summary(run, (found.largest_class, 100 / found.num_classes)))
-    console().print(class_table(scores))
+    console().print(class_table(scores.class_names, sums))
     quoted = shlex.quote(str(run))
     say(
         f"The run is in {run}. Next:\n  senet evaluate {quoted} --report report.html\n"
@@ -168,9 +174,9 @@ def say_ending(run: Path, *, summed_up: bool = True) -> None:
     )
 
 
-def class_table(scores: Scores) -> Table:
+def class_table(class_names: Sequence[str], sums: Tensor) -> Table:
     """Return how many images of each class are recognized; of many classes those that are recognized least."""
-    images_C, predictions_C, right_C = class_counts(sums_of(scores.log_probabilities, scores.labels))
+    images_C, predictions_C, right_C = class_counts(sums)
     places = images_C.nonzero()[:, 0].tolist()
     places.sort(key=lambda place: right_C[place] / images_C[place])
     which = "" if len(places) <= MAX_CLASSES else f", the {MAX_CLASSES} worst of {len(places)}"
@@ -180,7 +186,7 @@ def class_table(scores: Scores) -> Table:
     for place in places[:MAX_CLASSES]:
         images, predictions, right = (int(counts[place]) for counts in (images_C, predictions_C, right_C))
         shares = [f"{100 * right / total:.1f}" if total else "-" for total in (images, predictions)]
-        table.add_row(scores.class_names[place], str(images), *shares)
+        table.add_row(class_names[place], str(images), *shares)
     return table
 
 

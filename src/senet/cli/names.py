@@ -149,6 +149,28 @@ EVALUATING: Names = MappingProxyType(
 )
 """Of Ultralytics, Detectron2 and mmdetection, for the evaluation of a detector."""
 
+CLASSIFYING: Names = MappingProxyType(
+    {
+        "--amp": "--precision fp16",
+        "--batch": "--batch-size",
+        "--checkpoint": "the network, which comes first",
+        "--data-dir": "--data.root",
+        "--dataset": "--data",
+        "--device": "nothing: a GPU computes if there is one, and an exported file computes on the CPU; "
+        "CUDA_VISIBLE_DEVICES= before the command hides GPUs",
+        "--half": "--precision fp16",
+        "--image-size": "--crop-size",
+        "--img-size": "--crop-size",
+        "--imgsz": "--crop-size",
+        "--model": "the network, which comes first",
+        "--output": "--json, or --report FILE",
+        "--results-file": "--json, or --report FILE",
+        "--split": "--data, of which the part for evaluation is taken",
+        "--workers": "--data.num-workers",
+    }
+)
+"""Of timm's validate.py, torchvision's references and Ultralytics, for the evaluation of a network that classifies."""
+
 EXPORTING: Names = MappingProxyType(
     {
         "--batch": "--batch-size",

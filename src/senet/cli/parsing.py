@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, get_origin, get_type_hints
 
 import tyro
 
@@ -26,6 +26,10 @@ POSITIONAL = tyro.conf.Positional[str].__metadata__[0]  # type: ignore[attr-defi
 
 class Command(ABC):
     """A command of `senet`: its fields are the arguments, its docstring is what `--help` says."""
+
+    in_processes: ClassVar[Literal["share", "train", "first"]] = "first"
+    """What several processes do: share the work, see `senet.processes.shared_work`; train together, or each its runs;
+    or nothing but in the first."""
 
     @classmethod
     def read(cls, argv: Sequence[str], prog: str) -> "Command":

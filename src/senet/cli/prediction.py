@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
 
 import tyro
 from tyro.conf import Positional, Suppress, UseAppendAction
@@ -20,6 +20,7 @@ from senet.cli.writing import (
     JsonLinesWriter,
     JsonWriter,
     Writer,
+    check_output,
     checked_device,
     exit_at_sigterm,
     opened,
@@ -27,7 +28,6 @@ from senet.cli.writing import (
     write_all,
 )
 from senet.errors import SenetError, counted
-from senet.files import check_writable
 from senet.nn.precision import Precision
 from senet.terminal import printable, say, tracked
 
@@ -62,6 +62,7 @@ class PredictCommand(Command):
     """files of images, folders, patterns, or -"""
     list: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """a file that lists more images, one a line"""
+    in_processes: ClassVar[Literal["share"]] = "share"
     model: Annotated[tuple[str, ...], UseAppendAction, tyro.conf.arg(metavar="RUN_OR_MODEL")] = ()
     """the network, as for `senet evaluate`; repeated for several, whose probabilities are averaged; left out, a small
     one that knows CIFAR-10's classes"""
@@ -139,10 +140,7 @@ class PredictCommand(Command):
         from senet.weights.folder import PACKAGED_DEFAULT
 
         form = self.chosen_format()
-        if self.output is not None:
-            if self.output.exists():
-                raise SenetError(f"{self.output} exists already; name another file by --output, or remove it")
-            check_writable(self.output)
+        check_output(self.output)
         images = self.given()
         number = len(images) if isinstance(images, Sequence) else None
         found = predict_each(
@@ -210,11 +208,18 @@ class PredictCommand(Command):
         return "json" if self.json else self.format or by_name
 
     def given(self) -> "Sequence[str] | Iterable[str]":
-        """Return the images that were named; an iterator where they come from standard input.
+        """Return the images that were named; an iterator where they come from standard input to one process.
 
         Raises:
             SenetError: there are none.
         """
+        from senet.processes import current_team
+
+        team = current_team()  # of which the first alone reads standard input, or sees a folder that changes
+        return self.looked_up() if team.size == 1 else team.from_first(lambda: list(self.looked_up()))
+
+    def looked_up(self) -> "Sequence[str] | Iterable[str]":
+        """Return the images that were named, see `given`."""
         from senet.evaluation.sources import find_images, listed_images, read_list
 
         if STANDARD_INPUT in self.images or self.list == Path(STANDARD_INPUT):

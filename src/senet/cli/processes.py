@@ -1,4 +1,4 @@
-"""Output of several processes that torchrun started: the first one prints, and only the first failure is reported."""
+"""Commands in several processes that torchrun started: one prints, and only the first failure is reported."""
 
 import contextlib
 import logging
@@ -6,26 +6,50 @@ import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from senet.errors import warn
+from senet.launch import is_first, num_on_machine, num_started
+
+if TYPE_CHECKING:
+    from senet.cli.parsing import Command
 
 FAILURES = "senet/failures"
 """A counter in the processes' store."""
+SIGNALED = 128
+"""Statuses above it are those of signals, after which nobody waits for anybody."""
 
 
-def num_started() -> int:
-    """Return the number of processes that torchrun started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def run_together(command: "Command", name: str) -> None:
+    """Run a command in this process, in the way in which it works in several.
 
+    Args:
+        command: with its arguments.
+        name: as it is typed.
+    """
+    if num_started() == 1 or command.in_processes == "train":
+        command.run()
+    elif command.in_processes == "share":
+        from senet.processes import shared_work
 
-def is_first() -> bool:
-    """Return whether this process is the only one, or the first of several, which prints for all."""
-    return num_started() == 1 or os.environ.get("RANK", "0") == "0"
+        ending: SystemExit | None = None
+        with shared_work():
+            try:
+                command.run()
+            except SystemExit as stop:
+                if not isinstance(stop.code, int) or stop.code > SIGNALED:
+                    raise
+                ending = stop  # the first one's status 1 after inputs were skipped: the others leave together with it
+        if ending is not None:
+            raise ending
+    elif is_first():
+        warn(f"`senet {name}` works in one process: the first of {num_started()} does all, and the others nothing")
+        command.run()
 
 
 def launcher() -> str:
     """Return the torchrun command that starts as many processes on this machine; empty for one process."""
-    if num_started() == 1:
-        return ""
-    return f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', num_started())} -m "
+    return "" if num_started() == 1 else f"torchrun --nproc-per-node {num_on_machine()} -m "
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from senet.cli.processes import is_first
+from senet.launch import is_first
 from senet.terminal import bar, console, printable, say
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -44,6 +44,7 @@ Recipes:
 class ByRecipe(Command):
     """A command that trains: its first argument names a recipe, which gives the defaults of all other options."""
 
+    in_processes: ClassVar[Literal["train"]] = "train"
     output: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """the folder of what is trained"""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
@@ -177,6 +178,7 @@ class ResumeCommand(Command):
         senet train --resume runs/digits --epochs 20
     """
 
+    in_processes: ClassVar[Literal["train"]] = "train"
     resume: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """the run folder"""
     epochs: int | None = None
@@ -245,7 +247,8 @@ def say_next(run: Path, task: str) -> None:
 class AblateCommand(ByRecipe):
     """Train the variants of the paper's ablations, Tables 10 to 16, on any recipe, beside the paper's figures.
 
-    What has been trained is not trained again: repeat the command to go on. Every field of the recipe can be set.
+    What has been trained is not trained again: repeat the command to go on. Every field of the recipe can be set. Under
+    torchrun each process trains whole runs, whoever is free the next one, so results do not depend on their number.
 
     Examples:
         senet ablate digits --tables 10 12 --seeds 5 --output runs/ablation

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from senet.errors import SenetError
+from senet.files import check_writable
+from senet.launch import is_first
 from senet.terminal import console, printable, say
 
 Format = Literal["table", "csv", "jsonl", "json"]
@@ -93,14 +95,23 @@ class JsonWriter(Writer):
         self.file.write("]\n" if self.started else "[]\n")
 
 
+def check_output(output: Path | None) -> None:
+    """Make the folder of an output, None for standard output; raise a SenetError if it exists already."""
+    if output is None or not is_first():
+        return
+    if output.exists():
+        raise SenetError(f"{output} exists already; name another file by --output, or remove it")
+    check_writable(output)
+
+
 @contextmanager
 def opened(output: Path | None) -> Iterator[TextIO]:
-    """Yield the file to write to, standard output for None.
+    """Yield the file to write to, standard output for None; and for all processes but the first, which get nothing.
 
     Raises:
         SenetError: it cannot be written.
     """
-    if output is None:
+    if output is None or not is_first():
         yield sys.stdout
         return
     try:

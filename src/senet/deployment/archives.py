@@ -15,11 +15,14 @@ from typing import Any
 
 import torch
 
-from senet.errors import SenetError, first_line
+from senet.deployment.damage import unreadable
+from senet.errors import SenetError
 
 SIZE = re.compile(r"('[a-z]+\d+'|[A-Z][A-Za-z]*|[a-z]+(?==)|\d+(\.\d+)?|[\s(),+*/<>=-])*")
 """How sizes are written, such as Add(Symbol('s77', positive=True, integer=True), Integer(-1))."""
-GUARD = re.compile(r"(L\['\w+'\]\.size\(\)\[\d+\]|\b(and|or|not|Max|Min)\b|\d+|[\s(),+*/%<>=!-])*")
+GUARD = re.compile(
+    r"(L\['\w+'\]\.size\(\)\[\d+\]|\b(and|or|not|Max|Min|torch\.sym_(max|min|not))\b|\d+|[\s(),+*/%<>=!-])*"
+)
 """How a program states what holds of sizes, such as (1 + L['x'].size()[2] // 2) != 1."""
 OPERATION = re.compile(
     r"torch\.ops\.(aten|prims|higher_order|torchvision)\.\w+(\.\w+)?|torch\.sym_\w+|math\.\w+|"
@@ -38,7 +41,7 @@ def check_archive(path: Path) -> None:
             named = set(archive.get_file_names())
         reasons = list(suspicious(found, named))
     except Exception as error:  # zip, text and JSON errors
-        raise SenetError(f"{path} cannot be opened by torch.export: {first_line(error)}") from error
+        raise unreadable(path, "torch.export", error) from error
     if reasons:
         raise SenetError(f"{path} could run code when it is opened, for {reasons[0]}; export the network again")
 

@@ -15,7 +15,7 @@ from senet.deployment.calibration import CalibrationSource, images_for_int8
 from senet.deployment.config import ExportConfig
 from senet.deployment.detection_parity import DetectionParity, compare_detectors
 from senet.deployment.exported_detectors import ExportedDetector
-from senet.deployment.graph import build_graph
+from senet.deployment.graph import bare_network, build_graph
 from senet.deployment.layouts import place_of_model, write_settings
 from senet.deployment.metadata import describe
 from senet.deployment.parity import IMAGES, ParityReport, parity_path, write_parity
@@ -23,12 +23,14 @@ from senet.deployment.proving import check_proof, prove, write_proof
 from senet.deployment.sensitivity import Sensitivity
 from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
 from senet.detection.opening import detects, open_detector
-from senet.errors import SenetError, warn
+from senet.errors import SenetError, first_line, warn
 from senet.evaluation.batches import DataSource, open_model, run_data
 from senet.evaluation.functions import Network, class_names_of, name_of
-from senet.files import check_writable, write_output
+from senet.files import at_home, check_writable, write_output
 
 logger = logging.getLogger(__name__)
+ROOM = 2**16
+"""Bytes that are free at most where a disk is full: less than a file's next part, which is not written by halves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,14 +94,14 @@ def export(
     >>> exported = senet.export("cifar_se_resnet20", "network.onnx", preprocess=True)  # doctest: +SKIP
     """
     config = replace(config or ExportConfig(), **options)
-    output, info = Path(output), check_target(config)
+    output, info = at_home(output), check_target(config)
     check_output(output, config, info)
-    page = None if report is None else Path(report)
+    page = None if report is None else at_home(report)
     if detects(run_or_model):
         given: dict[str, Any] = {"data": data, "calibration": calibration, "report": page}
         given["num_images"] = None if num_images == IMAGES else num_images or "all"
         return export_detector(run_or_model, output, config, given)
-    model = open_model(run_or_model)
+    model = bare_network(open_model(run_or_model))
     check_proof(model, config.to, info, data, page)
     graph = build_graph(model, config)
     metadata = describe(
@@ -204,9 +206,21 @@ def written_whole(output: Path) -> Iterator[Path]:
             if place.exists():
                 raise SenetError(f"{place} came to exist during the export; name another output")
             part.rename(place)
-    except SenetError:  # some of which are OSErrors too
+    except SenetError as error:  # some of which are OSErrors too
+        error.args = (as_named(str(error), folder, output),)
         raise
     except OSError as error:
-        raise SenetError(f"{output} cannot be written ({error.strerror}); name another output") from error
+        reason = error.strerror or first_line(error)
+        raise SenetError(f"{output} cannot be written ({reason}); name another output") from error
+    except RuntimeError as error:  # what PyTorch and OpenVINO raise where files cannot be written
+        if shutil.disk_usage(output.parent).free > ROOM:
+            raise
+        raise SenetError(f"{output} cannot be written (no space left on the disk); name another output") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def as_named(sentence: str, folder: Path, output: Path) -> str:
+    """Return a message with the files of a temporary folder called as they will be beside an output."""
+    beside = "" if output.parent == Path() else f"{output.parent}{os.sep}"
+    return sentence.replace(f"{folder}{os.sep}", beside)

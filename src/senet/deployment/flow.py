@@ -1,16 +1,17 @@
 """The ends of a network's blocks, and its gates, found in any graph of it by what is computed from what.
 
 The end of a block is a value through which everything passes and in which several paths meet: the sum of a residual
-unit with the activation after it, the concatenation of an Inception module. A gate is a factor that depends on the
-images only by way of means over positions, while the other factor is a feature map. Both definitions hold for the
-network in PyTorch and for what exporters, rewriting and quantization make of it, so that the ends and the gates of two
-graphs correspond one to one in the order of computation, whatever their operators are called.
+unit with the activation after it, the concatenation of an Inception module. A gate is a factor that comes, by a layer
+with weights, from means over positions alone, while the other factor is the feature map that it scales. Both hold for
+the network in PyTorch and for what exporters, rewriting and quantization make of it, so that the ends and the gates of
+two graphs correspond one to one in the order of computation, whatever their operators are called.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+
+from senet.deployment.steps import Step
 
 POINTWISE = frozenset(
     (
@@ -30,24 +31,30 @@ MEANS = frozenset(
     )
 )
 """What leaves one number of a channel, or a few."""
-LAYERS = frozenset(["conv2d", "linear", "convolution", "groupconvolution", "conv", "gemm", "matmul"])
-SIZES = frozenset(["shape", "shapeof", "size"])
-"""What is computed from the sizes of an image only."""
+LAYERS = frozenset(
+    (
+        *("conv1d", "conv2d", "conv3d", "convolution", "groupconvolution", "conv"),
+        *("linear", "matmul", "__matmul__", "mm", "addmm", "bmm", "baddbmm", "gemm", "einsum"),
+    )
+)
+"""Layers with weights."""
+MAX_OPERATIONS = 64
+"""Largest number of operations of a gate: whatever needs more is a part of the network of its own."""
 
 
-@dataclass(frozen=True, eq=False)
-class Step:
-    """A value of a graph.
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """A factor that scales a feature map.
 
     Args:
-        operation: what computes it, in small letters.
-        inputs: the positions of the values that it is computed from, without constants.
-        key: how its graph calls it.
+        place: its position.
+        product: the position of the product that it is a factor of.
+        operations: the positions of what it is computed from: the means, its own, and all between them.
     """
 
-    operation: str
-    inputs: tuple[int, ...]
-    key: Any
+    place: int
+    product: int
+    operations: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +64,12 @@ class Points:
     Args:
         ends: positions of the ends of blocks, in the order of computation; of a network without blocks, of its layers.
         meetings: for each end, the position of the value in which the paths meet.
-        gates: positions of the gates.
-        products: for each gate, the position of the product that it is a factor of.
+        gates: in the order of computation.
     """
 
     ends: tuple[int, ...]
     meetings: tuple[int, ...]
-    gates: tuple[int, ...]
-    products: tuple[int, ...]
+    gates: tuple[Gate, ...]
 
 
 def points_in(steps: Sequence[Step], output: int) -> Points:
@@ -83,12 +88,10 @@ def points_in(steps: Sequence[Step], output: int) -> Points:
     meetings = [i for i in used if i in everything and meets(steps, i)]
     if not meetings:
         meetings = [i for i in used if i in everything and steps[i].operation in LAYERS]
-    products = gates_in(steps, used)
     return Points(
         ends=tuple(end_of(steps, users, i) for i in meetings),
         meetings=tuple(meetings),
-        gates=tuple(products.values()),
-        products=tuple(products),
+        gates=tuple(gate for gate in gates_in(steps) if gate.product in users),
     )
 
 
@@ -147,20 +150,49 @@ def end_of(steps: Sequence[Step], users: dict[int, list[int]], place: int) -> in
     return place
 
 
-def gates_in(steps: Sequence[Step], used: Sequence[int]) -> dict[int, int]:
-    """Return the position of the gate for each product of a gate and a feature map, in the order of computation."""
-    maps: set[int] = set()  # what depends on the images by a path without means
-    found = {}
-    for i in used:
-        step = steps[i]
-        if not step.inputs or (step.operation not in MEANS and any(source in maps for source in step.inputs)):
-            maps.add(i)
-        inputs = list(dict.fromkeys(step.inputs))
-        if step.operation in PRODUCTS and len(inputs) == 2:
-            factors = [source for source in inputs if source not in maps]
-            if len(factors) == 1:
-                found[i] = factors[0]
+def gates_in(steps: Sequence[Step]) -> list[Gate]:
+    """Return the gates, in the order of their products.
+
+    Without a layer with weights, a factor that comes from means is not a gate: a normalization that an exporter writes
+    out divides by one. Of two factors behind equally many means neither is the map of the other: x * sigmoid(x) after
+    the last pooling.
+    """
+    means = means_before(steps)
+    found = []
+    for product, step in enumerate(steps):
+        factors = sorted(set(step.inputs), key=means.__getitem__)
+        if step.operation in PRODUCTS and len(factors) == 2 and means[factors[0]] < means[factors[1]]:
+            operations = back_to_means(steps, factors[1])
+            if any(steps[i].operation in LAYERS for i in operations):
+                found.append(Gate(place=factors[1], product=product, operations=operations))
     return found
+
+
+def means_before(steps: Sequence[Step]) -> list[int]:
+    """Return for each value how many means are at least on a way to it from the images.
+
+    A feature map has as many as there are on the trunk, which may pool by means too, as in DenseNet; its gate has more.
+    """
+    found: list[int] = []
+    for step in steps:
+        before = min((found[source] for source in step.inputs), default=0)
+        found.append(before + (step.operation in MEANS))
+    return found
+
+
+def back_to_means(steps: Sequence[Step], place: int) -> tuple[int, ...]:
+    """Return the positions from a value that comes from means back to these; none if they are too many for a gate."""
+    found: set[int] = set()
+    waiting = [place]
+    while waiting:
+        i = waiting.pop()
+        if i not in found:
+            found.add(i)
+            if len(found) > MAX_OPERATIONS:
+                return ()
+            if steps[i].operation not in MEANS:
+                waiting += steps[i].inputs
+    return tuple(sorted(found))
 
 
 def in_line(steps: Sequence[Step], places: Sequence[int]) -> bool:

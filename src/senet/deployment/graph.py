@@ -1,6 +1,7 @@
 """What is exported: a network, rewritten or as it is, with its preprocessing inside if that is asked for."""
 
 import copy
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,9 +13,13 @@ from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.deployment.config import Axis, ExportConfig
 from senet.deployment.pixels import FromPixels
 from senet.errors import SenetError, counted, first_line
+from senet.evaluation.functions import class_names_of
 from senet.nn.fused import set_fused
 from senet.optimization.inference import InferenceModel
 from senet.optimization.rewriting import rewrite
+from senet.surgery.probe import first_convolution
+
+logger = logging.getLogger(__name__)
 
 INPUT, OUTPUT = "images", "logits"
 """The names of input and output in every format that has names."""
@@ -24,6 +29,10 @@ PIXEL_AXES: Mapping[Axis, int] = {"batch": 0, "height": 1, "width": 2}
 """Of pictures (N, H, W, 3)."""
 ODD = 7
 """Pixels by which the sides of an example picture differ from each other: equal ones would be taken for one number."""
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
+"""What holds a network as its `module`."""
+STATED = ("preprocessing", "class_names")
+"""What is said of a network by attributes, its own or those of what wraps it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +88,12 @@ def build_graph(model: nn.Module, config: ExportConfig) -> ExportGraph:
     """Return what is exported of a network, which stays as it is.
 
     Args:
-        model: a network that classifies, on any device and of any floating-point type.
+        model: a network that classifies, on any device and of any floating-point type, not wrapped (`bare_network`).
         config: of the export.
 
     Raises:
-        SenetError: it has no preprocessing, cannot be rewritten, or does not take pictures in color.
+        SenetError: it has no preprocessing, cannot be rewritten, does not take pictures in color or what its
+            preprocessing makes, or has class names that are not as many as its logits.
     """
     preprocessing = sized(preprocessing_of(model), config)
     network = plain_copy(model, rewritten=config.rewrite)
@@ -104,7 +114,7 @@ def build_graph(model: nn.Module, config: ExportConfig) -> ExportGraph:
             height, width = preprocessing.resize + ODD, preprocessing.resize + 2 * ODD
         example, axes = torch.zeros(batch, height, width, channels, dtype=torch.uint8), PIXEL_AXES
         module = nn.Sequential(FromPixels(preprocessing, resize=config.resize), network).eval()
-    return ExportGraph(
+    graph = ExportGraph(
         module=module,
         original=model,
         network=network,
@@ -112,6 +122,35 @@ def build_graph(model: nn.Module, config: ExportConfig) -> ExportGraph:
         dynamic={axes[axis]: axis for axis in axes if axis in config.free_axes},
         preprocessing=preprocessing,
     )
+    check_fits(graph)
+    return graph
+
+
+def check_fits(graph: ExportGraph) -> None:
+    """Raise a SenetError unless a network computes a logit for each class from what its preprocessing makes."""
+    name, names = type(graph.original).__name__, class_names_of(graph.original)
+    try:
+        with torch.no_grad():
+            found = graph.module(graph.example)
+    except Exception as error:  # whatever somebody's network may raise
+        given, (_, taken) = graph.preprocessing.in_channels, first_convolution(graph.network)
+        if given != taken:
+            raise SenetError(
+                f"{name} takes images of {counted(taken, 'channel')}, but its preprocessing has {given}; set "
+                f"model.preprocessing to a senet.Preprocessing with {taken} in mean and std"
+            ) from error
+        raise SenetError(
+            f"{name} cannot be exported for it does not run on an input of shape {tuple(graph.example.shape)}: "
+            f"{first_line(error)}; give another image_size, or set model.preprocessing"
+        ) from error
+    if not isinstance(found, Tensor) or found.dim() != 2:
+        kind = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise SenetError(f"{name} returns {kind}; networks that return logits (N, classes) can be exported")
+    if names and len(names) != found.shape[1]:
+        raise SenetError(
+            f"model.class_names has {counted(len(names), 'name')}, but {name} computes "
+            f"{counted(found.shape[1], 'logit')}; give a name for each, in their order, or None"
+        )
 
 
 def sized(preprocessing: Preprocessing, config: ExportConfig) -> Preprocessing:
@@ -122,13 +161,45 @@ def sized(preprocessing: Preprocessing, config: ExportConfig) -> Preprocessing:
     return replace(preprocessing, image_size=size, resize=preprocessing.resize_for(size))
 
 
+def bare_network(model: nn.Module) -> nn.Module:
+    """Return a network without what wraps or compiles it, in float32; itself if it is that.
+
+    Preprocessing and class names of a wrapper count where the network has none.
+
+    Raises:
+        SenetError: it is on the meta device, where networks have no weights.
+    """
+    network, stated = model, dict[str, Any]()
+    while (inner := inside(network)) is not None:
+        stated |= {name: vars(network)[name] for name in STATED if name in vars(network)}
+        network = inner
+    stated = {name: value for name, value in stated.items() if getattr(network, name, None) is None}
+    if stated or network._compiled_call_impl is not None:
+        network = copy.copy(network)  # of the same weights, and not compiled
+        vars(network).update(stated)
+    tensors = [*network.parameters(), *network.buffers()]
+    if any(each.is_meta for each in tensors):
+        raise SenetError(f"{type(network).__name__} is on the meta device, where it has no weights; load them first")
+    others = {each.dtype for each in tensors if each.is_floating_point()} - {torch.float32}
+    if others and not isinstance(network, InferenceModel):
+        kinds = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in others))
+        logger.info("the network is in %s; its copy in float32 is exported", kinds)
+        network = copy.deepcopy(network).float()
+    return network
+
+
+def inside(model: nn.Module) -> nn.Module | None:
+    """Return the network that another module wraps or compiles; None if it is no such wrapper."""
+    inner = model.module if isinstance(model, WRAPPERS) else vars(model).get("_modules", {}).get("_orig_mod")
+    return inner if isinstance(inner, nn.Module) else None
+
+
 def plain_copy(model: Any, *, rewritten: bool) -> nn.Module:
     """Return a copy of a network on the CPU, in float32 and evaluation mode, in which every layer runs by itself.
 
     Raises:
         SenetError: it cannot be rewritten.
     """
-    model = getattr(model, "_orig_mod", model)  # inside what torch.compile returns
     if isinstance(model, InferenceModel):
         model, rewritten = model.network, False  # it is rewritten already
     network: nn.Module = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)

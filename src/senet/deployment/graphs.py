@@ -9,12 +9,21 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from senet.deployment.flow import SIZES, Points, Step, points_in
+from senet.deployment.flow import Points, points_in
 from senet.deployment.sessions import open_session
+from senet.deployment.steps import (
+    Step,
+    key_of,
+    operations_of_onnx,
+    operations_of_openvino,
+    operations_of_run,
+    place_of,
+    steps_from,
+)
 from senet.errors import SenetError, needed_for
 from senet.nn.modes import eval_mode
 from senet.optimization.runners import compile_openvino, openvino_core
-from senet.surgery.dataflow import Value, trace_dataflow
+from senet.surgery.dataflow import trace_dataflow
 
 Array = npt.NDArray[Any]
 
@@ -45,27 +54,14 @@ class OnnxGraph(InnerGraph):
         with needed_for("reading the blocks of an ONNX file"):
             import onnx
 
-        places: dict[Any, int] = {}
         self.model = onnx.load(path)
         if any(node.op_type.startswith("QLinear") for node in self.model.graph.node):
             raise SenetError(
                 f"{path.name} computes with integers (the format QOperator), so its inner values cannot be compared; "
                 "quantize it to QDQ"
             )
-        self.steps = []
-        initial = {each.name for each in self.model.graph.initializer}
-        for given in self.model.graph.input:
-            if given.name not in initial:
-                places[given.name] = len(self.steps)
-                self.steps.append(Step("input", (), given.name))
-        for node in self.model.graph.node:
-            sources = tuple(places[name] for name in node.input if name in places)
-            operation = node.op_type.lower()
-            if sources and operation not in SIZES:
-                for name in node.output:
-                    places[name] = len(self.steps)
-                    self.steps.append(Step(operation, sources, name))
-        self.points = points_in(self.steps, places[self.model.graph.output[0].name])
+        self.steps = steps_from(operations_of_onnx(self.model))
+        self.points = points_in(self.steps, place_of(self.steps, self.model.graph.output[0].name))
         self.session: Any = None
         self.read: tuple[int, ...] = ()
 
@@ -104,24 +100,10 @@ class OpenVINOGraph(InnerGraph):
         with needed_for("reading the blocks of an OpenVINO file"):
             import openvino  # noqa: F401
 
-        places: dict[Any, int] = {}
         self.model = openvino_core().read_model(path)
-        self.steps = []
-        for node in self.model.get_ordered_ops():
-            sources = tuple(
-                places[port]
-                for port in (key_of(given.get_source_output()) for given in node.inputs())
-                if port in places
-            )
-            operation = node.get_type_name().lower()
-            if operation in ("parameter", "result"):
-                operation = "input" if operation == "parameter" else "output"
-            if operation != "output" and (sources or operation == "input") and operation not in SIZES:
-                for output in node.outputs():
-                    places[key_of(output)] = len(self.steps)
-                    self.steps.append(Step(operation, sources, key_of(output)))
+        self.steps = steps_from(operations_of_openvino(self.model))
         result = self.model.get_results()[0].input(0).get_source_output()
-        self.points = points_in(self.steps, places[key_of(result)])
+        self.points = points_in(self.steps, place_of(self.steps, key_of(result)))
         self.compiled: Any = None
         self.read: tuple[int, ...] = ()
 
@@ -139,11 +121,6 @@ class OpenVINOGraph(InnerGraph):
         nodes = {node.get_friendly_name(): node for node in copy.get_ordered_ops()}
         copy.add_outputs([nodes[name].output(i) for name, i in (self.steps[place].key for place in places)])
         return compile_openvino(copy)
-
-
-def key_of(output: Any) -> tuple[str, int]:
-    """Return the name of the node and the number of an output of an OpenVINO graph."""
-    return output.get_node().get_friendly_name(), output.get_index()
 
 
 READERS = {".onnx": OnnxGraph, ".xml": OpenVINOGraph}
@@ -173,20 +150,14 @@ class OriginalGraph:
     def __init__(self, model: nn.Module, images: Tensor) -> None:
         with eval_mode(model, layer_by_layer=True):
             flow = trace_dataflow(model, images)
-        places = {value: i for i, value in enumerate(flow.values)}
-        self.flow = [step_of(value, places) for value in flow.values]
-        output = next(i for i, value in reversed(list(enumerate(flow.values))) if value.tensor is flow.outputs)
-        self.points = points_in(self.flow, output)
+        self.steps = steps_from(operations_of_run(flow))
+        output = next(i for i, step in reversed(list(enumerate(self.steps))) if step.key.tensor is flow.outputs)
+        self.points = points_in(self.steps, output)
 
     def values(self, places: Sequence[int]) -> list[Array]:
         """Return the values at some positions."""
-        return [self.flow[place].key.tensor.float().numpy() for place in places]
+        return [self.steps[place].key.tensor.float().numpy() for place in places]
 
     def scope(self, place: int) -> str:
         """Return the name of the innermost module that computed the value at a position."""
-        return str(self.flow[place].key.scope)
-
-
-def step_of(value: Value, places: dict[Value, int]) -> Step:
-    """Return a value of a run as a step."""
-    return Step(value.operation.lower(), tuple(places[source] for source in value.inputs), value)
+        return str(self.steps[place].key.scope)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from senet.analysis.gates import find_blocks
 from senet.deployment.candidate import Candidate
-from senet.deployment.flow import in_line
+from senet.deployment.flow import Points, in_line
 from senet.deployment.graphs import Array, InnerGraph, OriginalGraph, open_graph
 from senet.errors import SenetError, counted
 
@@ -132,7 +132,7 @@ def pairs(original: OriginalGraph, graph: InnerGraph) -> list[tuple[str, int, in
     """Return (kind, number, position in the original, position in the exported graph) of all values to compare."""
     own, other = original.points, graph.points
     found = []
-    for kind, mine, others in (("block", own.ends, other.ends), ("gate", own.gates, other.gates)):
+    for kind, mine, others in (("block", own.ends, other.ends), ("gate", factors(own), factors(other))):
         if not unlike(original, graph, kind):
             found += [(kind, i, *both) for i, both in enumerate(zip(mine, others, strict=True))]
     return found
@@ -145,10 +145,20 @@ def unlike(original: OriginalGraph, graph: InnerGraph, kind: str) -> str:
         counts, lines = (len(own.ends), len(other.ends)), True
     else:
         counts = (len(own.gates), len(other.gates))
-        lines = in_line(original.flow, own.products) and in_line(graph.steps, other.products)
+        lines = in_line(original.steps, products(own)) and in_line(graph.steps, products(other))
     if counts[0] != counts[1]:
         return f"the original has {counted(counts[0], kind)} and the exported graph {counts[1]}"
     return "" if lines else "gates lie in parallel branches, so their order does not tell which is which"
+
+
+def factors(points: Points) -> list[int]:
+    """Return the positions of the gates."""
+    return [gate.place for gate in points.gates]
+
+
+def products(points: Points) -> list[int]:
+    """Return the positions of the products of gates."""
+    return [gate.product for gate in points.gates]
 
 
 def difference(original: OriginalGraph, graph: InnerGraph) -> str:
@@ -163,7 +173,7 @@ def names_in(original: OriginalGraph, model: nn.Module) -> dict[str, tuple[str, 
         of_modules = {block.module: block.name for block in find_blocks(model)}
     except SenetError:  # it has no gates that have names
         of_modules = {}
-    gates = [original.scope(place) for place in points.products]
+    gates = [original.scope(place) for place in products(points)]
     return {
         "block": distinct([original.scope(place) or "network" for place in points.meetings]),
         "gate": distinct([of_modules.get(scope, scope) for scope in gates]),

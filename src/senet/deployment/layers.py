@@ -1,12 +1,13 @@
 """The layers of an exported graph: called as in the network, whatever the format calls them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from senet.deployment.calibration import Array
-from senet.deployment.gate_scopes import Operation, gate_scopes, kept_in_float
+from senet.deployment.flow import LAYERS, gates_in
+from senet.deployment.steps import CONSTANT, INPUT, Operation, from_sizes, steps_from
 
 TOLERANCE = 1e-4
 """Largest difference of two directions of weights, each of length 1, that are taken for the same."""
@@ -68,29 +69,38 @@ def same(own: Array, other: Array) -> bool:
 
 
 def in_gates(operations: Sequence[Operation]) -> set[str]:
-    """Return the names of the operations of all gates, without the products that they are factors of."""
-    return {name for scope in gate_scopes(operations) for name in scope.operations}
+    """Return the names of the nodes of all gates, without the products that they are factors of."""
+    steps = steps_from(operations)
+    return {steps[i].node for gate in gates_in(steps) for i in gate.operations}
 
 
 def left_in_float(operations: Sequence[Operation], keep_float: Collection[str], float_gates: bool) -> set[str]:
-    """Return the names of the operations that int8 leaves in float.
+    """Return the names of the nodes that int8 leaves in float.
 
     Args:
         operations: of the graph.
-        keep_float: those that are asked for.
-        float_gates: whether SE's gates and their products are among them.
+        keep_float: nodes that are asked for.
+        float_gates: whether SE's gates are among them, with their products: quantizing these rounds the gate itself.
     """
-    gates = kept_in_float(gate_scopes(operations)) if float_gates else ()
-    return {*keep_float, *before_layers(operations), *gates}
+    found = {*keep_float, *before_layers(operations)}
+    if float_gates:
+        steps = steps_from(operations)
+        found |= in_gates(operations) | {steps[gate.product].node for gate in gates_in(steps)}
+    return found
 
 
-def before_layers(operations: Sequence[Operation]) -> list[str]:
-    """Return the operations that come before every layer with weights: preprocessing, which stays in float."""
-    after: set[str] = set()
-    found = []
-    for operation in operations:
-        if operation.kind == "weighted" or any(name in after for name in operation.inputs):
-            after.add(operation.name)
-        elif operation.kind != "input":
-            found.append(operation.name)
+def before_layers(operations: Sequence[Operation]) -> set[str]:
+    """Return the names of the nodes that come before every layer with weights: preprocessing, which stays in float.
+
+    The product with a matrix that is computed from the size of a picture, which scales it, is no layer with weights.
+    """
+    sizes = from_sizes(operations)
+    after: set[Hashable] = set()
+    found = set()
+    for each in operations:
+        is_layer = each.operation in LAYERS and not any(key in sizes for key in each.sources)
+        if is_layer or any(key in after for key in each.sources):
+            after.update(each.results)
+        elif each.operation not in (INPUT, CONSTANT):
+            found.add(each.node)
     return found

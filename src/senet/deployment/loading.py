@@ -8,13 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from senet.deployment.damage import reason
 from senet.deployment.exported_detectors import ExportedDetector, is_detector_file
 from senet.deployment.metadata import preprocessing_in
 from senet.deployment.pixels import centered
 from senet.deployment.targets import TARGETS, Runner
-from senet.errors import MissingFileError, SenetError, check_installed
+from senet.errors import MissingFileError, SenetError, check_installed, counted
 from senet.evaluation.functions import FunctionNetwork
+from senet.files import at_home
 from senet.weights.hub import EXPORTED
+
+WAITING: dict[Any, tuple[Runner, Any]] = {}
+"""What `detects_objects` has opened and nobody has taken yet, by `state_of` the file, at most one: to open a file of
+SE-ResNet-50 takes ONNX Runtime as long as to compute several pictures."""
 
 
 class ExportedModel(FunctionNetwork):
@@ -83,14 +89,22 @@ class ExportedFunction:
             )
         self.check_shape(images)
         batch, given = self.takes["shape"][0], self.given(images.detach().cpu().float())
-        if isinstance(batch, str) or len(images) == batch:
-            return self.run(given)[0].to(images.device)
-        parts = [self.padded(part, batch) for part in given.split(batch)]
-        return torch.cat([self.run(part)[0] for part in parts])[: len(images)].to(images.device)
+        at_once = len(images) if isinstance(batch, str) else batch
+        parts = given.split(at_once) if at_once else [given]
+        found = torch.cat([self.run(self.padded(part, at_once))[0] for part in parts])[: len(images)]
+        if self.class_names is not None and found.dim() == 2 and found.shape[1] != len(self.class_names):
+            raise SenetError(
+                f"{self.path} computes {counted(found.shape[1], 'logit')}, but its metadata name "
+                f"{len(self.class_names)} classes; export it again"
+            )
+        return found.to(images.device)
 
     def check_shape(self, images: Tensor) -> None:
         """Raise a SenetError for images that the file does not take."""
         shape = self.takes["shape"]
+        if 0 in images.shape[2:]:
+            rows, columns = images.shape[2:]
+            raise SenetError(f"{self.path} is given images of {rows} x {columns} pixels, which show nothing")
         height, width, channels = shape[1:] if self.takes["layout"] == "NHWC" else (*shape[2:], shape[1])
         if self.takes["resizes"]:
             height = width = self.preprocessing.image_size
@@ -157,14 +171,34 @@ def opened(path: Path) -> tuple[Runner, Any]:
     if not path.exists():
         raise MissingFileError(f"there is no file {path}")
     info = TARGETS[EXPORTED[path.suffix]]  # type: ignore[index]  # its values are the names of formats
+    if path.is_dir() and not info.elsewhere:
+        raise SenetError(f"{path} is a folder; expected a file that `senet export` wrote")
     check_installed(str(path), info.needed_to_run)
-    run, metadata = info.load().open_file(path)
+    runner, metadata = info.load().open_file(path)
     if not metadata:
         raise SenetError(
             f"{path} does not say how images are prepared for it, as files of senet.export do; export the network "
             "again by `senet export`"
         )
+
+    def run(given: Tensor) -> tuple[Tensor, ...]:
+        try:
+            return runner(given)
+        except MemoryError:
+            raise
+        except Exception as error:  # each runtime has its own
+            raise SenetError(
+                f"{path} cannot be computed for an input of shape {tuple(given.shape)} ({reason(error)}); give images "
+                "of another size"
+            ) from error
+
     return run, metadata
+
+
+def state_of(path: Path) -> tuple[Any, ...]:
+    """Return what changes when an exported file is written anew."""
+    files = [file.stat() for file in (path, path.with_suffix(".bin")) if file.is_file()]
+    return path.absolute(), *((file.st_mtime_ns, file.st_size) for file in files)
 
 
 def load_exported(path: str | Path) -> ExportedModel | ExportedDetector:
@@ -184,14 +218,22 @@ def load_exported(path: str | Path) -> ExportedModel | ExportedDetector:
 
     >>> model = load_exported("network.onnx")  # doctest: +SKIP
     """
-    file = network_of_page(Path(path))
-    found = opened(file)
+    file = network_of_page(at_home(path))
+    found = WAITING.pop(state_of(file), None) or opened(file)
     return ExportedDetector(file, *found) if is_detector_file(found[1]) else ExportedModel(path, found)
 
 
 def detects_objects(path: Path) -> bool:
-    """Return whether an exported file is of a detector; False for one that cannot be opened."""
+    """Return whether an exported file is of a detector; False for one that cannot be opened.
+
+    The opened file waits for `load_exported`.
+    """
+    state = state_of(path)
     try:
-        return is_detector_file(opened(path)[1])
+        if state not in WAITING:
+            found = opened(path)
+            WAITING.clear()
+            WAITING[state] = found
+        return is_detector_file(WAITING[state][1])
     except SenetError:  # whoever opens the network says what is wrong
         return False

@@ -16,6 +16,7 @@ from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.deployment.agreement import TOLERANCES, Difference, PairedAccuracy, Tolerance, problems
 from senet.deployment.candidate import Candidate, Run, candidate_of
 from senet.deployment.detection_parity import DetectionParity
+from senet.deployment.graph import bare_network
 from senet.deployment.inner_errors import InnerErrors, inner_errors
 from senet.deployment.machine import Processor, processor, size_of, versions
 from senet.deployment.pictures import Pictures, pictures_for
@@ -180,7 +181,7 @@ def compare_exported(
     check_choice("precision", precision, tuple(TOLERANCES))
     if blocks and candidate.path is None:
         raise SenetError("blocks=True needs an exported file, from senet.load_exported; leave it out for a function")
-    model = open_model(original)
+    model = bare_network(open_model(original))
     if data is None and isinstance(original, str | Path):
         data = run_data(original)
     prepared = model if candidate.module is None else candidate.module

@@ -59,7 +59,8 @@ def prove(
     except SenetError as error:
         if own is None:
             raise
-        warn(f"the file is compared on generated pictures, for the data of {names[0]} cannot be used: {error}")
+        reason = str(error).replace(str(path), str(output))  # which the file does not lie at yet
+        warn(f"the file is compared on generated pictures, for the data of {names[0]} cannot be used: {reason}")
         return compare_exported(model, path, images=number, names=names)
 
 

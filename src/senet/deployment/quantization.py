@@ -7,46 +7,22 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any, Literal
 
 from senet.deployment.calibration import Array
-from senet.deployment.gate_scopes import Kind, Operation
 from senet.deployment.layers import Layer, in_gates, left_in_float
+from senet.deployment.steps import operations_of_openvino
 from senet.errors import SenetError, first_line, needed_for
 
-KINDS: dict[str, Kind] = {
-    "Parameter": "input",
-    "ReduceMean": "mean",
-    "ReduceMax": "mean",
-    "AvgPool": "mean",
-    "AdaptiveAvgPool": "mean",
-    "AdaptiveMaxPool": "mean",
-    "Multiply": "product",
-    "Convolution": "weighted",
-    "GroupConvolution": "weighted",
-    "MatMul": "weighted",
-}
-"""What OpenVINO's operations are to the search for gates."""
+WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
+"""OpenVINO's layers, whose second input are weights."""
 Preset = Literal["performance", "mixed"]
 """Of NNCF: activations symmetric, or asymmetric where they have both signs."""
 
 
-def operations_of(model: Any) -> list[Operation]:
-    """Return the operations of an openvino.Model."""
-    found = []
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "Constant":
-            continue
-        sources = [value.get_node() for value in node.input_values()]
-        inputs = tuple(source.get_friendly_name() for source in sources if source.get_type_name() != "Constant")
-        kind = KINDS.get(node.get_type_name(), "other")
-        found.append(Operation(name=node.get_friendly_name(), kind=kind, inputs=inputs))
-    return found
-
-
 def layers_of(model: Any) -> list[Layer]:
     """Return the layers of an openvino.Model in float whose weights are constants, those of gates too, in order."""
-    of_gates = in_gates(operations_of(model))
+    of_gates = in_gates(operations_of_openvino(model))
     found = []
     for node in model.get_ordered_ops():
-        if KINDS.get(node.get_type_name()) != "weighted":
+        if node.get_type_name() not in WEIGHTED:
             continue
         constant = node.input_value(1).get_node()
         if constant.get_type_name() == "Constant":
@@ -87,7 +63,7 @@ def quantize(
     with needed_for("int8 for OpenVINO"):
         import nncf
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-    names = left_in_float(operations_of(model), keep_float, float_gates)
+    names = left_in_float(operations_of_openvino(model), keep_float, float_gates)
     with quiet_nncf():
         try:
             return nncf.quantize(

@@ -19,4 +19,5 @@ def open_session(model: Path | bytes) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # fatal: what it prints of lesser errors, it raises as well
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -10,22 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from senet.deployment.calibration import Array
-from senet.deployment.gate_scopes import Kind, Operation
 from senet.deployment.layers import Layer, in_gates, left_in_float
+from senet.deployment.steps import node_names, operations_of_onnx
 from senet.errors import SenetError, first_line, needed_for
 
-KINDS: dict[str, Kind] = {
-    "ReduceMean": "mean",
-    "ReduceMax": "mean",
-    "GlobalAveragePool": "mean",
-    "GlobalMaxPool": "mean",
-    "AveragePool": "mean",
-    "Mul": "product",
-    "Conv": "weighted",
-    "Gemm": "weighted",
-    "MatMul": "weighted",
-}
-"""What ONNX's operations are to the search for gates."""
+WEIGHTED = ("Conv", "Gemm", "MatMul")
+"""ONNX's layers, whose second input are weights."""
 Activations = Literal["int8", "uint8"]
 """The type of activations. The products of uint8 and int8 overflow on x86 processors without VNNI, unless weights have
 7 bits; those of two int8 do not (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html)."""
@@ -36,34 +26,19 @@ QUANTIZED = 127
 """Largest weight in int8; -128 is not used, so that zero is in the middle."""
 
 
-def operations_of(model: Any) -> list[Operation]:
-    """Return the operations of an onnx.ModelProto."""
-    constants = {each.name for each in model.graph.initializer}
-    constants |= {name for node in model.graph.node if node.op_type == "Constant" for name in node.output}
-    found = [Operation(name=each.name, kind="input", inputs=()) for each in model.graph.input]
-    made_by = {each.name: each.name for each in model.graph.input}
-    for node in model.graph.node:
-        if node.op_type == "Constant":
-            continue
-        inputs = tuple(made_by[name] for name in node.input if name and name not in constants)
-        found.append(Operation(name=node.name, kind=KINDS.get(node.op_type, "other"), inputs=inputs))
-        made_by |= dict.fromkeys(node.output, node.name)
-    return found
-
-
 def layers_of(model: Any) -> list[Layer]:
     """Return the layers of an onnx.ModelProto in float whose weights are constants, those of gates too, in order."""
     with needed_for("the layers of an ONNX file"):
         from onnx import numpy_helper
-    of_gates = in_gates(operations_of(model))
+    of_gates = in_gates(operations_of_onnx(model))
     constants = {each.name: each for each in model.graph.initializer}
     found = []
-    for node in model.graph.node:
-        if KINDS.get(node.op_type) == "weighted" and node.input[1] in constants:
+    for node, name in zip(model.graph.node, node_names(model), strict=True):
+        if node.op_type in WEIGHTED and node.input[1] in constants:
             weight = numpy_helper.to_array(constants[node.input[1]])
             upright = node.op_type == "Conv" or any(each.name == "transB" and each.i for each in node.attribute)
             weight = weight if upright else weight.T
-            found.append(Layer(node=node.name, weight=weight, in_gate=node.name in of_gates))
+            found.append(Layer(node=name, weight=weight, in_gate=name in of_gates))
     return found
 
 
@@ -101,7 +76,7 @@ def quantize(
     with needed_for("int8 for ONNX"):
         import onnx
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    names = left_in_float(operations_of(model), keep_float, float_gates)
+    names = left_in_float(operations_of_onnx(model), keep_float, float_gates)
     kinds = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
     with tempfile.TemporaryDirectory() as folder, quiet_onnxruntime():
         path = Path(folder) / "int8.onnx"
@@ -115,7 +90,7 @@ def quantize(
                 reduce_range=seven_bits,
                 activation_type=kinds[activations],
                 weight_type=QuantType.QInt8,
-                op_types_to_quantize=["Conv", "Gemm", "MatMul"] if only_layers else None,
+                op_types_to_quantize=list(WEIGHTED) if only_layers else None,
                 nodes_to_exclude=sorted(names),
                 calibration_cache_path=ranges,
             )
@@ -146,10 +121,15 @@ class Reader:
 
 
 def prepared(model: Any) -> Any:
-    """Return a copy that ONNX Runtime takes for what its own preparation made: torch.onnx has done the same already."""
+    """Return a copy that ONNX Runtime takes for what its own preparation made: torch.onnx has done the same already.
+
+    Its nodes have the names of `node_names`, by which ONNX Runtime is told what stays in float.
+    """
     from onnx import helper
 
     copy = copy_of(model)
+    for node, name in zip(copy.graph.node, node_names(copy), strict=True):
+        node.name = name
     helper.set_model_props(copy, {"onnx.quant.pre_process": "onnxruntime.quant"})
     return copy
 
@@ -212,7 +192,7 @@ def stored_weights(model: Any) -> list[tuple[Any, int]]:
     constants = {each.name: each for each in model.graph.initializer}
     axes: dict[str, int] = {}
     for node in model.graph.node:
-        if KINDS.get(node.op_type) == "weighted" and node.input[1] in constants:
+        if node.op_type in WEIGHTED and node.input[1] in constants:
             upright = node.op_type == "Conv" or any(each.name == "transB" and each.i for each in node.attribute)
             axes[node.input[1]] = 0 if upright else len(constants[node.input[1]].dims) - 1
     return [(constants[name], axis) for name, axis in axes.items() if np.prod(constants[name].dims) >= STORED]

@@ -107,6 +107,7 @@ TARGETS: Mapping[Target, TargetInfo] = MappingProxyType(
             module="senet.deployment.to_web",
             packages=("onnx", "onnxscript", "onnxruntime"),
             needed_to_run=("onnxruntime",),
+            precisions=ALL,
         ),
         "torch_export": TargetInfo(suffix=SUFFIXES["torch_export"], module="senet.deployment.to_torch_export"),
         "executorch": TargetInfo(

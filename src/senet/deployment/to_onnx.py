@@ -9,6 +9,7 @@ from torch import Tensor
 
 from senet.deployment.calibration import CalibrationImages
 from senet.deployment.config import OPSETS, ExportConfig
+from senet.deployment.damage import unreadable
 from senet.deployment.graph import INPUT, ExportGraph
 from senet.deployment.metadata import KEY, as_text, from_text
 from senet.deployment.sensitivity import Sensitivity, inputs_for, layer_costs
@@ -99,7 +100,7 @@ def open_file(path: Path) -> tuple[Any, Any]:
     try:
         session = open_session(path)
     except Exception as error:  # of classes in a compiled module
-        raise SenetError(f"{path} cannot be opened by ONNX Runtime: {first_line(error)}") from error
+        raise unreadable(path, "ONNX Runtime", error) from error
     props = session.get_modelmeta().custom_metadata_map
     name = session.get_inputs()[0].name
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from senet.deployment.calibration import CalibrationImages
 from senet.deployment.config import ExportConfig
+from senet.deployment.damage import unreadable
 from senet.deployment.graph import INPUT, OUTPUT, ExportGraph
 from senet.deployment.metadata import KEY, as_text, from_text
 from senet.deployment.quantization import layers_of, quantize, quantize_weights
@@ -72,11 +73,12 @@ def open_file(path: Path) -> tuple[Any, Any]:
     weights = path.with_suffix(".bin")
     if not weights.exists():
         raise MissingFileError(f"{path} has no weights beside it: {weights} is missing; keep both in one folder")
+    check_weights(path, weights)
     try:
         model = openvino_core().read_model(path)
         compiled = compile_openvino(model)
     except RuntimeError as error:
-        raise SenetError(f"{path} cannot be opened by OpenVINO: {first_line(error)}") from error
+        raise unreadable(path, "OpenVINO", error) from error
     metadata = from_text(model.get_rt_info([KEY]).astype(str), path) if model.has_rt_info([KEY]) else {}
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
@@ -84,3 +86,16 @@ def open_file(path: Path) -> tuple[Any, Any]:
         return tuple(torch.from_numpy(outputs[i].copy()) for i in range(len(outputs)))
 
     return run, metadata
+
+
+def check_weights(path: Path, weights: Path) -> None:
+    """Raise a SenetError for a .bin file that is shorter than the graph in an .xml file says.
+
+    Source: https://docs.openvino.ai/2024/documentation/openvino-ir-format.html, the attributes of "data".
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
+    parts = re.findall(r'\boffset="(\d+)" size="(\d+)"', text)
+    needed = max((int(start) + int(size) for start, size in parts), default=0)
+    found = weights.stat().st_size
+    if found < needed:
+        raise SenetError(f"{weights} has {found:,} bytes, but {path} needs {needed:,}; it is cut, so copy both again")

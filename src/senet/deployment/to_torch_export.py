@@ -8,9 +8,9 @@ from torch import Tensor
 
 from senet.deployment.archives import check_archive
 from senet.deployment.config import ExportConfig
+from senet.deployment.damage import unreadable
 from senet.deployment.graph import ExportGraph
 from senet.deployment.metadata import KEY, as_text, from_text
-from senet.errors import SenetError, first_line
 
 METADATA_FILE = f"{KEY}.json"
 """The file within a .pt2 that holds our metadata; `torch.export.load(extra_files=...)` reads it."""
@@ -28,7 +28,7 @@ def open_file(path: Path) -> tuple[Any, Any]:
     try:
         module = torch.export.load(path, extra_files=extra).module()
     except Exception as error:  # zip, pickle and schema errors
-        raise SenetError(f"{path} cannot be opened by torch.export: {first_line(error)}") from error
+        raise unreadable(path, "torch.export", error) from error
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():

@@ -17,10 +17,12 @@ from senet.analysis.gates import GateBlock
 from senet.costs import cost
 from senet.data.preprocessing import Preprocessing
 from senet.deployment import to_onnx
+from senet.deployment.calibration import CalibrationImages
 from senet.deployment.config import ExportConfig
 from senet.deployment.gate_outputs import WithGates, blocks_of, gate_layers
 from senet.deployment.graph import INPUT, OUTPUT, ExportGraph
 from senet.deployment.onnxruntime_web import Runtime, find_runtime
+from senet.deployment.sensitivity import Sensitivity
 
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = ("png.js", "pixels.js", "gates.js", "page.js")
@@ -37,18 +39,21 @@ PRECISIONS = {
 }
 
 
-def write(graph: ExportGraph, path: Path, config: ExportConfig, metadata: Any, calibration: Any) -> None:
+def write(
+    graph: ExportGraph, path: Path, config: ExportConfig, metadata: Any, calibration: CalibrationImages | None
+) -> Sensitivity | None:
     """Write a folder, see `senet.deployment.targets.Format`."""
     runtime = find_runtime(config.onnxruntime_web)
     blocks = blocks_of(graph.original)
     layers = gate_layers(graph.original, graph.network, blocks)
     shown = replace(graph, module=WithGates(graph.module, layers), outputs=(OUTPUT, *(block.name for block in blocks)))
     path.mkdir()
-    to_onnx.write(shown, path / NETWORK, config, metadata, calibration)
+    costs = to_onnx.write(shown, path / NETWORK, config, metadata, calibration)
     with torch.no_grad():
         num_classes = graph.module(graph.example).shape[1]
     names = metadata["class_names"] or [f"output {i}" for i in range(num_classes)]
     write_page(path, graph, config, metadata, names, blocks, runtime)
+    return costs
 
 
 def open_file(path: Path) -> tuple[Any, Any]:

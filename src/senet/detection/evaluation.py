@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from senet.errors import NotFiniteError, SenetError, needed_for
 from senet.nn.modes import eval_mode
+from senet.processes import Team
 
 AREAS: Mapping[str, tuple[float, float]] = {
     "all": (0.0, 1e5**2),
@@ -301,8 +301,9 @@ def evaluate_detector(
     split: EvaluationSplit,
     *,
     forward: Callable[[list[Tensor]], list[Outputs]] | None = None,
+    team: Team | None = None,
 ) -> DetectionEvaluation:
-    """Evaluate a detector on the images of a split, over all processes of torch.distributed; its mode is restored.
+    """Evaluate a detector on the images of a split; its mode is restored.
 
     Args:
         model: a list of images (C, H, W) in [0, 1] to a list of `Outputs`.
@@ -310,12 +311,14 @@ def evaluate_detector(
             get, to fill their batches, counts once. Images of one size are run at once, see `outputs_of`.
         split: whose objects are to be found.
         forward: calls the model, for autocast; None calls the model itself.
+        team: processes that share the images; None for this one alone.
 
     Raises:
         SenetError: the split has no objects, or the detector finds classes that it lacks.
         NotFiniteError: a box or score is not a finite number.
     """
-    return score_detections(split.ground_truth(), detections_of(model, batches, split.category_ids, forward=forward))
+    found = detections_of(model, batches, split.category_ids, forward=forward, team=team)
+    return score_detections(split.ground_truth(), found)
 
 
 @torch.no_grad()
@@ -325,6 +328,7 @@ def detections_of(
     category_ids: Sequence[int],
     *,
     forward: Callable[[list[Tensor]], list[Outputs]] | None = None,
+    team: Team | None = None,
 ) -> list[dict[str, Any]]:
     """Run a detector on images, and return what all processes find as COCO's results, sorted by image.
 
@@ -333,6 +337,7 @@ def detections_of(
         batches: of this process.
         category_ids: the ground truth's numbers of labels 1, 2, ...
         forward: calls the model.
+        team: see `evaluate_detector`.
     """
     found: dict[int, list[dict[str, Any]]] = {}
     with eval_mode(model):
@@ -342,10 +347,8 @@ def detections_of(
             for target, output in zip(targets, outputs_of(forward or model, images), strict=True):
                 image_id = int(target["image_id"])
                 found[image_id] = coco_results(image_id, output, category_ids)
-    if dist.is_available() and dist.is_initialized():
-        parts: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, found)
-        found = {image_id: results for part in reversed(parts) for image_id, results in part.items()}
+    parts = (team or Team()).everyone(found)
+    found = {image_id: results for part in reversed(parts) for image_id, results in part.items()}
     return [result for image_id in sorted(found) for result in found[image_id]]
 
 

@@ -1,6 +1,6 @@
 """Detection in single images: objects with their classes, scores and boxes."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,11 @@ from senet.detection.evaluation import outputs_of
 from senet.detection.opening import check_scaled, names_of_classes, open_detector
 from senet.errors import SenetError, check_choice
 from senet.evaluation.functions import Network, name_of, networks_of
-from senet.evaluation.prediction import Given, available_cores, check_picture, open_image, read_ahead
+from senet.evaluation.prediction import Given, available_cores, batched, check_picture, in_turn, open_image, read_ahead
 from senet.evaluation.sources import OnError, expanded
 from senet.nn.modes import device_of, dtype_of, eval_mode
 from senet.nn.precision import Precision, check_precision, computing
+from senet.processes import current_team
 
 THRESHOLD = 0.5
 """The lowest score of an object that is told of unless another is asked for."""
@@ -57,6 +58,7 @@ class Detection:
         objects: highest score first.
         picture: RGB, upright; None for an image that cannot be read.
         error: why the image cannot be read, in one sentence; None if it can.
+        encoded: the picture with boxes as a file, if one was made.
         drawn_to: file of the picture with boxes, if one was written.
     """
 
@@ -66,6 +68,7 @@ class Detection:
     objects: tuple[DetectedObject, ...] = ()
     picture: Image.Image | None = field(default=None, repr=False, compare=False)
     error: SenetError | None = None
+    encoded: bytes | None = field(default=None, repr=False, compare=False)
     drawn_to: Path | None = None
 
     def drawn(self) -> Image.Image:
@@ -136,8 +139,11 @@ def detect_each(
     precision: Precision = "fp32",
     device: torch.device | str | None = None,
     num_workers: int | None = None,
+    finish: Callable[[Detection], Detection] | None = None,
 ) -> Iterator[Detection]:
     """Find objects in images, one batch after the other, and yield what is found as it comes.
+
+    Inside `shared_work` the first process gets it, see `senet.evaluation.prediction.predict_each`.
 
     Args:
         run_or_model: see `detect`, as for all that is not explained here.
@@ -148,6 +154,7 @@ def detect_each(
         precision: see `detect`.
         device: see `detect`.
         num_workers: see `detect`.
+        finish: what the process that has found something makes of it, such as the picture with its boxes.
 
     Raises:
         SenetError: a model or, on request, an image that cannot be read.
@@ -161,8 +168,10 @@ def detect_each(
     model = open_detector(run_or_model, device)
     check_precision("precision", precision, device_of(model))
     workers = available_cores() if num_workers is None else num_workers
-    batches = read_ahead(expanded(images, on_error), prepare, batch_size, workers)
-    return detected(model, batches, threshold, precision, on_error)
+    team = current_team()
+    share = team.share(batched(expanded(images, on_error), batch_size))
+    found = detected(model, read_ahead(share, prepare, workers), threshold, precision, on_error)
+    return in_turn(team, found if finish is None else ([finish(each) for each in batch] for batch in found))
 
 
 def predict_objects(run_or_model: Any, images: str | Path | Iterable[Given], options: Mapping[str, Any]) -> Any:
@@ -205,8 +214,8 @@ def detected(
     threshold: float,
     precision: Precision,
     on_error: OnError,
-) -> Iterator[Detection]:
-    """Yield what is found in batches of pictures, see `detect_each`."""
+) -> Iterator[list[Detection]]:
+    """Yield what is found in each batch of pictures, see `detect_each`."""
     for batch in batches:
         batch = [(image, fitting(model, image, picture)) for image, picture in batch]
         for _, picture in batch:
@@ -214,12 +223,15 @@ def detected(
                 raise picture
         pictures = [picture for _, picture in batch if not isinstance(picture, SenetError)]
         found = iter(objects_in(model, pictures, threshold, precision))
+        done = []
         for image, picture in batch:
             if isinstance(picture, SenetError):
-                yield Detection(image=image, error=picture)
+                done.append(Detection(image=image, error=picture))
             else:
                 width, height = picture.size
-                yield Detection(image=image, width=width, height=height, objects=next(found), picture=picture)
+                objects = next(found)
+                done.append(Detection(image=image, width=width, height=height, objects=objects, picture=picture))
+        yield done
 
 
 def fitting(model: nn.Module, image: Given, picture: Image.Image | SenetError) -> Image.Image | SenetError:

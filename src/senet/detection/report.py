@@ -26,6 +26,7 @@ from senet.errors import SenetError
 from senet.evaluation.functions import Network, name_of
 from senet.nn.modes import device_of
 from senet.nn.precision import Precision, check_precision, computing
+from senet.processes import current_team
 from senet.terminal import tracked
 from senet.weights.checkpoint import CONFIG_FILE
 
@@ -148,6 +149,8 @@ def report_detector(
 ) -> DetectionReport:
     """Evaluate a detector on the evaluation images of a data set.
 
+    Inside `shared_work` every process runs its share of the images and returns the report on all of them.
+
     Args:
         run_or_model: a detector, or the run or model folder or hub id of one.
         data: a folder, or its configuration; None for the data that a run was trained on.
@@ -175,7 +178,9 @@ def report_detector(
     transform: Any = model.transform
     for record in split.records:
         check_scaled(record.file, (record.width, record.height), transform.min_size, transform.max_size)
-    loader = build_detection_loader(config, split, "eval", batch_size, place)
+    team = current_team()
+    shares = {"rank": team.rank, "num_processes": team.size}
+    loader = build_detection_loader(config, split, "eval", batch_size, place, **shares)
     batches = tracked(loader.batches(0), f"Detecting in {split.source}", len(loader))
 
     def forward(images: list[torch.Tensor]) -> list[Outputs]:
@@ -184,8 +189,8 @@ def report_detector(
         return found
 
     start = time.perf_counter()
-    detections = detections_of(model, batches, split.category_ids, forward=forward)
-    seconds = time.perf_counter() - start
+    detections = detections_of(model, batches, split.category_ids, forward=forward, team=team)
+    seconds = max(team.everyone(time.perf_counter() - start))
     records = {record.image_id: record for record in split.records}
 
     def picture_of(image_id: int) -> Image.Image:

@@ -19,8 +19,8 @@ from senet.detection.warm_start import from_detector, kept_order
 from senet.errors import SenetError, needed_for
 from senet.models.external import tag_of
 from senet.nn.fused import set_fused
+from senet.processes import Team
 from senet.training.compiling import Call
-from senet.training.processes import Team
 from senet.training.run import RunFolder
 from senet.training.scoring import share_buffers
 from senet.training.task import Task
@@ -141,7 +141,7 @@ class Detection(Task[DetectionConfig]):
             team.agree()  # before the processes wait for what the others have found
 
         forward = partial(detected, kept, self.config.compute.precision)
-        found = evaluate_detector(kept, together(), self.data.eval_split, forward=forward)
+        found = evaluate_detector(kept, together(), self.data.eval_split, forward=forward, team=team)
         figures = {part.name: getattr(found, part.name) for part in fields(BoxFigures)}
         return {name: value for name, value in figures.items() if value is not None}
 

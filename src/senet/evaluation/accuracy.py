@@ -58,7 +58,7 @@ def score(
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     forward: Callable[[Tensor], Tensor] | None = None,
-    reduce: Callable[[Tensor], Tensor] | None = None,
+    reduce: Callable[[Tensor | None], Tensor] | None = None,
 ) -> Evaluation:
     """Evaluate a network, which is left in evaluation mode.
 
@@ -66,16 +66,20 @@ def score(
         model: images to logits.
         batches: (images, labels); several crops as in `log_probabilities`.
         forward: calls the model, for autocast or a compiled form of it; None calls the model itself.
-        reduce: sums a tensor over processes; None for one process.
+        reduce: adds up the sums of all processes, None of one without images; None for one process.
     """
     model.eval()
     totals = None
     for images, labels in batches:
+        if not len(images):  # the last batch, shared by more processes than it has images
+            continue
         sums = sums_of(log_probabilities(forward or model, images), labels)
         totals = sums if totals is None else totals + sums
+    if reduce is not None:
+        totals = reduce(totals)
     if totals is None:
         raise ValueError("there are no batches to evaluate")
-    return evaluation_of(reduce(totals) if reduce else totals)
+    return evaluation_of(totals)
 
 
 def sums_of(predicted: Tensor, labels: Tensor) -> Tensor:

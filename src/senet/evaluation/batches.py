@@ -7,8 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from senet.configs import from_dict
@@ -25,6 +25,7 @@ from senet.errors import SenetError, warn
 from senet.evaluation.functions import Network, as_module, check_device, class_names_of, name_of
 from senet.factory import load_model
 from senet.nn.modes import default_device, device_of, dtype_of
+from senet.processes import current_team
 from senet.surgery.probe import run_on_example
 from senet.terminal import tracked
 from senet.weights.checkpoint import CONFIG_FILE
@@ -78,6 +79,7 @@ class Batches:
         images: one by one, where the source is a data set.
         preprocessing: of these images for the network.
         groups: what the network's outputs are counted as; None for the network's own classes.
+        order: which images of the data set these are, this process's share; None for batches that the caller made.
     """
 
     source: str
@@ -89,6 +91,7 @@ class Batches:
     images: ImageSplit | None = None
     preprocessing: Preprocessing | None = None
     groups: ClassGroups | None = None
+    order: BatchOrder | None = None
 
     def forward(self, model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """Return what computes logits of `class_names` from images: the model, with its outputs grouped."""
@@ -98,6 +101,18 @@ class Batches:
     def tracked(self, doing: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches, with a bar on a terminal."""
         return tracked(self.each(), f"{doing} {self.source}", self.number)
+
+    def example(self, model: nn.Module) -> Tensor:
+        """Return a black image (1, C, H, W) for a network, where no batch has come."""
+        assert self.preprocessing is not None  # batches that the caller made are never none
+        side = self.preprocessing.image_size
+        return torch.zeros(1, self.preprocessing.in_channels, side, side, device=self.device, dtype=dtype_of(model))
+
+    def places(self) -> np.ndarray | None:
+        """Return the numbers of these images in the data set, in the order in which they come; None for all."""
+        if self.order is None or self.order.num_processes == 1:
+            return None
+        return np.concatenate(list(self.order.batches(0)))
 
 
 def open_model(run_or_model: Network) -> nn.Module:
@@ -154,11 +169,10 @@ def open_batches(
     ten_crop: bool = False,
     batch_size: int = 64,
     device: torch.device | str | None = None,
-    shared: bool = False,
     classes_of_data: bool = False,
     mapping: Mapping[str, str] | str | Path | None = None,
 ) -> Batches:
-    """Open the evaluation images of a data set for a network, which stays where it is.
+    """Open the evaluation images of a data set for a network, which stays where it is; inside `shared_work` a share.
 
     Args:
         model: the network.
@@ -168,7 +182,6 @@ def open_batches(
         ten_crop: see `evaluate`.
         batch_size: see `evaluate`.
         device: see `evaluate`.
-        shared: divide a data set among the processes of torch.distributed.
         classes_of_data: see `evaluate`.
         mapping: see `evaluate`.
 
@@ -179,7 +192,13 @@ def open_batches(
         raise SenetError(f"batch_size is {batch_size}; expected at least 1")
     check_device(model, device)
     target = torch.device(device or device_of(model))
+    team = current_team()
     if not isinstance(data, DataConfig | str | Path):
+        if team.size > 1:
+            raise SenetError(
+                f"data is batches, which {team.size} processes cannot share; name a folder or a data set, or call this "
+                "outside shared_work"
+            )
         if classes_of_data or mapping is not None:
             option = "classes_of_data" if classes_of_data else "mapping"
             raise SenetError(f"{option} needs a data set, whose classes have names; these data are batches")
@@ -196,18 +215,19 @@ def open_batches(
         images, groups = grouped_for(model, images, shape, classes_of_data, mapping)
     else:
         images, unscored = labeled_for(model, images, shape)
-    shared = shared and dist.is_available() and dist.is_initialized()
     order = BatchOrder(
         num_images=len(images),
         batch_size=max(1, batch_size // crops.count),
         shuffle=False,
-        rank=dist.get_rank() if shared else 0,
-        num_processes=dist.get_world_size() if shared else 1,
+        rank=team.rank,
+        num_processes=team.size,
     )
     loader = StreamingLoader(images, crops, order, preprocessing, target, config.num_workers)
 
     def each() -> Iterator[tuple[Tensor, Tensor]]:
         for pixels, labels in loader.batches(0):
+            if not len(pixels):  # the last batch, shared by more processes than it has images
+                continue
             yield (pixels.squeeze(1) if crops.count == 1 else pixels).to(dtype), labels
 
     return Batches(
@@ -220,6 +240,7 @@ def open_batches(
         images=images,
         preprocessing=preprocessing,
         groups=groups,
+        order=order,
     )
 
 

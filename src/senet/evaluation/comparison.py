@@ -33,6 +33,7 @@ from senet.evaluation.measures import (
     paired_test,
     share_interval,
 )
+from senet.evaluation.outcomes import Outcomes
 from senet.evaluation.scores import (
     Scores,
     average_scores,
@@ -156,14 +157,12 @@ def report_on(scores: Scores) -> EvaluationReport:
     Raises:
         MissingExtraError: scikit-learn or scipy is not installed.
     """
-    best = scores.log_probabilities.max(1)
-    labels, predicted = scores.labels.numpy(), best.indices.numpy()
-    own = scores.log_probabilities.gather(1, scores.labels[:, None])[:, 0].double()
-    confidence = best.values.double().exp().clamp(max=1).numpy()
-    right, evaluation = np.equal(labels, predicted), scores.evaluation
+    found = scores.outcomes()
+    labels, predicted, evaluation = found.labels, found.predicted, found.evaluation
+    right = np.equal(labels, predicted)
     classes = by_class(labels, predicted, scores.class_names)
     places = np.unique(np.concatenate([labels, predicted]))
-    bins = calibration(right, confidence)
+    bins = calibration(right, found.confidence)
     compact = np.searchsorted(places, labels), np.searchsorted(places, predicted)
     drawn = bootstrap_intervals(labels, interval_measures(*compact, len(places))) or (None, None)
     count = evaluation.num_images
@@ -178,12 +177,12 @@ def report_on(scores: Scores) -> EvaluationReport:
         ece=expected_calibration_error(bins),
         intervals=intervals
         | dict(zip(("balanced_accuracy", "macro_f1"), drawn, strict=True))
-        | {"loss": mean_interval(-own.numpy())},
+        | {"loss": mean_interval(-found.own)},
         bins=bins,
         classes=classes,
         confusion=confusion(*compact, len(places)),
-        mistakes=mistakes_of(scores, predicted, confidence, own.exp().numpy()),
-        seconds=scores.seconds,
+        mistakes=mistakes_of(scores, found),
+        seconds=found.seconds,
         labels=labels,
         predicted=predicted,
         class_names=scores.class_names,
@@ -192,27 +191,23 @@ def report_on(scores: Scores) -> EvaluationReport:
     )
 
 
-def mistakes_of(
-    scores: Scores, predicted: Ints, confidence: npt.NDArray[np.float64], own: npt.NDArray[np.float64]
-) -> tuple[Mistake, ...]:
+def mistakes_of(scores: Scores, found: Outcomes) -> tuple[Mistake, ...]:
     """Return the most confident mistakes, most confident first.
 
     Args:
         scores: of the network.
-        predicted: (N,), classes.
-        confidence: (N,), their probabilities.
-        own: (N,), the probabilities of the images' own classes.
+        found: what came of each image.
     """
-    wrong = np.flatnonzero(scores.labels.numpy() != predicted)
-    chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES].tolist()
+    wrong = np.flatnonzero(found.labels != found.predicted)
+    chosen = wrong[np.argsort(-found.confidence[wrong], kind="stable")][:MISTAKES].tolist()
     return tuple(
         Mistake(
             index=i,
             image=f"image {i} of {scores.source}" if scores.images is None else scores.images.name(i),
-            class_name=scores.class_names[int(scores.labels[i])],
-            prediction=scores.class_names[predicted[i]],
-            probability=float(confidence[i]),
-            own_probability=float(own[i]),
+            class_name=scores.class_names[found.labels[i]],
+            prediction=scores.class_names[found.predicted[i]],
+            probability=float(found.confidence[i]),
+            own_probability=math.exp(found.own[i]),
         )
         for i in chosen
     )
@@ -266,7 +261,8 @@ def compare(
 ) -> Comparison:
     """Evaluate networks in detail on the same images: measures by class, calibration, intervals, paired tests.
 
-    Each network runs once. The probabilities of one network, and their sum for the ensemble, are in memory at a time:
+    Each network runs once; inside `shared_work` every process runs it on its share of the images, and returns the whole
+    comparison. The probabilities of one network, and their sum for the ensemble, are in memory at a time, of a share:
     8 N C bytes for N images and C classes.
 
     Args:

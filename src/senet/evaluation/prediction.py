@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from inspect import signature
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
@@ -24,7 +24,9 @@ from senet.errors import SenetError, check_choice
 from senet.evaluation.functions import Network, networks_of
 from senet.evaluation.networks import OpenNetwork, open_network, output_orders
 from senet.evaluation.sources import OnError, expanded
+from senet.launch import num_on_machine
 from senet.nn.precision import Precision, check_precision
+from senet.processes import Team, current_team
 
 Given = str | Path | Picture
 Prepared = TypeVar("Prepared")
@@ -151,6 +153,9 @@ def predict_each(
 ) -> Iterator[Prediction]:
     """Classify images one batch after the other, and yield the predictions as they come.
 
+    Inside `shared_work` every process classifies its share of the batches, and the first one gets all predictions, in
+    the order of the images; the others, which must go through theirs too, get none.
+
     Args:
         run_or_model: see `predict`, as for all that is not explained here.
         images: see `predict`; folders and patterns are looked up when they come.
@@ -190,8 +195,10 @@ def predict_each(
     ensemble = Ensemble(networks, precision)
     at_once = max(1, batch_size // networks[0].crops.count)
     workers = available_cores() if num_workers is None else num_workers
-    batches = read_ahead(expanded(images, on_error), ensemble.prepare, at_once, workers)
-    return predicted(ensemble, batches, top, threshold, on_error)
+    team = current_team()
+    share = team.share(batched(expanded(images, on_error), at_once))
+    batches = read_ahead(share, ensemble.prepare, workers)
+    return in_turn(team, predicted(ensemble, batches, top, threshold, on_error))
 
 
 def check_picture(picture: object) -> None:
@@ -253,13 +260,26 @@ class Ensemble:
 
 
 def available_cores() -> int:
-    """Return the number of cores that this process may use, at most `MAX_WORKERS`."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MAX_WORKERS)
+    """Return the number of cores for this process among those of its machine, at most `MAX_WORKERS`."""
+    cores = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    return min(allowed, max(1, cores // num_on_machine()), MAX_WORKERS)
+
+
+def batched(images: Iterable[Given], batch_size: int) -> Iterator[list[tuple[int, Given]]]:
+    """Yield images with their numbers in batches, taken when their batch is begun."""
+    numbered = enumerate(images)
+    while batch := list(islice(numbered, batch_size)):
+        yield batch
+
+
+def in_turn(team: Team, batches: Iterator[list[Prepared]]) -> Iterator[Prepared]:
+    """Yield what all processes have made of the batches of `Team.share` to the first one; to the others nothing."""
+    yield from chain.from_iterable(team.in_turn(batches))
 
 
 def read_ahead(
-    images: Iterator[Given], prepare: Callable[[Given, int], Prepared], batch_size: int, num_workers: int
+    batches: Iterator[list[tuple[int, Given]]], prepare: Callable[[Given, int], Prepared], num_workers: int
 ) -> Iterator[list[tuple[Given, Prepared]]]:
     """Yield images and what `prepare` returns for them in batches, those of the next batches meanwhile in threads.
 
@@ -267,21 +287,19 @@ def read_ahead(
     cores, 100 photographs of COCO were read at 20 a second one by one, 50 in two processes and 70 in two threads.
 
     Args:
-        images: taken when their batch is begun.
+        batches: images with their numbers.
         prepare: called with an image and its number.
-        batch_size: images of a batch.
         num_workers: threads; 0 prepares each batch when it is asked for.
     """
-    numbered = enumerate(images)
     if not num_workers:
-        while batch := list(islice(numbered, batch_size)):
+        for batch in batches:
             yield [(image, prepare(image, number)) for number, image in batch]
         return
     pool = ThreadPoolExecutor(num_workers, "senet-reader")
     waiting: deque[list[tuple[Given, Future[Prepared]]]] = deque()
     try:
         while True:
-            while len(waiting) < 3 and (batch := list(islice(numbered, batch_size))):
+            for batch in islice(batches, 3 - len(waiting)):
                 waiting.append([(image, pool.submit(prepare, image, number)) for number, image in batch])
             if not waiting:
                 return
@@ -296,18 +314,20 @@ def predicted(
     top: int,
     threshold: float | None,
     on_error: OnError,
-) -> Iterator[Prediction]:
-    """Yield the predictions for batches of images, see `predict_each`."""
+) -> Iterator[list[Prediction]]:
+    """Yield the predictions for each batch of images, see `predict_each`."""
     for batch in batches:
         for _, result in batch:
             if isinstance(result, SenetError) and on_error == "raise":
                 raise result
         prepared = [result for _, result in batch if not isinstance(result, SenetError)]
         classes = iter(ensemble.classify(prepared, top) if prepared else ())
+        found = []
         for image, result in batch:
             if isinstance(result, SenetError):
-                yield Prediction(image=image, error=result)
+                found.append(Prediction(image=image, error=result))
             else:
                 likeliest = next(classes)
                 certain = threshold is None or likeliest[0].probability >= threshold
-                yield Prediction(image=image, classes=likeliest, certain=certain)
+                found.append(Prediction(image=image, classes=likeliest, certain=certain))
+        yield found

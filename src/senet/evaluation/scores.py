@@ -8,6 +8,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +19,10 @@ from senet.errors import NotFiniteError, SenetError, nearest
 from senet.evaluation.accuracy import Evaluation, evaluation_of, log_probabilities, score, sums_of
 from senet.evaluation.batches import Batches, DataSource, data_for, model_and_data, open_batches
 from senet.evaluation.functions import Network, name_of
+from senet.evaluation.outcomes import Outcomes, in_order, outcomes_of
 from senet.nn.modes import borrowed
 from senet.nn.precision import Precision, computing
+from senet.processes import Team, current_team
 
 CHUNK = 4096
 """Images whose probabilities are summed up at once, to bound the memory."""
@@ -40,6 +43,7 @@ class Scores:
         images: one by one; None if the images were given as batches.
         preprocessing: of the images for the network; None likewise.
         seconds: that the pass over the images took.
+        places: (N,), the numbers of the images in the data set, where these are a process's share; None for all.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Scores:
     images: ImageSplit | None = None
     preprocessing: Preprocessing | None = None
     seconds: float = 0.0
+    places: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -57,10 +62,30 @@ class Scores:
     @property
     def evaluation(self) -> Evaluation:
         """The accuracy on all images."""
-        return evaluation_of(sums_of(self.log_probabilities, self.labels))
+        return evaluation_of(self.sums)
+
+    @property
+    def sums(self) -> Tensor:
+        """What the accuracy is computed from, see `sums_of`, over all processes that have a share."""
+        own = sums_of(self.log_probabilities, self.labels)
+        return own if self.places is None else current_team().added(own)
+
+    def outcomes(self) -> Outcomes:
+        """Return what came of each image, of all processes that have a share."""
+        team = Team() if self.places is None else current_team()
+        return outcomes_of(self.log_probabilities, self.labels, self.places, self.seconds, team)
+
+    def whole(self) -> "Scores":
+        """Return the scores of all images, of which this process has a share."""
+        if self.places is None:
+            return self
+        columns = self.log_probabilities.numpy(), self.labels.numpy()
+        parts = current_team().everyone((columns, self.places, self.seconds))
+        predicted, labels = map(torch.from_numpy, in_order([part[:2] for part in parts]))
+        seconds = max(part[2] for part in parts)
+        return replace(self, log_probabilities=predicted, labels=labels, places=None, seconds=seconds)
 
 
-@torch.no_grad()
 def score_images(
     run_or_model: Network,
     data: DataSource | None = None,
@@ -75,7 +100,7 @@ def score_images(
     classes_of_data: bool = False,
     mapping: Mapping[str, str] | str | Path | None = None,
 ) -> Scores:
-    """Return what a network predicts for every evaluation image of a data set.
+    """Return what a network predicts for every evaluation image of a data set; inside `shared_work` to every process.
 
     Args:
         run_or_model: see `senet.evaluate`.
@@ -93,12 +118,11 @@ def score_images(
     Raises:
         SenetError: see `senet.evaluate`.
     """
-    if name is None:
-        name = name_of(run_or_model)
-    model, data = model_and_data(run_or_model, data)
-    batches = open_batches(
-        model,
+    return score_share(
+        run_or_model,
         data,
+        name=name_of(run_or_model) if name is None else name,
+        precision=precision,
         crop_size=crop_size,
         resize_sizes=resize_sizes,
         ten_crop=ten_crop,
@@ -106,17 +130,36 @@ def score_images(
         device=device,
         classes_of_data=classes_of_data,
         mapping=mapping,
-    )
+    ).whole()
+
+
+@torch.no_grad()
+def score_share(
+    run_or_model: Network, data: DataSource | None, *, name: str, precision: Precision = "fp32", **options: Any
+) -> Scores:
+    """Return what a network predicts for this process's share of the images.
+
+    Args:
+        run_or_model: see `senet.evaluate`.
+        data: see `senet.evaluate`.
+        name: what to call the network.
+        precision: see `senet.evaluate`.
+        options: of `open_batches`.
+    """
+    model, data = model_and_data(run_or_model, data)
+    batches = open_batches(model, data, **options)
     if batches.unscored:
         raise SenetError(batches.unscored)
-    started, predicted, labels = time.perf_counter(), list[Tensor](), list[Tensor]()
+    predicted, labels = [torch.empty(0, len(batches.class_names))], [torch.empty(0, dtype=torch.int64)]
+    started, places = time.perf_counter(), batches.places()
     with borrowed(model, batches.device, torch.channels_last), computing(batches.device, precision):
         model.eval()
         for images, truth in batches.tracked(f"Running {name} on"):
             found = log_probabilities(batches.forward(model), images)
-            check_numbers(name, batches, found, sum(map(len, predicted)))
+            check_numbers(name, batches, found, sum(map(len, labels)))
             predicted.append(found.cpu())
             labels.append(truth.cpu())
+    predicted = predicted[1:] or predicted  # a process without images has the classes alone
     return Scores(
         name=name,
         source=batches.source,
@@ -126,6 +169,7 @@ def score_images(
         images=batches.images,
         preprocessing=batches.preprocessing,
         seconds=time.perf_counter() - started,
+        places=places,
     )
 
 
@@ -140,7 +184,8 @@ def check_numbers(name: str, batches: Batches, found: Tensor, before: int) -> No
     """
     wrong = found.isnan().any(1).nonzero()
     if len(wrong):
-        place = before + int(wrong[0])
+        number, places = before + int(wrong[0]), batches.places()
+        place = number if places is None else int(places[number])
         image = f"image {place} of {batches.source}" if batches.images is None else batches.images.name(place)
         raise NotFiniteError(f"{name} predicts probabilities that are not numbers for {image}; check its weights")
 
@@ -253,11 +298,11 @@ def scored_each(
         networks: see `evaluate`.
         names: of each.
         data: see `evaluate`.
-        options: of `score_images`.
+        options: of `score_share`.
     """
     for network, name in zip(networks, names, strict=True):
         try:
-            yield score_images(network, data, name=name, **options)
+            yield score_share(network, data, name=name, **options)
         except SenetError as error:
             if len(networks) == 1 or name in str(error):
                 raise
@@ -289,6 +334,8 @@ def evaluate(
     weights: Sequence[float] | None = None,
 ) -> Evaluation:
     """Measure the accuracy of a network, or of an ensemble of networks, on the evaluation images of a data set.
+
+    Inside `shared_work` every process runs its share of the images and returns the accuracy on all of them.
 
     Args:
         run_or_model: a network, or what `senet.from_pretrained` opens: a run or model folder, a name, a hub id; or any
@@ -338,7 +385,9 @@ def evaluate(
     if batches.unscored:
         raise SenetError(batches.unscored)
     with borrowed(model, batches.device, torch.channels_last), computing(batches.device, precision):
-        found = score(model, batches.tracked("Evaluating on"), forward=batches.forward(model))
+        team, forward = current_team(), batches.forward(model)
+        reduce = None if team.size == 1 else team.added
+        found = score(model, batches.tracked("Evaluating on"), forward=forward, reduce=reduce)
     if math.isnan(found.loss):
         raise NotFiniteError(f"the network predicts probabilities that are not numbers on {batches.source}")
     return found

@@ -43,6 +43,8 @@ STEPS_OF_AN_EPOCH = 16
 BATCH_SIZES = (16, 64)
 """On a CPU, where larger batches are no faster; a step of 8 images of 32 pixels takes as long as one of 16."""
 BATCH_SIZE_ON_A_GPU = 128
+SHARE = 8
+"""The least that each of several processes gets of a batch: BatchNorm takes its statistics of that."""
 
 # ---- steps -----------------------------------------------------------------------------------------------------------
 
@@ -124,7 +126,8 @@ class Situation:
         seconds: time limit; None for none.
         epochs: asked for; None for what fits the data.
         freeze: what stays as it is; None for what fits the data.
-        batch_size: asked for; None for what fits the data.
+        batch_size: of each process, asked for; None for what fits the data.
+        num_processes: that train together.
     """
 
     counts: np.ndarray
@@ -138,6 +141,7 @@ class Situation:
     epochs: int | None = None
     freeze: str | None = None
     batch_size: int | None = None
+    num_processes: int = 1
 
     @property
     def num_images(self) -> int:
@@ -160,12 +164,13 @@ def choose_epochs(situation: Situation) -> int:
 
 
 def choose_batch_size(situation: Situation) -> int:
-    """Return the number of images of a batch, a power of two."""
+    """Return the number of images of a batch in each process; of all together a power of two."""
     if situation.batch_size is not None:
         return situation.batch_size
     largest = BATCH_SIZE_ON_A_GPU if situation.on_gpu else BATCH_SIZES[1]
     wanted = 2 ** math.floor(math.log2(max(1, situation.num_images / STEPS_OF_AN_EPOCH)))
-    return clamp(wanted, (BATCH_SIZES[0], largest))
+    whole = clamp(wanted, (BATCH_SIZES[0], largest))
+    return whole if situation.num_processes == 1 else max(SHARE, -(-whole // situation.num_processes))
 
 
 def choose(situation: Situation) -> dict[str, Any]:
@@ -187,7 +192,7 @@ def choose(situation: Situation) -> dict[str, Any]:
         "freeze": freeze,
         "head_epochs": min(clamp(WARM_HEAD * epochs, HEAD_EPOCHS), epochs - 1) if warm and situation.new_head else 0,
         "optimizer.name": OPTIMIZER,
-        "optimizer.lr": rate * math.sqrt(batch_size / LR_BATCH),
+        "optimizer.lr": rate * math.sqrt(batch_size * situation.num_processes / LR_BATCH),
         "optimizer.weight_decay": WEIGHT_DECAY,
         "optimizer.decay_norm_and_bias": False,
         "optimizer.layer_decay": FIRST_LAYERS ** (1 / max(1, situation.num_groups - 1)) if warm else None,

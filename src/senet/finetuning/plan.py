@@ -18,6 +18,7 @@ from senet.finetuning.memory import fitting_batch_size, step_on_gpu
 from senet.finetuning.opening import Request, open_images, open_network
 from senet.models.base import Network
 from senet.nn.modes import eval_mode
+from senet.processes import current_team
 from senet.training.config import TrainConfig
 from senet.training.groups import depths_of
 from senet.training.run import changed
@@ -66,6 +67,7 @@ def make_plan(request: Request, output: Path) -> Plan:
         epochs=request.asked.get("epochs"),
         freeze=request.asked.get("freeze"),
         batch_size=request.asked.get("batch_size"),
+        num_processes=current_team().size,
     )
     config = completed(config, situation, request.asked)
     check_network(model, config, len(counts))
@@ -160,7 +162,9 @@ def described(
     counts, size = situation.counts, config.data.preprocessing.image_size
     weights = sum(weight.numel() for weight in model.parameters()) / 1e6
     start = f"from {config.weights}" if config.weights else "from random weights"
-    steps = -(-situation.num_images // config.batch_size)
+    processes = situation.num_processes
+    of_step = processes * config.batch_size
+    steps = -(-situation.num_images // of_step)
     limit = f", at most {in_words(config.max_seconds)}" if config.max_seconds else ""
     channels = config.data.preprocessing.in_channels
     lines = [
@@ -169,7 +173,7 @@ def described(
         f"network: {config.model.name} {start}, {weights:.1f} million weights, images of {size} pixels and "
         f"{counted(channels, 'channel')}",
         f"length: {counted(config.epochs, 'epoch')} of {counted(steps, 'step')} with "
-        f"{counted(config.batch_size, 'image')} each{limit}; "
+        f"{counted(of_step, 'image')} each{'' if processes == 1 else f', {config.batch_size} in each process'}{limit}; "
         f"{patience_words(config)}",
         f"steps: {config.optimizer.name} with learning rate {config.optimizer.lr:.2g}{layer_words(config)}",
     ]

@@ -12,6 +12,7 @@ from senet.finetuning.budget import parse_time
 from senet.finetuning.opening import Request
 from senet.finetuning.plan import Plan, make_plan
 from senet.finetuning.source import resolve_source
+from senet.processes import shared_work
 from senet.training.config import TrainConfig
 from senet.training.loop import train
 from senet.training.optimizers import check_optimizer
@@ -63,7 +64,8 @@ def finetune(
         teacher: a trained network to learn from as well, see `ObjectiveConfig`.
         image_size: side of the network's input in pixels; None for that of the weights.
         channels: of the images; None for those of the weights, or of the images if these cannot be converted.
-        batch_size: images of a step; None for a number that fits the images and the machine.
+        batch_size: images of a step in each process; None for a number that fits the images and the machine: under
+            torchrun a share of what one process would take, so that a step is the same.
         seed: of everything random.
         settings: any other fields of `TrainConfig` by dotted name, such as {"optimizer.lr": 1e-3}.
         progress: as for `senet.train`.
@@ -86,7 +88,9 @@ def finetune(
         "batch_size": batch_size,
     }
     asked = {name: value for name, value in given.items() if value is not None}
-    plan = prepare(data, output, model=model, pretrained=pretrained, asked={"seed": seed, **asked, **(settings or {})})
+    asked = {"seed": seed, **asked, **(settings or {})}
+    with shared_work() as team:  # the first process looks at the pictures and the network, and plans for all
+        plan = team.from_first(lambda: prepare(data, output, model=model, pretrained=pretrained, asked=asked))
     return carry_out(plan, output, progress)
 
 

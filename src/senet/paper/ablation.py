@@ -3,7 +3,8 @@
 import json
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib.metadata import version
@@ -16,8 +17,11 @@ from senet.files import read_jsonl, write_json
 from senet.models.catalog import model_card
 from senet.models.config import ModelConfig, config_to_dict
 from senet.paper.figures import ABLATIONS, Row
+from senet.processes import Team, shared_work
 from senet.training.config import TrainConfig
+from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import resume, train
+from senet.training.processes import training_alone
 from senet.training.run import RunFolder
 
 SUBJECTS = {
@@ -116,6 +120,10 @@ def reproduce_ablations(
         SenetError: no table or an unknown one, a network without SE or without a variant's option, or runs with other
             settings in the folder.
         TrainingInterrupted: a signal came; the same call goes on.
+
+    Under torchrun the runs are distributed: each is trained by one process, so that it is the same run, bit for bit, as
+    in one process alone, and may be gone on with by any number of them. Processes that trained each run together
+    would have larger batches and other statistics of BatchNorm, and would wait for each other at every step.
     """
     folder = Path(output)
     if not tables:
@@ -127,14 +135,32 @@ def reproduce_ablations(
         raise SenetError(f"seeds is {seeds}; expected at least 1")
     rows = [row for row in ABLATIONS if row.table in tables]
     runs = {row.experiment: variant(row, config) for row in rows}
-    errors: dict[str, list[float]] = {run: [] for run in runs}
-    todo = [(seed, run) for seed in range(seeds) for run in runs]
-    for number, (seed, run) in enumerate(todo, 1):
-        path = folder / run / f"seed{seed}"
-        logger.info("%d of %d: %s", number, len(todo), path)
-        errors[run].append(trained(replace(runs[run], seed=seed), path))
+    paths = {(seed, run): folder / run / f"seed{seed}" for seed in range(seeds) for run in runs}
+    with shared_work() as team:
+        for number, ((seed, run), path) in team.taken(enumerate(paths.items(), 1)):
+            logger.info("%d of %d: %s", number, len(paths), path)
+            train_alone(replace(runs[run], seed=seed), path, team)
+        team.meet()
+        return team.from_first(lambda: written_results(folder, tables, rows, runs, seeds))
+
+
+def train_alone(config: TrainConfig, path: Path, team: Team) -> None:
+    """Train a run in this process alone, whatever others of its team do meanwhile."""
+    with training_alone() if team.size > 1 else nullcontext():
+        try:
+            train_to_end(config, path)
+        except TrainingInterrupted:
+            team.check_others()  # a failure there is why torchrun stops this process
+            raise
+
+
+def written_results(
+    folder: Path, tables: Sequence[int], rows: Sequence[Row], runs: Mapping[str, TrainConfig], seeds: int
+) -> list[AblationRow]:
+    """Write and return the rows of some tables whose runs are trained."""
     models = {run: from_pretrained(folder / run / "seed0" / "last") for run in runs}
     costs = {run: cost(model) for run, model in models.items()}
+    errors = {run: [top1_error(folder / run / f"seed{seed}") for seed in range(seeds)] for run in runs}
     reports = [
         AblationRow(
             table=row.table,
@@ -161,8 +187,8 @@ def write_results(file: Path, tables: Sequence[int], rows: Sequence[AblationRow]
     write_json(file, {"date": date.today().isoformat(), "versions": versions, "rows": described})
 
 
-def trained(config: TrainConfig, path: Path) -> float:
-    """Train a run to its end, or go on with it, or only read it; return its top-1 error in %."""
+def train_to_end(config: TrainConfig, path: Path) -> None:
+    """Train a run to its end, or go on with it, unless it is finished."""
     folder = RunFolder(path)
     started = (path / "config.json").exists()
     if started:
@@ -170,5 +196,8 @@ def trained(config: TrainConfig, path: Path) -> float:
     rows = read_jsonl(folder.metrics_file)
     if not rows or rows[-1]["epoch"] < config.epochs:
         resume(path) if started else train(config, path)
-        rows = read_jsonl(folder.metrics_file)
-    return 100 - float(rows[-1]["top1"])
+
+
+def top1_error(path: Path) -> float:
+    """Return the error of a finished run in %."""
+    return 100 - float(read_jsonl(RunFolder(path).metrics_file)[-1]["top1"])

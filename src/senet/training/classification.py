@@ -16,12 +16,12 @@ from senet.models.build import build, checkpoint_gradients
 from senet.models.config import ModelConfig
 from senet.models.stochastic_depth import with_drop_path
 from senet.nn.fused import set_fused
+from senet.processes import Team
 from senet.training.compiling import Call
 from senet.training.config import TrainConfig
 from senet.training.distillation import Teacher, open_teacher
 from senet.training.freezing import Freezing
 from senet.training.objective import Objective, by_class, loss_of
-from senet.training.processes import Team
 from senet.training.regularization import RunningAverage, build_mixup
 from senet.training.run import RunFolder
 from senet.training.scoring import evaluate_in_run, figures

@@ -1,7 +1,7 @@
 """A run's limit of time at work: the schedule, the report and the end of the run follow from how long batches take."""
 
+from senet.processes import Team
 from senet.training.budget import Budget
-from senet.training.processes import Team
 from senet.training.progress import Reporter
 from senet.training.schedule import Schedule
 from senet.training.state import Position

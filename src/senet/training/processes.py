@@ -1,32 +1,23 @@
-"""The processes of a run that torchrun starts: an error in one is an error in all."""
+"""The accelerator of a run: its device and, under torchrun, the processes that train it together."""
 
 import atexit
-from typing import Any
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-import torch.distributed as dist
 
-from senet.errors import SenetError, needed_for
+from senet.errors import needed_for
 from senet.nn.precision import check_precision
+from senet.processes import in_process_group, leave_process_group
 from senet.training.sections import ComputeConfig
 
 with needed_for("senet.train"):
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-FAILED = 2
-"""What a failed process sends to the others in place of a value, which is at most 1."""
-
-
-def in_process_group() -> bool:
-    """Whether this process trains with others."""
-    return dist.is_available() and dist.is_initialized()
-
-
-def leave_process_group() -> None:
-    """Leave the group; otherwise its background threads may abort this process when it exits."""
-    if in_process_group():
-        dist.destroy_process_group()
+TOLD_BY_LAUNCHERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+"""The environment by which Accelerate knows that there are several processes."""
 
 
 def build_accelerator(compute: ComputeConfig) -> Accelerator:
@@ -41,77 +32,13 @@ def build_accelerator(compute: ComputeConfig) -> Accelerator:
     return accelerator
 
 
-class Team:
-    """Messages between the processes of a run besides their gradients, through Gloo on the CPU.
-
-    All processes call `agree` at the same places, so that a failed process stops the others there instead of
-    leaving them waiting.
-
-    Args:
-        size: number of processes.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.group: Any = dist.new_group(backend="gloo") if size > 1 else None
-        self.failed = False
-
-    def agree(self, flag: bool = False) -> bool:
-        """Return whether the flag is set in any process.
-
-        Raises:
-            SenetError: another process has failed; the message is that process's.
-        """
-        if self.group is None:
-            return flag
-        return self.largest(float(flag)) > 0
-
-    def least(self, value: float) -> float:
-        """Return the smallest value of all processes.
-
-        Args:
-            value: not negative.
-
-        Raises:
-            SenetError: another process has failed; the message is that process's.
-        """
-        return value if self.group is None else -self.largest(-value)
-
-    def each(self, value: float) -> list[float]:
-        """Return the value of every process, that of process i at place i."""
-        found = [torch.tensor(value, dtype=torch.float64) for _ in range(self.size)]
-        if self.group is not None:
-            dist.all_gather(found, found[0].clone(), group=self.group)
-        return [float(each) for each in found]
-
-    def largest(self, value: float) -> float:
-        """Return the largest value of all processes, or raise the error of one that has failed."""
-        largest = self.exchange(value)
-        if largest == FAILED:
-            self.failed = True
-            raise SenetError(self.message(""))
-        return largest
-
-    def fail(self, error: SenetError) -> None:
-        """Report this process's failure to the others, unless another failure has been reported."""
-        if self.group is not None and not self.failed:
-            self.failed = True
-            self.exchange(FAILED)
-            self.message(str(error))
-
-    def wait(self) -> None:
-        """Wait until all processes are here."""
-        if self.group is not None:
-            dist.barrier(self.group)
-
-    def exchange(self, value: float) -> float:
-        """Return the largest value of all processes."""
-        largest = torch.tensor(value, dtype=torch.float64)
-        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group)
-        return float(largest)
-
-    def message(self, own: str) -> str:
-        """Return the first message of all processes."""
-        messages: list[str] = [""] * self.size
-        dist.all_gather_object(messages, own, group=self.group)
-        return next(filter(None, messages), "")
+@contextmanager
+def training_alone() -> Iterator[None]:
+    """Let runs inside be trained by this process alone, on its own GPU if it has taken one."""
+    told = {name: os.environ.pop(name) for name in TOLD_BY_LAUNCHERS if name in os.environ}
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        yield
+    finally:
+        os.environ.update(told)
+        AcceleratorState._reset_state(reset_partial_state=True)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from senet.errors import needed_for
 from senet.evaluation.accuracy import Evaluation, score
 from senet.nn.precision import Precision
+from senet.processes import Team
 from senet.training.objective import logits_of
-from senet.training.processes import Team
 
 with needed_for("senet.train"):
     from accelerate import Accelerator
@@ -28,8 +28,8 @@ def evaluate_in_run(
     Args:
         kept: the network.
         batches: of this process.
-        accelerator: sums over processes.
-        team: stops this process if another one has failed.
+        accelerator: gives all processes the same statistics.
+        team: adds up over processes, and stops this one if another has failed.
         precision: of the forward passes.
 
     Raises:
@@ -37,9 +37,9 @@ def evaluate_in_run(
     """
     share_buffers(kept, accelerator)
 
-    def reduce(totals: Tensor) -> Tensor:
-        team.agree()
-        return summed(totals, accelerator)
+    def reduce(totals: Tensor | None) -> Tensor:
+        team.agree()  # before this process waits for the sums of one that has failed
+        return team.added(totals)
 
     forward: Callable[[Tensor], Tensor] = partial(logits_of, kept, precision=precision)
     return score(kept, batches, forward=forward, reduce=reduce)

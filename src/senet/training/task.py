@@ -10,10 +10,10 @@ from torch import nn
 from senet.data.order import BatchOrder
 from senet.errors import needed_for
 from senet.nn.precision import fast_precision
+from senet.processes import Team
 from senet.training.compiling import Call
 from senet.training.config import RunConfig
 from senet.training.freezing import Frozen
-from senet.training.processes import Team
 from senet.training.regularization import RunningAverage
 from senet.training.run import RunFolder
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from senet.errors import SenetError, needed_for
 from senet.nn.precision import float32_products, slow_bf16
+from senet.processes import Team
 from senet.training.compiling import Call, Steps
 from senet.training.ending import Ending, ending_of
 from senet.training.finite import first_not_finite, is_finite, not_finite
 from senet.training.interrupt import TrainingInterrupted, caught_signals
 from senet.training.pacing import Pace
 from senet.training.parts import Parts
-from senet.training.processes import Team
 from senet.training.progress import Progress, Reporter, lines_shown
 from senet.training.run import RunFolder
 from senet.training.scoring import summed
