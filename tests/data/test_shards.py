@@ -1,5 +1,6 @@
 """Data sets in shards are opened from anywhere, and give the images of the folder that they were made of."""
 
+import gzip
 import io
 import json
 import multiprocessing
@@ -25,6 +26,7 @@ from senet.data.datasets import open_split
 from senet.data.loading import load_data
 from senet.data.preprocessing import Preprocessing
 from senet.data.sharding import write_shards
+from senet.data.survey import survey
 from senet.errors import MissingFileError, SenetError
 from senet.shards import sources
 from senet.shards.index import INDEX
@@ -168,8 +170,6 @@ def test_what_is_no_data_set_is_said_in_a_sentence(config, dataset, said):
 
 
 def test_packed_shards_are_unpacked_into_the_cache(tar, config, tmp_path):
-    import gzip
-
     for file in tar.glob("*.tar"):
         (tmp_path / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
     found = open_split(replace(config, dataset=str(tmp_path)), "train")
@@ -273,6 +273,36 @@ def test_images_with_and_without_class_are_refused(tmp_path, config):
             archive.addfile(described, io.BytesIO(content))
     with pytest.raises(SenetError, match="has images without a class, or with a class of another kind"):
         open_split(replace(config, dataset=str(tmp_path / "x.tar")), "eval")
+
+
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path, config):
+    with gzip.open(tmp_path / "bomb.tar.gz", "wb") as file:
+        for _ in range(20):
+            file.write(bytes(2**20))
+    assert (tmp_path / "bomb.tar.gz").stat().st_size < 50_000
+    with pytest.raises(SenetError, match=r"unpacks to more than the 0.01 GB of the cache; raise data.shards.cache_gb"):
+        open_split(replace(config, dataset=str(tmp_path / "bomb.tar.gz")), "eval")
+    assert sum(file.stat().st_size for file in config.shards.cache.iterdir()) < 10**7
+    (tmp_path / "cut.tar.gz").write_bytes((tmp_path / "bomb.tar.gz").read_bytes()[:500])
+    with pytest.raises(SenetError, match=r"cut.tar.gz cannot be unpacked .*; it is damaged or cut short"):
+        open_split(replace(config, dataset=str(tmp_path / "cut.tar.gz")), "eval")
+
+
+@pytest.mark.parametrize("left", [0, 3, 100, 2000, -1])
+def test_parquet_cut_short_is_refused(parquet, tmp_path, config, left):
+    (tmp_path / "x-0.parquet").write_bytes((parquet / "train-000000.parquet").read_bytes()[:left])
+    with pytest.raises(SenetError, match=r"x-0.parquet cannot be read as parquet"):
+        open_split(replace(config, dataset=f"{tmp_path}/x-{{0..0}}.parquet"), "eval")
+
+
+def test_shards_are_looked_at_and_written_again(tar, tmp_path, config):
+    looked = survey(replace(config, dataset=str(tar)))
+    assert (looked.num_images, looked.num_decoded, looked.formats) == (32, 32, {"PNG": 32})
+    write_shards(tar, tmp_path / "again", form="parquet")
+    ours, theirs = (open_split(replace(config, dataset=str(out)), "train") for out in (tmp_path / "again", tar))
+    assert_same_pictures(ours, theirs)
+    names = [sorted(images.name(i).partition(" in ")[0] for i in range(25)) for images in (ours, theirs)]
+    assert names[0] == names[1]
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from senet.data.datasets import has_evaluation_images, open_unread
 from senet.data.folders import path_below
 from senet.data.images import ImageSplit
 from senet.data.order import seed_of
-from senet.data.readers import contents_of
+from senet.data.readers import contents_of, shards_read
 from senet.data.reading import NEEDS
 from senet.errors import MissingFileError, SenetError, check_ranges, counted
 from senet.files import check_writable, write_json, written_beside
@@ -166,6 +166,9 @@ def parts_of(config: DataConfig, seed: int | None) -> list[Part]:
 
 def names_of(images: ImageSplit, config: DataConfig) -> Sequence[str]:
     """Return a name for each image: its path below the folder of its split, or what messages call it."""
+    if (shards := shards_read(images.read_image)) is not None:
+        names = [name for shard in shards.store.shards for name in shard.names]
+        return [names[number] for number in shards.numbers.tolist()]
     if images.files is None:
         return [images.name(index) for index in range(len(images))]
     folder = Path(images.source) if Path(images.source).is_dir() else Path(config.dataset)

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -43,9 +43,11 @@ class Opened:
             size, offset = size - len(part), offset + len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def __del__(self) -> None:
-        with suppress(AttributeError, OSError):
-            os.close(self.handle)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        try:
+            close(self.handle)
+        except (AttributeError, OSError):  # contextlib is gone when the program ends
+            return
 
 
 @dataclass(frozen=True, eq=False)
