@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from PIL import Image
 import senet
 from drivers import ENVIRONMENT, command
 from senet.analysis.recording import Recording
-from senet.cli import COMMANDS
+from senet.cli import COMMANDS, main
 from senet.evaluation.outcomes import in_order
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -24,6 +25,7 @@ CPU = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}
 NETWORK = "cifar_se_resnet20"
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PROCESSES = (2, 3)
+HAS_ONNX = all(map(find_spec, ("onnx", "onnxscript", "onnxruntime")))
 TIMES = {"seconds", "latency_ms", "date"}
 """What is never the same twice."""
 
@@ -76,6 +78,8 @@ def write_inputs(root):
     other.class_names = NAMES
     other.preprocessing = senet.from_pretrained(NETWORK).preprocessing
     senet.save_pretrained(other, root / "other")
+    if HAS_ONNX:
+        assert main(["export", NETWORK, f"{root}/network.onnx", "--to", "onnx"]) == 0
 
 
 def commands(root, out):
@@ -105,6 +109,7 @@ def commands(root, out):
         ["ablate", "ablate", "digits", "--tables", "15", "--seeds", "1", *short, "--output", f"{out}/runs", "--json"],
         ["finetune", "finetune", f"{root}/tune", "--model", NETWORK, "--output", f"{out}/tuned", *short],
         ["models", "models", NETWORK, "--json"],
+        *([["exported", "evaluate", f"{root}/network.onnx", *data, "--json"]] if HAS_ONNX else []),
     ]
 
 
@@ -166,6 +171,17 @@ def test_figures_are_those_of_one_process(pair, name):
     _, said, _, expected = pair
     assert said[name]["status"] == expected[name]["status"] == 0, said[name]["stderr"]
     assert_same(json.loads(said[name]["stdout"]), json.loads(expected[name]["stdout"]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_ONNX, reason="needs the extra onnx")
+def test_an_exported_file_has_the_figures_of_one_process_and_of_its_network(pair):
+    _, said, _, expected = pair
+    found, alone, network = (
+        json.loads(each["stdout"]) for each in (said["exported"], expected["exported"], said["page"])
+    )
+    assert_same(found, alone)
+    assert (found["num_images"], found["confusion"]) == (23, network["confusion"])
 
 
 @pytest.mark.slow

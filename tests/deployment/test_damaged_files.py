@@ -1,6 +1,10 @@
 """Exported files that are cut, empty or given nothing, and how files are called while they are written."""
 
 import logging
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -11,7 +15,6 @@ import senet
 from senet.cli import main
 from senet.data.preprocessing import CIFAR
 from senet.deployment import exporting, to_torch_export
-from senet.deployment.exporting import written_whole
 from senet.deployment.loading import load_exported
 from senet.detection.opening import detects
 from senet.errors import SenetError
@@ -148,21 +151,50 @@ def test_data_that_cannot_be_used_are_named_beside_the_output_as_it_was_typed(tm
     assert ".part" not in warning
 
 
-@pytest.mark.parametrize("free", [0, 10**9])
-def test_a_full_disk(free, tmp_path, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free}))
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+from senet.cli import main
+sys.exit(main(["export", "cifar_se_resnet20", sys.argv[1], "--to", sys.argv[2]]))
+"""
 
-    def write():
-        with written_whole(tmp_path / "a.pt2"):
-            raise RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed")
 
-    if free:
-        with pytest.raises(RuntimeError, match="PytorchStreamWriter"):
-            write()
-    else:
-        with pytest.raises(SenetError, match=r"a\.pt2 cannot be written \(no space left on the disk\); name another"):
-            write()
-    assert not list(tmp_path.iterdir())
+@pytest.mark.slow
+@pytest.mark.parametrize("to", FILES)
+def test_a_file_that_is_too_large_to_be_written(to, tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path / FILES[to]), to], capture_output=True, text=True, timeout=300
+    )
+    assert (ended.returncode, list(tmp_path.iterdir())) == (2, [])
+    first, last = ended.stderr.splitlines()
+    assert first == f"writing {tmp_path / FILES[to]}"
+    assert last.startswith(f"senet: {tmp_path / FILES[to]} cannot be written (")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("moment", ["writing ", "comparing "])
+def test_an_export_that_is_stopped_leaves_nothing(number, status, moment, tmp_path):
+    words = [
+        sys.executable,
+        "-m",
+        "senet",
+        "export",
+        "cifar_se_resnet20",
+        str(tmp_path / "a.onnx"),
+        "--num-images",
+        "1",
+    ]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            if line.startswith(moment):
+                break
+        while not list(tmp_path.iterdir()):  # the log comes before the folder
+            time.sleep(0.01)
+        process.send_signal(number)
+        said = process.stdout.read()
+    assert (process.returncode, list(tmp_path.iterdir())) == (status, [])
+    assert "Traceback" not in said
 
 
 def test_the_home_folder_in_a_path(tmp_path, monkeypatch):

@@ -23,6 +23,15 @@ def test_a_small_data_set_takes_enough_steps_and_a_large_one_not_too_many(images
     assert found["epochs"] * -(-sum(counts) // found["batch_size"]) == steps
 
 
+@pytest.mark.parametrize(("processes", "share"), [(2, 32), (3, 22), (4, 16), (16, 8)])
+def test_processes_divide_the_step_of_one(processes, share):
+    """Of 64 images, but none gets fewer than 8; the learning rate is that of the whole step."""
+    alone, found = chosen(EQUAL[500]), chosen(EQUAL[500], num_processes=processes)
+    assert found["batch_size"] == share
+    assert found["optimizer.lr"] == pytest.approx(alone["optimizer.lr"] * (share * processes / 64) ** 0.5)
+    assert found["epochs"] == alone["epochs"]
+
+
 @pytest.mark.parametrize(
     ("changes", "name", "value"),
     [

@@ -40,6 +40,7 @@ class EvaluateCommand(OnData):
         senet evaluate runs/digits
         senet evaluate runs/digits --report page.html
         senet evaluate runs/plain runs/se --ensemble
+        torchrun --nproc-per-node 2 -m senet evaluate runs/se50
         senet evaluate runs/se50 --crop-size 320
         senet evaluate runs/se50 --ten-crop --resize-sizes 224 256 288
         senet evaluate timm/seresnet50.ra2_in1k --data imagenet --data.root /data/imagenet

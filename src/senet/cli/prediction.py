@@ -55,6 +55,7 @@ class PredictCommand(Command):
         senet predict photos --model runs/mine --output found.csv --top 1 --threshold 0.8
         senet predict photos --model runs/seed0 --model runs/seed1 --format jsonl
         senet predict runs/boxes 'photos/*.jpg' --output drawn --threshold 0.7
+        torchrun --nproc-per-node 2 -m senet predict photos --model runs/se50 --output found.csv
         find /data -newer last -name '*.png' | senet predict - --model runs/digits --format csv
     """
 

@@ -29,8 +29,6 @@ from senet.evaluation.functions import Network, class_names_of, name_of
 from senet.files import at_home, check_writable, write_output
 
 logger = logging.getLogger(__name__)
-ROOM = 2**16
-"""Bytes that are free at most where a disk is full: less than a file's next part, which is not written by halves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,10 +210,6 @@ def written_whole(output: Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or first_line(error)
         raise SenetError(f"{output} cannot be written ({reason}); name another output") from error
-    except RuntimeError as error:  # what PyTorch and OpenVINO raise where files cannot be written
-        if shutil.disk_usage(output.parent).free > ROOM:
-            raise
-        raise SenetError(f"{output} cannot be written (no space left on the disk); name another output") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from senet.deployment.calibration import CalibrationImages
 from senet.deployment.config import ExportConfig
-from senet.deployment.damage import unreadable
+from senet.deployment.damage import reason, unreadable
 from senet.deployment.graph import INPUT, OUTPUT, ExportGraph
 from senet.deployment.metadata import KEY, as_text, from_text
 from senet.deployment.quantization import layers_of, quantize, quantize_weights
@@ -59,11 +59,18 @@ def cause(error: Exception) -> str:
 
 
 def save(model: Any, path: Path, metadata: Any, *, fp16: bool = False) -> None:
-    """Write an openvino.Model with our metadata; with `fp16` its weights in half precision."""
+    """Write an openvino.Model with our metadata; with `fp16` its weights in half precision.
+
+    Raises:
+        SenetError: the disk is full.
+    """
     import openvino
 
     model.set_rt_info(as_text(metadata), [KEY])
-    openvino.save_model(model, path, compress_to_fp16=fp16)
+    try:
+        openvino.save_model(model, path, compress_to_fp16=fp16)
+    except RuntimeError as error:  # "basic_ios::clear: iostream error" is all that it says of a full disk
+        raise SenetError(f"{path} cannot be written ({reason(error)}); make room, or name another output") from error
 
 
 def open_file(path: Path) -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
 """torch.export: a .pt2 file that PyTorch opens without this library."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ METADATA_FILE = f"{KEY}.json"
 
 def write(graph: ExportGraph, path: Path, config: ExportConfig, metadata: Any, calibration: Any) -> None:
     """Write a .pt2 file, see `senet.deployment.targets.Format`."""
-    torch.export.save(graph.program(), path, extra_files={METADATA_FILE: as_text(metadata)})
+    content = io.BytesIO()  # PyTorch 2.14 ends the program where its own writer finds no room on the disk
+    torch.export.save(graph.program(), content, extra_files={METADATA_FILE: as_text(metadata)})
+    path.write_bytes(content.getbuffer())
 
 
 def open_file(path: Path) -> tuple[Any, Any]:
