@@ -3,6 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+OLDEST := $(VENV)-oldest
+TOOLS := $(VENV)-release
+
+# What pip installs is what was tested, byte for byte; the project itself needs nothing else.
+HASHED := -m pip install --quiet --require-hashes --requirement
+ITSELF := -m pip install --quiet --no-deps --no-build-isolation --editable .
 
 # glibc keeps what is freed: times without page faults (benchmarks/report.py)
 KEEPING := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=68719476736
@@ -10,7 +16,7 @@ KEEPING := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=68719476736
 # Tests of a file run in one process, which makes what they share once.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
 
-.PHONY: demo test test-slow test-all test-network fuzz lint bench bench-gpu docs clean
+.PHONY: demo test test-slow test-all test-network test-oldest fuzz lint bench bench-gpu docs requirements audit release clean
 
 demo: $(INSTALLED)  ## train a network and its SE twin on digits, then fine-tune one to pictures (two minutes)
 	$(BIN)/senet demo
@@ -25,6 +31,9 @@ test-all: test test-slow  ## run every test that needs no network, each once
 
 test-network: $(INSTALLED)  ## run the tests that ask huggingface.co
 	$(PYTEST) -m network
+
+test-oldest: $(OLDEST)/.installed  ## run the quick tests with the oldest packages that pyproject.toml allows
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
 
 fuzz: $(INSTALLED)  ## try 1,000 images, weights, folders and command lines made at random
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz
@@ -51,11 +60,40 @@ docs: $(INSTALLED)  ## regenerate the tables in docs/ and build the API referenc
 	PYTHONPATH=docs $(BIN)/python -m pages
 	$(BIN)/python -W error::UserWarning -W error::RuntimeWarning -m pdoc --docformat google --output-directory site $(API)
 
-$(INSTALLED): pyproject.toml
+# What the files in requirements/ are made of; packages stay at the versions that a file has, but with UPGRADE=--upgrade.
+UPGRADE ?=
+COMPILE = $(TOOLS)/bin/uv pip compile --quiet --generate-hashes --custom-compile-command "make requirements"
+ANYWHERE := --universal --python-version 3.11 --fork-strategy fewest
+
+requirements: $(TOOLS)/.installed  ## write the files in requirements/ anew: what is tested, the oldest allowed, the tools
+	$(COMPILE) $(UPGRADE) $(ANYWHERE) pyproject.toml --extra all --group dev -o requirements/tested.txt
+	$(COMPILE) $(UPGRADE) $(ANYWHERE) pyproject.toml --extra all -c requirements/tested.txt -o requirements/runtime.txt
+	$(COMPILE) $(UPGRADE) $(ANYWHERE) --group release -o requirements/release.txt
+	$(COMPILE) $(UPGRADE) --python-version 3.11 --python-platform x86_64-manylinux_2_28 --resolution lowest-direct \
+		pyproject.toml --extra all --group dev -o requirements/oldest.txt
+
+audit: $(TOOLS)/.installed  ## look up known weaknesses of what is tested, at pypi.org's or osv.dev's service
+	$(TOOLS)/bin/python requirements/audit.py
+
+release: $(TOOLS)/.installed  ## build dist/: both archives twice, which must be equal; the list of their parts; checksums
+	$(TOOLS)/bin/python requirements/release.py
+
+$(INSTALLED): pyproject.toml requirements/tested.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
+	$(BIN)/python $(HASHED) requirements/tested.txt
+	$(BIN)/python $(ITSELF)
 	touch $@
 
-clean:  ## remove the environment and what the tools have left
-	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache
+$(OLDEST)/.installed: pyproject.toml requirements/oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python $(HASHED) requirements/oldest.txt
+	$(OLDEST)/bin/python $(ITSELF)
+	touch $@
+
+$(TOOLS)/.installed: requirements/release.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python $(HASHED) requirements/release.txt
+	touch $@
+
+clean:  ## remove the environments and what the tools have left
+	rm -rf $(VENV) $(OLDEST) $(TOOLS) build dist site .mypy_cache .pytest_cache .ruff_cache

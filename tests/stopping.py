@@ -1,7 +1,8 @@
-"""Stopping a run by a signal at a moment that a test chooses."""
+"""Stopping a run by a signal at a moment that a test chooses, and waiting for what another process does."""
 
 import os
 import signal
+import time
 
 from senet.training import loop
 
@@ -16,3 +17,11 @@ def stop_at(patched, epoch, batch):
         return backward(trainer, *args, **options)
 
     patched.setattr(loop.Trainer, "backward", stopping)
+
+
+def wait_for(condition, seconds=20.0):
+    """Wait until something is so, and fail if it is not in so many seconds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)

@@ -99,7 +99,8 @@ def test_every_page_with_python_is_run():
         "docs/detection.md",
         "docs/deploy.md",
         "docs/extending.md",
-    }  # the last by test_extending.py
+        "docs/scale.md",
+    }  # extending.md by test_extending.py; the program of scale.md is one of those that test_processes.py starts
     assert found == {*WITH_CODE, *others}
 
 

@@ -1,6 +1,7 @@
 """What a release needs: the version, the policy on old names, the citation, the tree of files, type annotations."""
 
 import re
+import tomllib
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import senet
 from senet import deprecated
@@ -74,3 +76,38 @@ def test_the_citation_has_what_its_schema_requires_and_the_version_of_the_change
 
 def test_the_package_is_typed():
     assert files("senet").joinpath("py.typed").is_file()
+
+
+def asked():
+    """Return all that pyproject.toml asks for, but for the tools of a release."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras, groups = project["project"]["optional-dependencies"], project["dependency-groups"]
+    in_all = re.search(r"\[(.*)\]", extras["all"][0])[1].split(",")
+    words = [*project["project"]["dependencies"], *(word for extra in in_all for word in extras[extra])]
+    return [
+        Requirement(word) for word in words + [w for name in ("test", "lint", "docs", "build") for w in groups[name]]
+    ]
+
+
+def pinned(name):
+    """Return the versions in a file of requirements/, by package; each has a hash of every file."""
+    entries = re.split(r"\n(?=[a-z])", (ROOT / "requirements" / name).read_text().partition("\n")[2])
+    found = {}
+    for entry in entries:
+        if match := re.match(r"([a-z0-9-]+)(?:\[.*?\])?==([^ ;\n]+)", entry):
+            assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), match[1]
+            found[match[1]] = match[2]
+    return found
+
+
+def test_what_is_tested_is_pinned_with_hashes_and_is_what_pyproject_asks_for():
+    tested, oldest = pinned("tested.txt"), pinned("oldest.txt")
+    for requirement in asked():
+        name = requirement.name.lower().replace("_", "-")
+        assert requirement.specifier.contains(tested[name]), f"{name}: run `make requirements`"
+        (bound,) = requirement.specifier
+        assert requirement.specifier.contains(oldest[name])
+        first = numbers(bound.version)  # "0.6" may be 0.6.1, where 0.6.0 has never been
+        assert numbers(oldest[name])[: len(first)] == first, f"{name}: run `make requirements`"
+    assert pinned("runtime.txt").items() <= tested.items()
+    assert pinned("release.txt").keys() >= {"uv", "build", "cyclonedx-bom", "pip-audit", "hatchling"}

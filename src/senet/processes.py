@@ -152,9 +152,14 @@ class Team:
 
     def message(self, own: str) -> str:
         """Return the first message of all processes."""
-        messages: list[str] = [""] * self.size
-        dist.all_gather_object(messages, own, group=self.group)
-        return next(filter(None, messages), "")
+        return next(filter(None, self.gathered(own)), "")
+
+    def gathered(self, own: Any) -> list[Any]:
+        """Return what every process has, that of process i at place i."""
+        found: list[Any] = [own] * self.size
+        if self.group is not None:
+            dist.all_gather_object(found, own, group=self.group)
+        return found
 
     # ---- meetings ----------------------------------------------------------------------------------------------------
 

@@ -147,7 +147,6 @@ def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path:
         ),
         (["train", "digits", "--output", "x", "--data.augmentation.crop-scale", "1"], ["crop-scale", "FLOAT FLOAT"]),
         (["evaluate"], ["RUN_OR_MODEL"]),
-        (["evaluate", "cifar_se_resnet20", "--data", "d", "--crop-sise", "9"], ["Perhaps you meant: --crop-size"]),
         (["evaluate", "cifar_se_resnet20", "--data", "d", "--resize-sizes", "1", "x"], ["--resize-sizes", "'x'"]),
         (["predict", "a.png", "--top", "1.5"], ["Error parsing --top", "'1.5'"]),
         (["prune", "RUN"], ["--output FOLDER"]),
@@ -398,7 +397,7 @@ def test_evaluate_reads_its_options_before_it_downloads_a_network(
 ) -> None:
     monkeypatch.setattr("senet.evaluation.batches.load_model", lambda source: pytest.fail("downloaded"))
     argv = ["evaluate", "timm/seresnet50.ra2_in1k", "--data", "digits"]
-    assert_not_read(capsys, [*argv, "--crop", "320"], "Unrecognized options: --crop")
+    assert_refused(capsys, [*argv, "--crop-sise", "320"], "no option is called --crop-sise; the nearest", "--crop-size")
     assert_not_read(capsys, [*argv, "--crop-size", "x"], "--crop-size")
 
 

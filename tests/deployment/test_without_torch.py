@@ -6,8 +6,11 @@ import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from packaging.requirements import Requirement
+from PIL import Image
 
 import senet
 
@@ -15,9 +18,9 @@ PAGE = Path(__file__).parents[2] / "docs/deploy.md"
 PHOTO = next((Path(senet.__file__).parent / "pictures/val/oak").glob("*.jpg"))
 
 
-def program(package):
-    """Return the program of the page that imports a package."""
-    (section,) = re.findall(r"^## Without PyTorch\n(.*?)^## ", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+def program(package, heading="Without PyTorch"):
+    """Return the program of a section of the page that imports a package."""
+    (section,) = re.findall(rf"^## {heading}\n(.*?)^## ", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     (found,) = [code for code in re.findall(r"```python\n(.*?)```", section, re.DOTALL) if f"import {package}" in code]
     return found
 
@@ -64,6 +67,7 @@ def said(code, packages, folder, *arguments):
         capture_output=True,
         text=True,
         timeout=120,
+        cwd=folder,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -87,3 +91,32 @@ def test_the_programs_say_what_predict_says(tmp_path, package, file, options):
         probability, name = line.split(maxsplit=1)
         assert name == prediction.class_name
         assert abs(float(probability) - prediction.probability) < 2e-4
+
+
+@pytest.mark.parametrize(
+    ("package", "file", "options"),
+    [("onnxruntime", "a.onnx", {}), ("openvino", "a.xml", {"to": "openvino", "preprocess": True})],
+)
+def test_the_programs_find_what_a_detector_finds(tmp_path, package, file, options):
+    code = program(package, "Detectors")
+    assert len([line for line in code.splitlines() if line]) <= 20
+    torch.manual_seed(0)
+    small = {"num_classes": 2, "norm": "train", "frozen_stages": 0, "pyramid_channels": 16, "box_features": 32}
+    model = senet.faster_rcnn("cifar_se_resnet20", **small, min_size=64, max_size=96).eval()
+    torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=3.0)
+    model.class_names = ("a leaf", "a tree")
+    senet.export(model, tmp_path / file, **options)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 4), dtype=np.uint8)
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "turned.jpg", exif=turned)
+    lines = said(code, [package, "pillow"], tmp_path, tmp_path / file, tmp_path / "turned.jpg").splitlines()
+    (wanted,) = senet.detect(model, tmp_path / "turned.jpg", threshold=0.5)
+    assert len(lines) == len(wanted) > 3
+    for line, found in zip(lines, wanted, strict=True):
+        score, *box, name = line.split(maxsplit=5)
+        assert name == found.class_name
+        assert abs(float(score) - found.score) < 2e-4
+        assert [float(side) for side in box] == pytest.approx(found.box, abs=0.06)
+    if package == "onnxruntime":
+        assert Image.open(tmp_path / "found.png").size == (50, 70)

@@ -144,14 +144,17 @@ def test_a_run_folder_holds_what_is_documented(tmp_path: Path):
     names = {str(path) for path in contents(run)}
     events = {name for name in names if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
+    of_steps = {name for name in names if name.startswith("steps/events.out.tfevents.")}
+    assert len(of_steps) == 1
     models = {
         f"{kind}/{name}" for kind in ("best", "last") for name in ("README.md", "config.json", "model.safetensors")
     }
-    assert names - events == models | {
+    assert names - events - of_steps == models | {
         "config.json",
         "data.json",
         "environment.json",
         "metrics.jsonl",
+        "steps.jsonl",
         "last/training_state.pt",
     }
 

@@ -68,7 +68,9 @@ def state_of(run):
 
 
 def timeless(row):
-    return {key: value for key, value in row.items() if key not in ("images_per_s", "time_s")}
+    return {
+        key: value for key, value in row.items() if key not in ("images_per_s", "time_s", "data_wait_s", "evaluation_s")
+    }
 
 
 def assert_equal(actual, expected, path="state"):
@@ -94,7 +96,7 @@ def assert_same_run(actual: Path, expected: Path):
     assert rows == expected_rows
     states = state_of(actual), state_of(expected)
     for state in states:
-        del state["position"]["seconds"]
+        del state["position"]["seconds"], state["position"]["data_wait_s"]
         for measured in ("spent", *MEASURED):
             del state["budget"][measured]
     assert_equal(*states)
@@ -104,6 +106,12 @@ def assert_same_run(actual: Path, expected: Path):
         noted = [json.loads((run / kind / "config.json").read_text()) for run in (actual, expected)]
         assert timeless(noted[0].pop("metrics")) == timeless(noted[1].pop("metrics")), kind
         assert noted[0] == noted[1]
+
+
+def lines_of(run):
+    """What steps.jsonl says but for the time it took, by step."""
+    rows = read_jsonl(run / "steps.jsonl")
+    return [{key: row[key] for key in ("step", "epoch", "batch", "steps", "loss", "lr")} for row in rows]
 
 
 def send_at(monkeypatch, epoch, batch, signum):

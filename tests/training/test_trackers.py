@@ -118,8 +118,12 @@ def test_a_run_that_goes_on_continues_the_same_run_there(
     assert second.options["id"] == first.run.id == "id0"
     assert (first.run.exit_code, second.run.exit_code) == (1, 0)
     rows = read_jsonl(run / "metrics.jsonl")
-    metrics = [(row.pop("epoch"), {k: v for k, v in row.items() if k != "step"}) for row in rows]
-    assert first.rows + second.rows == metrics
+    metrics = [(row.pop("step"), row) for row in rows]
+    lines = read_jsonl(run / "steps.jsonl")
+    left_out = ("step", "epoch", "batch", "steps")
+    of_steps = [(row["step"], {f"steps/{k}": v for k, v in row.items() if k not in left_out}) for row in lines]
+    assert len(of_steps) == 2  # at the end of each epoch
+    assert first.rows + second.rows == [of_steps[0], metrics[0], of_steps[1], metrics[1]]
     assert first.config["optimizer.lr"] == CONFIG.optimizer.lr
     assert first.config["model.name"] == "cifar_se_resnet20"
     assert not list(run.glob("events*"))  # TensorBoard was not asked for
@@ -147,7 +151,7 @@ def test_what_was_not_sent_is_sent_later(fake: type[Fake], tmp_path: Path, caplo
     in_service(CONFIG, folder, 2)
     in_service(CONFIG, folder, 2)  # and no more than once
     sent = [row for tracker in fake.started for row in tracker.rows]
-    assert sent == [(1, {"loss": 0.5, "top1": 60.0}), (2, {"loss": 0.25, "top1": 70.0})]
+    assert sent == [(3, {"epoch": 1, "loss": 0.5, "top1": 60.0}), (6, {"epoch": 2, "loss": 0.25, "top1": 70.0})]
 
 
 def test_a_service_that_is_away_is_left_alone_for_a_while(

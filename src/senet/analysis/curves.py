@@ -7,7 +7,7 @@ from typing import Any
 
 from senet.analysis.figures import COLORS, LAYOUT
 from senet.analysis.pages import write_page
-from senet.analysis.runs import RunSummary, differing, run_names
+from senet.analysis.runs import RunSummary, differing, run_names, waiting_of
 from senet.errors import SenetError
 
 TITLES: Mapping[str, str] = {
@@ -80,6 +80,7 @@ def run_data(run: RunSummary, name: str, number: int, different: Mapping[str, st
         "curves": {key: [row.get(key) for row in run.rows] for key in keys},
         "settings": ", ".join(f"{s} {in_words(run.settings[k])}" for k, s in different.items() if k in run.settings),
         "state": run.state,
+        "waiting": waiting_of(run),
         "best": "" if best is None else f"best {run.measure} {best[run.measure]:.4g} in epoch {int(best['epoch'])}",
     }
 

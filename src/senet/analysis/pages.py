@@ -27,7 +27,15 @@ THUMBNAIL = 96
 
 
 def write_page(
-    path: Path, name: str, *, title: str, facts: Sequence[str], provenance: Sequence[str], data: Any, **values: Any
+    path: Path,
+    name: str,
+    *,
+    title: str,
+    facts: Sequence[str],
+    provenance: Sequence[str],
+    data: Any,
+    scripts: Sequence[str] = (),
+    **values: Any,
 ) -> None:
     """Write the page of a template, which extends `page.html`.
 
@@ -38,6 +46,7 @@ def write_page(
         facts: what the first line says.
         provenance: what the last line says.
         data: plain values that the script draws.
+        scripts: names of further scripts, which come before that of the template.
         values: of the template.
 
     Raises:
@@ -52,7 +61,7 @@ def write_page(
         data=data,
         mark=Markup(PAGE_MARK),
         css=Markup((PAGE / "page.css").read_text()),
-        js=Markup((PAGE / "page.js").read_text() + (PAGE / f"{name}.js").read_text()),
+        js=Markup("".join((PAGE / f"{each}.js").read_text() for each in ("page", *scripts, name))),
         plotly=Markup(plotly.offline.get_plotlyjs()),
         **values,
     )

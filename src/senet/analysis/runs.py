@@ -19,6 +19,7 @@ from senet.training.run import METRICS_FILE, WITHOUT_EFFECT, RunFolder, read_con
 from senet.training.sections import Metric
 from senet.training.selection import best_of
 from senet.training.state import STATE_KEYS, up_to_date
+from senet.training.steplog import waiting_in_words
 from senet.weights.checkpoint import CONFIG_FILE
 
 State = Literal["finished", "early", "stopped", "running", "not started", "damaged"]
@@ -83,6 +84,12 @@ class RunSummary:
         """The median speed of its epochs."""
         speeds = [row["images_per_s"] for row in self.rows if "images_per_s" in row]
         return statistics.median(speeds) if speeds else None
+
+
+def waiting_of(run: RunSummary) -> str:
+    """Return that a run has mostly waited for images, and what helps; empty if it has not, or does not say."""
+    rows = [row for row in run.rows if "data_wait_s" in row and "time_s" in row]
+    return waiting_in_words(sum(row["data_wait_s"] for row in rows), sum(row["time_s"] for row in rows))
 
 
 def find_runs(folders: Iterable[str | Path]) -> list[Path]:

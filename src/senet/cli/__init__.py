@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TextIO, cast
 
 import senet
-from senet.cli.processes import first_to_fail, only_first_prints, run_together
+from senet.cli.processes import first_to_fail, only_first_prints, run_together, stacks_on_request
 from senet.errors import SenetError, nearest
 from senet.launch import is_first
 from senet.terminal import bars_shown, console, printable, say
@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the encoding lacks is printed with escapes
             stream.reconfigure(errors="backslashreplace")
+    stacks_on_request()
     try:
         with only_first_prints(), bars_shown():
             run(sys.argv[1:] if argv is None else argv)

@@ -19,7 +19,8 @@ from senet.cli.writing import exit_at_sigterm
 from senet.deployment.config import ExportConfig
 from senet.deployment.detection_parity import DetectionParity
 from senet.deployment.exporting import Exported, export
-from senet.deployment.parity import IMAGES, conclude
+from senet.deployment.parity import conclude
+from senet.deployment.proving import NumImages
 from senet.errors import SenetError
 from senet.terminal import say
 
@@ -53,9 +54,10 @@ class ExportCommand(Command):
     calibration: Annotated[str | None, tyro.conf.arg(name="calibrate", metavar="DATA")] = None
     """images from which int8 takes its ranges: a folder or the name of a data set; None for the run's training data"""
     data: Annotated[str | None, tyro.conf.arg(metavar="DATA")] = None
-    """images on which both are compared: a folder or the name of a data set; None for the run's own"""
-    num_images: int | None = IMAGES
-    """how many of them, at equal distances; None for all"""
+    """images on which both are compared: a folder or the name of a data set, for a detector with boxes or without; None
+    for the run's own"""
+    num_images: NumImages = None
+    """how many of them, at equal distances, or all; None for 500, and 50 for a detector"""
     report: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """write the comparison as a page"""
     json: bool = False

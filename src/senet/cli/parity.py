@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from senet.deployment.detection_parity import DetectionParity
 from senet.deployment.inner_errors import InnerError, InnerErrors
 from senet.deployment.parity import ParityReport
+from senet.deployment.timing import Latency
 from senet.errors import counted
 from senet.evaluation.measures import Interval
 from senet.terminal import Table, console, say
@@ -15,7 +16,7 @@ def show_parity(report: ParityReport) -> None:
     say(f"{report.exported} against {report.original} on {counted(report.num_images, 'image')} of {report.source}")
     console().print(difference_table(report))
     if report.latencies:
-        console().print(latency_table(report))
+        console().print(latency_table(report.latencies))
         say(report.processor.described(report.precision))
     show_inner(report.inner)
     if report.unscored:
@@ -46,17 +47,17 @@ def difference_table(report: ParityReport) -> Table:
     return table
 
 
-def latency_table(report: ParityReport) -> Table:
+def latency_table(latencies: Sequence[Latency]) -> Table:
     """Return the times as a table, medians with their quartiles."""
     table = Table("ms per batch")
-    names = dict.fromkeys(each.name for each in report.latencies)
-    sizes = dict.fromkeys(each.batch_size for each in report.latencies)
+    names = dict.fromkeys(each.name for each in latencies)
+    sizes = dict.fromkeys(each.batch_size for each in latencies)
     for size in sizes:
         table.add_column(f"batch {size}", justify="right")
         table.add_column("of the original", justify="right")
     for name in names:
         cells = []
-        for each in (each for each in report.latencies if each.name == name):
+        for each in (each for each in latencies if each.name == name):
             cells += [
                 f"{each.median_ms:.2f} ({each.low_ms:.2f} to {each.high_ms:.2f})",
                 f"{each.ratio:.2g} ({each.ratio_low:.2g} to {each.ratio_high:.2g})",
@@ -92,18 +93,42 @@ def between(interval: Interval) -> str:
 
 
 def show_detection(report: DetectionParity) -> None:
-    """Print how far two detectors are apart, how fast and how large the file is."""
+    """Print how far two detectors are apart, how well they find objects, how fast and how large they are."""
     say(f"{report.exported} against {report.original} on {counted(report.num_images, 'image')} of {report.source}")
-    if report.matched is None:
-        say("neither found an object; run `senet evaluate` on the file with photos that have some")
-    else:
-        say(
-            f"{100 * report.matched:.1f} % of {report.boxes} boxes found by both; corners differ by at most "
-            f"{report.largest_pixels:.2g} pixels (mean {report.mean_pixels:.2g}), scores by {report.largest_score:.2g}"
-        )
-    times = ", ".join(f"{each.name} {each.median_ms:.1f} ms" for each in report.latencies)
-    say(f"one picture: {times}; {report.file_bytes / 1e6:.1f} MB")
+    console().print(detection_table(report))
+    if report.latencies:
+        console().print(latency_table(report.latencies))
+        say(report.processor.described("fp32"))
+    if report.unscored:
+        say(f"no average precision was measured: {report.unscored}")
+    if report.agreement is None:
+        say("neither found an object, so nothing is proved; name photos that have some by --data")
     for problem in report.problems:
         say(f"beyond the tolerance: {problem}")
     if report.within_tolerance:
         say("within the tolerance")
+
+
+def detection_table(report: DetectionParity) -> Table:
+    """Return how far two detectors are apart, as a table."""
+    table = Table("", "original", "exported", "difference")
+    if precision := report.precision:
+        for name, of in (("AP, %", precision.ap), ("AP50, %", precision.ap50)):
+            table.add_row(
+                name,
+                f"{of.original:.2f}{between(of.original_interval)}",
+                f"{of.exported:.2f}{between(of.exported_interval)}",
+                f"{of.difference:+.2f}{between(of.difference_interval)}",
+            )
+    share = "" if report.agreement is None else f" ({report.agreement:.2f} %)"
+    table.add_row("boxes of both", "", "", f"{report.pairs:,}{share}")
+    table.add_row("boxes of one only", f"{report.only_original:,}", f"{report.only_exported:,}", "")
+    if report.tied:
+        table.add_row("chosen among equal scores", "", "", f"{report.tied:,}")
+    if report.pairs:
+        table.add_row("corners, largest, pixels", "", "", f"{report.largest_pixels:.2g}")
+        table.add_row("corners, mean, pixels", "", "", f"{report.mean_pixels:.2g}")
+        table.add_row("scores, largest", "", "", f"{report.largest_score:.2g}")
+    own, other = report.original_size, report.file_size
+    table.add_row("size, MB", f"{own / 1e6:.2f}", f"{other / 1e6:.2f}", f"{other / own:.2f} x")
+    return table

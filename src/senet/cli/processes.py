@@ -1,8 +1,11 @@
 """Commands in several processes that torchrun started: one prints, and only the first failure is reported."""
 
 import contextlib
+import faulthandler
 import logging
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -68,6 +71,16 @@ def only_first_prints() -> Iterator[None]:
             yield
         finally:
             logging.disable(logging.NOTSET)
+
+
+def stacks_on_request() -> None:
+    """Let SIGUSR1 print the stacks of all threads, in every process: a run writes them into its folder instead.
+
+    The file descriptor is that of the process, which `only_first_prints` leaves as it is.
+    """
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows; a standard error that is closed
+        if sys.__stderr__ is not None and signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
+            faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True)
 
 
 def first_to_fail() -> bool:

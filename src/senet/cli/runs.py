@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from senet.analysis.runs import RunGroup, RunSummary, differing, grouped, read_runs, run_names
+from senet.analysis.runs import RunGroup, RunSummary, differing, grouped, read_runs, run_names, waiting_of
 from senet.cli.parsing import Command
 from senet.errors import SenetError
 from senet.files import check_page
@@ -60,6 +60,9 @@ class RunsCommand(Command):
             print(json.dumps(made))
         else:
             show(runs, names, grouped(runs) if self.group else None)
+            for run in runs:
+                if waiting := waiting_of(run):
+                    say(f"{printable(names[run.path])}: {waiting.replace('data.num_workers', '--data.num-workers')}")
         for run in runs:
             if run.problem:
                 say(f"warning: {printable(run.problem)}", console(stderr=True))
@@ -114,6 +117,7 @@ def run_values(run: RunSummary) -> dict[str, Any]:
         "last": dict(run.rows[-1]) if run.rows else None,
         "time_s": run.seconds,
         "images_per_s": run.images_per_s,
+        "waiting": waiting_of(run),
         "settings": {name: plain(value) for name, value in run.settings.items()},
     }
 

@@ -191,6 +191,10 @@ class ResumeCommand(Command):
     """to go on with a run that ended early"""
     checkpoint_every: int | None = None
     """batches between saves within an epoch"""
+    log_every: int | None = None
+    """steps from line to line of steps.jsonl"""
+    stall_minutes: float | None = None
+    """minutes without a step after which stacks are written"""
     data: Annotated[str | None, tyro.conf.arg(metavar="DATASET")] = None
     """where the same data are now, if their folder was moved"""
     root: Annotated[Path | None, tyro.conf.arg(name="data.root")] = None
@@ -210,6 +214,8 @@ class ResumeCommand(Command):
                 patience=self.patience,
                 max_drops=self.max_drops,
                 checkpoint_every=self.checkpoint_every,
+                log_every=self.log_every,
+                stall_minutes=self.stall_minutes,
                 dataset=self.data,
                 root=self.root,
                 num_workers=self.num_workers,

@@ -95,7 +95,7 @@ def build_loader(
     if config.in_memory:
         pixels, labels = decode(images, config.preprocessing)
         augmentation = config.augmentation if train else None
-        return MemoryLoader(pixels, labels, order, config.preprocessing, augmentation, device)
+        return MemoryLoader(pixels, labels, order, config.preprocessing, augmentation, device, images.name)
     preprocessing = config.train_preprocessing if train else config.preprocessing
     to_pixels = train_transform(preprocessing, config.augmentation) if train else eval_transform(preprocessing)
     return StreamingLoader(images, to_pixels, order, preprocessing, device, config.num_workers)

@@ -1,6 +1,6 @@
 """Data that fit in memory: augmented in batches on the device, which the host hands an epoch's order at once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -102,6 +102,7 @@ class MemoryLoader:
         preprocessing: for the normalization.
         augmentation: None for evaluation.
         device: where the images are kept and augmented.
+        name: index -> what an image is called.
     """
 
     def __init__(
@@ -112,7 +113,9 @@ class MemoryLoader:
         preprocessing: Preprocessing,
         augmentation: Augmentation | None,
         device: torch.device,
+        name: Callable[[int], str] = "image {}".format,
     ) -> None:
+        self.name = name
         self.pixels = images.permute(0, 2, 3, 1).contiguous().to(device)
         self.labels = labels.to(device)
         self.order = order

@@ -228,6 +228,10 @@ class StreamingLoader:
     def __len__(self) -> int:
         return len(self.order)
 
+    def name(self, index: int) -> str:
+        """Return the name of an image."""
+        return self.images.split.name(index)
+
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images (N, C, H, W) float32, labels (N,)) of `epoch` from batch `start` on.
 

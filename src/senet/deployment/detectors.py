@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from senet.deployment.config import OPSETS, ExportConfig
 from senet.deployment.metadata import FORMAT, installed
 from senet.deployment.quiet import quiet
+from senet.deployment.scaling import ExactTransform
+from senet.deployment.suppression import without_branches
 from senet.deployment.to_onnx import cause, save
 from senet.detection.opening import TASK, names_of_classes, open_detector
 from senet.errors import SenetError, check_installed
@@ -47,13 +49,8 @@ class OnePicture(nn.Module):
         return tuple(found[name] for name in OUTPUTS)
 
 
-def check_options(config: ExportConfig, given: dict[str, Any]) -> None:
-    """Raise a SenetError for an option that detectors do not have.
-
-    Args:
-        config: of the export.
-        given: further arguments by name, which must be None.
-    """
+def check_options(config: ExportConfig) -> None:
+    """Raise a SenetError for an option of an export that detectors do not have."""
     if config.to not in ("onnx", "openvino"):
         raise SenetError(
             f"to is {config.to!r}, which cannot express a detector's selection of boxes; name onnx, openvino"
@@ -66,12 +63,6 @@ def check_options(config: ExportConfig, given: dict[str, Any]) -> None:
         if value != getattr(default, name):
             raise SenetError(
                 f"{name}={value!r} has no effect on a detector, whose file takes one picture of any size; leave it out"
-            )
-    for name, value in given.items():
-        if value is not None:
-            raise SenetError(
-                f"{name}={str(value)!r} has no effect on a detector, which is compared on generated pictures; leave it "
-                "out, and run `senet evaluate` on the file"
             )
     if config.opset is not None and config.opset > LAST_OPSET:
         raise SenetError(f"opset is {config.opset}; expected {OPSETS[0]} to {LAST_OPSET} for a detector")
@@ -90,6 +81,7 @@ def for_inference(run_or_model: Network, config: ExportConfig) -> nn.Module:
         raise SenetError(
             f"{type(detector).__name__} is no detector of this library, and cannot be rewritten; add rewrite=False"
         )
+    detector.transform = ExactTransform(detector.transform, in_integers=config.to == "openvino")
     return cast(nn.Module, detector.requires_grad_(False).eval())
 
 
@@ -159,7 +151,7 @@ def trace(model: OnePicture, path: Path, opset: int) -> None:
     free: dict[str, dict[int, str]] = {name: {0: "objects"} for name in OUTPUTS}
     free[INPUT] = {first: "height", first + 1: "width"}
     try:
-        with warnings.catch_warnings(), quiet(), torch.no_grad():
+        with warnings.catch_warnings(), quiet(), torch.no_grad(), without_branches():
             warnings.simplefilter("ignore")  # the tracer's, of every Python number on its way
             torch.onnx.export(
                 model,

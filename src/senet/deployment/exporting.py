@@ -1,6 +1,5 @@
 """Exporting a network to a file that works without this library, whole or not at all."""
 
-import json
 import logging
 import os
 import shutil
@@ -13,20 +12,21 @@ from typing import Any
 from senet.deployment import detectors
 from senet.deployment.calibration import CalibrationSource, images_for_int8
 from senet.deployment.config import ExportConfig
-from senet.deployment.detection_parity import DetectionParity, compare_detectors
+from senet.deployment.detection_parity import PHOTOS, DetectionParity, compare_detectors, photos_of_run
 from senet.deployment.exported_detectors import ExportedDetector
 from senet.deployment.graph import bare_network, build_graph
 from senet.deployment.layouts import place_of_model, write_settings
 from senet.deployment.metadata import describe
 from senet.deployment.parity import IMAGES, ParityReport, parity_path, write_parity
-from senet.deployment.proving import check_proof, prove, write_proof
+from senet.deployment.photos import PhotoSource
+from senet.deployment.proving import NumImages, check_proof, check_report, number_of, prove, write_proof
 from senet.deployment.sensitivity import Sensitivity
 from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
 from senet.detection.opening import detects, open_detector
 from senet.errors import SenetError, first_line, warn
 from senet.evaluation.batches import DataSource, open_model, run_data
 from senet.evaluation.functions import Network, class_names_of, name_of
-from senet.files import at_home, check_writable, write_output
+from senet.files import at_home, check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ def export(
     output: str | Path,
     config: ExportConfig | None = None,
     *,
-    data: DataSource | None = None,
-    num_images: int | None = IMAGES,
+    data: DataSource | PhotoSource | None = None,
+    num_images: NumImages = None,
     calibration: CalibrationSource | None = None,
     report: str | Path | None = None,
     **options: Any,
@@ -72,9 +72,9 @@ def export(
         run_or_model: a network; or what `senet.from_pretrained` opens: a run or model folder, a name, a hub id.
         output: the new file; its suffix is that of the format, such as .onnx.
         config: of the export; None for the defaults.
-        data: images on which original and exported network are compared; None for those that the run is evaluated on,
-            and for generated ones where there is no run.
-        num_images: how many of them, at equal distances; None for all.
+        data: images on which original and exported network are compared, for a detector with boxes or without; None for
+            those that the run is evaluated on, and for generated ones where there is no run.
+        num_images: how many of them, at equal distances, or "all"; None for 500, and 50 for a detector.
         calibration: data, a folder or images, uint8 (N, C, H, W), for the ranges of `precision="int8"`; None for the
             training images of the run.
         report: write the comparison as a page.
@@ -96,11 +96,12 @@ def export(
     check_output(output, config, info)
     page = None if report is None else at_home(report)
     if detects(run_or_model):
-        given: dict[str, Any] = {"data": data, "calibration": calibration, "report": page}
-        given["num_images"] = None if num_images == IMAGES else num_images or "all"
-        return export_detector(run_or_model, output, config, given)
+        if calibration is not None:
+            raise SenetError("calibration has no effect on a detector, which is exported in fp32; leave it out")
+        return export_detector(run_or_model, output, config, data, num_images, page)
     model = bare_network(open_model(run_or_model))
-    check_proof(model, config.to, info, data, page)
+    given: Any = data
+    check_proof(model, config.to, info, given, page)
     graph = build_graph(model, config)
     metadata = describe(
         graph,
@@ -119,7 +120,7 @@ def export(
             write_settings(config.layout, folder / output.name, config, metadata, graph.num_outputs())
         sensitivity = info.load().write(graph, place, config, metadata, calibrating)
         if not info.elsewhere:
-            parity = prove(model, run_or_model, place, output, data, num_images)
+            parity = prove(model, run_or_model, place, output, given, number_of(num_images, IMAGES))
             write_parity(parity, parity_path(folder / output.name))
         found = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     if parity is None:
@@ -137,31 +138,39 @@ def export(
     )
 
 
-def export_detector(run_or_model: Network, output: Path, config: ExportConfig, given: dict[str, Any]) -> Exported:
+def export_detector(
+    run_or_model: Network, output: Path, config: ExportConfig, data: Any, num_images: NumImages, page: Path | None
+) -> Exported:
     """Export a detector, see `export`.
 
     Args:
         run_or_model: see `export`.
         output: the new file.
         config: of the export.
-        given: arguments that have no effect on detectors, by name.
+        data: see `export`.
+        num_images: see `export`.
+        page: for the report; None for none.
 
     Raises:
         SenetError: as `export`.
     """
-    detectors.check_options(config, given)
+    detectors.check_options(config)
+    check_report(page)
     original = open_detector(run_or_model, "cpu").eval()
     detector = detectors.for_inference(original, config)
     metadata = detectors.describe(detector, config, run_or_model)
+    photos = photos_of_run(original, run_or_model, data, number_of(num_images, PHOTOS))
     logger.info("writing %s", output)
     with written_whole(output) as folder:
         place = folder / output.name
         detectors.write(detector, place, config, metadata)
         exported = ExportedDetector(place, *TARGETS[config.to].load().open_file(place))
         logger.info("comparing %s with %s", output, name_of(run_or_model))
-        parity = compare_detectors(original, exported, place, (name_of(run_or_model), str(output)))
-        write_output(parity_path(place), json.dumps(parity.to_dict(), indent=2).encode() + b"\n")
+        parity = compare_detectors(original, exported, photos, names=(name_of(run_or_model), str(output)))
+        write_parity(parity, parity_path(place))
         files = tuple(output.parent / file.name for file in sorted(folder.iterdir()))
+    if page is not None:
+        write_proof(parity, page)
     return Exported(path=output, model=output, files=files, metadata=metadata, parity=parity)
 
 

@@ -254,7 +254,7 @@ def parity_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.parity.json")
 
 
-def write_parity(report: ParityReport, path: Path) -> None:
+def write_parity(report: ParityReport | DetectionParity, path: Path) -> None:
     """Write a report as JSON.
 
     Raises:

@@ -39,6 +39,7 @@ def write_parity_page(report: ParityReport, output: str | Path = "parity.html") 
         facts=[f"{counted(report.num_images, 'image')} of {Path(report.source).name}", report.precision],
         provenance=[f"original: {report.original}", f"exported: {report.exported}", f"data: {report.source}"],
         data={**named.to_dict(), "pictures": pictures},
+        scripts=("latency",),
         report=report,
         accuracy=report.accuracy,
         machine=report.processor.described(report.precision),

@@ -2,9 +2,11 @@
 
 import logging
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
+from senet.deployment.detection_parity import DetectionParity
 from senet.deployment.parity import ParityReport, compare_exported
 from senet.deployment.pictures import pictures_for
 from senet.deployment.targets import TargetInfo
@@ -14,6 +16,9 @@ from senet.evaluation.functions import Network, name_of
 from senet.files import check_page
 
 logger = logging.getLogger(__name__)
+
+NumImages = int | Literal["all"] | None
+"""How many images are compared; None for the usual number."""
 
 
 def check_proof(model: nn.Module, target: str, info: TargetInfo, data: DataSource | None, page: Path | None) -> None:
@@ -30,9 +35,25 @@ def check_proof(model: nn.Module, target: str, info: TargetInfo, data: DataSourc
         raise SenetError(f"data and report have no effect on {target}, for {info.elsewhere}; leave them out")
     if isinstance(data, str | Path):
         pictures_for(model, data, 1)
+    check_report(page)
+
+
+def check_report(page: Path | None) -> None:
+    """Raise a SenetError, before the work, for a page that cannot be written."""
     if page is not None:
         check_page(page)
         from senet.analysis import pages  # noqa: F401  # raises a MissingExtraError
+
+
+def number_of(asked: NumImages, usual: int) -> int | None:
+    """Return how many images are compared, None for all, where so many are usual.
+
+    Raises:
+        SenetError: it is another word than "all".
+    """
+    if isinstance(asked, str) and asked != "all":
+        raise SenetError(f"num_images is {asked!r}; expected a number, or 'all'")
+    return usual if asked is None else None if asked == "all" else int(asked)
 
 
 def prove(
@@ -64,8 +85,13 @@ def prove(
         return compare_exported(model, path, images=number, names=names)
 
 
-def write_proof(report: ParityReport, page: Path) -> None:
+def write_proof(report: ParityReport | DetectionParity, page: Path) -> None:
     """Write the page of a report."""
+    if isinstance(report, DetectionParity):
+        from senet.deployment.detection_parity_page import write_detection_parity_page
+
+        write_detection_parity_page(report, page)
+        return
     from senet.deployment.parity_page import write_parity_page  # needs plotly
 
     write_parity_page(report, page)

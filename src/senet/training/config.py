@@ -84,7 +84,9 @@ class RunConfig:
         weights: what to start from; None starts everything at random.
         weights_layout: how the file of weights names its tensors, see `load_weights`; None for what its keys say.
         weights_key: which of several networks in the file of weights, see `load_weights`.
-        trackers: where the metrics of each epoch go: "tensorboard" (in the run folder), "wandb", "mlflow", "comet_ml".
+        log_every: steps from line to line of steps.jsonl: loss, times, waiting for images, memory.
+        stall_minutes: without a step after which the stacks of all threads are written to stacks/; None for never.
+        trackers: where the metrics go: "tensorboard" (in the run folder), "wandb", "mlflow", "comet_ml".
 
     Attributes:
         task: what a run of this class does, as config.json says it.
@@ -108,6 +110,8 @@ class RunConfig:
     weights: str | None = None
     weights_layout: str | None = None
     weights_key: str | None = None
+    log_every: int = 50
+    stall_minutes: float | None = 10.0
     trackers: tuple[Tracker, ...] = ("tensorboard",)
 
     @classmethod
@@ -125,6 +129,9 @@ class RunConfig:
             check_ranges(self, "", {"epochs": (1, 1e6)})
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise SenetError(f"max_seconds is {self.max_seconds}; expected a positive number of seconds")
+        check_ranges(self, "", {"log_every": (1, 1e9)})
+        if self.stall_minutes is not None and not self.stall_minutes > 0:
+            raise SenetError(f"stall_minutes is {self.stall_minutes}; expected a positive number of minutes, or None")
         for tracker in self.trackers:
             check_choice("trackers", tracker, get_args(Tracker))
         if self.checkpoint_every is not None and self.checkpoint_every < 1:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +20,13 @@ def is_finite(model: nn.Module) -> bool:
     return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())  # one wait for the GPU, not many
 
 
-def not_finite(what: str, batch: int, epoch: int, lr: float, run: Path) -> NotFiniteError:
-    """Return the error that says what is not finite, where, and what helps.
+def not_finite(what: str, batch: int, epoch: int, lr: float) -> NotFiniteError:
+    """Return the error that says what is not finite, and where.
 
     Args:
         what: and that it is not.
         batch: of the epoch, from 1.
         epoch: from 1.
         lr: the learning rate at that moment.
-        run: the run folder.
     """
-    return NotFiniteError(
-        f"the {what} at batch {batch} of epoch {epoch} with learning rate {lr:.4g}; {run} keeps the last good state: "
-        "lower optimizer.lr, set optimizer.clip_norm or use fp32"
-    )
+    return NotFiniteError(f"the {what} at batch {batch} of epoch {epoch} with learning rate {lr:.4g}")

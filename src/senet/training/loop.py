@@ -57,6 +57,8 @@ def resume(
     patience: int | None = None,
     max_drops: int | None = None,
     checkpoint_every: int | None = None,
+    log_every: int | None = None,
+    stall_minutes: float | None = None,
     dataset: str | None = None,
     root: str | Path | None = None,
     num_workers: int | None = None,
@@ -75,6 +77,8 @@ def resume(
         patience: another `selection.patience`, to go on with a run that ended early.
         max_drops: another `schedule.max_drops`, the same.
         checkpoint_every: batches between saves within an epoch.
+        log_every: steps from line to line of steps.jsonl.
+        stall_minutes: without a step after which stacks are written, see `TrainConfig`.
         dataset: where the same data are now, for a folder that was moved.
         root: where the torchvision data sets are now.
         num_workers: processes that read the data.
@@ -95,6 +99,8 @@ def resume(
         "selection.patience": patience,
         "schedule.max_drops": max_drops,
         "checkpoint_every": checkpoint_every,
+        "log_every": log_every,
+        "stall_minutes": stall_minutes,
         "data.dataset": dataset,
         "data.root": None if root is None else Path(root),
         "data.num_workers": num_workers,

@@ -144,6 +144,11 @@ class Reporter:
         elif time.monotonic() - self.last_line > LINE_EVERY_S:
             self.say(f"batch {self.done:,}/{self.num_batches:,}  {now}")
 
+    def step(self, row: Mapping[str, float] | None) -> None:
+        """Send a line about some steps to the trackers, if there is one."""
+        if row is not None and self.trackers is not None:
+            self.trackers.send_steps(row)
+
     def plan(self, num_epochs: int) -> None:
         """Take note of another number of epochs for the whole run."""
         if num_epochs == self.num_epochs:

@@ -5,6 +5,9 @@
     data.json               numbers of images, names of classes, images held out; compared when a run is resumed
     environment.json        versions and machine
     metrics.jsonl           one line an epoch; epoch 0 is the weights that it starts from, if there are any
+    steps.jsonl             one line each log_every steps, at each save and at the end of an epoch
+    stacks/processN.txt     of a run that stood still: the stacks of all threads
+    not_finite.json         of a run that stopped for it: the first layer with values that are not finite
     events.out.tfevents.*   the same for TensorBoard, one of its trackers
     trackers.json           ids of the run at other trackers (see senet.training.trackers)
     best/, last/            model folders (see senet.weights.folder)
@@ -51,8 +54,16 @@ METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
 TASK = "classification"
 """Of runs whose config.json says none, as before there were others."""
-WITHOUT_EFFECT = ("data.dataset", "data.root", "data.num_workers", "checkpoint_every", "trackers")
-"""Settings that do not change the result of a run: where its data is, how it is read, how often it saves and where."""
+WITHOUT_EFFECT = (
+    "data.dataset",
+    "data.root",
+    "data.num_workers",
+    "checkpoint_every",
+    "trackers",
+    "log_every",
+    "stall_minutes",
+)
+"""Settings that do not change the result of a run: where its data is, how it is read, what it saves and says when."""
 
 
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:

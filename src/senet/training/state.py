@@ -24,6 +24,7 @@ class Position:
         loss_sum: of this process's batches of the epoch.
         seconds: that the epoch has taken.
         loss_sums: of every process, as of the last save; None before that, and of former versions.
+        data_wait_s: seconds of the epoch in which this process waited for images.
     """
 
     epoch: int = 0
@@ -32,6 +33,7 @@ class Position:
     loss_sum: float = 0.0
     seconds: float = 0.0
     loss_sums: list[float] | None = None
+    data_wait_s: float = 0.0
 
 
 def up_to_date(state: Mapping[str, Any], epochs: int | None, metrics: Iterable[Mapping[str, float]]) -> dict[str, Any]:

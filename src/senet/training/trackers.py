@@ -1,9 +1,10 @@
 """Where the metrics of a run go: TensorBoard, Weights & Biases, MLflow and Comet, by accelerate's trackers.
 
-    trackers.json   in the run folder: for each service that has a list of runs, the id there and the last epoch sent
+    trackers.json   in the run folder: for each service that has a list of runs, the id there, and what has been sent
 
-A run that goes on continues the same run there. Metrics are sent from metrics.jsonl, so that what could not be sent,
-because a server was away or the process was killed, is sent with the next epoch, or when the run goes on.
+A run that goes on continues the same run there. Metrics are sent from metrics.jsonl and steps.jsonl, so that what could
+not be sent, because a server was away or the process was killed, is sent with the next line, or when the run goes on.
+Those about steps are called steps/NAME; TensorBoard has them in a folder of their own, steps/.
 """
 
 import json
@@ -22,13 +23,14 @@ from senet.configs import settings
 from senet.errors import SenetError, first_line, needed_for, warn
 from senet.files import read_jsonl, write_json
 from senet.training.config import RunConfig, Tracker
+from senet.training.steplog import STEPS_FILE
 
 PROJECT = "senet"
 """What a service files runs under, unless its own environment variable says otherwise."""
 IDS_FILE = "trackers.json"
 LONGEST = 500
 """Letters of a hyperparameter; MLflow's older servers take no more."""
-NOT_METRICS = ("epoch", "step")
+NOT_METRICS = ("epoch", "step", "batch", "steps")
 PATIENCE = 10
 """After a failure a service is left alone for so many times as long as the failure took."""
 clock = time.monotonic
@@ -64,6 +66,7 @@ class Service:
         fail: ends a run that did not end well, given the same; None where that makes no difference.
         remedy: what to do if it does not start.
         takes_settings_twice: whether a run that goes on may send its configuration again.
+        has_one_axis: whether all its metrics have the same axis, which only rises: that of the steps.
     """
 
     module: str
@@ -73,6 +76,7 @@ class Service:
     fail: Callable[[Any], None] | None = None
     remedy: str
     takes_settings_twice: bool = True
+    has_one_axis: bool = False
 
 
 def tensorboard_options(place: Place) -> dict[str, Any]:
@@ -118,6 +122,7 @@ SERVICES: Mapping[Tracker, Service] = MappingProxyType(
             id_of=lambda run: str(run.id),
             fail=lambda run: run.finish(exit_code=1),
             remedy="log in by `wandb login`, or set WANDB_MODE=offline",
+            has_one_axis=True,
         ),
         "mlflow": Service(
             module="mlflow",
@@ -168,11 +173,14 @@ class Trackers:
         folder: of the run.
         config: of the run.
         done_epochs: before this start; None if nothing has been trained.
+        done_steps: likewise.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, done_epochs: int | None) -> None:
+    def __init__(self, folder: Path, config: RunConfig, done_epochs: int | None, done_steps: int = 0) -> None:
         self.folder, self.config = folder.absolute(), config
-        self.done_epochs = -1 if done_epochs is None else done_epochs
+        self.done_epochs, self.done_steps = -1 if done_epochs is None else done_epochs, done_steps
+        self.of_steps: list[Mapping[str, float]] = []
+        self.sent_steps: dict[Tracker, int] = {}
         self.opened: dict[Tracker, Any] = {}
         self.sent: dict[Tracker, int] = {}
         self.not_before: dict[Tracker, float] = {}
@@ -187,7 +195,10 @@ class Trackers:
         """
         try:
             found = json.loads(self.ids_file.read_text())
-            return {name: {"id": str(value["id"]), "epoch": int(value["epoch"])} for name, value in found.items()}
+            return {
+                name: {"id": str(value["id"]), "epoch": int(value["epoch"]), "step": int(value.get("step", 0))}
+                for name, value in found.items()
+            }
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -202,6 +213,8 @@ class Trackers:
         except BaseException:
             self.close(failed=True)
             raise
+        first = min(self.sent_steps.values(), default=0)
+        self.of_steps = [row for row in read_jsonl(self.folder / STEPS_FILE) if row["step"] > first]
         self.send()
         return self
 
@@ -218,14 +231,20 @@ class Trackers:
 
         service, known = SERVICES[name], self.known.get(name)
         self.sent[name] = self.done_epochs if service.id_of is None else known["epoch"] if known else -1
+        self.sent_steps[name] = self.done_steps if service.id_of is None else known["step"] if known else 0
         place = Place(folder=self.folder, run_id=known["id"] if known else None, first_epoch=self.sent[name] + 1)
         project = self.folder.name if name == "tensorboard" else os.environ.get(service.project_variable, PROJECT)
         try:
             tracker = LOGGER_TYPE_TO_CLASS[name](project, **service.options(place))
             tracker.start()
             self.opened[name] = tracker
+            if name == "tensorboard":  # a start hides what comes after its first step, whatever that counts
+                place_of_steps = {"logging_dir": self.folder, "purge_step": self.done_steps + 1}
+                self.tensorboard_steps = LOGGER_TYPE_TO_CLASS[name]("steps", **place_of_steps)
+                self.tensorboard_steps.start()
             if service.id_of is not None:
-                self.known[name] = {"id": service.id_of(tracker.tracker), "epoch": self.sent[name]}
+                own = {"id": service.id_of(tracker.tracker), "epoch": self.sent[name], "step": self.sent_steps[name]}
+                self.known[name] = own
                 write_json(self.ids_file, self.known)
                 if known is None or service.takes_settings_twice:
                     tracker.store_init_configuration(hyperparameters(self.config))
@@ -237,8 +256,13 @@ class Trackers:
                 f"`senet train --resume {quote(str(self.folder))} {others}`"
             ) from error
 
+    def send_steps(self, row: Mapping[str, float]) -> None:
+        """Send a line of steps.jsonl, and what could not be sent before; see `send`."""
+        self.of_steps.append(row)
+        self.send()
+
     def send(self, *, last: bool = False) -> None:
-        """Send the metrics of all epochs that have not been sent; warn if that fails, for the run is worth more.
+        """Send the metrics that have not been sent; warn if that fails, for the run is worth more.
 
         A server that is gone may take minutes to say so: it is tried again only after a time in which the run gets
         ahead, and at the end.
@@ -246,24 +270,48 @@ class Trackers:
         Args:
             last: whether there will be no other time.
         """
-        rows = read_jsonl(self.folder / "metrics.jsonl")
+        of_epochs = read_jsonl(self.folder / "metrics.jsonl")
         for name, tracker in self.opened.items():
             started = clock()
             if started < self.not_before.get(name, 0.0) and not last:
                 continue
             try:
-                for row in rows:
-                    if row["epoch"] > self.sent[name]:
-                        metrics = {key: value for key, value in row.items() if key not in NOT_METRICS}
-                        tracker.log(metrics, step=int(row["epoch"]))
-                        self.sent[name] = int(row["epoch"])
-                if name in self.known and self.known[name]["epoch"] != self.sent[name]:
-                    self.known[name]["epoch"] = self.sent[name]
-                    write_json(self.ids_file, self.known)
+                self.send_to(name, tracker, of_epochs)
             except Exception as error:
                 self.not_before[name] = clock() + PATIENCE * (clock() - started)
                 later = "resuming sends them again" if last else "they are sent again later"
                 warn(f"{self.folder.name}: {name} takes no metrics ({first_line(error)}); {later}")
+        least = min(self.sent_steps.values(), default=0)
+        self.of_steps = [row for row in self.of_steps if row["step"] > least]
+
+    def send_to(self, name: Tracker, tracker: Any, of_epochs: Iterable[Mapping[str, float]]) -> None:
+        """Send a service what it has not got yet.
+
+        Args:
+            name: of the service.
+            tracker: accelerate's.
+            of_epochs: the lines of metrics.jsonl.
+        """
+        has_one_axis = SERVICES[name].has_one_axis
+        epochs = [row for row in of_epochs if row["epoch"] > self.sent[name]]
+        steps = [row for row in self.of_steps if row["step"] > self.sent_steps[name]]
+        rows = [(row, False) for row in steps] + [(row, True) for row in epochs]
+        if has_one_axis:
+            rows.sort(key=lambda each: (each[0]["step"], each[1]))
+        for row, of_epoch in rows:
+            metrics = {key: value for key, value in row.items() if key not in NOT_METRICS}
+            if of_epoch:
+                shown = {"epoch": row["epoch"], **metrics} if has_one_axis else metrics
+                tracker.log(shown, step=int(row["step" if has_one_axis else "epoch"]))
+                self.sent[name] = int(row["epoch"])
+            else:
+                logs = self.tensorboard_steps if name == "tensorboard" else tracker
+                logs.log({f"steps/{key}": value for key, value in metrics.items()}, step=int(row["step"]))
+                self.sent_steps[name] = int(row["step"])
+        where = {"epoch": self.sent[name], "step": self.sent_steps[name]}
+        if name in self.known and not where.items() <= self.known[name].items():
+            self.known[name] |= where
+            write_json(self.ids_file, self.known)
 
     def close(self, *, failed: bool) -> None:
         """End all trackers.
@@ -276,6 +324,8 @@ class Trackers:
         for name, tracker in self.opened.items():
             fail = SERVICES[name].fail if failed else None
             try:
+                if name == "tensorboard":
+                    self.tensorboard_steps.finish()
                 if fail is not None:
                     fail(tracker.tracker)
                 else:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from senet.errors import SenetError, needed_for
+from senet.errors import NotFiniteError, SenetError, needed_for
 from senet.nn.precision import float32_products, slow_bf16
 from senet.processes import Team
 from senet.training.compiling import Call, Steps
@@ -21,14 +21,20 @@ from senet.training.interrupt import TrainingInterrupted, caught_signals
 from senet.training.pacing import Pace
 from senet.training.parts import Parts
 from senet.training.progress import Progress, Reporter, lines_shown
+from senet.training.replay import Past, stop_not_finite
 from senet.training.run import RunFolder
 from senet.training.scoring import summed
 from senet.training.seeding import STEP_STREAM, seed_everything
+from senet.training.stalls import Stalls
 from senet.training.state import Position, standing
+from senet.training.steplog import StepLog, waiting_in_words
 from senet.training.trackers import Trackers
 
 with needed_for("senet.train"):
     from accelerate import Accelerator
+
+KEEP, STOP, NOT_FINITE = 0.25, 0.5, 1.0
+"""What a process asks the others for after a step: to keep what the run is; to stop for a signal, or what is wrong."""
 
 
 class Trainer:
@@ -49,6 +55,11 @@ class Trainer:
         self.say: Callable[[str], None] = lambda sentence: None
         self.wrap()
         self.position = Position()
+        main = accelerator.is_main_process
+        self.log = StepLog(run.path, self.config.log_every, self.team, accelerator.device, writes=main)
+        self.past, self.has_waited = Past(), False
+        process, minutes = accelerator.process_index, self.config.stall_minutes
+        self.stalls = Stalls(run.path, process, minutes, lambda sentence: self.say(sentence))  # `say` changes
         self.frozen = ""
         self.caught: list[int] = []
         slow = slow_bf16("compute.precision bf16", accelerator.device, "auto chooses what is fast")
@@ -82,13 +93,14 @@ class Trainer:
         config, position, num_batches = self.config, self.position, len(self.data.train)
         main, run = self.accelerator.is_main_process, self.run_folder.path
         done = position.epoch * num_batches + position.batch
-        trackers = Trackers(run, config, position.epoch if done else None) if main else None
+        trackers = Trackers(run, config, position.epoch if done else None, position.step) if main else None
         with (
             lines_shown(),
             float32_products(self.accelerator.device, config.compute.precision),
             Reporter(
                 run, self.length.epochs, num_batches, done, progress, trackers=trackers, quiet=not main
             ) as reporter,
+            self.stalls.watching(),
             caught_signals() as self.caught,
         ):
             self.say = self.steps.say = reporter.say
@@ -103,6 +115,7 @@ class Trainer:
                     self.train_epoch(reporter)
                     with self.parts.budget.evaluating():
                         row = self.evaluate_epoch()
+                    self.stalls.beat("saving")
                     with self.parts.budget.saving():
                         self.end_epoch(reporter, row)
                     if self.team.agree(bool(self.caught)) and self.ending() is None:
@@ -134,7 +147,7 @@ class Trainer:
         """Go on to the next epoch, and save."""
         position = self.position
         position.epoch, position.batch, position.loss_sum, position.seconds = position.epoch + 1, 0, 0.0, 0.0
-        position.loss_sums = None
+        position.loss_sums, position.data_wait_s = None, 0.0
         self.pace.end_epoch(position.epoch, reporter)
         is_best = self.parts.selection.take(row)
         self.thaw()
@@ -142,6 +155,9 @@ class Trainer:
             self.run_folder.append_metrics(row)
             self.save(row, best=is_best)
         reporter.end_epoch(row, self.task.in_words(row))
+        if not self.has_waited and (waiting := waiting_in_words(row["data_wait_s"], row["time_s"])):
+            self.has_waited = True
+            reporter.say(waiting)
 
     def train_epoch(self, reporter: Reporter) -> None:
         """Train from the position to the end of its epoch."""
@@ -151,6 +167,7 @@ class Trainer:
         if position.batch and self.pace.time_is_up(position, reporter):  # the run was stopped at that moment
             return
         self.parts.optimizer.zero_grad(set_to_none=True)
+        self.past.keep(self)
         # Reading a loss waits for the GPU, which then starves; on the CPU it costs nothing.
         read_every = accumulate if self.accelerator.device.type == "cpu" else 20 * accumulate
         losses: list[Tensor] = []
@@ -158,11 +175,14 @@ class Trainer:
         batches = self.data.train.batches(position.epoch, position.batch)
         for first in range(position.batch, num_batches, accumulate):
             try:
-                window = list(islice(batches, accumulate))
+                self.stalls.beat("waiting for images")
+                with self.log.wait.measured():
+                    window = list(islice(batches, accumulate))
+                self.stalls.beat("training")
                 self.team.agree()
             except SenetError as error:
-                self.read_losses(losses, first, lr)
-                self.check_weights(lr)
+                if not_good := self.read_losses(losses, first, lr) or self.check_weights(lr):
+                    raise not_good from error
                 self.stop_for(error)
             lr = self.parts.schedule.set_lr(position.epoch + first / self.length.num_batches, position.step)
             for batch, (images, targets) in enumerate(window, first):
@@ -171,25 +191,45 @@ class Trainer:
                 num_images += len(images)
             position.step += 1
             done = first + len(window)
-            if done % read_every and done < num_batches:
+            if done % read_every and done < num_batches and not self.log.is_due(position.step):
                 continue
             previous, last_loss, count = position.batch, losses[-1], len(losses)
-            self.read_losses(losses, done, lr)
+            ruined = self.read_losses(losses, done, lr)
             now = self.clock()
             rate = num_images * self.accelerator.num_processes / (now - started)
             position.seconds += now - started
+            position.data_wait_s += self.log.add(num_images, now - started)
             num_images, started = 0, now
             reporter.advance(count, float(last_loss), rate)
-            stop, cut = self.team.agree(bool(self.caught)), self.pace.time_is_up(position, reporter)
+            asked = self.asked(ruined)
+            stop, old, cut = asked >= STOP, asked >= KEEP, self.pace.time_is_up(position, reporter)
             due = every is not None and done // every > previous // every
-            if done == num_batches or stop or due or cut:
-                self.check_weights(lr)
+            is_saved = done == num_batches or stop or due or cut
+            if is_saved or old:
+                self.asked(self.check_weights(lr))
+            if is_saved or self.log.is_due(position.step):
+                reporter.step(self.write_line(lr))
             if done < num_batches and (stop or due):
                 self.save_within_epoch()
                 if stop:
                     self.interrupt()
             if cut:
                 return
+            if old:
+                self.past.keep(self)
+
+    def asked(self, error: NotFiniteError | None) -> float:
+        """Return what any process asks for, see `KEEP`; stop all if something is not finite in one of them."""
+        own = NOT_FINITE if error else STOP if self.caught else KEEP if self.past.is_old() else 0.0
+        most = own if self.team.group is None else self.team.largest(own)
+        if most == NOT_FINITE:
+            stop_not_finite(self, self.past, error)
+        return most
+
+    def write_line(self, lr: float) -> dict[str, float] | None:
+        """Write a line about the last steps, see `StepLog`."""
+        with self.run_folder.writing():
+            return self.log.line(self.position, lr)
 
     def clock(self) -> float:
         """Return the time in seconds, in which compiling takes none: it would hide how fast the run is."""
@@ -204,48 +244,59 @@ class Trainer:
 
     def backward(self, images: Any, targets: Any, window: int, update: bool) -> Tensor:
         """Add a batch's share of the gradient; with `update`, take the step. Returns the batch's loss."""
-        parts = self.parts
+        loss = self.gradient(images, targets, window, update)
+        if update:
+            self.take_step()
+        return loss
+
+    def gradient(self, images: Any, targets: Any, window: int, update: bool) -> Tensor:
+        """Add a batch's share of the gradient, which is that of all processes with `update`. Returns its loss."""
         images, targets = self.task.prepare(images, targets)
 
         def passes(call: Call) -> Tensor:
             loss: Tensor = self.task.loss(call, images, targets)
-            parts.scaler.scale(loss if window == 1 else loss / window).backward()
+            self.parts.scaler.scale(loss if window == 1 else loss / window).backward()
             return loss.detach()
 
         with nullcontext() if update else self.accelerator.no_sync(self.wrapped):
-            loss = self.steps.run(passes, images, self.frozen)
-        if update:
-            if self.config.optimizer.clip_norm is not None:
-                parts.scaler.unscale_(parts.optimizer)
-                nn.utils.clip_grad_norm_(parts.model.parameters(), self.config.optimizer.clip_norm)
-            parts.scaler.step(parts.optimizer)
-            parts.scaler.update()
-            parts.optimizer.zero_grad(set_to_none=True)
-            if parts.ema is not None:
-                parts.ema.update(self.position.step)
-        return loss
+            return self.steps.run(passes, images, self.frozen)
 
-    def read_losses(self, losses: list[Tensor], done: int, lr: float) -> None:
-        """Move the position to `done` batches, with their losses, or stop at the first that is not finite."""
+    def take_step(self) -> None:
+        """Change the weights by the gradient, and their running average."""
+        parts = self.parts
+        if self.config.optimizer.clip_norm is not None:
+            parts.scaler.unscale_(parts.optimizer)
+            clip_norm = self.config.optimizer.clip_norm
+            self.log.grad_norm = nn.utils.clip_grad_norm_(parts.model.parameters(), clip_norm)
+        parts.scaler.step(parts.optimizer)
+        parts.scaler.update()
+        parts.optimizer.zero_grad(set_to_none=True)
+        if parts.ema is not None:
+            parts.ema.update(self.position.step)
+
+    def read_losses(self, losses: list[Tensor], done: int, lr: float) -> NotFiniteError | None:
+        """Move the position to `done` batches, with their losses, but not over the first that is not finite."""
         values = torch.stack(losses).tolist() if losses else []
         losses.clear()
         if (bad := first_not_finite(values)) is not None:
-            batch = done + 1 - len(values) + bad
-            raise not_finite(f"loss is {values[bad]}", batch, self.position.epoch + 1, lr, self.run_folder.path)
+            return not_finite(f"loss is {values[bad]}", done + 1 - len(values) + bad, self.position.epoch + 1, lr)
         for loss in values:  # one after the other: their sum depends on the order
             self.position.loss_sum += loss
+        self.log.losses += values
         self.position.batch = done
+        return None
 
-    def check_weights(self, lr: float) -> None:
-        """Stop if the last step ruined the weights: their loss would tell in the next batch only, after a save."""
-        if not is_finite(self.parts.model):
-            position, what = self.position, "weights are not finite"
-            raise not_finite(what, position.batch, position.epoch + 1, lr, self.run_folder.path)
+    def check_weights(self, lr: float) -> NotFiniteError | None:
+        """Return an error if the last step ruined the weights: their loss would tell only in the next, after a save."""
+        if is_finite(self.parts.model):
+            return None
+        return not_finite("weights are not finite", self.position.batch, self.position.epoch + 1, lr)
 
     def evaluate_epoch(self) -> dict[str, float]:
         """Evaluate what is kept, and return the epoch's line of metrics."""
         position, data = self.position, self.data
         position.loss_sums = self.team.each(position.loss_sum)  # a signal saves in the evaluation
+        started = time.perf_counter()
         result = self.evaluate()
         self.parts.schedule.end_epoch(result.get("loss", math.nan))
         loss_sum = torch.tensor(position.loss_sum, device=self.accelerator.device)
@@ -259,19 +310,25 @@ class Trainer:
             **result,
             "images_per_s": num_images / max(position.seconds, 1e-9),
             "time_s": position.seconds,
+            "data_wait_s": max(self.team.each(position.data_wait_s)),
+            "evaluation_s": time.perf_counter() - started,
         }
 
     def evaluate(self) -> dict[str, float]:
         """Evaluate what is kept: the running average of the weights if there is one."""
+        started = time.perf_counter()
         try:
             return self.task.evaluate(self.parts.kept, self.evaluation_batches(), self.accelerator, self.team)
         except SenetError as error:
             self.stop_for(error)
+        finally:
+            self.log.evaluation_s += time.perf_counter() - started
 
     def evaluation_batches(self) -> Iterator[Any]:
         """Yield the evaluation's batches; save at a signal, for a long evaluation may be killed before its end."""
         saved = not self.accelerator.is_main_process
         for batch in self.data.evaluation.batches(0):
+            self.stalls.beat("evaluating")
             if self.caught and not saved:
                 self.save({}, best=False)
                 saved = True
@@ -290,6 +347,8 @@ class Trainer:
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
         """Go on from a training state, or from the beginning if the run was stopped before its first save."""
+        with self.run_folder.writing():
+            self.log.keep(0 if state is None else state["position"]["step"])
         if state is None:
             if self.accelerator.is_main_process:
                 self.run_folder.keep_metrics(-1)
