@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
         "finetune": Entry("senet.cli.finetuning", "FinetuneCommand", "Train a network on pictures of your own."),
         "evaluate": Entry("senet.cli.evaluation", "EvaluateCommand", "Measure the accuracy of a run or a network."),
         "predict": Entry("senet.cli.prediction", "PredictCommand", "Classify images."),
+        "shard": Entry("senet.cli.sharding", "ShardCommand", "Write a data set as shards: tar files or parquet."),
         "runs": Entry("senet.cli.runs", "RunsCommand", "Compare runs: settings, best epochs, time, curves."),
         "models": Entry("senet.cli.models", "ModelsCommand", "List the networks, with their costs."),
         "convert": Entry("senet.cli.networks", "ConvertCommand", "Turn weights from anywhere into a model folder."),

@@ -88,6 +88,31 @@ class Augmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShardConfig:
+    """How data sets in shards are read.
+
+    An epoch reads `streams` rows of shards side by side and mixes the images of `mixed` shards of each: the order is a
+    function of the seed and the epoch, whatever the number of processes, and a number of processes that divides
+    `streams` shares the shards without any being read twice.
+
+    Args:
+        cache: folder for copies of shards from servers and of packed ones, which several processes and machines may
+            share; None for `shards` in the library's own cache folder.
+        cache_gb: most gigabytes (10**9 bytes) that the copies take; those not used for the longest time make room.
+        streams: rows of shards that are read side by side.
+        mixed: shards of a row whose images are mixed.
+    """
+
+    cache: Path | None = None
+    cache_gb: float = 32.0
+    streams: int = 8
+    mixed: int = 4
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "data.shards.", {"cache_gb": (1e-6, 1e9), "streams": (1, 65536), "mixed": (1, 65536)})
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which images, and how they are read.
 
@@ -95,20 +120,24 @@ class DataConfig:
         dataset: "digits", "cifar10", "cifar100", "imagenet", "places365"; a folder with train/ and val/ (class folders
             of images), with class folders alone (see `val_fraction`), or that Hugging Face's `datasets` reads (parquet
             files, what `save_to_disk` wrote, metadata.csv); a CSV file that names images and their classes, or a folder
-            with train.csv and val.csv; or "hf:OWNER/NAME" from the Hugging Face hub.
+            with train.csv and val.csv; shards, which are a folder or address of tar or parquet files, or a pattern such
+            as "https://HOST/train-{000..099}.tar"; or "hf:OWNER/NAME" from the Hugging Face hub.
         root: folder of the torchvision data sets (CIFAR is downloaded there).
         preprocessing: size, crop and normalization, which the trained network keeps.
         augmentation: random changes of the training images.
         in_memory: decode all images once and keep them; False reads them from disk in every epoch.
         num_workers: processes that read and augment data on disk; 0 reads in the main process.
-        image_column: of a table or a data set of Hugging Face; in a table without it, the first.
-        label_column: of a table or a data set of Hugging Face; in a table of two columns without it, the other one.
+        image_column: of a table, a data set of Hugging Face or parquet files; in a table without it, the first. In tar
+            files the extension of the image, where a sample has several.
+        label_column: of a table, a data set of Hugging Face or parquet files; in a table of two columns without it, the
+            other one. In tar files the extension of the class, or its key in the JSON of a sample.
         class_names: names of the classes where the data set has only numbers; None for its own.
         val_fraction: share of each class's images that is held out for evaluation, for a folder of classes without
             val/, or a table or data set of Hugging Face with training images alone; which ones depends on the names of
             the files (the contents in a data set of Hugging Face) and on `split_seed`. None where the data set has
             evaluation images.
         split_seed: chooses which images are held out; 0 or more.
+        shards: how data sets in shards are read.
     """
 
     dataset: Annotated[str, tyro.conf.arg(name="", metavar="DATASET")] = "cifar10"  # on a command line `--data`
@@ -122,6 +151,7 @@ class DataConfig:
     class_names: tuple[str, ...] | None = None
     val_fraction: float | None = None
     split_seed: int = 0
+    shards: ShardConfig = field(default_factory=ShardConfig)
 
     def __post_init__(self) -> None:
         if self.num_workers < 0:

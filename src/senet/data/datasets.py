@@ -1,4 +1,4 @@
-"""Labeled images from scikit-learn, torchvision, folders, CSV files, and all that Hugging Face's `datasets` reads."""
+"""Labeled images from scikit-learn, torchvision, folders, CSV files, shards, and Hugging Face's `datasets`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,10 +23,11 @@ from senet.data.folders import (
     visible,
     visible_folders,
 )
-from senet.data.huggingface import has_evaluation_split, is_huggingface, kind_of, open_huggingface
+from senet.data.huggingface import HUB, has_evaluation_split, is_huggingface, kind_of, open_huggingface
 from senet.data.images import ImageSplit, Split
 from senet.data.readers import Arrays, Files
 from senet.data.reading import missing_for
+from senet.data.shards import has_own_evaluation, is_sharded, open_shards
 from senet.data.splitting import held_out, keys_of_files, same_contents
 from senet.data.tables import csv_files, names_split, open_table, tables_of
 from senet.errors import MissingFileError, SenetError, needed_for
@@ -73,6 +74,10 @@ def opener_of(config: DataConfig) -> Callable[[DataConfig, Split], ImageSplit]:
         if config.val_fraction is not None:
             raise SenetError(f"data.val_fraction has no effect on {config.dataset}, which has its own; leave it out")
         return OPENERS[config.dataset]
+    if config.dataset.startswith(HUB):
+        return open_huggingface
+    if is_sharded(config.dataset):
+        return open_shards
     if is_huggingface(config.dataset):
         return open_huggingface
     if tables_of(config.dataset):
@@ -82,7 +87,8 @@ def opener_of(config: DataConfig) -> Callable[[DataConfig, Split], ImageSplit]:
     known = ", ".join(OPENERS)
     kind = MissingFileError if "/" in config.dataset else SenetError  # a folder, or a name
     raise kind(
-        f"data.dataset is {config.dataset!r}; expected {known}, an existing folder or CSV file, or hf:OWNER/NAME"
+        f"data.dataset is {config.dataset!r}; expected {known}, an existing folder or CSV file, shards, or "
+        "hf:OWNER/NAME"
     )
 
 
@@ -97,6 +103,8 @@ def has_evaluation_images(config: DataConfig) -> bool:
         return folders_of_splits(Path(config.dataset))[1] is not None
     if opener is open_table:
         return names_split(config)
+    if opener is open_shards:
+        return has_own_evaluation(config)
     return opener is not open_huggingface or has_evaluation_split(config.dataset)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from senet.data.channels import Picture, to_channels
 from senet.data.folders import File
-from senet.data.readers import Reader, Relabeled, labels_of
+from senet.data.readers import Reader, Relabeled, labels_of, shards_read
 from senet.data.reading import naming, read_named
 
 Split = Literal["train", "eval"]
@@ -55,6 +55,12 @@ class ImageSplit:
         return None if labels is None else labels[: self.size]
 
     @property
+    def shards(self) -> np.ndarray | None:
+        """The number of the shard that each image is in, (N,); None where they are not in shards."""
+        found = shards_read(self.read_image)
+        return None if found is None else found.places[: self.size]
+
+    @property
     def counts(self) -> np.ndarray:
         """Number of images of each class, (C,); 0 for images without labels."""
         labels = np.zeros(0, np.int64) if self.labels is None else self.labels
@@ -89,6 +95,8 @@ class ImageSplit:
         """Return the name of an image for messages."""
         if self.files:
             return self.files[index][0]
+        if (shards := shards_read(self.read_image)) is not None:
+            return shards.name(index)
         return f"image {index if self.rows is None else self.rows[index]} of {self.source}"
 
     def relabeled(self, labels: Sequence[int], class_names: tuple[str, ...]) -> "ImageSplit":

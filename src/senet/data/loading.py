@@ -83,6 +83,9 @@ def build_loader(
         even=even,
         labels=images.labels if balanced else None,
         repeats=config.augmentation.repeats if train else 1,
+        shards=None if config.in_memory else images.shards,
+        streams=config.shards.streams,
+        mixed=config.shards.mixed,
     )
     if not len(order):
         raise SenetError(

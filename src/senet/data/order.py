@@ -6,6 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
+from senet.data.shard_order import shard_order
+
 
 def seed_of(*parts: int) -> int:
     """Mix non-negative integers, such as (seed, epoch, step), into one well-spread 63-bit seed."""
@@ -49,6 +51,10 @@ class BatchOrder:
             image come once.
         repeats: how often each image comes, side by side, in an epoch of the fewer images (arXiv:1901.09335); several
             processes get one each.
+        shards: (num_images,), the shard that each image is in: an epoch reads them one after the other, see
+            `senet.data.shard_order`; None where images are files, of which any may come next.
+        streams: rows of shards that are read side by side.
+        mixed: shards of a row whose images are mixed.
     """
 
     num_images: int
@@ -60,6 +66,9 @@ class BatchOrder:
     even: bool = False
     labels: np.ndarray | None = field(default=None, repr=False, compare=False)
     repeats: int = 1
+    shards: np.ndarray | None = field(default=None, repr=False, compare=False)
+    streams: int = 8
+    mixed: int = 4
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -116,8 +125,12 @@ class BatchOrder:
         """Return the images of an epoch in their order, (num_images,)."""
         if not self.shuffle:
             return np.arange(self.num_images)
-        places = np.random.default_rng(seed_of(self.seed, epoch)).permutation(self.num_images)
-        drawn = places if self.labels is None else self.balanced(epoch)[places]
+        rng = np.random.default_rng(seed_of(self.seed, epoch))
+        chosen = np.arange(self.num_images) if self.labels is None else self.balanced(epoch)
+        if self.shards is None:
+            drawn = chosen[rng.permutation(self.num_images)]
+        else:
+            drawn = chosen[shard_order(self.shards[chosen], rng, streams=self.streams, mixed=self.mixed)]
         return drawn if self.repeats == 1 else np.repeat(drawn, self.repeats)[: self.num_images]
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 from senet.data.channels import Picture
 from senet.data.folders import File
 from senet.data.reading import read_picture
+from senet.shards.store import ShardStore
 
 Reader = Callable[[int], tuple[Picture, int]]
 """index -> (picture, label)."""
@@ -82,6 +84,33 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Shards:
+    """Reads images of shards: those with the numbers (N,), with labels (N,)."""
+
+    store: ShardStore
+    numbers: np.ndarray
+    labels: np.ndarray
+
+    def __call__(self, index: int) -> tuple[Picture, int]:
+        """Return a picture and its label."""
+        return read_picture(self.store.read(int(self.numbers[index]))), int(self.labels[index])
+
+    def contents(self, indices: range) -> Iterator[Content]:
+        """Yield the content of each image and its label."""
+        for index in indices:
+            yield self.store.read(int(self.numbers[index])), int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        """Return the name of an image for messages."""
+        return self.store.name(int(self.numbers[index]))
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """The number of the shard of each image, (N,)."""
+        return self.store.shards_of(self.numbers)
+
+
+@dataclass(frozen=True)
 class Relabeled:
     """Reads the same images with other labels: `labels[k]` for the label k."""
 
@@ -101,13 +130,20 @@ class Relabeled:
 
 def labels_of(read_image: Reader) -> np.ndarray | None:
     """Return the labels (N,) of all images in int64, none of which is read; None for a reader of another kind."""
-    if isinstance(read_image, Arrays | Rows):
+    if isinstance(read_image, Arrays | Rows | Shards):
         return np.asarray(read_image.labels, dtype=np.int64)
     if isinstance(read_image, Files):
         return np.fromiter((label for _, label in read_image.files), np.int64, len(read_image.files))
     if isinstance(read_image, Relabeled) and (labels := labels_of(read_image.read_image)) is not None:
         return np.array([read_image.labels[label] for label in labels.tolist()], dtype=np.int64)
     return None
+
+
+def shards_read(read_image: Reader) -> Shards | None:
+    """Return what reads from shards in a reader; None for one that reads from elsewhere."""
+    while isinstance(read_image, Relabeled):
+        read_image = read_image.read_image
+    return read_image if isinstance(read_image, Shards) else None
 
 
 def content_of(path: str) -> bytes | None:
@@ -121,6 +157,6 @@ def content_of(path: str) -> bytes | None:
 
 def contents_of(read_image: Reader, indices: range) -> Iterable[Content]:
     """Return the contents of image files and their labels; (None, 0) where the pictures do not come from files."""
-    if isinstance(read_image, Files | Rows | Relabeled):
+    if isinstance(read_image, Files | Rows | Shards | Relabeled):
         return read_image.contents(indices)
     return [(None, 0)] * len(indices)

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from senet.data.ahead import copying_ahead
 from senet.data.channels import Picture
 from senet.data.images import ImageSplit
 from senet.data.order import BatchOrder, seed_of
@@ -239,7 +240,10 @@ class StreamingLoader:
         """
         self.keys.epoch, self.keys.start = epoch, start
         read: Iterable[tuple[Tensor, Tensor]] = self.loader if len(self.keys) else ()
-        yield from delivered(normalized(read, self.preprocessing, self.device))
+        with copying_ahead(self.images.split, self.order, epoch, start) as at:
+            for number, batch in enumerate(delivered(normalized(read, self.preprocessing, self.device)), start):
+                at(number)
+                yield batch
 
 
 def delivered(batches: Iterator[Item]) -> Iterator[Item]:

@@ -12,6 +12,7 @@ from senet.data.config import DataConfig
 from senet.data.datasets import OPENERS, has_evaluation_images, open_unread
 from senet.data.images import ImageSplit
 from senet.data.loading import check_classes
+from senet.data.shards import is_sharded
 from senet.data.tables import tables_of
 from senet.errors import MissingFileError, SenetError
 from senet.finetuning.defaults import VAL_FRACTION
@@ -67,10 +68,10 @@ def open_images(request: Request) -> tuple[ImageSplit, ImageSplit]:
     """
     path = Path(request.data)
     is_named = request.data in OPENERS or request.data.startswith("hf:")
-    if not is_named and not path.is_dir() and not tables_of(request.data):
+    if not is_named and not path.is_dir() and not tables_of(request.data) and not is_sharded(request.data):
         kind = "is a file, but no CSV" if path.exists() else "does not exist"
         raise MissingFileError(
-            f"the folder of pictures {request.data} {kind}; expected FOLDER/CLASS/PICTURE, or a CSV file"
+            f"the folder of pictures {request.data} {kind}; expected FOLDER/CLASS/PICTURE, a CSV file, or shards"
         )
     data = data_config(request)
     splits = open_unread(data, "train"), open_unread(data, "eval")
