@@ -59,6 +59,18 @@ def test_an_operator_that_the_target_lacks_is_named(to, suffix, said, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_options_are_checked_before_anything_is_written(tmp_path):
+    for options, said in (
+        ({"input_names": ["x"]}, "senet.export has no option 'input_names'; its options are to, "),
+        ({"num_images": 0}, "num_images is 0; expected at least 1, or 'all'"),
+        ({"image_size": (64, 64, 3)}, "image_size is .*; expected height and width in pixels"),
+    ):
+        with pytest.raises(SenetError, match=said):
+            senet.export("cifar_se_resnet20", tmp_path / "a.onnx", **options)
+    assert ExportConfig(image_size=64) == ExportConfig(image_size=(64, 64))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_network_that_depends_on_values_is_refused():
     with pytest.raises(
         SenetError, match=r"the network cannot be exported with dynamic batch, for torch\.export cannot"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from senet.errors import SenetError, check_choice
 
@@ -27,7 +27,7 @@ class ExportConfig:
         to: the format.
         rewrite: fold BatchNorm into the convolutions and compute SE's squeeze before the expansion; False exports the
             network as it is.
-        image_size: height and width of the images in pixels; None for the network's own.
+        image_size: height and width of the images in pixels, or a number for both; None for the network's own.
         batch_size: number of images at once, at least 1; for a batch that is not dynamic.
         dynamic: the axes of the input whose length is free; none of them is with executorch and coreml.
         preprocess: let the file take pixels, uint8 RGB (N, H, W, 3), and normalize them inside.
@@ -68,7 +68,8 @@ class ExportConfig:
         if self.batch_size < 1:
             raise SenetError(f"batch_size is {self.batch_size}; expected at least 1")
         if self.image_size is not None:
-            object.__setattr__(self, "image_size", tuple(self.image_size))
+            size: Any = self.image_size
+            object.__setattr__(self, "image_size", (size, size) if isinstance(size, int) else tuple(size))
             if len(self.image_size) != 2 or min(self.image_size) < 1:
                 raise SenetError(f"image_size is {self.image_size}; expected height and width in pixels")
         if self.opset is not None and not OPSETS[0] <= self.opset <= OPSETS[1]:
@@ -127,8 +128,8 @@ class ExportConfig:
         """Raise a SenetError for an option that asks a file of one shape to take others."""
         if self.dynamic != ("batch",):
             raise SenetError(
-                f"dynamic={self.dynamic} has no effect on {self.to}, whose files compute one shape only; leave it out, "
-                "or give image_size and batch_size"
+                f"dynamic {' '.join(self.dynamic)} has no effect on {self.to}, whose files compute one shape only; "
+                "leave it out, or give image_size and batch_size"
             )
         if self.resize:
             raise SenetError(

@@ -3,9 +3,9 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def export(
     >>> import senet
     >>> exported = senet.export("cifar_se_resnet20", "network.onnx", preprocess=True)  # doctest: +SKIP
     """
-    config = replace(config or ExportConfig(), **options)
+    config = with_options(config or ExportConfig(), options)
     output, info = at_home(output), check_target(config)
     check_output(output, config, info)
     page = None if report is None else at_home(report)
@@ -99,7 +99,7 @@ def export(
         if calibration is not None:
             raise SenetError("calibration has no effect on a detector, which is exported in fp32; leave it out")
         return export_detector(run_or_model, output, config, data, num_images, page)
-    model = bare_network(open_model(run_or_model))
+    model, number = bare_network(open_model(run_or_model)), number_of(num_images, IMAGES)
     given: Any = data
     check_proof(model, config.to, info, given, page)
     graph = build_graph(model, config)
@@ -120,7 +120,7 @@ def export(
             write_settings(config.layout, folder / output.name, config, metadata, graph.num_outputs())
         sensitivity = info.load().write(graph, place, config, metadata, calibrating)
         if not info.elsewhere:
-            parity = prove(model, run_or_model, place, output, given, number_of(num_images, IMAGES))
+            parity = prove(model, run_or_model, place, output, given, number)
             write_parity(parity, parity_path(folder / output.name))
         found = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     if parity is None:
@@ -136,6 +136,19 @@ def export(
         parity=parity,
         sensitivity=sensitivity,
     )
+
+
+def with_options(config: ExportConfig, options: Mapping[str, Any]) -> ExportConfig:
+    """Return a configuration with other values.
+
+    Raises:
+        SenetError: a name of none of its fields, or a value that is out of range or has no effect.
+    """
+    known = [field.name for field in fields(ExportConfig)]
+    for name in options:
+        if name not in known:
+            raise SenetError(f"senet.export has no option {name!r}; its options are {', '.join(known)}")
+    return replace(config, **options)
 
 
 def export_detector(

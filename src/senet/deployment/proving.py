@@ -49,10 +49,10 @@ def number_of(asked: NumImages, usual: int) -> int | None:
     """Return how many images are compared, None for all, where so many are usual.
 
     Raises:
-        SenetError: it is another word than "all".
+        SenetError: it is another word than "all", or less than 1.
     """
-    if isinstance(asked, str) and asked != "all":
-        raise SenetError(f"num_images is {asked!r}; expected a number, or 'all'")
+    if asked is not None and asked != "all" and (isinstance(asked, str) or asked < 1):
+        raise SenetError(f"num_images is {asked!r}; expected at least 1, or 'all'")
     return usual if asked is None else None if asked == "all" else int(asked)
 
 
