@@ -251,7 +251,8 @@ def test_networks_without_blocks_are_compared_after_their_layers():
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
 def test_every_family(name, tmp_path):
     torch.manual_seed(0)
-    model, side = senet.create_model(name).eval(), side_of(name)
+    model = senet.create_model(name).eval()
+    side = 224 if "vgg" in name else side_of(name)  # ONNX has no adaptive pooling; at 224 pixels it does nothing
     images = torch.randn(2, 3, side, side)
     pytest.importorskip("openvino")
     program = torch.export.export(rewrite(model), (images,))
