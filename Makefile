@@ -65,7 +65,7 @@ UPGRADE ?=
 COMPILE = $(TOOLS)/bin/uv pip compile --quiet --generate-hashes --custom-compile-command "make requirements"
 ANYWHERE := --universal --python-version 3.11 --fork-strategy fewest
 
-requirements: $(TOOLS)/.installed  ## write the files in requirements/ anew: what is tested, the oldest allowed, the tools
+requirements: $(TOOLS)/.installed  ## write the files in requirements/ again: what is tested, the oldest allowed, the tools
 	$(COMPILE) $(UPGRADE) $(ANYWHERE) pyproject.toml --extra all --group dev -o requirements/tested.txt
 	$(COMPILE) $(UPGRADE) $(ANYWHERE) pyproject.toml --extra all -c requirements/tested.txt -o requirements/runtime.txt
 	$(COMPILE) $(UPGRADE) $(ANYWHERE) --group release -o requirements/release.txt

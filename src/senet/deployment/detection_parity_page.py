@@ -9,8 +9,8 @@ from torchvision.transforms.v2.functional import to_pil_image
 from senet.analysis.detection_page import PICTURE
 from senet.analysis.pages import data_uri, write_page
 from senet.deployment.detection_parity import DetectionParity, LoneBox
+from senet.deployment.parity_page import heading
 from senet.detection.drawing import DrawnBox, class_color, draw_boxes, scaled_box
-from senet.errors import counted
 from senet.files import check_page
 
 PICTURES = 12
@@ -36,9 +36,7 @@ def write_detection_parity_page(report: DetectionParity, output: str | Path = "p
     write_page(
         path,
         "detection_parity",
-        title=f"{Path(report.exported).name} against its original",
-        facts=[f"{counted(report.num_images, 'image')} of {Path(report.source).name}", "fp32"],
-        provenance=[f"original: {report.original}", f"exported: {report.exported}", f"data: {report.source}"],
+        **heading(report, "fp32"),
         data={
             **report.to_dict(),
             "lone": lone,

@@ -154,7 +154,7 @@ def gates_in(steps: Sequence[Step]) -> list[Gate]:
     """Return the gates, in the order of their products.
 
     Without a layer with weights, a factor that comes from means is not a gate: a normalization that an exporter writes
-    out divides by one. Of two factors behind equally many means neither is the map of the other: x * sigmoid(x) after
+    out divides by one. Of two factors after equally many means neither is the map of the other: x * sigmoid(x) after
     the last pooling.
     """
     means = means_before(steps)

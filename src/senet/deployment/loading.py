@@ -196,7 +196,7 @@ def opened(path: Path) -> tuple[Runner, Any]:
 
 
 def state_of(path: Path) -> tuple[Any, ...]:
-    """Return what changes when an exported file is written anew."""
+    """Return what changes when an exported file is written again."""
     files = [file.stat() for file in (path, path.with_suffix(".bin")) if file.is_file()]
     return path.absolute(), *((file.st_mtime_ns, file.st_size) for file in files)
 

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from senet.analysis.pages import thumbnail, write_page
+from senet.deployment.detection_parity import DetectionParity
 from senet.deployment.parity import ParityReport
 from senet.errors import counted
 from senet.files import check_page
@@ -35,9 +37,7 @@ def write_parity_page(report: ParityReport, output: str | Path = "parity.html") 
     write_page(
         path,
         "parity",
-        title=f"{Path(report.exported).name} against its original",
-        facts=[f"{counted(report.num_images, 'image')} of {Path(report.source).name}", report.precision],
-        provenance=[f"original: {report.original}", f"exported: {report.exported}", f"data: {report.source}"],
+        **heading(report, report.precision),
         data={**named.to_dict(), "pictures": pictures},
         scripts=("latency",),
         report=report,
@@ -46,6 +46,20 @@ def write_parity_page(report: ParityReport, output: str | Path = "parity.html") 
         has_pictures=bool(pictures),
     )
     return path
+
+
+def heading(report: ParityReport | DetectionParity, precision: str) -> dict[str, Any]:
+    """Return title, facts and provenance of a page about a comparison.
+
+    Args:
+        report: of the comparison.
+        precision: of the exported network.
+    """
+    return {
+        "title": f"{Path(report.exported).name} against its original",
+        "facts": [f"{counted(report.num_images, 'image')} of {Path(report.source).name}", precision],
+        "provenance": [f"original: {report.original}", f"exported: {report.exported}", f"data: {report.source}"],
+    }
 
 
 def pictures_of(report: ParityReport) -> dict[int, str]:

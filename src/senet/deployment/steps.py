@@ -1,8 +1,8 @@
 """What is computed from what in a network: read alike from a run in PyTorch, an ONNX file and an OpenVINO file.
 
 The steps of a network are the values that depend on the images. Constants are none, nor what is computed from constants
-alone, such as weights that are stored in fewer bits (behind Cast, DequantizeLinear, Convert or FakeQuantize), nor what
-is computed from the sizes of an image alone.
+alone, such as weights that are stored in fewer bits (read through Cast, DequantizeLinear, Convert or FakeQuantize), nor
+what is computed from the sizes of an image alone.
 """
 
 from collections import Counter

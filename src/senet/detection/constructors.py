@@ -42,8 +42,7 @@ def faster_rcnn(
     ['boxes', 'labels', 'scores']
     """
     config = config_of("faster_rcnn", trunk, num_classes, se, trunk_options, arguments)
-    check_frozen(config, weights or tag_of(trunk) or None)
-    return build_detector(config, weights=weights, layout=layout, key=key)
+    return with_weights(config, weights, layout, key)
 
 
 def retinanet(
@@ -73,7 +72,12 @@ def retinanet(
         SenetError: as `build_detector`.
     """
     config = config_of("retinanet", trunk, num_classes, se, trunk_options, arguments)
-    check_frozen(config, weights or tag_of(trunk) or None)
+    return with_weights(config, weights, layout, key)
+
+
+def with_weights(config: DetectorConfig, weights: str | Path | None, layout: str | None, key: str | None) -> Detector:
+    """Return a detector with weights, or those that a tag in the name of its trunk means; what is frozen needs some."""
+    check_frozen(config, weights or tag_of(config.trunk) or None)
     return build_detector(config, weights=weights, layout=layout, key=key)
 
 
