@@ -1,4 +1,4 @@
-"""Shards that `senet shard` did not write: each is looked through once; what was found is kept in the cache's folder."""
+"""Shards that `senet shard` did not write: each is looked through once, which is remembered in the cache's folder."""
 
 import hashlib
 import json
