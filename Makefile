@@ -62,7 +62,7 @@ docs: $(INSTALLED)  ## regenerate the tables in docs/ and build the API referenc
 
 # What the files in requirements/ are made of; packages stay at the versions that a file has, but with UPGRADE=--upgrade.
 UPGRADE ?=
-COMPILE = $(TOOLS)/bin/uv pip compile --quiet --generate-hashes --custom-compile-command "make requirements"
+COMPILE = $(TOOLS)/bin/uv pip compile --quiet --generate-hashes --no-strip-extras --custom-compile-command "make requirements"
 ANYWHERE := --universal --python-version 3.11 --fork-strategy fewest
 
 requirements: $(TOOLS)/.installed  ## write the files in requirements/ again: what is tested, the oldest allowed, the tools

@@ -23,6 +23,7 @@ from cores import Cores, FailedJobError, on_free_cores, printed
 from report import RESULTS, about, write_results
 from senet.files import read_jsonl
 from senet.models.config import ModelConfig
+from senet.recipes import cifar10_short
 
 PACKAGES = ("torch", "torchvision")
 NETWORKS = ("cifar_resnet20", "cifar_se_resnet20")
@@ -59,7 +60,7 @@ def run_here(arguments: Arguments, network: str, seed: int) -> dict[str, Any]:
     if (output / "config.json").exists():
         senet.resume(output)
     else:
-        config = senet.recipes.cifar10_short()
+        config = cifar10_short()
         data = replace(config.data, dataset=str(arguments.data))
         epochs = arguments.epochs or config.epochs
         senet.train(replace(config, model=ModelConfig(name=network), data=data, seed=seed, epochs=epochs), output)
