@@ -1,93 +1,105 @@
-"""What a program does to files, recorded, and what a power cut at any moment would leave of it."""
+"""What a program does to the files of a folder, recorded, and what a power cut at any moment would leave of them."""
 
 import hashlib
+import itertools
 import os
 import random
-import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-RENAMES = ("replace", "rename")
+LOST = ""
+"""Stands for the content of a file that was never synchronized."""
+
+
+def digest_of(content):
+    return hashlib.sha256(content).hexdigest()
 
 
 class Recorder:
-    """Records the calls that change names in a folder, and what is synchronized.
+    """A folder, and what of it is on the disk for certain.
 
     Attributes:
         events: of each (what, path, path or None); what is "fsync", "rename", "link", "unlink", "mkdir" or "rmdir".
-        states: of the disk after each event, as if all that was not synchronized were lost: by what `states_after` says.
+        cuts: for each event two states of the disk after it: without anything that was not synchronized, and with all
+            names, but of contents only what was synchronized. A state is a digest by path, None for a folder.
     """
 
     def __init__(self, root):
-        self.root, self.events = Path(root), []
-        self.contents = {}  # of files when they were synchronized, by inode: a digest
-        self.stored = {}  # by digest
-        self.entries = {}  # of folders when they were synchronized, by path: name -> inode, or None for a folder
-        self.cuts = []
+        self.root, self.events, self.cuts = Path(root), [], []
+        self.numbers, self.counter = {}, itertools.count()  # of files, by inode: the system gives an inode twice
+        self.contents, self.stored = {}, {}  # digest by number of a file as it was synchronized, content by digest
+        self.entries = {}  # by folder as it was synchronized: name -> number of the file, or None for a folder
+        self.renamed = {}  # by event: digests of what was renamed, as it really is
+        self.synchronized(self.root)
+
+    def is_inside(self, path):
+        return self.root in (path, *path.parents)
 
     def note(self, what, path, other=None):
-        path = Path(os.path.abspath(os.fsdecode(path)))
-        other = None if other is None else Path(os.path.abspath(os.fsdecode(other)))
-        if self.root in (path, *path.parents, *(() if other is None else (other, *other.parents))):
+        if self.is_inside(path) or (other is not None and self.is_inside(other)):
             self.events.append((what, path, other))
-            self.cuts.append((self.after_a_cut(), self.now()))
+            self.cuts.append((self.on_the_disk(), self.with_all_names()))
+
+    def number_of(self, path):
+        inode = path.stat().st_ino
+        if inode not in self.numbers:
+            self.numbers[inode] = next(self.counter)
+        return self.numbers[inode]
+
+    def forget(self, path):
+        """Note that a name is going to be removed, or be another file's."""
+        if path.is_file() and path.stat().st_nlink == 1:
+            self.numbers.pop(path.stat().st_ino, None)
 
     def synchronized(self, path):
-        """Note what is on the disk from now on."""
         if path.is_dir():
-            self.entries[path] = self.listed(path)
+            self.entries[path] = {each.name: None if each.is_dir() else self.number_of(each) for each in path.iterdir()}
         elif path.is_file():
-            self.contents[path.stat().st_ino] = self.kept(path)
-
-    def listed(self, folder):
-        return {each.name: None if each.is_dir() else each.stat().st_ino for each in folder.iterdir()}
-
-    def kept(self, path):
-        content = path.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
-        self.stored[digest] = content
-        return digest
+            content = path.read_bytes()
+            self.contents[self.number_of(path)] = digest_of(content)
+            self.stored[digest_of(content)] = content
 
     def moved(self, path, other):
-        """Note what follows from the rename of a folder: what lies in it was synchronized under the old name."""
+        """Give folders their new names, with what of them was synchronized under the old ones."""
         for folder in list(self.entries):
             if path in (folder, *folder.parents):
                 self.entries[other / folder.relative_to(path)] = self.entries.pop(folder)
+        files = [other, *other.rglob("*")] if other.is_dir() else [other]
+        self.renamed[len(self.events)] = {file: digest_of(file.read_bytes()) for file in files if file.is_file()}
 
-    def after_a_cut(self):
-        """Return what is on the disk, by path: folders as they were synchronized, files too; None for a folder."""
+    def on_the_disk(self):
         found, waiting = {}, [self.root]
         while waiting:
             folder = waiting.pop()
-            for name, inode in self.entries.get(folder, {}).items():
-                path = folder / name
-                found[path] = None if inode is None else self.contents.get(inode, "")
-                if inode is None:
-                    waiting.append(path)
+            for name, number in self.entries.get(folder, {}).items():
+                found[folder / name] = None if number is None else self.contents.get(number, LOST)
+                if number is None:
+                    waiting.append(folder / name)
         return found
 
-    def now(self):
-        """Return the same if all names are on the disk, but of contents only what was synchronized."""
-        found = {}
-        for path in self.root.rglob("*"):
-            if path.is_dir():
-                found[path] = None
-            elif path.is_file():
-                found[path] = self.contents.get(path.stat().st_ino, "")
-        return found
+    def with_all_names(self):
+        return {
+            path: None if path.is_dir() else self.contents.get(self.number_of(path), LOST)
+            for path in self.root.rglob("*")
+        }
 
     def states_after(self, event):
-        """Return what a power cut after an event may leave: nothing, all, or some of what was not synchronized."""
+        """Return what a power cut after an event may leave: no name that was not synchronized, all, or some."""
         old, new = self.cuts[event]
-        mixed = random.Random(event)
-        chosen = {folder: mixed.choice((old, new)) for folder in sorted({path.parent for path in (*old, *new)})}
+        dice = random.Random(event)
+        chosen = {folder: dice.choice((old, new)) for folder in sorted({path.parent for path in (*old, *new)})}
         some = {path: digest for state in (old, new) for path, digest in state.items() if chosen[path.parent] is state}
-        return [old, new, {path: digest for path, digest in some.items() if path.parent in (self.root, *some)}]
+        there = {
+            path: digest
+            for path, digest in some.items()
+            if set(path.parents) - set(self.root.parents) <= {self.root, *some}
+        }
+        return [old, new, there]
 
     def write(self, state, target):
-        """Write a state of the disk into a new folder."""
+        """Write a state of the disk into a new folder, and return it."""
         target.mkdir()
         for path in sorted(state):
             place = target / path.relative_to(self.root)
@@ -97,84 +109,71 @@ class Recorder:
                 place.write_bytes(self.stored.get(state[path], b""))
         return target
 
-    # ---- the order ---------------------------------------------------------------------------------------------------
-
     def assert_in_order(self):
-        """Every rename comes after its file was synchronized as it is then, and before its folder is; folders too."""
-        renames = [number for number, (what, *_) in enumerate(self.events) if what == "rename"]
-        for number in renames:
-            _, path, other = self.events[number]
-            self.assert_on_the_disk(number, path, other)
-            following = self.events[number + 1 :]
-            assert ("fsync", other.parent, None) in following[:2], f"{other} is renamed; then come {following[:3]}"
-        for number, (what, path, _) in enumerate(self.events):
-            if what == "mkdir" and not path.name.endswith(".part"):
-                assert ("fsync", path.parent, None) in self.events[number:], path
-        return len(renames)
+        """Expect that each rename comes after its file was synchronized as it is, and before its folder is.
 
-    def assert_on_the_disk(self, number, path, other):
-        _, new = self.cuts[number]
-        after = {place: digest for place, digest in new.items() if other in (place, *place.parents)}
-        assert after, f"{path} -> {other}"
-        for place, digest in after.items():
-            is_empty = place.is_file() and not place.stat().st_size
-            assert digest != "" or is_empty, f"{place} was not synchronized before it was renamed"
-            real = self.seen.get((number, place))
-            assert real == digest or digest is None, f"{place} was written to after it was synchronized"
+        Returns the names that files have been given.
+        """
+        for number, (what, path, other) in enumerate(self.events):
+            following = self.events[number + 1 :]
+            if what == "rename":
+                for file, digest in self.renamed[number].items():
+                    on_disk = self.cuts[number][1][file]
+                    assert on_disk == digest or digest == digest_of(b""), f"{file} was not synchronized as it is"
+                assert following[:1] == [("fsync", other.parent, None)], f"after the rename of {other}: {following[:2]}"
+            if what == "mkdir" and not path.name.startswith("."):
+                assert ("fsync", path.parent, None) in following, f"the folder of {path} was not synchronized"
+        return [other.name for what, _, other in self.events if what == "rename"]
 
 
 @contextmanager
 def recorded(root):
-    """Record what this process does below a folder."""
+    """Record what this process does in a folder."""
     recorder = Recorder(root)
-    recorder.seen = {}
     real = {name: getattr(os, name) for name in ("fsync", "replace", "rename", "link", "unlink", "mkdir", "rmdir")}
-    recorder.synchronized(recorder.root)
+
+    def absolute(path, dir_fd=None):
+        start = Path.cwd() if dir_fd is None else opened(dir_fd)
+        return Path(os.path.normpath(start / path))
+
+    def opened(handle):
+        return Path(f"/proc/self/fd/{handle}").readlink()
 
     def fsync(handle):
         real["fsync"](handle)
-        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
-        if recorder.root in (path, *path.parents):
+        path = opened(handle)
+        if recorder.is_inside(path):
             recorder.synchronized(path)
             recorder.note("fsync", path)
 
     def renaming(name):
         def call(source, target, **options):
+            recorder.forget(absolute(target))
             real[name](source, target, **options)
-            source, target = Path(os.path.abspath(source)), Path(os.path.abspath(target))
-            recorder.moved(source, target)
-            recorder.note("rename", source, target)
-            number = len(recorder.events) - 1
-            for place in [target, *target.rglob("*")] if target.is_dir() else [target]:
-                if recorder.root in place.parents and place.is_file():
-                    digest = hashlib.sha256(place.read_bytes()).hexdigest()
-                    recorder.seen[number, place] = digest
+            if recorder.is_inside(absolute(target)):
+                recorder.moved(absolute(source), absolute(target))
+                recorder.note("rename", absolute(source), absolute(target))
 
         return call
 
     def link(source, target, **options):
         real["link"](source, target, **options)
-        recorder.note("link", source, target)
+        recorder.note("link", absolute(source), absolute(target))
 
     def changing(name):
-        def call(path, *args, **options):
-            real[name](path, *args, **options)
-            if not options.get("dir_fd"):
-                recorder.note(name, path)
+        def call(path, *args, dir_fd=None, **options):
+            place = absolute(path, dir_fd)
+            recorder.forget(place)
+            real[name](path, *args, dir_fd=dir_fd, **options)
+            recorder.note(name, place)
 
         return call
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
         patch.setattr(os, "link", link)
-        for name in RENAMES:
+        for name in ("replace", "rename"):
             patch.setattr(os, name, renaming(name))
         for name in ("unlink", "mkdir", "rmdir"):
             patch.setattr(os, name, changing(name))
         yield recorder
-
-
-def emptied(folder):
-    """Return a path where nothing is."""
-    shutil.rmtree(folder, ignore_errors=True)
-    return folder

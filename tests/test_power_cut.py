@@ -1,0 +1,185 @@
+"""After a power cut at any moment, what was written before is whole: every rename is synchronized, in this order."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+import senet
+from recorded_writes import recorded
+from senet import files
+from senet.checksums import is_whole
+from senet.cli import main
+from senet.data.sharding import write_shards
+from senet.files import read_jsonl, written_beside
+from senet.paper.ablation import reproduce_ablations
+from senet.recipes.digits import digits
+from senet.training.run import RunFolder
+from senet.training.sections import ComputeConfig
+from senet.training.state import STATE_KEYS
+from small_pictures import QUICK, write_pictures
+
+SHORT = replace(digits(), epochs=2, compute=ComputeConfig(cpu=True))
+MODEL = ["README.md", "config.json", "model.safetensors", "model.safetensors.sha256"]
+STATE = ["training_state.pt", "training_state.pt.sha256"]
+
+
+@pytest.fixture(autouse=True)
+def _on_one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def train(root):
+    senet.train(SHORT, root / "run")
+
+
+def finetune(root):
+    pictures = write_pictures(root.parent / "pictures")
+    senet.finetune(pictures, root / "run", model="cifar_se_resnet20", epochs=1, settings=QUICK)
+
+
+def ablate(root):
+    reproduce_ablations([11], replace(SHORT, epochs=1), root / "ablation", seeds=1)
+
+
+def record(root):
+    model = senet.create_model("cifar_se_resnet20", num_classes=2)
+    loader = [(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 0, 1]))]
+    senet.record_excitations(model, loader).save(root / "deep" / "recording.safetensors")
+
+
+def shard(root):
+    write_shards(write_pictures(root.parent / "pictures"), root / "shards", megabytes=0.02)
+
+
+def save(root):
+    senet.save_pretrained(senet.create_model("cifar_resnet20"), root / "deep" / "model")
+    senet.save_pretrained(senet.create_model("cifar_resnet20"), root / "deep" / "model")
+
+
+def insert_and_convert(root):
+    source = root.parent / "plain"
+    senet.save_pretrained(senet.create_model("cifar_resnet20"), source)
+    assert main(["insert", str(source), "--output", str(root / "inserted")]) == 0
+    assert main(["convert", "cifar_resnet20", str(source / "model.safetensors"), "--output", str(root / "new")]) == 0
+
+
+def export_a_file(root):
+    senet.export("cifar_se_resnet20", root / "exports" / "network.pt2", to="torch_export", num_images=2)
+
+
+def export_a_folder(root):
+    senet.export("cifar_se_resnet20", root / "models", layout="triton", num_images=2)
+
+
+WRITTEN = {
+    train: [*MODEL, *STATE],
+    finetune: [*MODEL, *STATE],
+    ablate: [*MODEL, *STATE, "ablation.json"],
+    record: ["recording.safetensors"],
+    shard: ["train-000000.tar", "index.json"],
+    save: ["model", *MODEL],
+    insert_and_convert: ["inserted", "new"],
+    export_a_file: ["network.pt2", "network.pt2.parity.json"],
+    export_a_folder: ["models", "models.parity.json"],
+}
+
+
+@pytest.mark.parametrize("command", WRITTEN, ids=lambda command: command.__name__)
+def test_every_rename_comes_between_the_file_and_its_folder(tmp_path, request, command):
+    if command in (train, ablate):
+        request.getfixturevalue("few_digits")
+    root = tmp_path / "root"
+    root.mkdir()
+    with recorded(root) as seen:
+        command(root)
+    assert set(WRITTEN[command]) <= set(seen.assert_in_order())
+    names = {path.name for path in root.rglob("*")}
+    assert not [name for name in names if name.endswith((".part", ".moving", ".lock"))]
+
+
+@pytest.mark.parametrize("broken", ["before", "after", "changed"])
+def test_a_wrong_order_is_seen(tmp_path, monkeypatch, broken):
+    real = files.synchronize
+
+    def synchronize(path):
+        if broken == "changed" or path.is_dir() == (broken == "before"):
+            real(path)
+        if broken == "changed" and path.is_file():
+            path.write_text("changed since")
+
+    monkeypatch.setattr(files, "synchronize", synchronize)
+    with recorded(tmp_path) as seen, written_beside(tmp_path / "file") as beside:
+        beside.write_text("new")
+    with pytest.raises(AssertionError, match=r"synchronized|after the rename"):
+        seen.assert_in_order()
+
+
+# ---- what a cut leaves -----------------------------------------------------------------------------------------------
+
+
+def cuts_of(seen, root):
+    """Yield each state that a power cut may leave, with the number of saves that were complete before."""
+    saves, known = 0, set()
+    for event, called in enumerate(seen.events):
+        renamed = seen.events[event - 1] if event else None
+        if called[0] == "fsync" and renamed is not None and renamed[0] == "rename":
+            saves += renamed[2] == root / "run" / "last" / "training_state.pt"
+        for state in seen.states_after(event):
+            key = saves, *sorted((str(path), digest) for path, digest in state.items() if ".part" not in str(path))
+            if key not in known:
+                known.add(key)
+                yield state, saves
+
+
+def step_of(folder):
+    """Return the step from which a run goes on, and expect that all that it has done is noted; None before a save."""
+    run = RunFolder(folder)
+    if not (folder / "config.json").exists():
+        return None
+    run.read_config()
+    state = run.load_state(STATE_KEYS)
+    if state is None:
+        return None
+    epoch, step = state["position"]["epoch"], state["position"]["step"]
+    assert [row["epoch"] for row in run.metrics()][:epoch] == [*range(1, epoch + 1)]
+    assert max(row["step"] for row in read_jsonl(folder / "steps.jsonl")) >= step
+    senet.from_pretrained(run.last)
+    return step
+
+
+def test_a_power_cut_at_any_moment_leaves_what_was_saved(tmp_path, few_digits):
+    """After each call: a disk that has lost what was not synchronized, or has the names of it without the content."""
+    root = tmp_path / "root"
+    root.mkdir()
+    with recorded(root) as seen:
+        train(root)
+    steps = []
+    for number, (state, saves) in enumerate(cuts_of(seen, root)):
+        steps.append(step_of(seen.write(state, tmp_path / f"cut{number}") / "run") or 0)
+        assert steps[-1] >= 3 * saves
+    assert set(steps) == {0, 3, 6}
+    assert len(steps) > 30
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_after_a_power_cut_at_any_moment(tmp_path, few_digits):
+    root = tmp_path / "root"
+    root.mkdir()
+    with recorded(root) as seen:
+        train(root)
+    whole = (root / "run" / "last" / "model.safetensors").read_bytes()
+    for number, (state, _) in enumerate(cuts_of(seen, root)):
+        run = seen.write(state, tmp_path / f"cut{number}") / "run"
+        if (run / "config.json").exists():
+            senet.resume(run)
+        else:
+            senet.train(SHORT, run)
+        for kind in ("last", "previous"):
+            assert is_whole(run / kind / "training_state.pt")
+        assert (run / "last" / "model.safetensors").read_bytes() == whole
+        shutil.rmtree(run)
