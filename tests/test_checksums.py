@@ -1,5 +1,6 @@
 """A flipped bit anywhere in weights or state is found, the file is named, and what is whole is offered."""
 
+import os
 import random
 import re
 import shutil
@@ -13,7 +14,7 @@ import senet
 from senet import checksums
 from senet.checksums import checksum_of, copy_with_checksum, is_whole, written_with_checksum
 from senet.errors import SenetError
-from senet.files import write_json
+from senet.files import written_beside
 from senet.recipes.digits import digits
 from senet.training.run import RunFolder
 from senet.training.sections import ComputeConfig
@@ -190,6 +191,17 @@ def test_what_a_killed_process_was_writing_is_removed(run):
         assert not any(part.exists() for part in parts)
 
 
+def test_what_a_process_of_the_same_number_has_left_is_not_written_into(run):
+    """In containers numbers come again; a kill may leave a second name of the state that is whole."""
+    left = run / "previous" / f".{STATE}.{os.getpid()}.part"
+    os.link(run / "last" / STATE, left)
+    before = (run / "last" / STATE).read_bytes()
+    with written_beside(run / "previous" / STATE) as beside:
+        beside.write_text("new")
+    assert (run / "last" / STATE).read_bytes() == before
+    assert not left.exists()
+
+
 def test_other_weights_are_compared_too(tmp_path):
     """Of any file that has a checksum beside it, as people publish them."""
     torch.save(senet.create_model("cifar_se_resnet20").state_dict(), tmp_path / "weights.pth")
@@ -199,4 +211,3 @@ def test_other_weights_are_compared_too(tmp_path):
     digest = checksums.digest_of(tmp_path / "weights.pth")
     (tmp_path / "weights.pth.sha256").write_text(f"SHA256 (weights.pth) = {digest.upper()}\n")
     senet.create_model("cifar_se_resnet20", weights=tmp_path / "weights.pth")
-    write_json(tmp_path / "unrelated.json", {})

@@ -13,8 +13,6 @@ from senet.cli import main
 from small_disks import Disk
 from small_pictures import write_pictures
 
-pytestmark = pytest.mark.usefixtures("few_digits")
-
 
 @pytest.fixture(autouse=True)
 def _on_one_thread():
@@ -36,6 +34,27 @@ def disk(tmp_path):
     yield make
     for each in made:
         each.close()
+
+
+CALLS = {"train": 30, "finetune": 30, "ablate": 30, "record": 1, "evaluate": 1}
+"""Files and folders that are synchronized before the disk turns read-only."""
+
+
+@pytest.fixture(autouse=True)
+def _timed_twice(monkeypatch):
+    monkeypatch.setattr("senet.deployment.timing.MIN_ROUNDS", 2)
+    monkeypatch.setattr("senet.deployment.timing.MAX_ROUNDS", 2)
+
+
+@pytest.fixture(autouse=True)
+def _room_is_not_looked_for(monkeypatch):
+    monkeypatch.setattr("senet.finetuning.plan.check_space", lambda model, output: None)
+
+
+@pytest.fixture(autouse=True)
+def _few_of_the_digits(request):
+    if request.node.callspec.params["name"] in ("train", "ablate"):
+        request.getfixturevalue("few_digits")
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +79,11 @@ def commands(sources, out):
         "shard": f"shard {pictures} {out}/shards --megabytes 0.02",
         "record": f"record {gated} {small} --output {out}/gates.safetensors",
         "evaluate": f"evaluate {gated} {small} --report {out}/report.html",
-        "predict": f"predict {pictures / 'val'} --model {gated} --output {out}/predictions.csv",
+        "predict": f"predict {pictures / 'val'} --model {gated} --output {out}/predictions.jsonl",
         "convert": f"convert cifar_resnet20 {plain / 'model.safetensors'} --output {out}/converted",
         "insert": f"insert {plain} --output {out}/inserted",
-        "export": f"export {gated} {out}/network.onnx --num-images 2",
+        "export": f"export {gated} {out}/network.pt2 --to torch_export --num-images 2",
+        "onnx": f"export {gated} {out}/network.onnx --num-images 2",
         "openvino": f"export {gated} {out}/network.xml --to openvino --num-images 2",
     }
     return {name: shlex.split(line) for name, line in lines.items()}
@@ -93,15 +113,15 @@ def assert_no_half(folder):
 
 
 CASES = [
-    *(("train", size) for size in (2, 500, 1700, 4000, 8000)),
+    *(("train", size) for size in (2, 500, 1700, 4000, 5000)),
     *(("finetune", 3000), ("ablate", 6000), ("shard", 100), ("record", 4), ("evaluate", 30), ("predict", 1)),
-    *(("convert", 600), ("insert", 4), ("export", 600), ("export", 1100), ("openvino", 600)),
+    *(("convert", 600), ("insert", 4), ("export", 600), ("onnx", 600), ("onnx", 1100), ("openvino", 600)),
 ]
-SLOW = [("finetune", 3000), ("ablate", 6000), ("openvino", 600), ("export", 1100), ("train", 500), ("train", 8000)]
+SLOW = {"finetune", "ablate", "export", "onnx", "openvino"}
 
 
 @pytest.mark.parametrize(
-    ("name", "kilobytes"), [pytest.param(*case, marks=[pytest.mark.slow] if case in SLOW else []) for case in CASES]
+    ("name", "kilobytes"), [pytest.param(*case, marks=[pytest.mark.slow] if case[0] in SLOW else []) for case in CASES]
 )
 def test_a_full_disk_is_one_sentence_and_then_it_goes_on(disk, sources, tmp_path, capsys, name, kilobytes):
     small = disk(kilobytes)
@@ -112,7 +132,7 @@ def test_a_full_disk_is_one_sentence_and_then_it_goes_on(disk, sources, tmp_path
     assert_no_half(small.path)
     small.grow()
     if name == "predict":
-        (small.path / "predictions.csv").unlink()
+        (small.path / "predictions.jsonl").unlink()
     goes_on(argv, sentence)
     assert_no_half(small.path)
 
@@ -120,8 +140,8 @@ def test_a_full_disk_is_one_sentence_and_then_it_goes_on(disk, sources, tmp_path
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if name in ("finetune", "ablate", "openvino", "export") else [])
-        for name in ("train", "finetune", "ablate", "shard", "record", "evaluate", "convert", "insert", "export")
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in ("train", "shard", "record", "evaluate", "convert", "insert", *sorted(SLOW - {"onnx"}))
     ],
 )
 def test_a_folder_that_turns_read_only_is_one_sentence_and_then_it_goes_on(disk, sources, capsys, monkeypatch, name):
@@ -132,7 +152,7 @@ def test_a_folder_that_turns_read_only_is_one_sentence_and_then_it_goes_on(disk,
     def turning(path):
         real(path)
         calls.append(path)
-        if len(calls) == (30 if name in ("train", "finetune", "ablate") else 2):
+        if len(calls) == CALLS.get(name, 2):
             whole.make_read_only()
 
     with monkeypatch.context() as patch:

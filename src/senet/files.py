@@ -30,11 +30,11 @@ def written_beside(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; it replaces `path` when the block ends without an error."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        unlinked(beside)  # a killed process of the same number may have left it, as a second name of another file
         yield beside
         put(beside, path)
     finally:
-        with suppress(OSError):  # on a disk that has become read-only there is nothing to remove
-            beside.unlink()
+        unlinked(beside)
 
 
 @contextmanager
@@ -42,6 +42,7 @@ def folder_written_beside(path: Path) -> Iterator[Path]:
     """Yield a new folder, which takes the name of one that is not there yet when the block ends without an error."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        shutil.rmtree(beside, ignore_errors=True)  # see `written_beside`
         beside.mkdir()
         yield beside
         synchronize_below(beside)
@@ -49,6 +50,12 @@ def folder_written_beside(path: Path) -> Iterator[Path]:
         synchronize(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def unlinked(path: Path) -> None:
+    """Remove a file if there is one; on a disk that has become read-only it stays."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def put(made: Path, path: Path) -> None:
@@ -115,8 +122,12 @@ def writing_to(path: Path, remedy: str) -> Iterator[None]:
     except SenetError:  # some of which are an OSError too
         raise
     except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise SenetError(f"{path} cannot be written ({reason}); {remedy}") from error
+        raise unwritable(path, error, remedy) from error
+
+
+def unwritable(path: Path, error: OSError, remedy: str) -> SenetError:
+    """Return the error for what cannot be written, see `writing_to`."""
+    return SenetError(f"{path} cannot be written ({error.strerror or first_line(error)}); {remedy}")
 
 
 def at_home(path: str | Path) -> Path:

@@ -83,8 +83,8 @@ def remove_unfinished(output: Path, companions: Iterable[Path]) -> None:
     Raises:
         SenetError: another process writes the output, or nothing can be removed.
     """
-    writing, moving = beside(output, "part"), beside(output, "moving")
-    if not writing.exists() and not moving.exists():
+    writing, moving, lock = (beside(output, ending) for ending in ("part", "moving", "lock"))
+    if not any(path.exists() for path in (writing, moving, lock)):
         return
     with writing_to(output, "name another output"), alone(output):
         if (moving / output.name).exists():  # which moves last, and nothing of these was there before

@@ -23,7 +23,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Set
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,7 +37,7 @@ from senet.checksums import copy_with_checksum, written_with_checksum
 from senet.configs import overlaid, settings, to_dict
 from senet.data.folders import listed
 from senet.errors import MissingExtraError, MissingFileError, SenetError, warn
-from senet.files import make_folder, read_jsonl, synchronize, write_json, writing_to, written_beside
+from senet.files import make_folder, read_jsonl, synchronize, unwritable, write_json, written_beside
 from senet.locks import held
 from senet.models.config import config_from_dict
 from senet.models.description import Surgery
@@ -171,13 +171,19 @@ class RunFolder:
                 with suppress(OSError):
                     part.unlink()
 
-    def writing(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def writing(self) -> Iterator[None]:
         """Raise a SenetError if what the block writes cannot be written; the files from before stay whole."""
-        remedy = "make room, or choose another --output"
-        if (self.path / CONFIG_FILE).exists():
-            resume = f"`senet train --resume {quote(str(self.path))}`"
-            remedy = f"make room or permit it, and {resume} goes on from what was saved last"
-        return writing_to(self.path, remedy)
+        try:
+            yield
+        except SenetError:
+            raise
+        except OSError as error:
+            remedy = "make room, or choose another --output"
+            if (self.path / CONFIG_FILE).exists():
+                resume = f"`senet train --resume {quote(str(self.path))}`"
+                remedy = f"make room or permit it, and {resume} goes on from what was saved last"
+            raise unwritable(self.path, error, remedy) from error
 
     def start(self, config: RunConfig, data: Mapping[str, Any] | None = None) -> None:
         """Write what is known before the first step; in the folder of a run that goes on, what has changed.
