@@ -1,12 +1,16 @@
 """After a power cut at any moment, what was written before is whole: every rename is synchronized, in this order."""
 
+import re
 import shutil
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 import senet
+from drivers import ENVIRONMENT, command
 from recorded_writes import recorded
 from senet import files
 from senet.checksums import is_whole
@@ -89,15 +93,15 @@ WRITTEN = {
 }
 
 
-@pytest.mark.parametrize("command", WRITTEN, ids=lambda command: command.__name__)
-def test_every_rename_comes_between_the_file_and_its_folder(tmp_path, request, command):
-    if command in (train, ablate):
+@pytest.mark.parametrize("writes", WRITTEN, ids=lambda writes: writes.__name__)
+def test_every_rename_comes_between_the_file_and_its_folder(tmp_path, request, writes):
+    if writes in (train, ablate):
         request.getfixturevalue("few_digits")
     root = tmp_path / "root"
     root.mkdir()
     with recorded(root) as seen:
-        command(root)
-    assert set(WRITTEN[command]) <= set(seen.assert_in_order())
+        writes(root)
+    assert set(WRITTEN[writes]) <= set(seen.assert_in_order())
     names = {path.name for path in root.rglob("*")}
     assert not [name for name in names if name.endswith((".part", ".moving", ".lock"))]
 
@@ -117,6 +121,31 @@ def test_a_wrong_order_is_seen(tmp_path, monkeypatch, broken):
         beside.write_text("new")
     with pytest.raises(AssertionError, match=r"synchronized|after the rename"):
         seen.assert_in_order()
+
+
+@pytest.mark.slow
+def test_the_system_is_really_asked_in_this_order(tmp_path):
+    """As strace sees it, whatever library calls: of a whole training run in a process of its own."""
+    if shutil.which("strace") is None:
+        pytest.skip("no strace")
+    run, log = tmp_path / "run", tmp_path / "calls"
+    calls = "fsync,rename,renameat,renameat2,link,linkat"
+    words = ["strace", "-f", "-y", "-s", "4096", "-e", f"trace={calls}", "-o", str(log)]
+    done = subprocess.run(
+        [*words, *command("digits_to_be_killed.py", run)], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    if "ptrace" in done.stderr and done.returncode:
+        pytest.skip("this process may not trace others")
+    assert done.returncode == 0, done.stderr
+    # 4711 fsync(5</tmp/run/last>) = 0, and 4711 rename("/tmp/run/last/.a.part", "/tmp/run/last/a") = 0
+    path = rf"({run}[^\n\">]*)"
+    seen = re.findall(rf"(fsync|rename|link)\w*\([^\n]*?{path}(?:[^\n]*?{path})?", log.read_text())
+    renames = [number for number, (what, *_) in enumerate(seen) if what == "rename"]
+    assert len(renames) > 30
+    for number in renames:
+        _, source, target = seen[number]
+        assert ("fsync", source, "") in seen[:number], source
+        assert seen[number + 1] == ("fsync", str(Path(target).parent), ""), target
 
 
 # ---- what a cut leaves -----------------------------------------------------------------------------------------------

@@ -26,13 +26,21 @@ NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
 
 
 @contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; it replaces `path` when the block ends without an error."""
+def written_beside(path: Path, *, synchronized: bool = True) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; it replaces `path` when the block ends without an error.
+
+    Args:
+        path: of the file.
+        synchronized: whether it survives a power cut, which takes milliseconds; too many for each of many pictures.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         unlinked(beside)  # a killed process of the same number may have left it, as a second name of another file
         yield beside
-        put(beside, path)
+        if synchronized:
+            put(beside, path)
+        else:
+            beside.replace(path)
     finally:
         unlinked(beside)
 
@@ -184,14 +192,22 @@ def check_page(path: Path) -> None:
     check_replaced(path, ".html", "a page", lambda start: PAGE_MARK.encode() in start)
 
 
-def write_output(path: Path, content: bytes) -> None:
+def write_output(path: Path, content: bytes, *, synchronized: bool = True) -> None:
     """Write a file that the user asked for, atomically; create its folder.
+
+    Args:
+        path: of the file.
+        content: of it.
+        synchronized: see `written_beside`.
 
     Raises:
         SenetError: it cannot be written.
     """
     check_writable(path)
-    with writing_to(path, "make room, or name another output"), written_beside(path) as beside:
+    with (
+        writing_to(path, "make room, or name another output"),
+        written_beside(path, synchronized=synchronized) as beside,
+    ):
         beside.write_bytes(content)
 
 
