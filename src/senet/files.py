@@ -1,13 +1,19 @@
-"""Writing files atomically: each is old or new, never half."""
+"""Writing files atomically, and so that they survive a power cut: each is old or new, never half.
 
+The system may write a rename to the disk before the content of the file, and a file before its entry in the folder. So
+every rename comes after `synchronize` of the file and before that of the folder.
+"""
+
+import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from senet.errors import SenetError
+from senet.errors import SenetError, first_line
 
 PAGE_MARK = '<meta name="generator" content="senet">'
 """What the head of every page has, by which it is known as one that may be replaced."""
@@ -15,17 +21,121 @@ START = 2**16
 """Bytes at the start of a file that tell what it is."""
 
 
+NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
+"""What the system says where it cannot synchronize a folder: its kind has no such thing, or it may not be listed."""
+
+
 @contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; it replaces `path` when the block ends without an error."""
+def written_beside(path: Path, *, synchronized: bool = True) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; it replaces `path` when the block ends without an error.
+
+    Args:
+        path: of the file.
+        synchronized: whether it survives a power cut, which takes milliseconds; too many for each of many pictures.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        unlinked(beside)  # a killed process of the same number may have left it, as a second name of another file
         yield beside
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
+        if synchronized:
+            put(beside, path)
+        else:
+            beside.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        unlinked(beside)
+
+
+@contextmanager
+def folder_written_beside(path: Path) -> Iterator[Path]:
+    """Yield a new folder, which takes the name of one that is not there yet when the block ends without an error."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)  # see `written_beside`
+        beside.mkdir()
+        yield beside
+        synchronize_below(beside)
+        beside.rename(path)
+        synchronize(path.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def unlinked(path: Path) -> None:
+    """Remove a file if there is one; on a disk that has become read-only it stays."""
+    with suppress(OSError):
+        path.unlink()
+
+
+def put(made: Path, path: Path) -> None:
+    """Rename a complete file, which replaces the one that was there; both are on the disk afterwards."""
+    synchronize(made)
+    made.replace(path)
+    synchronize(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file if there is one, also on the disk."""
+    if path.exists():
+        path.unlink(missing_ok=True)
+        synchronize(path.parent)
+
+
+def synchronize(path: Path) -> None:
+    """Write the content of a file, or the entries of a folder, to the disk; Windows has that for files only."""
+    if not path.is_dir():
+        with path.open("rb+" if os.name == "nt" else "rb") as file:
+            os.fsync(file.fileno())
+    elif os.name != "nt":
+        try:
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            if error.errno not in NO_FOLDERS:
+                raise
+
+
+def synchronize_below(folder: Path) -> None:
+    """Write all files and folders in a folder to the disk, and its own entries."""
+    for path in folder.rglob("*"):
+        synchronize(path)
+    synchronize(folder)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those that it lies in, unless they are there; they are on the disk afterwards."""
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    synchronize(path.parent)
+
+
+@contextmanager
+def writing_to(path: Path, remedy: str) -> Iterator[None]:
+    """Raise a SenetError if what the block writes cannot be written.
+
+    Args:
+        path: what is written, for the message.
+        remedy: what to do then, after a semicolon.
+
+    Raises:
+        SenetError: the disk is full, has become read-only or fails.
+    """
+    try:
+        yield
+    except SenetError:  # some of which are an OSError too
+        raise
+    except OSError as error:
+        raise unwritable(path, error, remedy) from error
+
+
+def unwritable(path: Path, error: OSError, remedy: str) -> SenetError:
+    """Return the error for what cannot be written, see `writing_to`."""
+    return SenetError(f"{path} cannot be written ({error.strerror or first_line(error)}); {remedy}")
 
 
 def at_home(path: str | Path) -> Path:
@@ -41,7 +151,7 @@ def check_writable(path: Path) -> None:
         SenetError: the output cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         reason = "it is a folder" if path.is_dir() else "" if os.access(path.parent, os.W_OK) else "permission denied"
     except (FileExistsError, NotADirectoryError):
         reason = f"{path.parent} is not a folder"
@@ -82,18 +192,23 @@ def check_page(path: Path) -> None:
     check_replaced(path, ".html", "a page", lambda start: PAGE_MARK.encode() in start)
 
 
-def write_output(path: Path, content: bytes) -> None:
+def write_output(path: Path, content: bytes, *, synchronized: bool = True) -> None:
     """Write a file that the user asked for, atomically; create its folder.
+
+    Args:
+        path: of the file.
+        content: of it.
+        synchronized: see `written_beside`.
 
     Raises:
         SenetError: it cannot be written.
     """
     check_writable(path)
-    try:
-        with written_beside(path) as beside:
-            beside.write_bytes(content)
-    except OSError as error:
-        raise SenetError(f"{path} cannot be written ({error.strerror}); name another output") from error
+    with (
+        writing_to(path, "make room, or name another output"),
+        written_beside(path, synchronized=synchronized) as beside,
+    ):
+        beside.write_bytes(content)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

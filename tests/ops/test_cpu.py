@@ -1,7 +1,9 @@
 """The C++ operators against plain PyTorch, and the compiler: none, a folder that cannot be written, two at once."""
 
+import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from senet.ops import Excitation, Norm, cpu, plain, residual_tail
 from senet.ops.cpu import CompilerError
 from senet.ops.function import layout_of
 from senet.ops.plain import Affine, Slope, accumulator
+from stopping import wait_for
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 SHAPES = ((3, 8, 5, 4), (1, 37, 3, 3), (5, 7, 1, 1), (4, 1, 6, 5), (2, 2050, 2, 3), (2, 64, 48, 48))
@@ -188,6 +191,78 @@ def test_a_damaged_file_in_the_cache(shared_cache: Path, tmp_path: Path):
     for compiled in shared_cache.iterdir():
         (tmp_path / compiled.name).touch()
     assert said_by(start(torch.bfloat16, SENET_CACHE=tmp_path)) == ["True"]
+
+
+def compiled_file(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """Return the file in a cache that would be compiled now."""
+    asked: list[Path] = []
+    functions = SimpleNamespace(**{name: SimpleNamespace() for name in cpu.SIGNATURES})
+    with monkeypatch.context() as patch:
+        patch.setenv("SENET_CACHE", str(folder))
+        patch.setattr(cpu, "compile_to", lambda path, name: asked.append(path))
+        patch.setattr(cpu, "load", lambda path: functions)
+        cpu.library.__wrapped__(torch.float32)
+    return asked[0]
+
+
+def test_each_processor_compiler_and_c_library_has_a_file_of_its_own(tmp_path, monkeypatch):
+    found = {compiled_file(monkeypatch, tmp_path)}
+    for macros in ("#define __AVX2__ 1", "#define __AVX512F__ 1", '#define __VERSION__ "99"'):
+        monkeypatch.setattr(cpu, "run_compiler", lambda *words, macros=macros: macros)
+        found.add(compiled_file(monkeypatch, tmp_path))
+    monkeypatch.setattr(cpu.platform, "libc_ver", lambda: ("glibc", "2.0"))
+    found.add(compiled_file(monkeypatch, tmp_path))
+    assert len(found) == 5
+
+
+def test_what_a_killed_compiler_has_left_is_removed_when_it_is_old(tmp_path, monkeypatch):
+    monkeypatch.setattr(cpu, "run_compiler", lambda *words: Path(words[-1]).write_text("compiled"))
+    new, old = tmp_path / ".kernels_a.part", tmp_path / ".kernels_b.part"
+    for path in (new, old):
+        path.touch()
+    os.utime(old, (0, 0))
+    cpu.compile_to(tmp_path / "kernels_float_0.so", "float")
+    assert {path.name for path in tmp_path.iterdir()} == {new.name, "kernels_float_0.so"}
+
+
+COMPILER = """#!/bin/sh
+case "$*" in *-dM*) echo "$PROCESSOR" ;; *) echo started > "$STARTED"; sleep "${SECONDS_MORE:-0}"; exec g++ "$@" ;; esac
+"""
+"""Stands for the compiler of a machine with another processor, or for one that takes long."""
+
+
+@pytest.fixture
+def compiler(tmp_path: Path) -> Path:
+    path = tmp_path / "compiler"
+    path.write_text(COMPILER)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.slow
+def test_a_kill_while_compiling_does_not_keep_the_next_process_waiting(tmp_path: Path, compiler: Path):
+    told = {"CXX": compiler, "SENET_CACHE": tmp_path / "cache", "STARTED": tmp_path / "started", "PROCESSOR": "a"}
+    first = start(torch.float64, **told, SECONDS_MORE=1000)
+    wait_for((tmp_path / "started").exists, 60)
+    first.kill()
+    first.communicate()
+    assert said_by(start(torch.float64, **told)) == ["True"]
+    assert len(list((tmp_path / "cache").glob("*.so"))) == 1
+
+
+@pytest.mark.slow
+def test_what_another_processor_has_compiled_is_not_run(tmp_path: Path, compiler: Path):
+    """A file with an instruction that this processor lacks ends the process when it is loaded."""
+    told = {"CXX": compiler, "SENET_CACHE": tmp_path / "cache", "STARTED": tmp_path / "started"}
+    assert said_by(start(torch.float64, **told, PROCESSOR="AVX-1024")) == ["True"]
+    (compiled,) = (tmp_path / "cache").glob("*.so")
+    trap = "__attribute__((constructor)) void start() { __builtin_trap(); }"
+    build = ["g++", "-shared", "-fPIC", "-x", "c++", "-", "-o", compiled]
+    subprocess.run(build, input=trap, text=True, check=True)
+    process = start(torch.float64, **told, PROCESSOR="AVX-1024")
+    process.communicate()
+    assert process.returncode < 0
+    assert said_by(start(torch.float64, **told, PROCESSOR="AVX2")) == ["True"]
 
 
 @every_layout

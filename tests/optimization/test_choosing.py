@@ -127,6 +127,20 @@ def test_each_shape_network_and_precision_is_chosen_for_by_itself(model, calls, 
     assert len(list(cache.iterdir())) == 5
 
 
+def test_each_processor_and_compiler_is_chosen_for_by_itself(model, calls, cache, monkeypatch):
+    """As where several machines share a home; without a compiler, what needs one was left out."""
+    for name in ("processor", "compiler"):
+        senet.optimize_for_inference(model)(X)
+        monkeypatch.setattr(choosing, name, lambda: "another one")
+    senet.optimize_for_inference(model)(X)
+    assert len(list(cache.iterdir())) == 3
+    monkeypatch.undo()
+    assert "flags" in choosing.processor() or "Features" in choosing.processor() or sys.platform != "linux"
+    assert "__VERSION__" in choosing.compiler()
+    monkeypatch.setenv("CXX", "/nonexistent")
+    assert choosing.compiler() == ""
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"backend": 3}', '{"backend": "tensorrt"}', "\x00\x01"])
 def test_a_damaged_file_is_measured_again(model, calls, cache, content):
     senet.optimize_for_inference(model)(X)

@@ -147,7 +147,9 @@ def test_a_run_folder_holds_what_is_documented(tmp_path: Path):
     of_steps = {name for name in names if name.startswith("steps/events.out.tfevents.")}
     assert len(of_steps) == 1
     models = {
-        f"{kind}/{name}" for kind in ("best", "last") for name in ("README.md", "config.json", "model.safetensors")
+        f"{kind}/{name}"
+        for kind in ("best", "last")
+        for name in ("README.md", "config.json", "model.safetensors", "model.safetensors.sha256")
     }
     assert names - events - of_steps == models | {
         "config.json",
@@ -155,7 +157,7 @@ def test_a_run_folder_holds_what_is_documented(tmp_path: Path):
         "environment.json",
         "metrics.jsonl",
         "steps.jsonl",
-        "last/training_state.pt",
+        *(f"{kind}/training_state.pt{end}" for kind in ("last", "previous") for end in ("", ".sha256")),
     }
 
     rows = rows_of(run)

@@ -302,16 +302,17 @@ def test_a_kill_between_any_two_files_of_a_save_loses_nothing(tmp_path, monkeypa
         Path.replace = dying_replace  # in the child alone
         train(config, run)
 
-    # Each run dies one file later than the one before, from three files of the start on: seven are of the first epoch
-    # (weights, configuration and card of best/ and last/, and the training state), four of the second (last/ alone).
+    # Each run dies one file later than the one before, from three files of the start on: ten are of the first epoch
+    # (weights, configuration and card of best/ and last/, and the training state, with three checksums), eight of the
+    # second (those of last/ alone, and the state before).
     killed = []
-    for n in range(3, 20):
+    for n in range(3, 30):
         run = tmp_path / f"run{n}"
         if in_child(train_until, n, run) == 0:
             break
         killed.append({str(path.relative_to(run)) for path in run.rglob("*") if not path.name.startswith(".")})
         assert_same_run(resume(run), whole)
-    assert len(killed) == 7 + 4
+    assert len(killed) == 10 + 8
     assert "metrics.jsonl" in killed[0]
     assert not any(name.startswith("last/") for name in killed[0])
 

@@ -58,6 +58,8 @@ def test_a_full_disk_is_said_with_how_to_go_on(run, monkeypatch, failure):
         raise failure
 
     model = senet.create_model("cifar_se_resnet20")
+    run.path.mkdir()
+    (run.path / "config.json").touch()
     run.save(model, {"epoch": 1}, {}, best=True)
     monkeypatch.setattr(module.torch, "save", save)
     with pytest.raises(SenetError, match=r"run cannot be written \(No space left on device\); make room .*--resume"):

@@ -85,7 +85,7 @@ def test_a_round_trip_gives_back_the_same_network(tmp_path: Path):
         assert torch.equal(again(x), model.eval()(x.contiguous(memory_format=torch.channels_last)))
     assert json.loads((tmp_path / "deep" / "model" / "config.json").read_text())["metrics"] == {"top1": 12.5}
     assert {path.name for path in (tmp_path / "deep" / "model").iterdir()} == {
-        *("README.md", "config.json", "model.safetensors")
+        *("README.md", "config.json", "model.safetensors", "model.safetensors.sha256")
     }
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from senet.cli.parsing import Command
 
 
-OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says where a disk is full, a quota is used up, or a file may not grow."""
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What the system says where a disk is full, a quota is used up, a file may not grow, or a disk is read-only."""
 
 
 class Entry(NamedTuple):
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not first_to_fail():
             return 2  # another process has failed, and this one could not go on without it
-        if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
             leave_unwritten(sys.stdout)
             said = f"senet: the output cannot be written ({error.strerror}); make room, or name another place"
             say(said, console(stderr=True))

@@ -140,7 +140,7 @@ def drawn_into(folder: Path, found: Iterable[Detection]) -> Iterator[Detection]:
             continue
         file = folder / free_name(str(each.image), taken)
         assert each.encoded is not None
-        write_output(file, each.encoded)
+        write_output(file, each.encoded, synchronized=False)
         yield replace(each, encoded=None, drawn_to=file)
 
 

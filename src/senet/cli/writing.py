@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from senet.errors import SenetError
-from senet.files import check_writable
+from senet.files import check_writable, synchronize
 from senet.launch import is_first
 from senet.terminal import console, printable, say
 
@@ -117,6 +117,8 @@ def opened(output: Path | None) -> Iterator[TextIO]:
     try:
         with output.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file
+        synchronize(output)
+        synchronize(output.parent)
     except OSError as error:
         raise SenetError(f"{output} cannot be written ({error.strerror}); name another file by --output") from error
 

@@ -9,17 +9,17 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
+from senet.checksums import digest_of
 from senet.data.config import DataConfig
 from senet.data.datasets import has_evaluation_images, open_unread
 from senet.data.folders import path_below
@@ -28,8 +28,8 @@ from senet.data.order import seed_of
 from senet.data.readers import contents_of, shards_read
 from senet.data.reading import NEEDS
 from senet.errors import MissingFileError, SenetError, check_ranges, counted
-from senet.files import check_writable, write_json, written_beside
-from senet.shards.cache import synchronize
+from senet.files import check_writable, make_folder, write_json, writing_to, written_beside
+from senet.locks import held
 from senet.shards.index import (
     EVALUATION,
     INDEX,
@@ -42,7 +42,7 @@ from senet.shards.index import (
     shard_from_json,
     shard_to_json,
 )
-from senet.shards.writing import ParquetShard, TarShard, Writer, digest_of
+from senet.shards.writing import ParquetShard, TarShard, Writer
 from senet.terminal import tracked
 
 Form = Literal["tar", "parquet"]
@@ -209,19 +209,12 @@ class Job:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Refuse a second process in the same folder; the system releases the lock where one is killed."""
-        lock = FileLock(self.folder / LOCK)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise SenetError(f"another process writes shards to {self.folder}; wait for it, or name another") from error
-        except OSError as error:
-            raise SenetError(f"{self.folder} cannot be written ({error.strerror}); name another output") from error
-        try:
+        refusal = f"another process writes shards to {self.folder}; wait for it, or name another"
+        with ExitStack() as stack:
+            with writing_to(self.folder, "name another output"):
+                make_folder(self.folder)
+                stack.enter_context(held(self.folder / LOCK, refusal))
             yield
-        finally:
-            lock.release()
-            (self.folder / LOCK).unlink(missing_ok=True)
 
     def run(self) -> Written:
         """Write what is missing, read everything back, and write the index."""
@@ -241,9 +234,7 @@ class Job:
             for shard in tracked(shards, "Comparing shards", len(shards)):
                 check_shard(self.folder / shard.name, shard)
             write_json(index, {**index_to_json(names, shards), "job": self.identity})
-            synchronize(self.folder)
-            for shard in shards:
-                self.note_of(shard.name).unlink(missing_ok=True)
+            self.remove_notes(shards)
         except OSError as error:
             if error.strerror is None:
                 raise
@@ -268,6 +259,7 @@ class Job:
             )
         for shard in tracked(found.shards, "Comparing shards", len(found.shards)):
             check_shard(self.folder / shard.name, shard)
+        self.remove_notes(found.shards)  # after a kill between the index and this
         return Written(
             folder=self.folder, class_names=found.class_names, shards=found.shards, num_kept=len(found.shards)
         )
@@ -283,6 +275,11 @@ class Job:
                 is_own = name.partition("-")[0] in SPLITS and name.endswith(f".{self.form}")
                 if not is_own:
                     raise SenetError(f"{self.folder} is not empty (it has {entry.name}); name a new folder")
+
+    def remove_notes(self, shards: Sequence[Shard]) -> None:
+        """Remove what described shards until the index did."""
+        for shard in shards:
+            self.note_of(shard.name).unlink(missing_ok=True)
 
     def note_of(self, name: str) -> Path:
         """Return the file that describes a shard until the index does."""
@@ -310,7 +307,8 @@ class Job:
                 raise SenetError(
                     f"{self.folder} holds shards of other images, or written in another way; name another output"
                 )
-            if not is_whole or digest_of(self.folder / name) != shard.sha256:
+            file = self.folder / name
+            if not (is_whole and file.is_file() and digest_of(file) == shard.sha256):
                 break
             found.append(shard)
         return found
@@ -333,7 +331,6 @@ class Job:
                     if writer.size >= self.size:
                         break
                 shard = writer.close(name, part.split)
-            synchronize(self.folder)
             write_json(self.note_of(name), {**shard_to_json(shard), "job": self.identity})
             number += 1
             yield shard

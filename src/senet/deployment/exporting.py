@@ -1,10 +1,7 @@
 """Exporting a network to a file that works without this library, whole or not at all."""
 
 import logging
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +19,9 @@ from senet.deployment.photos import PhotoSource
 from senet.deployment.proving import NumImages, check_proof, check_report, number_of, prove, write_proof
 from senet.deployment.sensitivity import Sensitivity
 from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
+from senet.deployment.writing import remove_unfinished, written_whole
 from senet.detection.opening import detects, open_detector
-from senet.errors import SenetError, first_line, warn
+from senet.errors import SenetError, warn
 from senet.evaluation.batches import DataSource, open_model, run_data
 from senet.evaluation.functions import Network, class_names_of, name_of
 from senet.files import at_home, check_writable
@@ -197,46 +195,10 @@ def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
         others = [name for name, other in TARGETS.items() if other.suffix and other.suffix == output.suffix.lower()]
         remedy = f", or choose to={others[0]!r}" if others else ""
         raise SenetError(f"{output} does not end in {info.suffix}, as files of {config.to} do; name it so{remedy}")
-    companions = () if config.layout is not None else map(output.with_suffix, info.companions)
-    for path in (output, *companions, parity_path(output)):
+    companions = [] if config.layout is not None else [*map(output.with_suffix, info.companions)]
+    companions.append(parity_path(output))
+    remove_unfinished(output, companions)
+    for path in (output, *companions):
         if path.exists() or path.is_symlink():
             raise SenetError(f"{path} exists already; name another output, or remove it")
     check_writable(output)
-
-
-@contextmanager
-def written_whole(output: Path) -> Iterator[Path]:
-    """Yield a new folder beside an output; what it holds at the end moves to where the output is.
-
-    The file that others belong to comes last, so that it is never without them.
-
-    Args:
-        output: of which the folder is to hold a file or folder of the same name.
-
-    Raises:
-        SenetError: there is no room for it, or something of its name has come to exist meanwhile.
-    """
-    folder = output.with_name(f".{output.name}.{os.getpid()}.part")
-    try:
-        folder.mkdir()
-        yield folder
-        parts = sorted(folder.iterdir(), key=lambda part: part.name == output.name)
-        for part in parts:
-            place = output.parent / part.name
-            if place.exists():
-                raise SenetError(f"{place} came to exist during the export; name another output")
-            part.rename(place)
-    except SenetError as error:  # some of which are OSErrors too
-        error.args = (as_named(str(error), folder, output),)
-        raise
-    except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise SenetError(f"{output} cannot be written ({reason}); name another output") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def as_named(sentence: str, folder: Path, output: Path) -> str:
-    """Return a message with the files of a temporary folder called as they will be beside an output."""
-    beside = "" if output.parent == Path() else f"{output.parent}{os.sep}"
-    return sentence.replace(f"{folder}{os.sep}", beside)

@@ -122,11 +122,12 @@ def check_network(model: Network, config: TrainConfig, num_classes: int) -> None
 def bytes_of_run(model: nn.Module) -> int:
     """Return how much space a run of a network takes on disk, in bytes.
 
-    These are the weights in best/, in last/, as they train and as their average, and AdamW's two numbers a weight.
+    These are the weights in best/ and last/, and three training states, of the last save, of the one before and of one
+    that is being written: the weights as they train and as their average, and AdamW's two numbers a weight.
     """
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     trained = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    return int(4 * weights + 2 * trained)
+    return int(2 * weights + 3 * (2 * weights + 2 * trained))
 
 
 def check_space(model: nn.Module, output: Path) -> None:

@@ -3,20 +3,27 @@
 import ctypes
 import hashlib
 import os
+import platform
 import shlex
+import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from senet.files import make_folder, put
 from senet.ops.plain import accumulator
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
+UNFINISHED, ABANDONED = ".part", 3600
+"""How files end that are being written, and seconds after which a killed process must have left one."""
 TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "bf16", torch.float16: "half"}
 
 
@@ -81,6 +88,20 @@ def run_compiler(*arguments: str) -> str:
     raise CompilerError(complaint)
 
 
+def target() -> str:
+    """Return what compiled files depend on: the compiler, the processor's instructions, and the C library.
+
+    The first two are the compiler's predefined macros, asked for in every process: a cache may be shared by machines of
+    different processors, and a home be moved to another one. PyTorch's version does not matter, for nothing of it is
+    linked.
+
+    Raises:
+        CompilerError: there is no working C++ compiler.
+    """
+    macros = run_compiler("-march=native", "-dM", "-E", "-x", "c++", os.devnull)
+    return "\n".join((macros, *platform.libc_ver()))
+
+
 @cache
 def library(dtype: torch.dtype) -> ctypes.CDLL:
     """Return the functions for feature maps of `dtype`, compiled for this processor by this compiler.
@@ -90,23 +111,22 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     Raises:
         CompilerError: there is no working C++ compiler.
     """
-    # The predefined macros: the compiler's version and the processor's instructions.
-    target = run_compiler("-march=native", "-dM", "-E", "-x", "c++", os.devnull)
     name = TYPES[dtype]
-    key = hashlib.sha256("\n".join((SOURCE.read_text(), *FLAGS, target)).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\n".join((SOURCE.read_text(), *FLAGS, target())).encode()).hexdigest()[:16]
     try:
         path = cache_folder() / f"kernels_{name}_{key}.so"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         functions = load(path) if path.exists() else None
         if functions is None:
             compile_to(path, name)
             functions = load(path)
-    except (OSError, RuntimeError):  # no home, or one that cannot be written to
+    except (OSError, RuntimeError, CompilerError):  # no home, or one that is full or cannot be written to
         functions = None
     if functions is None:
         path = Path(tempfile.mkdtemp(prefix="senet_")) / f"kernels_{name}.so"
         compile_to(path, name)
         functions = ctypes.CDLL(str(path))
+        shutil.rmtree(path.parent, ignore_errors=True)  # what is loaded stays so
     for function, types in SIGNATURES.items():
         getattr(functions, function).argtypes = types
         getattr(functions, function).restype = None
@@ -123,8 +143,12 @@ def load(path: Path) -> ctypes.CDLL | None:
 
 def compile_to(path: Path, name: str) -> None:
     """Compile the kernels for the C++ type `name`; the file appears whole or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".so", delete=False) as file:
-        unfinished = Path(file.name)
+    for old in path.parent.glob(f"*{UNFINISHED}"):
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > ABANDONED:
+                old.unlink()
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".kernels_", suffix=UNFINISHED, delete=False) as file:
+        unfinished = Path(file.name)  # two processes that compile at once do not wait for each other
     arguments = (*FLAGS, f"-DSENET_TYPE={name}", str(SOURCE), "-o", str(unfinished))
     try:
         try:
@@ -132,7 +156,7 @@ def compile_to(path: Path, name: str) -> None:
         except CompilerError:  # Apple's compiler has no OpenMP
             run_compiler("-Wno-unknown-pragmas", *arguments)
         unfinished.chmod(0o755)  # a cache may be shared
-        unfinished.replace(path)
+        put(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, fx
 
 from senet.errors import counted, first_line, warn
-from senet.files import write_json
+from senet.files import make_folder, write_json
 from senet.nn.precision import Precision
-from senet.ops.cpu import cache_folder
+from senet.ops.cpu import CompilerError, cache_folder, target
 from senet.optimization.capturing import Outputs
 from senet.optimization.runners import (
     EagerRunner,
@@ -43,6 +43,8 @@ MEASURE_S, ROUNDS, TURN_S = 2.0, 9, 0.01
 TOLERANCE: Mapping[str, float] = {"fp32": 1e-2, "bf16": 0.2}
 """How far outputs may be from those of eager PyTorch, relative to the largest; farther is a defect of a backend.
 Rounding is 1e-6 mostly, but 1e-3 in random networks whose gates get logits of hundreds."""
+ABOUT_PROCESSOR = ("model name", "flags", "CPU implementer", "CPU part", "Features")
+"""Lines of /proc/cpuinfo, of Intel's and AMD's processors and of ARM's."""
 Key = tuple[int, ...]
 """A shape of images."""
 
@@ -226,7 +228,7 @@ def key_of_choice(graph: fx.GraphModule, shape: str, precision: Precision, tried
     """Return the key of a choice, which follows from all that may change which backend is fastest."""
     layers = [f"{name} {type(layer).__name__} {layer.extra_repr()}" for name, layer in graph.named_modules()]
     weights = [f"{name} {tuple(weight.shape)}" for name, weight in graph.named_parameters()]
-    machine = (processor(), os.cpu_count(), torch.get_num_threads())
+    machine = (processor(), compiler(), os.cpu_count(), torch.get_num_threads())
     versions = [f"{package} {version_of(package)}" for package in ("torch", "openvino", "senet")]
     facts = (graph.code, *layers, *weights, shape, precision, *tried, *machine, *versions)
     return hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()[:24]
@@ -234,14 +236,21 @@ def key_of_choice(graph: fx.GraphModule, shape: str, precision: Precision, tried
 
 @cache
 def processor() -> str:
-    """Return the name of the processor, and what PyTorch uses of it."""
-    name = platform.processor()
+    """Return the name of the processor, its instructions, and what PyTorch uses of it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line for line in lines if line.startswith("model name")), name)
+        lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
     except OSError:  # another system than Linux
-        pass
-    return f"{platform.machine()} {name} {torch.backends.cpu.get_cpu_capability()}"
+        return f"{platform.machine()} {platform.processor()} {torch.backends.cpu.get_cpu_capability()}"
+    found = [line for line in lines if line.startswith(ABOUT_PROCESSOR)]
+    return "\n".join((platform.machine(), *found, torch.backends.cpu.get_cpu_capability()))
+
+
+def compiler() -> str:
+    """Return what the C++ compiler says of itself and the processor; empty without one, which some backends need."""
+    try:
+        return target()
+    except CompilerError:
+        return ""
 
 
 @cache
@@ -270,7 +279,7 @@ def write_choice(key: str, choice: Mapping[str, Any]) -> None:
     choices()[key] = choice["backend"]
     try:
         path = path_of_choice(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_json(path, choice)
     except (OSError, RuntimeError) as error:
         logger.info("the chosen backend is remembered by this process alone: %s", first_line(error))

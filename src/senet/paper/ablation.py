@@ -4,7 +4,7 @@ import json
 import logging
 import statistics
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib.metadata import version
@@ -13,7 +13,7 @@ from pathlib import Path
 from senet.costs import cost
 from senet.errors import SenetError
 from senet.factory import from_pretrained
-from senet.files import read_jsonl, write_json
+from senet.files import read_jsonl, write_json, writing_to
 from senet.models.catalog import model_card
 from senet.models.config import ModelConfig, config_to_dict
 from senet.paper.figures import ABLATIONS, Row
@@ -23,6 +23,7 @@ from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import resume, train
 from senet.training.processes import training_alone
 from senet.training.run import RunFolder
+from senet.training.state import STATE_KEYS
 
 SUBJECTS = {
     10: "reduction",
@@ -184,7 +185,8 @@ def write_results(file: Path, tables: Sequence[int], rows: Sequence[AblationRow]
     described += [asdict(row) | {"model": config_to_dict(row.model)} for row in rows]
     described.sort(key=lambda row: row["table"])
     versions = {name: version(name) for name in ("senet", "torch")}
-    write_json(file, {"date": date.today().isoformat(), "versions": versions, "rows": described})
+    with writing_to(file, "make room or permit it, then the same command goes on"):
+        write_json(file, {"date": date.today().isoformat(), "versions": versions, "rows": described})
 
 
 def train_to_end(config: TrainConfig, path: Path) -> None:
@@ -193,8 +195,10 @@ def train_to_end(config: TrainConfig, path: Path) -> None:
     started = (path / "config.json").exists()
     if started:
         folder.check_same_config(config)
-    rows = read_jsonl(folder.metrics_file)
-    if not rows or rows[-1]["epoch"] < config.epochs:
+    state = None
+    with suppress(SenetError):  # `resume` says what is wrong with it
+        state = folder.load_state(STATE_KEYS, lazily=True) if started else None
+    if state is None or state["position"]["epoch"] < config.epochs:  # a killed run may have written metrics of more
         resume(path) if started else train(config, path)
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple, NoReturn
 from filelock import FileLock, Timeout
 
 from senet.errors import SenetError
+from senet.files import make_folder, put, synchronize
 from senet.shards.patterns import shown
 from senet.shards.transfer import FULL, Wanted, download
 from senet.shards.unpacking import unpack
@@ -64,7 +65,7 @@ class ShardCache:
         if self.touch(path):
             return path
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             with self.lock(wanted.key):
                 if not self.touch(path):
                     self.copy(wanted, path)
@@ -81,7 +82,9 @@ class ShardCache:
             SenetError: the cache cannot be written.
         """
         try:
-            return path.replace(self.path_of(wanted))
+            path = path.replace(self.path_of(wanted))
+            synchronize(self.folder)
+            return path
         except FileNotFoundError:  # another process was faster
             return self.fetch(wanted)
         except OSError as error:
@@ -115,10 +118,7 @@ class ShardCache:
             if wanted.unpack:
                 unpack(part, unpacked, wanted, self.limit, self.drop_oldest)
                 made = unpacked
-            with made.open("rb") as file:
-                os.fsync(file.fileno())
-            made.replace(path)
-            synchronize(self.folder)
+            put(made, path)
             part.unlink(missing_ok=True)
         except OSError as error:
             if error.errno in FULL:
@@ -242,13 +242,3 @@ def host() -> str:
 def gigabytes(number: int) -> str:
     """Return a number of bytes in words."""
     return f"{number / 1e9:.3g} GB" if number >= 1e8 else f"{number / 1e6:.3g} MB"
-
-
-def synchronize(folder: Path) -> None:
-    """Write a folder's entries to the disk, where the system has that for folders."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

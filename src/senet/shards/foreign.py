@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from senet.checksums import digest_of
 from senet.errors import SenetError, first_line, warn
-from senet.files import written_beside
+from senet.files import make_folder, written_beside
 from senet.shards import parquet, tar
-from senet.shards.cache import ShardCache, synchronize
+from senet.shards.cache import ShardCache
 from senet.shards.index import EVALUATION, TRAIN, WHOLE, Index, Shard, shard_from_json, shard_to_json
 from senet.shards.patterns import PARQUET, base_name, is_address, path_of, shown
 from senet.shards.samples import Label, Sample, Shape
@@ -119,10 +120,9 @@ def keep(kept: Path, piece: Piece, cache: ShardCache) -> None:
     shard, labels, given = piece
     value = {**shard_to_json(replace(shard, name="")), "classes": labels, "given": given}
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(kept.parent)
         with written_beside(kept) as beside:
             beside.write_text(json.dumps(value))
-        synchronize(kept.parent)
     except OSError as error:
         cache.refuse(error)
 
@@ -153,12 +153,6 @@ def looked_through(name: str, cache: ShardCache, shape: Shape, extensions: froze
     if not samples:
         raise SenetError(f"{shown(name)} has no images; take it out")
     return described(name, size, digest, is_packed, samples, shape), [sample.label for sample in samples], given
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def described(name: str, size: int, digest: str | None, packed: bool, samples: Sequence[Sample], shape: Shape) -> Shard:

@@ -9,21 +9,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from senet.checksums import digest_of
 from senet.errors import SenetError, needed_for
 from senet.shards.index import Shard
 from senet.shards.parquet import Places, metadata_of
 
 ROWS = 64
 """Images of a row group, which readers decode at once."""
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file; empty if there is none."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return ""
 
 
 class Writer(Protocol):

@@ -11,39 +11,43 @@
     events.out.tfevents.*   the same for TensorBoard, one of its trackers
     trackers.json           ids of the run at other trackers (see senet.training.trackers)
     best/, last/            model folders (see senet.weights.folder)
-    last/training_state.pt  optimizer, schedule, position; read with weights_only=True
+    last/training_state.pt  weights, optimizer, schedule, position; read with weights_only=True
+    previous/               the training state of the save before, which is gone on from if the last one is damaged
+    *.sha256                beside the weights and states, see senet.checksums
 
 There are no random states: all randomness is a function of (seed, epoch, step).
 """
 
-import errno
 import json
 import os
-import pickle
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shlex import quote
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from senet.checksums import copy_with_checksum, written_with_checksum
 from senet.configs import overlaid, settings, to_dict
 from senet.data.folders import listed
-from senet.errors import MissingExtraError, MissingFileError, SenetError
-from senet.files import read_jsonl, write_json, written_beside
+from senet.errors import MissingExtraError, MissingFileError, SenetError, warn
+from senet.files import make_folder, read_jsonl, synchronize, unwritable, write_json, written_beside
+from senet.locks import held
 from senet.models.config import config_from_dict
 from senet.models.description import Surgery
 from senet.plugins import check_imported
 from senet.training.config import Config, RunConfig, configuration_of
+from senet.training.state import read_state, save_state
+from senet.training.steplog import STEPS_FILE
 from senet.weights.card import CARD_FILE
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE
-from senet.weights.folder import save_pretrained
+from senet.weights.folder import write_model_folder
 from senet.weights.reading import read_description
 
 STATE_FILE = "training_state.pt"
@@ -124,7 +128,8 @@ class RunFolder:
         self.last = self.path / "last"
         self.best = self.path / "best"
         self.state_file = self.last / STATE_FILE
-        self.is_new = False
+        self.previous_state = self.path / "previous" / STATE_FILE
+        self.is_new = self.is_damaged = False
 
     def check_free(self) -> None:
         """Raise a SenetError if the folder holds a run, or something else, already."""
@@ -144,32 +149,41 @@ class RunFolder:
         Raises:
             SenetError: it cannot be made, or another process trains in it, or has since it was found free.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / LOCK_FILE).open("w")
-        except OSError as error:
-            done = "written" if self.path.is_dir() else "made"
-            raise SenetError(f"{self.path} cannot be {done} ({error.strerror}); choose another --output") from error
-        with file:
-            if not locked(file):
-                raise SenetError(f"another process trains in {self.path}; wait until it ends, or choose another folder")
+        refusal = f"another process trains in {self.path}; wait until it ends, or choose another folder"
+        with ExitStack() as stack:
             try:
-                if self.is_new:
-                    self.check_free()
-                yield
-            finally:
-                (self.path / LOCK_FILE).unlink(missing_ok=True)
+                make_folder(self.path)
+                stack.enter_context(held(self.path / LOCK_FILE, refusal))
+            except SenetError:
+                raise
+            except OSError as error:
+                done = "written" if self.path.is_dir() else "made"
+                raise SenetError(f"{self.path} cannot be {done} ({error.strerror}); choose another --output") from error
+            if self.is_new:
+                self.check_free()
+            self.remove_unfinished()
+            yield
+
+    def remove_unfinished(self) -> None:
+        """Remove what a killed process was writing."""
+        for folder in (self.path, self.last, self.best, self.previous_state.parent):
+            for part in folder.glob(".*.part"):
+                with suppress(OSError):
+                    part.unlink()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Raise a SenetError if what the block writes cannot be written; the files from before stay whole."""
         try:
             yield
+        except SenetError:
+            raise
         except OSError as error:
-            remedy = f"`senet train --resume {quote(str(self.path))}` goes on from what was saved last"
-            raise SenetError(
-                f"{self.path} cannot be written ({error.strerror}); make room or permit it, and {remedy}"
-            ) from error
+            remedy = "make room, or choose another --output"
+            if (self.path / CONFIG_FILE).exists():
+                resume = f"`senet train --resume {quote(str(self.path))}`"
+                remedy = f"make room or permit it, and {resume} goes on from what was saved last"
+            raise unwritable(self.path, error, remedy) from error
 
     def start(self, config: RunConfig, data: Mapping[str, Any] | None = None) -> None:
         """Write what is known before the first step; in the folder of a run that goes on, what has changed.
@@ -181,10 +195,6 @@ class RunFolder:
         Raises:
             SenetError: the folder cannot be made or written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SenetError(f"{self.path} cannot be made ({error.strerror}); choose another --output") from error
         environment = {
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -195,6 +205,7 @@ class RunFolder:
         requires = config.required_modules()
         values = {"task": config.task, **to_dict(config), **({"requires": requires} if requires else {})}
         with self.writing():
+            make_folder(self.path)
             write_json(self.path / CONFIG_FILE, values)
             write_json(self.path / "environment.json", environment)
             if data is not None:
@@ -268,45 +279,68 @@ class RunFolder:
     def load_state(self, keys: Set[str], *, lazily: bool = False) -> dict[str, Any] | None:
         """Read the training state; None if the run was stopped before its first save.
 
+        If it is damaged, that is said and the state of the save before is read: the run does its steps again.
+
         Args:
             keys: what it must hold.
-            lazily: read tensors from the file only when they are used.
+            lazily: see `read_state`; a damaged one then is an error.
 
         Raises:
-            SenetError: the file is truncated, or not a training state.
+            SenetError: it and the one before are truncated, damaged, or no training states.
         """
-        if not self.state_file.exists():
+        problem = f"{self.state_file} is missing"
+        if self.state_file.exists():
+            try:
+                return read_state(self.state_file, keys, lazily=lazily)
+            except SenetError as error:
+                if lazily or not self.previous_state.exists():
+                    raise
+                problem = str(error).partition(";")[0]
+        if lazily or not self.previous_state.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(self.state_file, "cpu", weights_only=True, mmap=lazily)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-            raise SenetError(
-                f"{self.state_file} cannot be read (truncated, or not a training state); start again elsewhere"
-            ) from error
-        if not isinstance(state, dict) or not keys <= state.keys():
-            raise SenetError(f"{self.state_file} is not a training state; start again elsewhere")
+            state = read_state(self.previous_state, keys, lazily=False)
+        except SenetError as error:
+            both = f"{problem}, and the one before it, {self.previous_state}, cannot be read either"
+            raise SenetError(f"{both}; start again elsewhere, with --weights {self.path} for instance") from error
+        self.is_damaged = True
+        where = f"epoch {state['position']['epoch'] + 1}, after {state['position']['batch']} batches"
+        warn(f"{problem}; the run goes on from the save before it, {self.previous_state}: {where}")
         return state
 
     def save(self, model: nn.Module, state: dict[str, Any], metrics: dict[str, float], *, best: bool) -> None:
         """Write last/, and best/ if this is the best model.
 
         The training state comes last and holds the weights too, so that it is whole by itself: after a kill between the
-        files the run goes on from the older state and writes them all again.
+        files the run goes on from the older state and writes them all again. What it says was done is on the disk by
+        then, with the lines about it.
 
         Raises:
             SenetError: they cannot be written, for instance because the disk is full.
         """
         with self.writing():
-            save_pretrained(model, self.last, metrics)
+            for path in (self.metrics_file, self.path / STEPS_FILE, self.path):
+                if path.exists():
+                    synchronize(path)
+            write_model_folder(model, self.last, metrics)
             if best:
                 self.copy_to_best()
-            with written_beside(self.state_file) as beside:
+            with written_with_checksum(self.state_file) as beside:
                 save_state(state, beside)
+                self.keep_previous()
+
+    def keep_previous(self) -> None:
+        """Keep the training state that is about to be replaced, but not a damaged one: what is kept then is whole."""
+        if self.state_file.exists() and not self.is_damaged:
+            make_folder(self.previous_state.parent)
+            copy_with_checksum(self.state_file, self.previous_state, linked)
+        self.is_damaged = False
 
     def copy_to_best(self) -> None:
         """Make the model in last/ the best."""
-        self.best.mkdir(exist_ok=True)
-        for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE):
+        make_folder(self.best)
+        copy_with_checksum(self.last / WEIGHTS_FILE, self.best / WEIGHTS_FILE)
+        for name in (CONFIG_FILE, CARD_FILE):
             with written_beside(self.best / name) as beside:
                 shutil.copyfile(self.last / name, beside)
 
@@ -328,34 +362,12 @@ class RunFolder:
             beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def locked(file: IO[str]) -> bool:
-    """Lock a file for this process until it is closed; False if another process has. Other systems lock nothing.
-
-    The locks are POSIX's, which processes that read data do not inherit, and which a killed process loses.
-    """
+def linked(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the system has no links."""
     try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:  # or a file system that has no locks
-        return error.errno not in (errno.EACCES, errno.EAGAIN)
-    return True
-
-
-def save_state(state: Mapping[str, Any], path: Path) -> None:
-    """Save a training state; what PyTorch raises when the disk is full does not say so.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    try:
-        torch.save(state, path)
-    except RuntimeError as error:
-        if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -49,20 +49,23 @@ class Stalls:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Write stacks inside, into a file that is removed at the end if there are none; nothing where it cannot be."""
+        file = None
         try:
             self.path.parent.mkdir(exist_ok=True)
-            file = self.path.open("a")
+            file = self.path.open("a", buffering=1)  # no text is left to a full disk at the end
+            before = file.tell()
+            print(
+                f"`kill -USR1 {os.getpid()}` on {os.uname().nodename if hasattr(os, 'uname') else 'this machine'} "
+                f"writes the stacks of process {self.process} here:",
+                file=file,
+            )
+            empty = file.tell()
         except OSError:
+            if file is not None:
+                with suppress(OSError):  # it tries to write again
+                    file.close()
             yield
             return
-        before = file.tell()
-        print(
-            f"`kill -USR1 {os.getpid()}` on {os.uname().nodename if hasattr(os, 'uname') else 'this machine'} "
-            f"writes the stacks of process {self.process} here:",
-            file=file,
-            flush=True,
-        )
-        empty = file.tell()
         self.beat("starting")
         watch = threading.Thread(target=self.watch, args=[file], name="senet-stalls", daemon=True)
         with file, stacks_on_signal(file):
@@ -88,8 +91,9 @@ class Stalls:
             if time.monotonic() - started < self.seconds:
                 continue
             what = f"no step for {time.monotonic() - started:.0f} s in process {self.process}, which is {doing}"
-            print(f"{what}:", file=file, flush=True)
-            faulthandler.dump_traceback(file, all_threads=True)
+            with suppress(OSError):  # a full disk
+                print(f"{what}:", file=file)
+                faulthandler.dump_traceback(file, all_threads=True)
             self.say(f"{what}; {self.path} has the stacks of its threads")
             while self.last == started and not self.ended.wait(min(self.seconds / 10, 10.0)):
                 pass

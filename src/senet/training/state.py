@@ -1,11 +1,18 @@
-"""Where a run stands, and the training states of former versions brought up to date."""
+"""Where a run stands: training states written and read, and those of former versions brought up to date."""
 
-from collections.abc import Iterable, Mapping
+import errno
+import os
+import pickle
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import torch
+
+from senet.checksums import check_whole
+from senet.errors import SenetError
 from senet.training.budget import Budget
 from senet.training.selection import from_metrics
 
@@ -67,3 +74,47 @@ def standing(position: Position, num_epochs: int, num_batches: int, run: Path) -
         f"stopped in epoch {position.epoch + 1} of {num_epochs}, after {position.batch} of {num_batches} batches; "
         f"saved in {run}: `senet train --resume {quote(str(run))}` goes on"
     )
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def save_state(state: Mapping[str, Any], path: Path) -> None:
+    """Save a training state; what PyTorch raises when the disk is full does not say so.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        with path.open("wb") as file:  # by name, PyTorch would not say why a write fails
+            torch.save(state, file)
+    except RuntimeError as error:
+        if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
+            raise
+        why = error.__context__
+        raise why if isinstance(why, OSError) else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+
+
+def read_state(path: Path, keys: Set[str], *, lazily: bool) -> dict[str, Any]:
+    """Read a training state.
+
+    Args:
+        path: of the file.
+        keys: what it must hold.
+        lazily: read tensors only when they are used, and do not compare the checksum, for which all is read.
+
+    Raises:
+        SenetError: the file is damaged, truncated, or not a training state.
+    """
+    try:
+        if not lazily:
+            check_whole(path, "start again elsewhere")
+        state: dict[str, Any] = torch.load(path, "cpu", weights_only=True, mmap=lazily)
+    except SenetError:
+        raise
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        said = f"{path} cannot be read (truncated, or not a training state)"
+        raise SenetError(f"{said}; start again elsewhere") from error
+    if not isinstance(state, dict) or not keys <= state.keys():
+        raise SenetError(f"{path} is not a training state; start again elsewhere")
+    return state

@@ -9,8 +9,9 @@ from typing import Any, cast
 from safetensors.torch import save
 from torch import nn
 
+from senet.checksums import checksum_of, written_with_checksum
 from senet.errors import SenetError
-from senet.files import write_json, written_beside
+from senet.files import folder_written_beside, make_folder, write_json, writing_to
 from senet.models.base import Network
 from senet.models.build import skeleton, surgery_of
 from senet.models.config import ModelConfig, config_from_dict, config_to_dict, se_to_dict
@@ -36,9 +37,10 @@ PACKAGED_DEFAULT = "cifar_se_resnet20"
 
 
 def save_pretrained(model: nn.Module, folder: str | Path, metrics: Mapping[str, float] | None = None) -> None:
-    """Write a network as a model folder, each file atomically.
+    """Write a network as a model folder: a new one whole or not at all, into one that exists each file atomically.
 
-    The folder holds model.safetensors, config.json and, unless there is one that you wrote, a model card, README.md.
+    The folder holds model.safetensors with its SHA-256, config.json and, unless there is one that you wrote, a model
+    card, README.md.
 
     Args:
         model: from `create_model` or `from_pretrained`, with inserted blocks or without.
@@ -46,7 +48,25 @@ def save_pretrained(model: nn.Module, folder: str | Path, metrics: Mapping[str, 
         metrics: what was measured of it.
 
     Raises:
-        SenetError: the model does not come from `create_model` or `build_detector`, or could not be read back.
+        SenetError: the model does not come from `create_model` or `build_detector`, or could not be read back; or the
+            folder cannot be written.
+    """
+    folder = Path(folder)
+    with writing_to(folder, "make room, or name another folder"):
+        if folder.exists():
+            write_model_folder(model, folder, metrics)
+            return
+        make_folder(folder.parent)
+        with folder_written_beside(folder) as beside:
+            write_model_folder(model, beside, metrics)
+
+
+def write_model_folder(model: nn.Module, folder: Path, metrics: Mapping[str, float] | None) -> None:
+    """Write a network into a folder, see `save_pretrained`.
+
+    Raises:
+        SenetError: see `save_pretrained`.
+        OSError: it cannot be written.
     """
     network, metrics = getattr(model, "_orig_mod", model), dict(metrics or {})  # inside what torch.compile returns
     if task := task_of(network):
@@ -56,10 +76,9 @@ def save_pretrained(model: nn.Module, folder: str | Path, metrics: Mapping[str, 
         for_timm: dict[str, Any] = {}
     else:
         described, for_timm, card = describe_classifier(network, metrics)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
-    with written_beside(folder / WEIGHTS_FILE) as path:
+    with written_with_checksum(folder / WEIGHTS_FILE) as path:
         # Not safetensors' save_file, whose files only their owner can read. One entry of metadata: more come out in any
         # order, and the same weights should give the same file.
         path.write_bytes(save(state, metadata={DESCRIPTION_KEY: json.dumps(described)}))
@@ -210,6 +229,7 @@ def push_to_hub(
     upload = Upload(commit_message=commit_message, private=private, token=token, branch=branch, create_pr=create_pr)
     with TemporaryDirectory() as folder:
         save_pretrained(model, folder, metrics)
+        checksum_of(Path(folder) / WEIGHTS_FILE).unlink()  # the hub has its own, which follows when others change it
         return upload_model_folder(Path(folder), repo_id, upload)
 
 

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from senet.checksums import check_whole
 from senet.errors import MissingFileError, SenetError
 from senet.weights.layouts import State, is_first_layer
 
@@ -89,8 +90,8 @@ def read_state(path: Path, key: str | None = None, names: Collection[str] = ()) 
         names: those of the network's tensors; empty for this library's.
 
     Raises:
-        SenetError: the file is absent, truncated, not a state dict, a pickle that would execute code, or holds several
-            networks and no `key` says which.
+        SenetError: the file is absent, damaged, truncated, not a state dict, a pickle that would execute code, or holds
+            several networks and no `key` says which.
     """
     if not path.is_file():
         raise MissingFileError(f"there is no weights file {path}")
@@ -98,6 +99,9 @@ def read_state(path: Path, key: str | None = None, names: Collection[str] = ()) 
         start = file.read(40)
     if start.startswith(b"version https://git-lfs"):
         raise SenetError(f"{path} is a pointer of Git LFS, not the file itself; run `git lfs pull`")
+    siblings = {"best": "last", "last": "best"}  # of a run
+    others = [path.parent.with_name(siblings[path.parent.name]) / path.name] if path.parent.name in siblings else []
+    check_whole(path, others=others)
     # A zip archive or a bare pickle; the first eight bytes of a safetensors file are a length, which may be any.
     pickled = start.startswith((b"PK", b"\x80")) and start[8:9] != b"{"
     if path.suffix == ".safetensors" and not pickled:
