@@ -25,7 +25,6 @@ from senet.launch import (
     connected_store,
     first_to_fail,
     local_rank,
-    num_started,
     on_several_machines,
     store_address,
 )
@@ -173,29 +172,31 @@ def end_process(said: str, speaks: bool) -> None:
 
 
 @contextmanager
-def watching_others(minutes: float | None, remedy: str) -> Iterator[None]:
+def watching_others(num_processes: int, minutes: float | None, remedy: str) -> Iterator[None]:
     """End this process, in one sentence, when another one that works with it is lost.
 
     A connection that breaks, as that to a killed process does, raises an error. On several machines silence counts too,
     for which all processes come here at about the same time, and in the same order if they come again.
 
     Args:
+        num_processes: that work together; nothing is done for one.
         minutes: of silence; None to wait for a silent process too.
         remedy: what can be done, the end of the sentence.
 
     Raises:
         SenetError: the connection to another process has broken.
     """
-    address = store_address()
-    watch = None
-    if minutes is not None and address and on_several_machines() and dist.is_initialized():
-        rank, size = dist.get_rank(), dist.get_world_size()
-        watch = Watch(address, rank, size, minutes * 60, remedy, end_process)
+    if num_processes == 1:
+        yield
+        return
+    address, watch = store_address(), None
+    if minutes is not None and address and on_several_machines():
+        watch = Watch(address, dist.get_rank(), num_processes, minutes * 60, remedy, end_process)
         watch.thread.start()
     try:
         yield
     except RuntimeError as error:
-        if num_started() == 1 or not is_broken(error):
+        if not is_broken(error):
             raise
         raise SenetError(
             f"the connection to another process has broken, so that process or its machine has failed; {remedy}"

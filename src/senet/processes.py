@@ -338,7 +338,7 @@ def shared_work() -> Iterator[Team]:
     alone = not in_process_group() or dist.get_world_size() == 1
     team = Team() if alone else team_of(dist.group.WORLD)
     token = TEAM.set(team)
-    with watching_others(LOST_MINUTES, "start all processes again"):
+    with watching_others(team.size, LOST_MINUTES, "start all processes again"):
         try:
             yield team
             team.meet()

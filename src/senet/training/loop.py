@@ -153,7 +153,8 @@ def carry_out(run: RunFolder, config: RunConfig, state: Mapping[str, Any] | None
     accelerator = build_accelerator(config.compute)
     if state is None:
         check_shared(config.compute, accelerator.num_processes)
-    with watching_others(config.lost_minutes, f"start all processes again with {resuming(run.path)}"):
+    remedy = f"start all processes again with {resuming(run.path)}"
+    with watching_others(accelerator.num_processes, config.lost_minutes, remedy):
         task: Task[Any] = config.task_type()(config)
         task.choose_precision(accelerator.device)
         task.open(run, accelerator, is_new=state is None)
