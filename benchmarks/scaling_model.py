@@ -5,14 +5,19 @@ others state. docs/scale.md shows the table, names the sources and says what is 
 
 Command: python benchmarks/scaling_model.py
 Cost: seconds.
+Results: benchmarks/results/scaling_model.json.
 """
 
+import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import senet
+from report import RESULTS
 
+OUTPUT = RESULTS / "scaling_model.json"
 MODEL = "se_resnet50"
 IN_ALL = 8192
 """Images of a step up to which networks learn as well as with few (arXiv:1706.02677)."""
@@ -25,7 +30,7 @@ class Machine:
     Args:
         name: of the network between machines.
         gpus: in each machine.
-        inside: bytes a second that a GPU sends to the others of its machine, as measured in an all-reduce.
+        inside: bytes a second that a GPU sends to the others of its machine.
         outside: bytes a second that all GPUs of a machine together send to other machines.
         start: seconds before a sum begins.
         inside_delay: seconds for each message inside.
@@ -34,7 +39,7 @@ class Machine:
 
     name: str
     gpus: int = 8
-    inside: float = 300e9
+    inside: float = 450e9
     outside: float = 400e9
     start: float = 8.4e-6
     inside_delay: float = 3.4e-6
@@ -186,14 +191,28 @@ def rows(gpus: Sequence[int] = (8, 64, 1024)) -> Iterator[tuple[Row, Row]]:
                 yield row(number, machine, images, numbers, 4), row(number, machine, images, numbers, 2)
 
 
+def results() -> dict[str, Any]:
+    """Return the table."""
+    table = [
+        asdict(plain)
+        | {"efficiency": plain.efficiency, "images_per_s": plain.images_per_s}
+        | {"compressed": {"summing": small.summing, "efficiency": small.efficiency}}
+        for plain, small in rows()
+    ]
+    return {"model": MODEL, "step": asdict(ONE_GPU), "machine": asdict(NETWORKS[0]), "rows": table}
+
+
 def main() -> None:
-    """Print the table."""
-    for plain, small in rows():
+    """Print the table and write it."""
+    found = results()
+    for each in found["rows"]:
         print(
-            f"{plain.gpus:>5} GPUs, {plain.images:>3} images, {plain.network:<25} sums {plain.summing * 1e3:7.2f} ms "
-            f"(bf16 {small.summing * 1e3:6.2f}), {plain.efficiency:6.1%} (bf16 {small.efficiency:6.1%}), "
-            f"{plain.images_per_s:>12,.0f} images/s"
+            f"{each['gpus']:>5} GPUs, {each['images']:>3} images, {each['network']:<25} sums "
+            f"{each['summing'] * 1e3:7.2f} ms, efficiency {each['efficiency']:6.1%} "
+            f"(bf16 {each['compressed']['efficiency']:6.1%})"
         )
+    OUTPUT.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"Wrote {OUTPUT}")
 
 
 if __name__ == "__main__":
