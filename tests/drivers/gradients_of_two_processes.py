@@ -25,7 +25,8 @@ def seen(module, state, hook):
     """Keep this process's gradients before they are summed."""
 
     def keeping(state, bucket):
-        own.extend(zip(bucket.parameters(), [part.clone() for part in bucket.gradients()], strict=True))
+        for parameter, part in zip(bucket.parameters(), bucket.gradients(), strict=True):  # in the memory's order
+            own.append((parameter, part.flatten().as_strided(parameter.shape, parameter.stride()).clone()))
         return hook(state, bucket)
 
     register(module, state, keeping)
