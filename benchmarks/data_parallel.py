@@ -73,7 +73,7 @@ class Arguments:
 
 def run_of(arguments: Arguments, folder: Path, compute: Mapping[str, Any]) -> TrainConfig:
     """Return the configuration of a run on the pictures of a folder."""
-    preprocessing = Preprocessing(image_size=arguments.image_size, resize=SIDE)
+    preprocessing = Preprocessing(image_size=arguments.image_size, resize=SIDE, mean=(0.5,) * 3, std=(0.3,) * 3)
     return TrainConfig(
         model=ModelConfig(name=arguments.model),
         data=DataConfig(dataset=str(folder), preprocessing=preprocessing, augmentation=Augmentation(padding=0)),
