@@ -1,6 +1,7 @@
 """Training across two hosts, which are network namespaces of this machine, one of which is cut off in the middle."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,14 @@ def ip(*words: str) -> str:
     return done.stdout
 
 
+def remove(host: str) -> None:
+    """End what runs on a host, and remove it."""
+    for process in ip("netns", "pids", host).split():
+        with suppress(ProcessLookupError):
+            os.kill(int(process), 9)
+    ip("netns", "del", host)
+
+
 class Hosts:
     """Two hosts with a cable between them; their addresses exist inside of the namespaces alone."""
 
@@ -53,6 +62,9 @@ class Hosts:
         self.started: list[subprocess.Popen[bytes]] = []
 
     def build(self) -> None:
+        for line in ip("netns", "list").splitlines():
+            if (old := re.match(r"(senet-test-(\d+)-\d)\b", line)) and not Path("/proc", old[2]).exists():
+                remove(old[1])  # of a test that was killed
         for name in self.names:
             ip("netns", "add", name)
             ip("-n", name, "link", "set", "lo", "up")
@@ -81,14 +93,11 @@ class Hosts:
         ip("-n", self.names[1], "link", "set", DEVICE, state)
 
     def remove(self) -> None:
-        """End what still runs on the hosts, and remove them."""
+        """Remove the hosts with what still runs on them."""
         existing = ip("netns", "list")
         for name in self.names:
             if name in existing:
-                for process in ip("netns", "pids", name).split():
-                    with suppress(ProcessLookupError):
-                        os.kill(int(process), 9)
-                ip("netns", "del", name)
+                remove(name)
         for each in self.started:
             each.wait(20)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from senet.errors import warn
-from senet.launch import is_first, num_on_machine, num_started
+from senet.launch import is_first, num_on_machine, num_started, on_several_machines
 
 if TYPE_CHECKING:
     from senet.cli.parsing import Command
@@ -48,8 +48,12 @@ def run_together(command: "Command", name: str) -> None:
 
 
 def launcher() -> str:
-    """Return the torchrun command that starts as many processes on this machine; empty for one process."""
-    return "" if num_started() == 1 else f"torchrun --nproc-per-node {num_on_machine()} -m "
+    """Return the torchrun command that starts as many processes; empty for one process.
+
+    Of several machines, where each has its own number, the dots stand for what says where they meet.
+    """
+    machines = f"--nnodes {num_started() // num_on_machine()} ... " if on_several_machines() else ""
+    return "" if num_started() == 1 else f"torchrun {machines}--nproc-per-node {num_on_machine()} -m "
 
 
 @contextlib.contextmanager
