@@ -52,11 +52,11 @@ class Arguments:
     output: Path = RESULTS / "shared_work.json"
 
 
-def write_pictures(folder: Path, number: int) -> DataConfig:
+def write_pictures(folder: Path, number: int, split: str = "val") -> DataConfig:
     """Write pictures of two classes, and return them as data that are read without workers."""
     generator = np.random.default_rng(0)
     for i in range(number):
-        place = folder / "val" / NAMES[i % 2]
+        place = folder / split / NAMES[i % 2]
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 255, (SIDE, SIDE, 3), np.uint8)).save(place / f"{i}.jpg")
     return DataConfig(dataset=str(folder), num_workers=0)

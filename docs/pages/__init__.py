@@ -2,7 +2,8 @@
 
 docs/networks.md: every network's costs; docs/recipes.md: every row of the paper's tables; docs/speed.md,
 docs/insertion.md, docs/ablation.md, the tables of CIFAR-10, fine-tuning and detection in docs/results.md, of exports in
-docs/deploy.md, and a table of README.md: what the benchmarks measured. CONTRIBUTING.md: its tree of files.
+docs/deploy.md, of training in several processes in docs/scale.md, and a table of README.md: what the benchmarks
+measured. CONTRIBUTING.md: its tree of files.
 
 Command: make docs
 """
@@ -18,13 +19,14 @@ from pages.finetuning import finetuning_tables
 from pages.insertion import insertion_page
 from pages.networks import networks_page
 from pages.recipes import recipes_page
+from pages.scaling import efficiency_table, model_table
 from pages.speed import readme_table, speed_page
 from pages.tree import tree
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
-RESULTS, DEPLOY = DOCS / "results.md", DOCS / "deploy.md"
+RESULTS, DEPLOY, SCALE = DOCS / "results.md", DOCS / "deploy.md", DOCS / "scale.md"
 
 
 def filled(page: str, part: str, text: str) -> str:
@@ -52,6 +54,14 @@ def deploy() -> str:
     return filled(DEPLOY.read_text(), "exports", deploy_tables())
 
 
+def scale() -> str:
+    """Return docs/scale.md with its tables of training in several processes."""
+    text = SCALE.read_text()
+    for part, tables in (("efficiency", efficiency_table()), ("model", model_table())):
+        text = filled(text, part, tables)
+    return text
+
+
 def contributing() -> str:
     """Return CONTRIBUTING.md with its tree of files."""
     return filled(CONTRIBUTING.read_text(), "tree", tree())
@@ -65,6 +75,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     DOCS / "ablation.md": ablation_page,
     RESULTS: results,
     DEPLOY: deploy,
+    SCALE: scale,
     README: readme,
     CONTRIBUTING: contributing,
 }

@@ -1,6 +1,16 @@
-"""What torchrun or `accelerate launch` tells each of the processes that it starts."""
+"""What torchrun or `accelerate launch` tells each of the processes that it starts, and the store that all share."""
 
 import os
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
+FAILURES = "senet/failures"
+"""A counter in the store."""
+ANSWER_S = 20.0
+"""Within which a store answers that can be reached."""
 
 
 def num_started() -> int:
@@ -21,3 +31,64 @@ def local_rank() -> int:
 def num_on_machine() -> int:
     """Return the number of processes that were started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", num_started()))
+
+
+def on_several_machines() -> bool:
+    """Return whether other machines have processes of the same start."""
+    return num_on_machine() < num_started()
+
+
+# ---- the store that all processes share ------------------------------------------------------------------------------
+
+
+def store_address() -> tuple[str, int] | None:
+    """Return host and port of the store, which torchrun keeps on the first machine; None where nothing names it."""
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
+    return (address, int(port)) if address and port.isdecimal() else None
+
+
+def connected_store(address: tuple[str, int], seconds: float = ANSWER_S) -> "Store":
+    """Return the store over a connection of its own; after a restart by torchrun it is as if empty.
+
+    Args:
+        address: host and port.
+        seconds: in which it must answer.
+
+    Raises:
+        RuntimeError: it cannot be reached.
+    """
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    store = TCPStore(*address, is_master=False, timeout=timedelta(seconds=seconds))
+    return PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+
+
+def first_to_fail() -> bool:
+    """Count this process's failure; return whether it is the first one, which is reported.
+
+    Where no store can be reached, the first process of each machine reports its failure.
+    """
+    if num_started() == 1:
+        return True
+    try:
+        return count_failure() == 1
+    except RuntimeError:  # there is no store, or no longer, or this machine is cut off
+        return local_rank() == 0
+
+
+def count_failure() -> int:
+    """Count a failure in the store: torchrun's, else that of the process group.
+
+    Raises:
+        RuntimeError: there is no store, or it cannot be reached.
+    """
+    from torch.distributed import is_initialized
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    address = store_address()
+    if address and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return int(connected_store(address).add(FAILURES, 1))
+    if not is_initialized():
+        raise RuntimeError("there is no store yet")
+    return int(_get_default_store().add(FAILURES, 1))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from functools import lru_cache
 from itertools import count, islice
 from typing import Any, TypeVar
@@ -19,12 +20,15 @@ from torch import Tensor
 
 from senet.errors import SenetError, first_line
 from senet.launch import local_rank, num_started
+from senet.lost import LOST_MINUTES, watching_others
 
 Item = TypeVar("Item")
 FAILED = 2
 """What a failed process sends to the others in place of a value, which is at most 1."""
 FAILURE, ARRIVED, TAKEN = "failure", "arrived", "taken"
 """Keys of the store: what a process has failed for, how often one has come to a meeting, how many items are taken."""
+PATIENCE = timedelta(days=7)
+"""For which Gloo and NCCL wait; by themselves they would end runs in which a process is slow. See `senet.lost`."""
 BUCKET_BYTES = 1 << 26
 """Of tensors that are added up at once."""
 PAUSES_S, PAUSE_SHARE = (0.0005, 0.1), 0.05
@@ -62,7 +66,14 @@ def join_process_group() -> None:
             f"the {num_started()} processes that WORLD_SIZE announces cannot be joined ({first_line(error)}); start "
             "them by torchrun, or unset WORLD_SIZE"
         ) from error
+    be_patient()
     atexit.register(leave_process_group)
+
+
+def be_patient() -> None:
+    """Let the processes of the group wait for slow ones; joining has its own limit."""
+    set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout  # before PyTorch 2.14
+    set_timeout(PATIENCE)
 
 
 class Team:
@@ -86,7 +97,7 @@ class Team:
         if size > 1:
             from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
-            self.group = dist.new_group(backend="gloo")
+            self.group = dist.new_group(backend="gloo", timeout=PATIENCE)
             self.store = PrefixStore(f"senet/{self.group.group_name}", _get_default_store())
 
     @property
@@ -317,7 +328,7 @@ def shared_work() -> Iterator[Team]:
         The processes; `is_first` says which of them speaks and writes.
 
     Raises:
-        SenetError: the processes cannot be joined, or another one has failed.
+        SenetError: the processes cannot be joined, or another one has failed or is lost.
     """
     if TEAM.get() is not None:
         yield current_team()
@@ -327,11 +338,12 @@ def shared_work() -> Iterator[Team]:
     alone = not in_process_group() or dist.get_world_size() == 1
     team = Team() if alone else team_of(dist.group.WORLD)
     token = TEAM.set(team)
-    try:
-        yield team
-        team.meet()
-    except SenetError as error:
-        team.tell(error)
-        raise
-    finally:
-        TEAM.reset(token)
+    with watching_others(team.size, LOST_MINUTES, "start all processes again"):
+        try:
+            yield team
+            team.meet()
+        except SenetError as error:
+            team.tell(error)
+            raise
+        finally:
+            TEAM.reset(token)

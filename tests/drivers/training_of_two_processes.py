@@ -42,6 +42,7 @@ def interrupted_backward(trainer, *args, **options):
 
 scoring.score, loop.Trainer.backward = counting_score, interrupted_backward
 compiled = sys.argv[3:] == ["compiled"]
+compression = "bf16" if sys.argv[3:] == ["bf16"] else "none"
 if compiled:  # without Inductor, which would call a C++ compiler
     compile_with = torch.compile
     torch.compile = lambda module, dynamic, mode: compile_with(module, backend="aot_eager", dynamic=dynamic)
@@ -49,7 +50,12 @@ config = replace(
     digits(),
     epochs=2,
     batch_size=16,
-    compute=ComputeConfig(cpu=torch.cuda.is_available(), accumulate=2, compile="on" if compiled else "off"),
+    compute=ComputeConfig(
+        cpu=torch.cuda.is_available(),
+        accumulate=2,
+        compile="on" if compiled else "off",
+        gradient_compression=compression,
+    ),
     regularization=RegularizationConfig(ema_decay=0.5),
 )
 loop.train(config, folder / "whole")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from drivers import run_in_two_processes
+from drivers import run_in_two_forks, run_in_two_processes
 from senet.data.order import BatchOrder
+from senet.errors import SenetError
 from senet.files import read_jsonl
+from senet.recipes.digits import digits
+from senet.training.loop import train
+from senet.training.sections import ComputeConfig
 
 NUM_EVAL = 37  # two batches of 32 in all; of the last, one process gets 3 images and the other 2
 
@@ -50,6 +55,47 @@ def test_two_processes_train_one_network_stop_together_and_go_on(tmp_path: Path)
     states = [torch.load(run / "last" / "training_state.pt") for run in (parts, whole)]
     for part in ("model", "ema"):
         assert_same_tensors(*(state[part] for state in states))
+
+
+def test_compressed_gradients_are_the_mean_rounded_to_16_bits(tmp_path: Path):
+    """Bit for bit what the two processes' own gradients give when they are rounded, halved and added in 16 bits."""
+    kinds = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    run_in_two_forks("gradients_of_two_processes.py", tmp_path, *kinds)
+    found = [torch.load(tmp_path / f"gradients{rank}.pt") for rank in range(2)]
+    for kind, dtype in kinds.items():
+        one, other = (each[kind] for each in found)
+        assert_same_tensors(one["summed"], other["summed"])
+        assert_same_tensors(one["weights"], other["weights"])
+        for name, summed in one["summed"].items():
+            parts = [each["bf16"]["own"][name].double() for each in found]  # the same in all runs, which begin alike
+            exact, size = sum(parts) / 2, sum(part.abs() for part in parts) / 2
+            relative = {None: 2**-23, torch.bfloat16: 1.01 * 2**-8, torch.float16: 1.01 * 2**-10}[
+                dtype
+            ]  # twice half an ulp
+            assert ((summed - exact).abs() <= relative * size + 1e-7 * (dtype == torch.float16)).all(), (kind, name)
+            if dtype is not None:
+                halves = [each[kind]["own"][name].to(dtype) / 2 for each in found]
+                assert torch.equal(summed, (halves[0] + halves[1]).float())
+        assert kind == "none" or not torch.equal(one["summed"][name], found[0]["none"]["summed"][name])
+
+
+@pytest.mark.slow
+def test_two_processes_with_compressed_gradients_stop_and_go_on_bit_for_bit(tmp_path: Path):
+    run_in_two_processes("training_of_two_processes.py", tmp_path, NUM_EVAL, "bf16")
+    states = [torch.load(tmp_path / run / "last" / "training_state.pt") for run in ("parts", "whole")]
+    assert_same_tensors(*(state["model"] for state in states))
+    (model0, _), (model1, _) = (torch.load(tmp_path / f"weights{rank}.pt") for rank in range(2))
+    assert_same_tensors(*({k: t for k, t in model.items() if "running" not in k} for model in (model1, model0)))
+
+
+@pytest.mark.parametrize(("option", "value"), [("gradient_compression", "bf16"), ("bucket_mb", 50)])
+def test_options_of_the_gradients_sum_need_several_processes(tmp_path: Path, option, value):
+    config = replace(digits(), compute=ComputeConfig(cpu=True, **{option: value}))
+    with pytest.raises(SenetError, match=f"compute.{option} has no effect on a run of one process.*start several by"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(SenetError, match="is 'int8'; expected one of none, bf16, fp16"):
+        ComputeConfig(gradient_compression="int8")
 
 
 @pytest.mark.slow

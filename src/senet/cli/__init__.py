@@ -12,9 +12,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TextIO, cast
 
 import senet
-from senet.cli.processes import first_to_fail, only_first_prints, run_together, stacks_on_request
+from senet.cli.processes import only_first_prints, run_together, stacks_on_request
 from senet.errors import SenetError, nearest
-from senet.launch import is_first
+from senet.launch import first_to_fail, is_first
 from senet.terminal import bars_shown, console, printable, say
 
 if TYPE_CHECKING:

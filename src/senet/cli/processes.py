@@ -7,18 +7,15 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from senet.errors import warn
-from senet.launch import is_first, num_on_machine, num_started
+from senet.launch import is_first, num_on_machine, num_started, on_several_machines
 
 if TYPE_CHECKING:
     from senet.cli.parsing import Command
 
-FAILURES = "senet/failures"
-"""A counter in the processes' store."""
 SIGNALED = 128
 """Statuses above it are those of signals, after which nobody waits for anybody."""
 
@@ -51,8 +48,12 @@ def run_together(command: "Command", name: str) -> None:
 
 
 def launcher() -> str:
-    """Return the torchrun command that starts as many processes on this machine; empty for one process."""
-    return "" if num_started() == 1 else f"torchrun --nproc-per-node {num_on_machine()} -m "
+    """Return the torchrun command that starts as many processes; empty for one process.
+
+    Of several machines, where each has its own number, the dots stand for what says where they meet.
+    """
+    machines = f"--nnodes {num_started() // num_on_machine()} ... " if on_several_machines() else ""
+    return "" if num_started() == 1 else f"torchrun {machines}--nproc-per-node {num_on_machine()} -m "
 
 
 @contextlib.contextmanager
@@ -81,34 +82,3 @@ def stacks_on_request() -> None:
     with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows; a standard error that is closed
         if sys.__stderr__ is not None and signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
             faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True)
-
-
-def first_to_fail() -> bool:
-    """Count this process's failure; return whether it is the first one, which is reported."""
-    if num_started() == 1:
-        return True
-    try:
-        return count_failure() == 1
-    except RuntimeError:  # there is no store, or no longer
-        return is_first()
-
-
-def count_failure() -> int:
-    """Count a failure in the store that all processes share: torchrun's, else that of the process group.
-
-    Raises:
-        RuntimeError: there is no store, or it cannot be reached.
-    """
-    from torch.distributed import TCPStore, is_initialized  # type: ignore[attr-defined]
-    from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
-
-    store: Store
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        shared = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=20))
-        store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), shared)
-    elif is_initialized():
-        store = _get_default_store()
-    else:
-        raise RuntimeError("there is no store yet")
-    return int(store.add(FAILURES, 1))

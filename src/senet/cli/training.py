@@ -195,6 +195,8 @@ class ResumeCommand(Command):
     """steps from line to line of steps.jsonl"""
     stall_minutes: float | None = None
     """minutes without a step after which stacks are written"""
+    lost_minutes: float | None = None
+    """minutes of silence on another machine after which the run ends"""
     data: Annotated[str | None, tyro.conf.arg(metavar="DATASET")] = None
     """where the same data are now, if their folder was moved"""
     root: Annotated[Path | None, tyro.conf.arg(name="data.root")] = None
@@ -216,6 +218,7 @@ class ResumeCommand(Command):
                 checkpoint_every=self.checkpoint_every,
                 log_every=self.log_every,
                 stall_minutes=self.stall_minutes,
+                lost_minutes=self.lost_minutes,
                 dataset=self.data,
                 root=self.root,
                 num_workers=self.num_workers,

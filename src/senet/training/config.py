@@ -11,6 +11,7 @@ from tyro.conf import Fixed, Suppress
 from senet.configs import from_dict, settings
 from senet.data.config import DataConfig
 from senet.errors import SenetError, check_choice, check_ranges
+from senet.lost import LOST_MINUTES
 from senet.models.config import DROP_PATH_OPTIONS, ModelConfig
 from senet.models.description import Surgery, required_modules
 from senet.training.length import Length
@@ -86,6 +87,8 @@ class RunConfig:
         weights_key: which of several networks in the file of weights, see `load_weights`.
         log_every: steps from line to line of steps.jsonl: loss, times, waiting for images, memory.
         stall_minutes: without a step after which the stacks of all threads are written to stacks/; None for never.
+        lost_minutes: without a sign of life from a process on another machine after which the run ends, to be resumed;
+            a slow process gives signs of life. None waits without an end.
         trackers: where the metrics go: "tensorboard" (in the run folder), "wandb", "mlflow", "comet_ml".
 
     Attributes:
@@ -112,6 +115,7 @@ class RunConfig:
     weights_key: str | None = None
     log_every: int = 50
     stall_minutes: float | None = 10.0
+    lost_minutes: float | None = LOST_MINUTES
     trackers: tuple[Tracker, ...] = ("tensorboard",)
 
     @classmethod
@@ -130,8 +134,10 @@ class RunConfig:
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise SenetError(f"max_seconds is {self.max_seconds}; expected a positive number of seconds")
         check_ranges(self, "", {"log_every": (1, 1e9)})
-        if self.stall_minutes is not None and not self.stall_minutes > 0:
-            raise SenetError(f"stall_minutes is {self.stall_minutes}; expected a positive number of minutes, or None")
+        for name in ("stall_minutes", "lost_minutes"):
+            minutes = getattr(self, name)
+            if minutes is not None and not minutes > 0:
+                raise SenetError(f"{name} is {minutes}; expected a positive number of minutes, or None")
         for tracker in self.trackers:
             check_choice("trackers", tracker, get_args(Tracker))
         if self.checkpoint_every is not None and self.checkpoint_every < 1:

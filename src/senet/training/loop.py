@@ -4,16 +4,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from senet.configs import settings
 from senet.errors import SenetError
+from senet.lost import watching_others
 from senet.training import budget
 from senet.training.config import RunConfig, Tracker
 from senet.training.ending import ending_of_state
 from senet.training.optimizers import check_optimizer
 from senet.training.parts import Parts
-from senet.training.processes import build_accelerator
+from senet.training.processes import build_accelerator, check_shared
 from senet.training.progress import Progress, lines_shown
 from senet.training.run import RunFolder, changed
 from senet.training.state import STATE_KEYS, up_to_date
@@ -59,6 +61,7 @@ def resume(
     checkpoint_every: int | None = None,
     log_every: int | None = None,
     stall_minutes: float | None = None,
+    lost_minutes: float | None = None,
     dataset: str | None = None,
     root: str | Path | None = None,
     num_workers: int | None = None,
@@ -79,6 +82,7 @@ def resume(
         checkpoint_every: batches between saves within an epoch.
         log_every: steps from line to line of steps.jsonl.
         stall_minutes: without a step after which stacks are written, see `TrainConfig`.
+        lost_minutes: of silence on another machine after which the run ends, see `TrainConfig`.
         dataset: where the same data are now, for a folder that was moved.
         root: where the torchvision data sets are now.
         num_workers: processes that read the data.
@@ -101,6 +105,7 @@ def resume(
         "checkpoint_every": checkpoint_every,
         "log_every": log_every,
         "stall_minutes": stall_minutes,
+        "lost_minutes": lost_minutes,
         "data.dataset": dataset,
         "data.root": None if root is None else Path(root),
         "data.num_workers": num_workers,
@@ -146,15 +151,24 @@ def carry_out(run: RunFolder, config: RunConfig, state: Mapping[str, Any] | None
     check_optimizer(config.optimizer)
     check_installed(config.trackers)
     accelerator = build_accelerator(config.compute)
-    task: Task[Any] = config.task_type()(config)
-    task.choose_precision(accelerator.device)
-    task.open(run, accelerator, is_new=state is None)
-    parts = Parts(task, accelerator.device, started)
-    trainer = Trainer(parts, run, accelerator)
-    with run.claimed() if accelerator.is_main_process else nullcontext():
-        trainer.restore(state)
-        if accelerator.is_main_process:
-            run.start(parts.config, task.described())
-        accelerator.wait_for_everyone()
-        trainer.run_epochs(progress)
+    if state is None:
+        check_shared(config.compute, accelerator.num_processes)
+    remedy = f"start all processes again with {resuming(run.path)}"
+    with watching_others(accelerator.num_processes, config.lost_minutes, remedy):
+        task: Task[Any] = config.task_type()(config)
+        task.choose_precision(accelerator.device)
+        task.open(run, accelerator, is_new=state is None)
+        parts = Parts(task, accelerator.device, started)
+        trainer = Trainer(parts, run, accelerator)
+        with run.claimed() if accelerator.is_main_process else nullcontext():
+            trainer.restore(state)
+            if accelerator.is_main_process:
+                run.start(parts.config, task.described())
+            accelerator.wait_for_everyone()
+            trainer.run_epochs(progress)
     return run.path
+
+
+def resuming(path: Path) -> str:
+    """Return the command that goes on with a run, and from where, as the end of a sentence."""
+    return f"`senet train --resume {quote(str(path))}`, which goes on from the last save"

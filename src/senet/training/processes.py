@@ -2,34 +2,60 @@
 
 import atexit
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 
-from senet.errors import needed_for
+from senet.errors import SenetError, needed_for
 from senet.nn.precision import check_precision
-from senet.processes import in_process_group, leave_process_group
-from senet.training.sections import ComputeConfig
+from senet.processes import be_patient, in_process_group, leave_process_group
+from senet.training.sections import ComputeConfig, GradientCompression
 
 with needed_for("senet.train"):
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs
 
 TOLD_BY_LAUNCHERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 """The environment by which Accelerate knows that there are several processes."""
+HOOKS: Mapping[GradientCompression, DDPCommunicationHookType] = {
+    "none": DDPCommunicationHookType.NO,
+    "bf16": DDPCommunicationHookType.BF16,
+    "fp16": DDPCommunicationHookType.FP16,
+}
+"""What PyTorch calls with the gradients that are to be summed."""
 
 
 def build_accelerator(compute: ComputeConfig) -> Accelerator:
-    """Find the devices and, under torchrun or `accelerate launch`, the other processes."""
+    """Find the devices and, under torchrun or `accelerate launch`, the other processes.
+
+    Gradients are summed in memory of their own (`gradient_as_bucket_view`): else they would be copied back.
+    """
     AcceleratorState._reset_state()  # a process may train several times, on different devices
     found = in_process_group()
     cpu = compute.cpu or not torch.accelerator.is_available()  # Accelerate joins processes on the CPU only on request
-    accelerator = Accelerator(cpu=cpu)
+    sums = DistributedDataParallelKwargs(
+        bucket_cap_mb=compute.bucket_mb,
+        gradient_as_bucket_view=True,
+        comm_hook=HOOKS[compute.gradient_compression],
+    )
+    accelerator = Accelerator(cpu=cpu, kwargs_handlers=[sums])
     if in_process_group() and not found:
+        be_patient()
         atexit.register(leave_process_group)
     check_precision("compute.precision", compute.precision, accelerator.device)
     return accelerator
+
+
+def check_shared(compute: ComputeConfig, num_processes: int) -> None:
+    """Raise a SenetError for an option of the gradients' sum that has no effect, for there is one process."""
+    for name in ("gradient_compression", "bucket_mb"):
+        if num_processes == 1 and getattr(compute, name) != getattr(ComputeConfig, name):
+            raise SenetError(
+                f"compute.{name} has no effect on a run of one process, which sums its gradients with nobody; leave it "
+                "out, or start several by torchrun"
+            )
 
 
 @contextmanager

@@ -66,6 +66,7 @@ WITHOUT_EFFECT = (
     "trackers",
     "log_every",
     "stall_minutes",
+    "lost_minutes",
 )
 """Settings that do not change the result of a run: where its data is, how it is read, what it saves and says when."""
 
