@@ -252,7 +252,7 @@ class SelectionConfig(AnySelection):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """How the arithmetic is done; except for `accumulate`, the choices change only speed and rounding.
+    """How the arithmetic is done: speed and rounding, but for `accumulate` and `sync_batch_norm`.
 
     Args:
         precision: of the forward and backward passes; "auto" is bf16 where the hardware computes it, else fp32, which
@@ -265,6 +265,8 @@ class ComputeConfig:
         grad_checkpointing: compute the blocks again in the backward pass instead of keeping their activations: about a
             third more time, for larger batches or images in the same memory.
         accumulate: number of batches whose gradients are averaged into one step.
+        sync_batch_norm: take the statistics of BatchNorm over the images of all processes (SyncBatchNorm), on any
+            device, as one process with all of them would; for batches of few images in each.
         cpu: stay on the CPU even if there is a GPU.
     """
 
@@ -274,6 +276,7 @@ class ComputeConfig:
     fused: Switch = "auto"
     grad_checkpointing: bool = False
     accumulate: int = 1
+    sync_batch_norm: bool = False
     cpu: bool = False
 
     @property
