@@ -65,8 +65,8 @@ def synchronized_class(plain: type[nn.Module]) -> Any:
         kind = SynchronizedAct
     else:
         raise SenetError(
-            f"the statistics of {plain.__name__} cannot be taken over several processes; start as many as the run "
-            "started with, and leave out compute.sync_batch_norm"
+            f"the statistics of {plain.__name__} cannot be taken over several processes; start at most as many as the "
+            "run started with, and leave out compute.sync_batch_norm"
         )
     name = f"Synchronized{plain.__name__}"
     return new_class(name, (kind, plain), exec_body=lambda body: body.update(__module__=__name__))

@@ -4,10 +4,13 @@ import torch
 import torch.distributed._functional_collectives as collectives  # which torch.compile traces
 from torch import Tensor
 
+all_gather = getattr(collectives, "all_gather_single", None) or collectives.all_gather_tensor  # its name before 2.14
+
 
 def gather(x: Tensor, group: str) -> Tensor:
     """(L,) of every process -> (processes, L)."""
-    return collectives.all_gather_tensor(x[None], 0, group)  # type: ignore[arg-type]
+    gathered: Tensor = all_gather(x[None], 0, group)
+    return gathered
 
 
 def merged_statistics(mean_C: Tensor, var_C: Tensor, count: int, group: str) -> tuple[Tensor, Tensor, Tensor]:
