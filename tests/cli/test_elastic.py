@@ -84,7 +84,7 @@ def start(launcher, *words):
     """Start a run of digits in two processes, or what `words` say, in a process group of its own, as a shell does."""
     argv = [*launcher, "-m", "senet", "train", *map(str, words)]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(argv, **streams, text=True, env=ENV, start_new_session=True)
+    return subprocess.Popen(argv, **streams, text=True, env=ENVIRONMENT, start_new_session=True)
 
 
 def of_digits(run, epochs=2):

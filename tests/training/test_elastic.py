@@ -17,6 +17,8 @@ from PIL import Image
 from torch import nn
 
 from drivers import ENVIRONMENT, command
+from drivers.any_number_of_processes import few_images, register, run
+from senet.data import loading
 from senet.data.config import Augmentation
 from senet.data.division import Division, Share
 from senet.data.memory import MemoryLoader
@@ -25,6 +27,7 @@ from senet.data.preprocessing import Preprocessing
 from senet.data.sharding import write_shards
 from senet.errors import SenetError
 from senet.files import read_jsonl
+from senet.models.catalog import CARDS
 from senet.nn.drop_path import DropPath
 from senet.training.draws import WholeDraws
 
@@ -172,29 +175,40 @@ def images_of(folder, name):
 
 def assert_same_runs(folder, name, expected, tolerance=2e-5):
     """Compare weights, statistics, averages, momentum, losses and images of two runs; exactly with a tolerance of 0."""
-    states = [torch.load(folder / run / "last/training_state.pt") for run in (name, expected)]
+    states = [torch.load(folder / each / "last/training_state.pt") for each in (name, expected)]
     for part in ("model", "ema"):
         found, wanted = (state[part] or {} for state in states)
         assert found.keys() == wanted.keys()
         for key in wanted:
             torch.testing.assert_close(found[key], wanted[key], rtol=tolerance, atol=tolerance, msg=key)
     assert states[0]["num_processes"] == states[1]["num_processes"]
-    rows, others = (read_jsonl(folder / run / "metrics.jsonl") for run in (name, expected))
+    rows, others = (read_jsonl(folder / each / "metrics.jsonl") for each in (name, expected))
     for row, other in zip(rows, others, strict=True):
         for key in ("epoch", "step", "lr", "train_loss", "loss", "top1"):
             assert row[key] == pytest.approx(other[key], rel=max(tolerance, 1e-9)), key
     assert images_of(folder, name) == images_of(folder, expected)
-    for run in (name, expected):
-        assert json.loads((folder / run / "config.json").read_text())["num_processes"] == states[0]["num_processes"]
+    for each in (name, expected):
+        assert json.loads((folder / each / "config.json").read_text())["num_processes"] == states[0]["num_processes"]
 
 
-def test_runs_of_one_and_two_processes_go_on_in_the_other_number(tmp_path):
+@pytest.fixture
+def here(monkeypatch):
+    """Train in this process what `go` trains in others."""
+    monkeypatch.setattr(CARDS, "_entries", dict(CARDS._entries))
+    monkeypatch.setattr(CARDS, "_modules", dict(CARDS._modules))
+    register()
+    monkeypatch.setattr(loading, "open_split", few_images(loading.open_split))
+    monkeypatch.delenv("RANK", raising=False)
+    return run
+
+
+def test_runs_of_one_and_two_processes_go_on_in_the_other_number(tmp_path, here):
     """Stopped within an epoch, and within the average of two batches' gradients being the step."""
-    go(1, tmp_path, "plain", "one", "end", "one_then_two", "0.5")
+    here(tmp_path, "plain", "one", "end")
+    here(tmp_path, "plain", "one_then_two", "0.5")
     said = go(2, tmp_path, "plain", "two", "end", "two_then_one", "0.5", "one_then_two", "end")
     assert "goes on with 2 processes, 2 of which divide the run's one share" in said
-    said = go(1, tmp_path, "plain", "two_then_one", "end")
-    assert "goes on with 1 process, which computes 2 of the run's 2 shares" in said
+    here(tmp_path, "plain", "two_then_one", "end")
     assert_same_runs(tmp_path, "one_then_two", "one")
     assert_same_runs(tmp_path, "two_then_one", "two")
     with pytest.raises(AssertionError):
@@ -241,7 +255,7 @@ def test_synchronized_processes_train_as_one_with_all_their_images(tmp_path):
     go(2, tmp_path, "synchronized", "two", "end", "two_four", "0.3")
     go(4, tmp_path, "synchronized", "two_four", "end")
     assert_same_runs(tmp_path, "two_four", "two")
-    states = [torch.load(tmp_path / run / "last/training_state.pt") for run in ("two", "whole")]
+    states = [torch.load(tmp_path / name / "last/training_state.pt") for name in ("two", "whole")]
     for part in ("model", "ema"):
         for key, expected in states[1][part].items():
             torch.testing.assert_close(states[0][part][key], expected, rtol=2e-5, atol=2e-5, msg=key)
