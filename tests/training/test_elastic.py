@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from drivers import ENVIRONMENT, command
 from drivers.any_number_of_processes import few_images, register, run
@@ -181,6 +182,9 @@ def assert_same_runs(folder, name, expected, tolerance=2e-5):
         assert found.keys() == wanted.keys()
         for key in wanted:
             torch.testing.assert_close(found[key], wanted[key], rtol=tolerance, atol=tolerance, msg=key)
+    momenta = [[leaf for leaf in tree_leaves(state["optimizer"]) if isinstance(leaf, torch.Tensor)] for state in states]
+    assert len(momenta[0]) > 10
+    torch.testing.assert_close(*momenta, rtol=tolerance, atol=tolerance)
     assert states[0]["num_processes"] == states[1]["num_processes"]
     rows, others = (read_jsonl(folder / each / "metrics.jsonl") for each in (name, expected))
     for row, other in zip(rows, others, strict=True):

@@ -53,8 +53,8 @@ class Detection(Task[DetectionConfig]):
         self.is_new = is_new
         if division.is_split:
             raise SenetError(
-                f"the run's batches have {division.num_replicas} shares, too few for {division.num_processes} processes: "
-                "a detector's losses are of boxes that it draws from all images of a share; start at most "
+                f"a batch of the run has {division.num_replicas} shares, too few for {division.num_processes} "
+                "processes: a detector's losses are of boxes that it draws from all images of a share; start at most "
                 f"{division.num_replicas}"
             )
         config, sentence = self.config.scaled(division.num_replicas)
