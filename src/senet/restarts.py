@@ -1,10 +1,10 @@
 """A store that is empty each time that torchrun starts the processes, though torchrun keeps one through all restarts.
 
 PyTorch takes torchrun's store for a new one at each restart (torch/distributed/rendezvous.py, "We create a new TCPStore
-for every retry"), which it is no longer since torchrun shares it between rounds of a rendezvous: a process may then read
-where a dead one has listened, and cannot connect. Counts of former processes would be wrong as well. The number of
-restarts tells the rounds apart on one machine only: each machine counts its own, and none those by which the number of
-machines changes. So the first process makes up a name, and answers each of the others that asks for it.
+for every retry"), which it is no longer since torchrun shares it between rounds of a rendezvous: a process may then
+read where a dead one has listened, and cannot connect. Counts of former processes would be wrong as well. The number
+of restarts tells the rounds apart on one machine only: each machine counts its own, and none those by which the number
+of machines changes. So the first process makes up a name, and answers each of the others that asks for it.
 """
 
 import os

@@ -17,10 +17,12 @@ from drivers import ENVIRONMENT
 from senet.data import loading
 from senet.errors import SenetError
 from senet.files import read_jsonl
+from senet.finetuning import run as finetuning
 from senet.launch import job
 from senet.recipes.digits import digits
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import train
+from senet.training.run import RunFolder
 from senet.training.sections import ComputeConfig
 from stopping import stop_at, wait_for
 
@@ -75,6 +77,17 @@ def test_without_an_id_a_start_is_known_by_its_torchrun(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "29500")
     assert job().split()[1:] == [str(os.getppid()), "29500"]
     assert job() == job()
+
+
+def test_finetuning_that_is_started_again_plans_nothing(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "first")
+    RunFolder(run).start(CONFIG)
+    monkeypatch.setattr(finetuning, "resume", lambda output, **options: output)
+    assert finetuning.finetune(tmp_path / "gone", run, model="no such network") == run
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "second")
+    with pytest.raises(SenetError, match="holds a run already"):
+        finetuning.finetune(tmp_path / "gone", run, model="no such network")
 
 
 # ---- real processes --------------------------------------------------------------------------------------------------
