@@ -52,11 +52,13 @@ def register():
 
 def configured(kind: str, folder: Path) -> TrainConfig:
     """Return the configuration of a kind of run; that of shards has its data in the folder."""
-    config = digits()
+    config, in_memory = digits(), kind in ("plain", "mixed")
     config = replace(
         config,
         model=replace(config.model, name="se_dropping"),
-        data=replace(config.data, augmentation=Augmentation(padding=1, cutout=2), in_memory=kind in ("plain", "mixed")),
+        data=replace(
+            config.data, augmentation=Augmentation(padding=1, cutout=2 if in_memory else 0), in_memory=in_memory
+        ),
         optimizer=OptimizerConfig(lr=0.05, clip_norm=1.0),
         compute=ComputeConfig(compile="off", accumulate=2, cpu=True),
         regularization=RegularizationConfig(ema_decay=0.5, label_smoothing=0.1),
