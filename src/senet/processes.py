@@ -58,10 +58,12 @@ def join_process_group() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     try:
-        store, where = fresh_store(dist.default_pg_timeout.total_seconds()), {}
-        if store is not None:
-            where = {"store": store, "rank": int(os.environ["RANK"]), "world_size": num_started()}
-        dist.init_process_group(**where)  # Gloo for the CPU and, where there are GPUs, NCCL for what is on these
+        # Gloo for what is on the CPU and, where there are GPUs, NCCL for what is on these.
+        store = fresh_store(dist.default_pg_timeout.total_seconds())
+        if store is None:
+            dist.init_process_group()
+        else:
+            dist.init_process_group(store=store, rank=int(os.environ["RANK"]), world_size=num_started())
     except (RuntimeError, ValueError, OSError) as error:
         raise SenetError(
             f"the {num_started()} processes that WORLD_SIZE announces cannot be joined ({first_line(error)}); start "

@@ -57,7 +57,8 @@ def agreed_name(store: Any, rank: int, size: int, seconds: float) -> str:
         RuntimeError: they do not come.
     """
     own, name, deadline = uuid4().hex, "", time.monotonic() + seconds
-    missing, answered = set(range(1, size)), {}
+    missing = set(range(1, size))
+    answered: dict[int, str] = {}
     if rank:
         store.set(f"question of {rank}", own)
     while not name:

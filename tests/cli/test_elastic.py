@@ -10,8 +10,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from drivers import ENVIRONMENT
 from senet.data import loading
@@ -100,8 +102,24 @@ def start(launcher, *words):
     return subprocess.Popen(argv, **streams, text=True, env=ENVIRONMENT, start_new_session=True)
 
 
-def of_digits(run, epochs=2):
-    return ["digits", "--output", run, "--epochs", epochs, "--checkpoint-every", 3, "--compute.cpu"]
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Two classes of small pictures: 40 to train on, 4 to evaluate on."""
+    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for split, count in (("train", 20), ("val", 2)):
+        for name in ("cat", "dog"):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+    return folder
+
+
+def on(images, run):
+    """Return the words for a run of 3 epochs of 10 batches."""
+    words = ["digits", "--data", images, "--output", run, "--epochs", 3, "--batch-size", 2, "--checkpoint-every", 2]
+    words += ["--model.name", "cifar_resnet20", "--model.in-channels", 3, "--compute.cpu"]
+    return [*words, "--data.preprocessing.mean", *"000", "--data.preprocessing.std", *"111"]
 
 
 def worker(run, rank):
@@ -132,9 +150,9 @@ def weights(run):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(images, tmp_path_factory):
     run = tmp_path_factory.mktemp("whole") / "run"
-    process = start(TORCHRUN, *of_digits(run))
+    process = start(TORCHRUN, *on(images, run))
     said = process.communicate(timeout=400)[0]
     assert process.returncode == 0, said
     return weights(run)
@@ -145,11 +163,11 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds p
 
 @pytest.mark.slow
 @linux
-def test_a_run_goes_on_by_itself_after_either_process_was_killed(tmp_path, whole):
+def test_a_run_goes_on_by_itself_after_either_process_was_killed(images, tmp_path, whole):
     """The second in the first epoch, then the first, which holds the folder's lock and writes, in the second epoch."""
     run = tmp_path / "run"
-    process = start([*TORCHRUN, "--max-restarts", "3"], *of_digits(run))
-    for rank, batches in ((1, 6), (0, 1003)):
+    process = start([*TORCHRUN, "--max-restarts", "3"], *on(images, run))
+    for rank, batches in ((1, 2), (0, 1004)):
         wait_for(lambda batches=batches: batches_saved(run) >= batches, seconds=200)
         os.kill(worker(run, rank), signal.SIGKILL)
     said = process.communicate(timeout=400)[0]
@@ -158,7 +176,7 @@ def test_a_run_goes_on_by_itself_after_either_process_was_killed(tmp_path, whole
     assert "another process trains" not in said
     found = weights(run)
     assert all(torch.equal(found[key], tensor) for key, tensor in whole.items())
-    assert [row["epoch"] for row in read_jsonl(run / "metrics.jsonl")] == [1, 2]
+    assert [row["epoch"] for row in read_jsonl(run / "metrics.jsonl")] == [1, 2, 3]
     steps = [row["step"] for row in read_jsonl(run / "steps.jsonl")]
     assert steps == sorted(set(steps))
 
@@ -167,16 +185,16 @@ def test_a_run_goes_on_by_itself_after_either_process_was_killed(tmp_path, whole
 @linux
 @pytest.mark.parametrize("launcher", [TORCHRUN, [*TORCHRUN, "--max-restarts", "3"], ACCELERATE])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_launcher_saves_the_run_and_says_how_it_goes_on(tmp_path, whole, launcher, number):
+def test_a_signal_to_the_launcher_saves_the_run_and_says_how_it_goes_on(images, tmp_path, whole, launcher, number):
     run = tmp_path / "run"
-    process = start(launcher, *of_digits(run))
-    wait_for(lambda: batches_saved(run) >= 6, seconds=200)
+    process = start(launcher, *on(images, run))
+    wait_for(lambda: batches_saved(run) >= 4, seconds=200)
     os.killpg(process.pid, number)  # as a terminal does; torchrun's processes have groups of their own
     said = process.communicate(timeout=200)[0]
     assert process.returncode != 0
     sentences = [line for line in said.splitlines() if line.startswith("senet: ")]
     assert len(sentences) == 1, said
-    assert re.search(r"stopped in epoch \d of 2, after \d+ of \d+ batches; saved in", sentences[0])
+    assert re.search(r"stopped in epoch \d of 3, after \d+ of \d+ batches; saved in", sentences[0])
     assert f"-m senet train --resume {shlex.quote(str(run))}" in said
     process = start(TORCHRUN, "--resume", run)
     assert process.wait(400) == 0, process.communicate()[0]

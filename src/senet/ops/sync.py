@@ -1,10 +1,12 @@
 """Statistics of a batch that is spread over processes (SyncBatchNorm)."""
 
+from typing import Any
+
 import torch
 import torch.distributed._functional_collectives as collectives  # which torch.compile traces
 from torch import Tensor
 
-all_gather = getattr(collectives, "all_gather_single", None) or collectives.all_gather_tensor  # its name before 2.14
+all_gather: Any = getattr(collectives, "all_gather_single", None) or collectives.all_gather_tensor  # before 2.14
 
 
 def gather(x: Tensor, group: str) -> Tensor:

@@ -26,7 +26,7 @@ class WholeDraws(TorchDispatchMode):
     """
 
     def __init__(self, places: np.ndarray, num_images: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.places, self.num_images = torch.from_numpy(places), num_images
 
     def __torch_dispatch__(
