@@ -32,7 +32,7 @@ class Synchronized(_BatchNorm):
         """(N, C, ...) -> the same; N may differ between processes."""
         if not self.training:
             return super().forward(x)
-        self._check_input_dim(x)
+        self._check_input_dim(x)  # type: ignore[no-untyped-call]
         maps = x if x.dim() == 4 else x.reshape(*x.shape[:2], -1, 1)
         result = unchecked_tail(maps, norm_of(self), None, None, None, relu=False)
         assert result.statistics is not None  # a norm in training has those of the batch
@@ -53,7 +53,7 @@ class SynchronizedAct(Synchronized):
 
 
 @cache
-def synchronized_class(plain: type[nn.Module]) -> Any:
+def synchronized_class(plain: Any) -> Any:
     """Return the synchronized form of a class of layers.
 
     Raises:

@@ -44,7 +44,8 @@ class Stepper:
     def __init__(self, parts: Parts, accelerator: Accelerator, division: Division) -> None:
         self.parts, self.config, self.task = parts, parts.config, parts.task
         self.accelerator, self.division = accelerator, division
-        self.position, self.frozen, self.grad_norm = Position(), "", None
+        self.position, self.frozen = Position(), ""
+        self.grad_norm: Tensor | None = None
         self.say: Callable[[str], None] = lambda sentence: None
         group = group_of_statistics(division, self.config.compute.sync_batch_norm)
         self.is_synchronized = group is not None
