@@ -16,7 +16,7 @@ PACKAGE = Path(senet.__file__).parent
 
 # A file imports from its own part and from those before it here.
 PARTS = [
-    *("deprecated", "errors", "launch", "lost", "processes", "files", "checksums", "locks"),
+    *("deprecated", "errors", "launch", "lost", "restarts", "processes", "files", "checksums", "locks"),
     *("configs", "plugins", "registry", "terminal"),
     *("shards", "ops", "nn", "data", "models"),
     *("weights", "factory", "costs", "surgery", "optimization", "evaluation", "training"),

@@ -1,6 +1,7 @@
 """What torchrun or `accelerate launch` tells each of the processes that it starts, and the store that all share."""
 
 import os
+import socket
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
 
 FAILURES = "senet/failures"
 """A counter in the store."""
+START: list[str] = []
+"""The name of this start of the processes, once they have agreed on one: see `senet.restarts`."""
 ANSWER_S = 20.0
 """Within which a store answers that can be reached."""
 
@@ -31,6 +34,17 @@ def local_rank() -> int:
 def num_on_machine() -> int:
     """Return the number of processes that were started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", num_started()))
+
+
+def job() -> str:
+    """Return what all processes of one start of torchrun have in common, also those that it starts again later.
+
+    That is the id of its rendezvous, or without one torchrun itself; empty for processes that torchrun did not start.
+    """
+    run = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    if run != "none":
+        return run
+    return f"{socket.gethostname()} {os.getppid()} {os.environ.get('MASTER_PORT')}"
 
 
 def on_several_machines() -> bool:
@@ -61,7 +75,7 @@ def connected_store(address: tuple[str, int], seconds: float = ANSWER_S) -> "Sto
     from torch.distributed.distributed_c10d import PrefixStore
 
     store = TCPStore(*address, is_master=False, timeout=timedelta(seconds=seconds))
-    return PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    return PrefixStore(START[-1] if START else os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
 
 
 def first_to_fail() -> bool:

@@ -5,6 +5,7 @@ use one GPU, and a machine without GPUs does the same.
 """
 
 import atexit
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from torch import Tensor
 from senet.errors import SenetError, first_line
 from senet.launch import local_rank, num_started
 from senet.lost import LOST_MINUTES, watching_others
+from senet.restarts import fresh_store
 
 Item = TypeVar("Item")
 FAILED = 2
@@ -60,7 +62,12 @@ def join_process_group() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     try:
-        dist.init_process_group()  # Gloo for what is on the CPU and, where there are GPUs, NCCL for what is on these
+        # Gloo for what is on the CPU and, where there are GPUs, NCCL for what is on these.
+        store = fresh_store(dist.default_pg_timeout.total_seconds())
+        if store is None:
+            dist.init_process_group()
+        else:
+            dist.init_process_group(store=store, rank=int(os.environ["RANK"]), world_size=num_started())
     except (RuntimeError, ValueError, OSError) as error:
         raise SenetError(
             f"the {num_started()} processes that WORLD_SIZE announces cannot be joined ({first_line(error)}); start "

@@ -8,6 +8,7 @@ import torch
 
 from senet.data import loading
 from senet.data.config import Augmentation, DataConfig
+from senet.data.division import Division
 from senet.data.loading import build_loader, load_data
 from senet.data.memory import MemoryLoader
 from senet.data.preprocessing import Preprocessing
@@ -25,6 +26,11 @@ open_once = cache(loading.open_split)
 @pytest.fixture(autouse=True)
 def _open_once(monkeypatch):
     monkeypatch.setattr(loading, "open_split", open_once)
+
+
+def division(process, number):
+    """Return that of a run that starts with a number of processes."""
+    return Division(num_replicas=number, num_processes=number, process=process)
 
 
 def load(config=DIGITS, batch_size=100, **options):
@@ -81,7 +87,7 @@ def test_only_training_images_are_shuffled():
 
 def test_processes_share_the_images():
     whole = load(batch_size=60)  # 23 batches: those of two processes have as many images
-    shares = [load(batch_size=30, rank=rank, num_processes=2) for rank in (0, 1)]
+    shares = [load(batch_size=30, division=division(rank, 2)) for rank in (0, 1)]
     for name in ("train", "evaluation"):
         parts = zip(*(getattr(share, name).batches(1) for share in shares), strict=True)
         for (_, y), ((_, first), (_, second)) in zip(getattr(whole, name).batches(1), parts, strict=True):
@@ -91,9 +97,9 @@ def test_processes_share_the_images():
 def test_too_few_images_for_the_processes(monkeypatch):
     monkeypatch.setattr(loading, "open_split", lambda config, split: replace(open_once(config, split), size=3))
     with pytest.raises(SenetError, match=r"digits \(train\) has 3 images, too few for 4 processes;"):
-        load(num_processes=4)
+        load(division=division(0, 4))
     with pytest.raises(SenetError, match=r"too few for 2 processes with mixup"):
-        load(num_processes=2, even=True)
+        load(division=division(0, 2), even=True)
 
 
 def test_splits_with_other_classes(monkeypatch):

@@ -27,7 +27,8 @@ def noise(*shape):
 def augmented(x, **options):
     """Apply random changes to a batch in channels-last memory."""
     change = BatchAugmentation(Augmentation(**options), *x.shape[2:], CPU)
-    return change(x.contiguous(memory_format=torch.channels_last), change.draw(len(x), generator()))
+    choices = change.in_batch(change.draw(len(x), generator()))
+    return change(x.contiguous(memory_format=torch.channels_last), choices)
 
 
 def memory_loader(num_images=50, augmentation=EVERYTHING, shuffle=True, batch_size=8, device=CPU, **options):

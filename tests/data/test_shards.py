@@ -23,6 +23,7 @@ from faulty_server import serving
 from senet.data import sharding
 from senet.data.config import DataConfig, ShardConfig
 from senet.data.datasets import open_split
+from senet.data.division import Division
 from senet.data.loading import load_data
 from senet.data.preprocessing import Preprocessing
 from senet.data.sharding import write_shards
@@ -325,7 +326,8 @@ def test_any_batch_is_a_place_to_go_on_from_also_with_another_reader(tar, config
 def test_two_processes_see_every_image_once_and_share_the_shards(tar, config):
     shards = replace(config.shards, streams=2, mixed=1)
     local = replace(config, dataset=str(tar), shards=shards)
-    orders = [load_data(local, batch_size=5, device=CPU, rank=rank, num_processes=2).train.order for rank in range(2)]
+    divisions = [Division(num_replicas=2, num_processes=2, process=process) for process in range(2)]
+    orders = [load_data(local, batch_size=5, device=CPU, division=division).train.order for division in divisions]
     seen = [np.concatenate(list(order.batches(0))) for order in orders]
     assert len(np.unique(np.concatenate(seen))) == orders[0].num_used
     opened = [len(np.unique(order.shards[indices])) for order, indices in zip(orders, seen, strict=True)]

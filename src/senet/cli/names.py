@@ -42,6 +42,7 @@ FINETUNING: Names = MappingProxyType(
         "--project": "--output",
         "--reprob": "--data.augmentation.random-erasing",
         "--smoothing": "--regularization.label-smoothing",
+        "--sync-bn": "--compute.sync-batch-norm",
         "--train-dir": "the folder, which comes first",
         "--val-split": "--data.val-fraction",
         "--valid-pct": "--data.val-fraction",

@@ -75,7 +75,8 @@ class Copier(threading.Thread):
         """Return the shards of the epoch in the order in which they are needed, and the first batch that needs each."""
         seen: set[int] = set()
         shards, batches = [], []
-        for number, indices in enumerate(self.order.batches(self.epoch, self.first), self.first):
+        for place, indices in enumerate(self.order.batches(self.epoch, self.first)):
+            number = self.first + place // len(self.order.own_shares)
             for shard in np.unique(self.shards.places[indices]).tolist():
                 if shard not in seen:
                     seen.add(shard)

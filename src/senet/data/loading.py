@@ -12,6 +12,7 @@ from senet.data.balance import Balance, Balanced, balance_note, resolve_balance
 from senet.data.config import DataConfig
 from senet.data.datasets import open_split
 from senet.data.decoding import decode
+from senet.data.division import Division
 from senet.data.images import ImageSplit, Split
 from senet.data.memory import MemoryLoader
 from senet.data.order import BatchOrder
@@ -66,20 +67,23 @@ def build_loader(
     batch_size: int,
     device: torch.device,
     seed: int = 0,
-    rank: int = 0,
-    num_processes: int = 1,
+    division: Division | None = None,
     even: bool = False,
     balanced: bool = False,
 ) -> Loader:
-    """Build the loader of one split, in memory or from disk; with `balanced`, its classes come equally often."""
-    train = split == "train"
+    """Build the loader of one split, in memory or from disk; with `balanced`, its classes come equally often.
+
+    Only what is trained on is shared as `division` says; the evaluation's images by the processes that there are.
+    """
+    train, division = split == "train", division or Division()
+    shared = division if train else division.anew()
     order = BatchOrder(
         num_images=len(images),
         batch_size=batch_size,
         shuffle=train,
         seed=seed,
-        rank=rank,
-        num_processes=num_processes,
+        num_processes=shared.num_replicas,
+        shares=shared.shares,
         even=even,
         labels=images.labels if balanced else None,
         repeats=config.augmentation.repeats if train else 1,
@@ -89,9 +93,11 @@ def build_loader(
     )
     if not len(order):
         raise SenetError(
-            f"{images.source} has {len(images)} images, too few for {num_processes} processes"
+            f"{images.source} has {len(images)} images, too few for {shared.num_replicas} processes"
             f"{' with mixup or CutMix' if even else ''}; add images or start fewer processes"
         )
+    if train:
+        shared.check_images(min(map(order.num_of_replica, range(len(order)))))
     if config.in_memory:
         pixels, labels = decode(images, config.preprocessing)
         augmentation = config.augmentation if train else None
@@ -121,13 +127,22 @@ def load_data(
     batch_size: int,
     device: torch.device,
     seed: int = 0,
-    rank: int = 0,
-    num_processes: int = 1,
+    division: Division | None = None,
     even: bool = False,
     balance: Balance = "off",
     softmax: bool = True,
 ) -> Loaders:
     """Open both splits of a data set and build their loaders.
+
+    Args:
+        config: of the data.
+        batch_size: images of a batch in one process of those that a run starts with.
+        device: where batches arrive.
+        seed: of the order and the augmentation.
+        division: of the batches among processes; None for one process.
+        even: give each process an even number of images to train on, which mixup needs.
+        balance: what is done about classes of different size.
+        softmax: whether the loss has classes compete, see `resolve_balance`.
 
     Raises:
         SenetError: see `open_split`; or splits with different classes, or with one; or balancing without effect.
@@ -147,8 +162,7 @@ def load_data(
             batch_size=batch_size,
             device=device,
             seed=seed,
-            rank=rank,
-            num_processes=num_processes,
+            division=division,
             even=even and split == "train",
             balanced=chosen == "sampler" and split == "train",
         )

@@ -40,14 +40,14 @@ class BatchAugmentation:
         """Draw the choices of a batch, on the CPU.
 
         Returns:
-            (N, 4): the first of the padded batch's pixels that the image shows, whether it is mirrored, and the row and
-            the column of cutout's center.
+            (N, 4): the first of the image's padded pixels that is shown, whether it is mirrored, and the row and the
+            column of cutout's center.
         """
 
         def integers(high: int) -> Tensor:
             return torch.randint(high, (num_images,), generator=generator)
 
-        first = torch.arange(num_images) * self.padded_area
+        first = torch.zeros(num_images, dtype=torch.int64)
         mirrored = row = column = torch.zeros_like(first)
         if self.flip or self.padding:
             places = 2 * self.padding + 1
@@ -58,8 +58,17 @@ class BatchAugmentation:
             row, column = integers(self.height), integers(self.width)
         return torch.stack([first, mirrored, row, column], dim=1)
 
+    def in_batch(self, choices_N4: Tensor) -> Tensor:
+        """Return choices with the first pixel counted from that of the padded batch."""
+        choices_N4[:, 0] += torch.arange(len(choices_N4)) * self.padded_area
+        return choices_N4
+
     def __call__(self, x_NCHW: Tensor, choices_N4: Tensor) -> Tensor:
         """Mirror and shift every image, and set a square of each to zero, the mean color.
+
+        Args:
+            x_NCHW: the images.
+            choices_N4: of `draw`, through `in_batch`.
 
         Returns:
             (N, C, H, W), in the channels-last memory of the images.
@@ -93,7 +102,7 @@ class MemoryLoader:
 
     The order of an epoch and all its random choices are drawn at its start and go to the device at once: a batch copies
     nothing from the host and never waits for the device. The choices of a batch are a function of (seed, epoch, batch,
-    rank), the same on every device: an epoch resumed in the middle has the same batches as an uninterrupted one.
+    replica), the same on every device: an epoch resumed in the middle has the same batches as an uninterrupted one.
 
     Args:
         images: (N, C, H, W), uint8.
@@ -158,10 +167,16 @@ class MemoryLoader:
 
     def choices(self, augmentation: BatchAugmentation, epoch: int, start: int, sizes: list[int]) -> Tensor:
         """Draw the random choices (M, 4) of the batches of `epoch` from number `start` on."""
-        generator, drawn = torch.Generator(), []
-        for number, size in enumerate(sizes, start):  # 20 microseconds each, on the CPU
-            generator.manual_seed(seed_of(self.order.seed, epoch, number, self.order.rank))
-            drawn.append(augmentation.draw(size, generator))
+        generator, drawn, order = torch.Generator(), [], self.order
+        for place, size in enumerate(sizes):  # 20 microseconds each, on the CPU
+            number, share = start + place // len(order.own_shares), order.own_shares[place % len(order.own_shares)]
+            generator.manual_seed(seed_of(order.seed, epoch, number, share.replica))
+            if share.parts == 1:
+                choices = augmentation.draw(size, generator)
+            else:  # for all images of the replica, so that each has the choices that it has in one process
+                whole = order.num_of_replica(number)
+                choices = augmentation.draw(whole, generator)[share.places(whole, even=order.even)]
+            drawn.append(augmentation.in_batch(choices))
         return self.moved(torch.cat(drawn))
 
     def moved(self, tensor: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from senet.data.division import Share
 from senet.data.shard_order import shard_order
 
 
@@ -45,7 +46,8 @@ class BatchOrder:
         shuffle: draw a new order in every epoch.
         seed: of the orders.
         rank: of this process, from 0.
-        num_processes: number of processes that share the images.
+        num_processes: number of processes that share the images; with `shares`, that of the replicas.
+        shares: of each batch in this process, one after the other; none for the share of `rank`.
         even: give each process an even number of images, which mixup needs.
         labels: (num_images,) int64, from 0, each class with an image: all classes come equally often; None lets every
             image come once.
@@ -63,6 +65,7 @@ class BatchOrder:
     seed: int = 0
     rank: int = 0
     num_processes: int = 1
+    shares: tuple[Share, ...] = ()
     even: bool = False
     labels: np.ndarray | None = field(default=None, repr=False, compare=False)
     repeats: int = 1
@@ -134,17 +137,29 @@ class BatchOrder:
         return drawn if self.repeats == 1 else np.repeat(drawn, self.repeats)[: self.num_images]
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
-        """Yield the batches of `epoch` (from 0) from number `start` on."""
-        yield from self.shares(self.indices(epoch), start)
+        """Yield the batches of `epoch` (from 0) from number `start` on: of each, this process's shares in turn."""
+        yield from self.divided(self.indices(epoch), start)
 
     def copies(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
         """Yield for each image of `batches` how often the epoch has had it before, so that each copy can differ."""
-        yield from self.shares(times_before(self.indices(epoch)), start)
+        yield from self.divided(times_before(self.indices(epoch)), start)
 
-    def shares(self, values: np.ndarray, start: int) -> Iterator[np.ndarray]:
+    @property
+    def own_shares(self) -> tuple[Share, ...]:
+        """What this process takes of each batch."""
+        return self.shares or (Share(replica=self.rank),)
+
+    def num_of_replica(self, batch: int) -> int:
+        """Return the images of a replica in a batch of training."""
+        return int(self.ends[batch + 1] - self.ends[batch]) // self.num_processes
+
+    def divided(self, values: np.ndarray, start: int) -> Iterator[np.ndarray]:
         """Divide what belongs to the images of an epoch into batches, and yield this process's shares of them."""
         for batch in range(start, len(self)):
-            yield values[self.ends[batch] : self.ends[batch + 1]][self.rank :: self.num_processes]
+            whole = values[self.ends[batch] : self.ends[batch + 1]]
+            for share in self.own_shares:
+                of_replica = whole[share.replica :: self.num_processes]
+                yield of_replica if share.parts == 1 else of_replica[share.places(len(of_replica), even=self.even)]
 
     def summary(self) -> str:
         """Return how an epoch differs from full batches of all images, in words; empty if it does not."""

@@ -99,7 +99,7 @@ class Keys:
         self.start = 0
 
     def __len__(self) -> int:
-        return len(self.order) - self.start
+        return (len(self.order) - self.start) * len(self.order.own_shares)
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch, batches = self.epoch, self.order.batches(self.epoch, self.start)
@@ -233,7 +233,7 @@ class StreamingLoader:
         return self.images.split.name(index)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images (N, C, H, W) float32, labels (N,)) of `epoch` from batch `start` on.
+        """Yield (images (N, C, H, W) float32, labels (N,)) of `epoch` from batch `start` on, see `BatchOrder.batches`.
 
         Raises:
             SenetError: an image cannot be read, or a worker died.
@@ -241,8 +241,8 @@ class StreamingLoader:
         self.keys.epoch, self.keys.start = epoch, start
         read: Iterable[tuple[Tensor, Tensor]] = self.loader if len(self.keys) else ()
         with copying_ahead(self.images.split, self.order, epoch, start) as at:
-            for number, batch in enumerate(delivered(normalized(read, self.preprocessing, self.device)), start):
-                at(number)
+            for number, batch in enumerate(delivered(normalized(read, self.preprocessing, self.device))):
+                at(start + number // len(self.order.own_shares))
                 yield batch
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from senet.data.channels import to_channels
+from senet.data.division import Division
 from senet.data.images import Split
 from senet.data.order import BatchOrder, seed_of
 from senet.data.randomness import restored, seed_generators
@@ -256,18 +257,16 @@ def load_detection_data(
     batch_size: int,
     device: torch.device,
     seed: int = 0,
-    rank: int = 0,
-    num_processes: int = 1,
+    division: Division | None = None,
 ) -> DetectionLoaders:
     """Open both splits of a data set and build their loaders.
 
     Args:
         config: of the data.
-        batch_size: images of a batch in one process.
+        batch_size: images of a batch in one process of those that a run starts with.
         device: where batches arrive.
         seed: of the order and the augmentation.
-        rank: of this process, from 0.
-        num_processes: that share the images.
+        division: of the batches among processes; None for one process.
 
     Raises:
         SenetError: see `open_detection_split`; or no image has boxes, or there are fewer than processes.
@@ -276,9 +275,7 @@ def load_detection_data(
     train = whole.for_training()
 
     def loader(split: DetectionSplit, kind: Split) -> DetectionLoader:
-        return build_detection_loader(
-            config, split, kind, batch_size, device, seed=seed, rank=rank, num_processes=num_processes
-        )
+        return build_detection_loader(config, split, kind, batch_size, device, seed=seed, division=division)
 
     return DetectionLoaders(
         train=loader(train, "train"),
@@ -297,28 +294,29 @@ def build_detection_loader(
     device: torch.device,
     *,
     seed: int = 0,
-    rank: int = 0,
-    num_processes: int = 1,
+    division: Division | None = None,
 ) -> DetectionLoader:
-    """Build the loader of one split; its `kind` says whether it is trained on.
+    """Build the loader of one split; its `kind` says whether it is trained on, and then shared as `division` says.
 
     Raises:
         SenetError: it has no images, or fewer than processes.
     """
-    train = kind == "train"
+    train, division = kind == "train", division or Division()
+    shared = division if train else division.anew()
     groups = np.array([record.width >= record.height for record in split.records], dtype=np.int64)
     order = GroupedOrder(
         num_images=len(split),
         batch_size=batch_size,
         shuffle=train,
         seed=seed,
-        rank=rank,
-        num_processes=num_processes,
+        num_processes=shared.num_replicas,
+        shares=shared.shares,
         groups=groups if train and config.group_by_shape else None,
     )
     if not len(split) or not len(order):
         raise SenetError(
-            f"{split.source} has {len(split)} images, too few for {num_processes} processes; add images or start fewer"
+            f"{split.source} has {len(split)} images, too few for {shared.num_replicas} processes; add images or start "
+            "fewer"
         )
     augment = Augment(config.augmentation) if train else None
     images = BoxedImages(split, augment, seed, keep=config.in_memory)

@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 
 from senet.configs import from_dict
 from senet.data.channels import to_rgb
+from senet.data.division import Division
 from senet.data.reading import naming
 from senet.detection.data_config import DetectionDataConfig
 from senet.detection.datasets import open_detection_split
@@ -179,8 +180,8 @@ def report_detector(
     for record in split.records:
         check_scaled(record.file, (record.width, record.height), transform.min_size, transform.max_size)
     team = current_team()
-    shares = {"rank": team.rank, "num_processes": team.size}
-    loader = build_detection_loader(config, split, "eval", batch_size, place, **shares)
+    division = Division(num_replicas=team.size, num_processes=team.size, process=team.rank)
+    loader = build_detection_loader(config, split, "eval", batch_size, place, division=division)
     batches = tracked(loader.batches(0), f"Detecting in {split.source}", len(loader))
 
     def forward(images: list[torch.Tensor]) -> list[Outputs]:

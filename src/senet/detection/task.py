@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from senet.configs import is_on
+from senet.data.division import Division
 from senet.detection.config import DetectionConfig
 from senet.detection.detector_config import DetectorConfig, check_frozen
 from senet.detection.detectors import Detector, build_detector
@@ -45,12 +46,18 @@ class Detection(Task[DetectionConfig]):
         super().__init__(config)
         self.is_new, self.from_detector = True, False
 
-    def open(self, run: RunFolder, accelerator: Accelerator, *, is_new: bool) -> None:
+    def open(self, run: RunFolder, accelerator: Accelerator, division: Division, *, is_new: bool) -> None:
         """Open the data of the run, see `Task.open`; the weights are opened with the network."""
         with needed_for("the evaluation of a detector"):
             import faster_coco_eval  # noqa: F401  # not only after the first epoch
         self.is_new = is_new
-        config, sentence = self.config.scaled(accelerator.num_processes)
+        if division.is_split:
+            raise SenetError(
+                f"a batch of the run has {division.num_replicas} shares, too few for {division.num_processes} "
+                "processes: a detector's losses are of boxes that it draws from all images of a share; start at most "
+                f"{division.num_replicas}"
+            )
+        config, sentence = self.config.scaled(division.num_replicas)
         self.notes.append(sentence)
         self.config = config = replace(config, compute=replace(config.compute, compile="off"))
         self.check_start()
@@ -59,8 +66,7 @@ class Detection(Task[DetectionConfig]):
             batch_size=config.batch_size,
             device=accelerator.device,
             seed=config.seed,
-            rank=accelerator.process_index,
-            num_processes=accelerator.num_processes,
+            division=division,
         )
         self.notes.extend(self.data.notes)
         for record in (*self.data.train_split.records, *self.data.eval_split.records):

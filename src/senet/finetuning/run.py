@@ -14,7 +14,7 @@ from senet.finetuning.plan import Plan, make_plan
 from senet.finetuning.source import resolve_source
 from senet.processes import shared_work
 from senet.training.config import TrainConfig
-from senet.training.loop import train
+from senet.training.loop import resume, train
 from senet.training.optimizers import check_optimizer
 from senet.training.progress import Progress, lines_shown
 from senet.training.run import METRICS_FILE, RunFolder
@@ -89,6 +89,8 @@ def finetune(
     }
     asked = {name: value for name, value in given.items() if value is not None}
     asked = {"seed": seed, **asked, **(settings or {})}
+    if isinstance(output, str | Path) and RunFolder(output).is_started_here():
+        return resume(output, progress=progress)  # torchrun has started its processes again
     with shared_work() as team:  # the first process looks at the pictures and the network, and plans for all
         plan = team.from_first(lambda: prepare(data, output, model=model, pretrained=pretrained, asked=asked))
     return carry_out(plan, output, progress)

@@ -9,16 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from senet.nn.attached import ScaledInput, attached, plain_class
-from senet.nn.excitation import ExcitationBlock, parameter
+from senet.nn.excitation import ExcitationBlock
+from senet.nn.synchronized import is_plain_norm, is_synchronized, move_statistics, norm_of
 from senet.nn.tracing import is_traced, script_form
 from senet.ops.excitation import excited_sum
-from senet.ops.function import BatchStatistics, Excitation, Norm
+from senet.ops.function import Excitation
 from senet.ops.gates import GATE_OF_LAYER
 from senet.ops.operators import has_kernels
 from senet.ops.tail import unchecked_tail
@@ -128,7 +128,7 @@ def is_norm_and_relu(modules: Sequence[nn.Module]) -> bool:
     """Return True for BatchNorm (optionally with an attached SE block) followed by ReLU, if neither has hooks."""
     if len(modules) < 2 or type(modules[1]) is not nn.ReLU or isinstance(modules[0], ScaledInput):
         return False
-    return plain_class(modules[0]) in (nn.BatchNorm2d, nn.SyncBatchNorm) and not has_hooks(modules)
+    return is_plain_norm(modules[0]) and not has_hooks(modules)
 
 
 def has_hooks(modules: Iterable[nn.Module]) -> bool:
@@ -162,7 +162,7 @@ def fused_tail(
         se = inserted
     elif type(se) is nn.Identity and not has_hooks((se,)):
         se = None
-    synchronized = nn.SyncBatchNorm in (type(norm), type(shortcut_norm))  # PyTorch's own needs a GPU
+    synchronized = is_synchronized(norm) or is_synchronized(shortcut_norm)  # which fuse at no further cost
     large = (not is_small(u, se) or synchronized) and has_kernels(u.device.type, u.dtype)
     # A compiler fuses the layers by itself, and elsewhere than on the CPU they take the host less time (docs/speed.md).
     if needs_layers() or (not large and (se is None or not u.is_cpu or torch.compiler.is_compiling())):
@@ -210,7 +210,7 @@ def large_tail(
     """Compute the tail with the four operators, and move the running statistics; None where that is impossible."""
     norms = [m for m in (norm, shortcut_norm) if m is not None]
     shared = norm is not None and norm is shortcut_norm
-    fits = all(plain_class(m) in (nn.BatchNorm2d, nn.SyncBatchNorm) for m in norms)
+    fits = all(map(is_plain_norm, norms))
     if shared or not fits or has_hooks(norms) or u.numel() == 0:
         return None
     norm_values = None if norm is None else norm_of(norm)
@@ -258,37 +258,3 @@ def timm_gate(se: nn.Module) -> str | None:
     if not plain or type(se.bn) is not nn.Identity or type(se.act) is not nn.ReLU:
         return None
     return GATE_OF_LAYER.get(type(se.gate).__name__)
-
-
-def norm_of(norm: nn.Module) -> Norm:
-    """Return a BatchNorm as the fused tail takes it, with the statistics that its own `forward` would use."""
-    # The dictionary, because nn.Module looks attributes up in Python.
-    buffers = norm._buffers
-    mean, var = buffers.get("running_mean"), buffers.get("running_var")
-    if norm.training or mean is None or var is None:
-        mean = var = None
-    group = group_of(norm) if norm.training and isinstance(norm, nn.SyncBatchNorm) else None
-    return Norm(parameter(norm, "weight"), parameter(norm, "bias"), mean, var, cast(float, norm.eps), group)
-
-
-def group_of(norm: nn.SyncBatchNorm) -> str | None:
-    """Return the name of the processes whose batches count as one; None for this process alone."""
-    if not dist.is_available() or not dist.is_initialized():
-        return None
-    members = norm.process_group or dist.group.WORLD
-    return members.group_name if members is not None and members.size() > 1 else None
-
-
-def move_statistics(norm: nn.Module, statistics: BatchStatistics) -> None:
-    """Move a BatchNorm's running statistics towards those of the batch, as its own `forward` does."""
-    buffers = norm._buffers
-    mean, var, count = (buffers.get(name) for name in ("running_mean", "running_var", "num_batches_tracked"))
-    if not norm.training or mean is None or var is None:
-        return
-    share: float | Tensor = 0.0 if norm.momentum is None else cast(float, norm.momentum)
-    if count is not None:
-        count.add_(1)
-        if norm.momentum is None:
-            share = 1.0 / count.to(mean.dtype)
-    mean.lerp_(statistics.mean_C.to(mean.dtype), share)
-    var.lerp_(statistics.unbiased_C.to(var.dtype), share)

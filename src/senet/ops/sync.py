@@ -1,13 +1,18 @@
 """Statistics of a batch that is spread over processes (SyncBatchNorm)."""
 
+from typing import Any
+
 import torch
 import torch.distributed._functional_collectives as collectives  # which torch.compile traces
 from torch import Tensor
 
+all_gather: Any = getattr(collectives, "all_gather_single", None) or collectives.all_gather_tensor  # before 2.14
+
 
 def gather(x: Tensor, group: str) -> Tensor:
     """(L,) of every process -> (processes, L)."""
-    return collectives.all_gather_tensor(x[None], 0, group)  # type: ignore[arg-type]
+    gathered: Tensor = all_gather(x[None], 0, group)
+    return gathered
 
 
 def merged_statistics(mean_C: Tensor, var_C: Tensor, count: int, group: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.configs import is_on
+from senet.data.division import Division
 from senet.data.loading import Loaders, load_data
 from senet.errors import SenetError, needed_for
 from senet.models.base import Network
@@ -60,7 +61,7 @@ class Classification(Task[TrainConfig]):
             config = with_asked(config, stored.model, stored.data.preprocessing)
         return config
 
-    def open(self, run: RunFolder, accelerator: Accelerator, *, is_new: bool) -> None:
+    def open(self, run: RunFolder, accelerator: Accelerator, division: Division, *, is_new: bool) -> None:
         """Open the weights and the data of the run, see `Task.open`."""
         start = None
         self.make = partial(build, surgery=run.surgery())
@@ -72,8 +73,7 @@ class Classification(Task[TrainConfig]):
             batch_size=config.batch_size,
             device=accelerator.device,
             seed=config.seed,
-            rank=accelerator.process_index,
-            num_processes=accelerator.num_processes,
+            division=division,
             even=config.regularization.pairs_images,
             balance=config.objective.balance,
             softmax=config.objective.loss == "cross_entropy",

@@ -79,7 +79,8 @@ class RunConfig:
         epochs: passes over the training images.
         max_seconds: time for the whole run, with its evaluations; the number of epochs is then what fits, at most
             `epochs`, and is decided again after each. None for no limit.
-        batch_size: images of a batch in one process, before accumulation.
+        batch_size: images of a batch in one process, before accumulation; a run that goes on in another number of
+            processes keeps the batches that it started with.
         seed: of everything random.
         checkpoint_every: batches between saves within an epoch; None saves after each epoch. Interrupting always saves.
         weights: what to start from; None starts everything at random.

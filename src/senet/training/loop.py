@@ -8,6 +8,7 @@ from shlex import quote
 from typing import Any
 
 from senet.configs import settings
+from senet.data.division import Division
 from senet.errors import SenetError
 from senet.lost import watching_others
 from senet.training import budget
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 def train(config: RunConfig, output: str | Path, *, progress: Progress | None = None) -> Path:
     """Train a network; a line is logged for each epoch.
 
+    Under torchrun with `--max-restarts`, the processes that it starts again go on from the last save.
+
     Lines go to the logger "senet.training" at level INFO; where the program has not configured logging, they are shown
     on standard error.
 
@@ -47,6 +50,8 @@ def train(config: RunConfig, output: str | Path, *, progress: Progress | None = 
         TrainingInterrupted: SIGINT or SIGTERM arrived; the state is saved, and `resume` goes on.
     """
     run = RunFolder(output)
+    if run.is_started_here(config):
+        return resume(output, progress=progress)
     run.check_free()
     return carry_out(run, config, None, progress)
 
@@ -70,8 +75,9 @@ def resume(
 ) -> Path:
     """Go on with a run that was stopped; all that it needs is in its folder.
 
-    With nothing changed, on the CPU, it ends with the same weights, bit for bit, as if it had never stopped. A run that
-    is finished is left as it is.
+    With nothing changed, on the CPU, it ends with the same weights, bit for bit, as if it had never stopped. In another
+    number of processes it goes on with the same images in the same batches, and the same weights but for rounding. A
+    run that is finished is left as it is.
 
     Args:
         folder: the run folder.
@@ -153,17 +159,20 @@ def carry_out(run: RunFolder, config: RunConfig, state: Mapping[str, Any] | None
     accelerator = build_accelerator(config.compute)
     if state is None:
         check_shared(config.compute, accelerator.num_processes)
+    processes = accelerator.num_processes
     remedy = f"start all processes again with {resuming(run.path)}"
-    with watching_others(accelerator.num_processes, config.lost_minutes, remedy):
+    with watching_others(processes, config.lost_minutes, remedy):
         task: Task[Any] = config.task_type()(config)
         task.choose_precision(accelerator.device)
-        task.open(run, accelerator, is_new=state is None)
+        replicas = run.num_processes(processes) if state is None else state["num_processes"]
+        division = Division(num_replicas=replicas, num_processes=processes, process=accelerator.process_index)
+        task.open(run, accelerator, division, is_new=state is None)
         parts = Parts(task, accelerator.device, started)
-        trainer = Trainer(parts, run, accelerator)
+        trainer = Trainer(parts, run, accelerator, division)
         with run.claimed() if accelerator.is_main_process else nullcontext():
             trainer.restore(state)
             if accelerator.is_main_process:
-                run.start(parts.config, task.described())
+                run.start(parts.config, task.described(), division.num_replicas)
             accelerator.wait_for_everyone()
             trainer.run_epochs(progress)
     return run.path

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 import torch
 
 from senet.errors import SenetError, needed_for
+from senet.launch import num_started
 from senet.nn.precision import check_precision
-from senet.processes import be_patient, in_process_group, leave_process_group
+from senet.processes import be_patient, in_process_group, join_process_group, leave_process_group
 from senet.training.sections import ComputeConfig, GradientCompression
 
 with needed_for("senet.train"):
@@ -33,6 +34,8 @@ def build_accelerator(compute: ComputeConfig) -> Accelerator:
     Gradients are summed in memory of their own (`gradient_as_bucket_view`): else they would be copied back.
     """
     AcceleratorState._reset_state()  # a process may train several times, on different devices
+    if num_started() > 1 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        join_process_group()  # which Accelerate would do in a store that is not empty after a restart
     found = in_process_group()
     cpu = compute.cpu or not torch.accelerator.is_available()  # Accelerate joins processes on the CPU only on request
     sums = DistributedDataParallelKwargs(

@@ -45,11 +45,17 @@ class Run(Protocol):
     run_folder: Any
     say: Any
 
-    def seed_step(self, batch: int) -> None:
+    division: Any
+    is_synchronized: bool
+
+    def seed_step(self, batch: int, replica: int) -> None:
         """Seed everything random."""
 
-    def gradient(self, images: Any, targets: Any, window: int, update: bool) -> Tensor:
-        """Add a batch's share of the gradient, and return its loss."""
+    def add_gradient(self, batch: int, pieces: Any, window: int, update: bool, passes: Any) -> Tensor:
+        """Add the gradient of this process's shares of a batch, and return its loss."""
+
+    def gradient(self, images: Any, targets: Any, window: float, update: bool) -> Tensor:
+        """Add a share's part of the gradient, and return its loss."""
 
     def take_step(self) -> None:
         """Change the weights."""
@@ -153,16 +159,17 @@ def ranges(values: Any) -> str:
     return ", ".join(f"{name} {each.in_words()}" for name, each in values.items())
 
 
-def names_of(loader: Any, epoch: int, batch: int, rows: Sequence[int]) -> list[str]:
+def names_of(loader: Any, epoch: int, batch: int, rows: Sequence[int], share: int = 0) -> list[str]:
     """Return the names of images of a batch, or their numbers where the loader knows no names.
 
     Args:
         loader: of the training images.
         epoch: from 0.
         batch: from 0.
-        rows: their places in the batch.
+        rows: their places in this process's share of the batch.
+        share: which of its shares, from 0.
     """
-    indices = next(loader.order.batches(epoch, batch), None)
+    indices = next(islice(loader.order.batches(epoch, batch), share, None), None)
     name = getattr(loader, "name", None)
     if indices is None:
         return []
@@ -201,22 +208,22 @@ def replayed(trainer: Run) -> Cause:
     """Do the steps of an epoch again from where it stands, until one is not finite in any process."""
     position, accumulate = trainer.position, trainer.config.compute.accumulate
     epoch, num_batches = position.epoch, trainer.length.batches_of(position.epoch)
-    batches = trainer.data.train.batches(epoch, position.batch)
+    batches, number = trainer.data.train.batches(epoch, position.batch), len(trainer.division.shares)
     for first in range(position.batch, num_batches, accumulate):
-        window = read_together(trainer.team, batches, accumulate)
+        pieces = read_together(trainer.team, batches, accumulate * number)
+        window = len(pieces) // number
         trainer.parts.schedule.set_lr(epoch + first / trainer.length.num_batches, position.step)
         before = copied_buffers(trainer)
-        for batch, (images, targets) in enumerate(window, first):
-            is_last = batch + 1 == first + len(window)
-            trainer.seed_step(batch)
-            loss = trainer.gradient(images, targets, len(window), update=is_last)
+        for batch in range(first, first + window):
+            is_last, of_batch = batch + 1 == first + window, pieces[(batch - first) * number :][:number]
+            loss = trainer.add_gradient(batch, of_batch, window, is_last, trainer.gradient)
             if trainer.team.agree(not bool(loss.isfinite()) or (is_last and not gradients_are_finite(trainer))):
                 restore_buffers(trainer, before)
-                return looked_at(trainer, batch, window[batch - first])
+                return looked_at(trainer, batch, of_batch)
         position.step += 1
         trainer.take_step()
         if trainer.team.agree(not is_finite(trainer.parts.model)):
-            return Cause(fault=of_step(trainer), **where(trainer, first + len(window) - 1))
+            return Cause(fault=of_step(trainer), **where(trainer, first + window - 1))
     return Cause(fault=None)
 
 
@@ -261,18 +268,30 @@ def where(trainer: Run, batch: int) -> dict[str, Any]:
     return {"epoch": trainer.position.epoch + 1, "batch": batch + 1, "process": trainer.accelerator.process_index}
 
 
-def looked_at(trainer: Run, batch: int, data: tuple[Any, Any]) -> Cause:
-    """Return the cause that one batch shows, layer by layer.
+def looked_at(trainer: Run, batch: int, pieces: Sequence[tuple[Any, Any]]) -> Cause:
+    """Return the cause that one batch shows, layer by layer: the first of this process's shares that shows one.
 
     Args:
         trainer: of the run, as it was before the batch.
         batch: of the epoch, from 0.
-        data: images and targets, as the loader gives them.
+        pieces: images and targets of each share, as the loader gives them.
     """
+    if trainer.is_synchronized:  # a process that finds it would leave the others waiting
+        problem = "the layer is not known, for BatchNorm takes its statistics over several processes"
+        return Cause(fault=None, problem=problem, **where(trainer, batch))
+    for share in range(len(pieces)):
+        cause = looked_at_share(trainer, batch, share, pieces[share])
+        if cause.fault is not None:
+            break
+    return cause
+
+
+def looked_at_share(trainer: Run, batch: int, share: int, data: tuple[Any, Any]) -> Cause:
+    """Return the cause that one share of a batch shows; `data` are its images and targets."""
     objective, num_images = trainer.parts.objective, len(data[0])
     prefix: str = next((f"{name}." for name, module in objective.named_modules() if module is trainer.parts.model), "")
     trainer.parts.optimizer.zero_grad(set_to_none=True)
-    trainer.seed_step(batch)
+    trainer.seed_step(batch, trainer.division.shares[share].replica)
     images, targets = trainer.task.prepare(*data)
     try:
         fault = Layerwise(objective, prefix).first_fault(
@@ -282,7 +301,7 @@ def looked_at(trainer: Run, batch: int, data: tuple[Any, Any]) -> Cause:
         )
     except Exception as error:  # such as a lack of memory; the others must not wait for this process
         return Cause(fault=None, problem=f"the layer is not known ({first_line(error)})", **where(trainer, batch))
-    names = names_of(trainer.data.train, trainer.position.epoch, batch, fault.rows if fault else ())
+    names = names_of(trainer.data.train, trainer.position.epoch, batch, fault.rows if fault else (), share)
     what = "fused or compiled" if trainer.steps.compiled else "fused"
     problem = "" if fault else f"layer by layer the same batch is finite: it is not where layers run {what}"
     return Cause(fault=fault, num_images=num_images, images=names, problem=problem, **where(trainer, batch))

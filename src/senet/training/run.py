@@ -1,9 +1,9 @@
 """The run folder: what a run writes, and what it needs to go on.
 
-    config.json             the TrainConfig or another RunConfig with its task, and the modules of other packages that
-                            its network needs
+    config.json             the TrainConfig or another RunConfig with its task, the number of processes that it started
+                            with, and the modules of other packages that its network needs
     data.json               numbers of images, names of classes, images held out; compared when a run is resumed
-    environment.json        versions and machine
+    environment.json        versions and machine, and which start of torchrun it belongs to
     metrics.jsonl           one line an epoch; epoch 0 is the weights that it starts from, if there are any
     steps.jsonl             one line each log_every steps, at each save and at the end of an epoch
     stacks/processN.txt     of a run that stood still: the stacks of all threads
@@ -18,6 +18,7 @@
 There are no random states: all randomness is a function of (seed, epoch, step).
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -38,6 +39,7 @@ from senet.configs import overlaid, settings, to_dict
 from senet.data.folders import listed
 from senet.errors import MissingExtraError, MissingFileError, SenetError, warn
 from senet.files import make_folder, read_jsonl, synchronize, unwritable, write_json, written_beside
+from senet.launch import job
 from senet.locks import held
 from senet.models.config import config_from_dict
 from senet.models.description import Surgery
@@ -54,6 +56,9 @@ STATE_FILE = "training_state.pt"
 DATA_FILE = "data.json"
 ADDED_LATER = ("held_out", "train_boxes", "eval_boxes")
 """What data.json of older runs does not say; the latter two, of detectors, differ where images or boxes do."""
+ENVIRONMENT_FILE = "environment.json"
+BESIDE_CONFIG = ("task", "num_processes", "requires")
+"""What config.json says besides the configuration."""
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
 TASK = "classification"
@@ -91,7 +96,7 @@ def read_config(values: Any) -> RunConfig:
     if not isinstance(values, Mapping):
         return configuration_of(TASK).from_dict(values)
     task = values.get("task", TASK)
-    values = {name: value for name, value in values.items() if name not in ("requires", "task")}
+    values = {name: value for name, value in values.items() if name not in BESIDE_CONFIG}
     if "regularisation" in values:
         values = before_the_first_release(values)
     compute = values.get("compute")
@@ -131,6 +136,31 @@ class RunFolder:
         self.state_file = self.last / STATE_FILE
         self.previous_state = self.path / "previous" / STATE_FILE
         self.is_new = self.is_damaged = False
+        self.asked = ""
+
+    def is_started_here(self, config: RunConfig | None = None) -> bool:
+        """Return whether the folder holds the run of the same start of torchrun, which has started its processes again.
+
+        Args:
+            config: that the run is to have been asked for with; None for any.
+        """
+        self.asked = "" if config is None else digest_of(config)
+        written = self.read_json(ENVIRONMENT_FILE)
+        is_same = bool(job()) and written.get("job") == job() and (self.path / CONFIG_FILE).exists()
+        return is_same and (config is None or written.get("asked") == self.asked)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return what a file of the folder holds; nothing if it is not there, or cannot be read."""
+        try:
+            values = json.loads((self.path / name).read_text())
+        except (OSError, ValueError):
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    def num_processes(self, now: int) -> int:
+        """Return the number of processes that the run started with: as many as there are `now` if it starts now."""
+        found = self.read_json(CONFIG_FILE).get("num_processes", now)
+        return found if isinstance(found, int) and found > 0 else now
 
     def check_free(self) -> None:
         """Raise a SenetError if the folder holds a run, or something else, already."""
@@ -186,12 +216,13 @@ class RunFolder:
                 remedy = f"make room or permit it, and {resume} goes on from what was saved last"
             raise unwritable(self.path, error, remedy) from error
 
-    def start(self, config: RunConfig, data: Mapping[str, Any] | None = None) -> None:
+    def start(self, config: RunConfig, data: Mapping[str, Any] | None = None, num_processes: int = 1) -> None:
         """Write what is known before the first step; in the folder of a run that goes on, what has changed.
 
         Args:
             config: of the run.
             data: what data.json says of its images, where they are known already.
+            num_processes: that it started with.
 
         Raises:
             SenetError: the folder cannot be made or written.
@@ -202,13 +233,15 @@ class RunFolder:
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "threads": torch.get_num_threads(),
             "versions": versions("senet", "torch", "torchvision", "timm", "accelerate"),
+            "job": job(),
+            "asked": self.asked or self.read_json(ENVIRONMENT_FILE).get("asked", ""),
         }
         requires = config.required_modules()
-        values = {"task": config.task, **to_dict(config), **({"requires": requires} if requires else {})}
+        values = {"task": config.task, "num_processes": num_processes, **to_dict(config)}
         with self.writing():
             make_folder(self.path)
-            write_json(self.path / CONFIG_FILE, values)
-            write_json(self.path / "environment.json", environment)
+            write_json(self.path / ENVIRONMENT_FILE, environment)
+            write_json(self.path / CONFIG_FILE, values | ({"requires": requires} if requires else {}))
             if data is not None:
                 write_json(self.path / DATA_FILE, data)
 
@@ -369,6 +402,11 @@ def linked(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def digest_of(config: RunConfig) -> str:
+    """Return a short text by which a configuration is known again."""
+    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def versions(*packages: str) -> dict[str, str]:

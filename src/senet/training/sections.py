@@ -253,7 +253,7 @@ class SelectionConfig(AnySelection):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """How the arithmetic is done; except for `accumulate`, the choices change only speed and rounding.
+    """How the arithmetic is done: speed and rounding, but for `accumulate` and `sync_batch_norm`.
 
     Args:
         precision: of the forward and backward passes; "auto" is bf16 where the hardware computes it, else fp32, which
@@ -271,6 +271,8 @@ class ComputeConfig:
             below 6e-8 and overflows above 65504.
         bucket_mb: megabytes of gradients that are summed at once, while the backward pass goes on; with fewer it
             overlaps more, with more a network of long delays is used better.
+        sync_batch_norm: take the statistics of BatchNorm over the images of all processes (SyncBatchNorm), on any
+            device, as one process with all of them would; for batches of few images in each.
         cpu: stay on the CPU even if there is a GPU.
     """
 
@@ -282,6 +284,7 @@ class ComputeConfig:
     accumulate: int = 1
     gradient_compression: GradientCompression = "none"
     bucket_mb: int = 25
+    sync_batch_norm: bool = False
     cpu: bool = False
 
     @property

@@ -28,7 +28,7 @@ class Position:
         epoch: see above.
         batch: see above.
         step: steps of the optimizer so far.
-        loss_sum: of this process's batches of the epoch.
+        loss_sum: of the epoch's batches in this process; the mean of all processes' is the run's.
         seconds: that the epoch has taken.
         loss_sums: of every process, as of the last save; None before that, and of former versions.
         data_wait_s: seconds of the epoch in which this process waited for images.
@@ -41,6 +41,17 @@ class Position:
     seconds: float = 0.0
     loss_sums: list[float] | None = None
     data_wait_s: float = 0.0
+
+    def take_share(self, num_processes: int, process: int) -> None:
+        """Give a process its sum of the losses, once the position was read from a state.
+
+        Args:
+            num_processes: that go on, perhaps others than those that saved.
+            process: from 0.
+        """
+        sums = self.loss_sums
+        if sums is not None:
+            self.loss_sum = sums[process] if len(sums) == num_processes else sum(sums) / len(sums)
 
 
 def up_to_date(state: Mapping[str, Any], epochs: int | None, metrics: Iterable[Mapping[str, float]]) -> dict[str, Any]:

@@ -77,7 +77,6 @@ class StepLog:
     Attributes:
         wait: measures how long images are waited for.
         evaluation_s: seconds of evaluations since the last line.
-        grad_norm: of the last step, where the run computes it.
         losses: of this process's batches since the last line.
     """
 
@@ -85,7 +84,6 @@ class StepLog:
         self.file, self.every, self.team, self.device, self.writes = folder / STEPS_FILE, every, team, device, writes
         self.wait = DataWait(device)
         self.evaluation_s = 0.0
-        self.grad_norm: Any = None
         self.step, self.num_images = 0, 0
         self.losses: list[float] = []
         self.seconds = self.waited = 0.0
@@ -107,12 +105,13 @@ class StepLog:
         self.waited += waited
         return waited
 
-    def line(self, position: Position, lr: float) -> dict[str, float] | None:
+    def line(self, position: Position, lr: float, grad_norm: Any = None) -> dict[str, float] | None:
         """Write a line about the steps since the last one, and return it; None without steps, or in another process.
 
         Args:
             position: after the steps.
             lr: the learning rate of the last one.
+            grad_norm: of its gradient; None where the run does not compute it.
 
         Raises:
             OSError: it cannot be written.
@@ -143,7 +142,7 @@ class StepLog:
             "images_per_s": sum(images) / seconds,
             "memory_mb": max(memory),
             **({"cuda_peak_mb": max(on_cuda)} if self.device.type == "cuda" else {}),
-            **({} if self.grad_norm is None else {"grad_norm": float(self.grad_norm)}),
+            **({} if grad_norm is None else {"grad_norm": float(grad_norm)}),
         }
         self.start(position.step)
         if not self.writes:
@@ -155,7 +154,7 @@ class StepLog:
     def start(self, step: int) -> None:
         """Begin to count after a step."""
         self.step, self.num_images, self.seconds, self.waited, self.evaluation_s = step, 0, 0.0, 0.0, 0.0
-        self.losses, self.grad_norm = [], None
+        self.losses = []
 
     def keep(self, step: int) -> None:
         """Go on after a step: a killed run may have written of more, or half a line."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from torch import nn
 
+from senet.data.division import Division
 from senet.data.order import BatchOrder
 from senet.errors import needed_for
 from senet.nn.precision import fast_precision
@@ -36,7 +37,7 @@ class Batches(Protocol):
         ...
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Any, Any]]:
-        """Yield images and targets."""
+        """Yield images and targets: of each batch, this process's shares one after the other."""
         ...
 
 
@@ -101,12 +102,13 @@ class Task(ABC, Generic[Config]):
         self.notes.append(f"compute.precision is auto, which is {precision} here{faster}")
 
     @abstractmethod
-    def open(self, run: RunFolder, accelerator: Accelerator, *, is_new: bool) -> None:
+    def open(self, run: RunFolder, accelerator: Accelerator, division: Division, *, is_new: bool) -> None:
         """Open the weights and the data of the run.
 
         Args:
             run: its folder.
             accelerator: its device and its processes.
+            division: of its batches among the processes.
             is_new: whether the run begins; one that goes on has its own weights.
 
         Raises:

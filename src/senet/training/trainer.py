@@ -3,18 +3,17 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from senet.data.division import Division
 from senet.errors import NotFiniteError, SenetError, needed_for
 from senet.nn.precision import float32_products, slow_bf16
 from senet.processes import Team
-from senet.training.compiling import Call, Steps
 from senet.training.ending import Ending, ending_of
 from senet.training.finite import first_not_finite, is_finite, not_finite
 from senet.training.interrupt import TrainingInterrupted, caught_signals
@@ -24,10 +23,10 @@ from senet.training.progress import Progress, Reporter, lines_shown
 from senet.training.replay import Past, stop_not_finite
 from senet.training.run import RunFolder
 from senet.training.scoring import summed
-from senet.training.seeding import STEP_STREAM, seed_everything
 from senet.training.stalls import Stalls
 from senet.training.state import Position, standing
 from senet.training.steplog import StepLog, waiting_in_words
+from senet.training.stepping import Stepper
 from senet.training.trackers import Trackers
 
 with needed_for("senet.train"):
@@ -37,52 +36,31 @@ KEEP, STOP, NOT_FINITE = 0.25, 0.5, 1.0
 """What a process asks the others for after a step: to keep what the run is; to stop for a signal, or what is wrong."""
 
 
-class Trainer:
+class Trainer(Stepper):
     """A run in progress.
 
     Args:
         parts: of the run, at its beginning.
         run: its folder.
         accelerator: devices and processes.
+        division: of the batches among the processes.
     """
 
-    def __init__(self, parts: Parts, run: RunFolder, accelerator: Accelerator) -> None:
-        self.parts, self.config, self.length = parts, parts.config, parts.length
-        self.task, self.data = parts.task, parts.task.data
-        self.run_folder, self.accelerator = run, accelerator
+    def __init__(self, parts: Parts, run: RunFolder, accelerator: Accelerator, division: Division) -> None:
+        super().__init__(parts, accelerator, division)
+        self.length, self.data, self.run_folder = parts.length, parts.task.data, run
         self.team = Team(accelerator.num_processes)
         self.pace = Pace(parts.budget, parts.schedule, self.team)
-        self.say: Callable[[str], None] = lambda sentence: None
-        self.wrap()
-        self.position = Position()
         main = accelerator.is_main_process
         self.log = StepLog(run.path, self.config.log_every, self.team, accelerator.device, writes=main)
         self.past, self.has_waited = Past(), False
         process, minutes = accelerator.process_index, self.config.stall_minutes
         self.stalls = Stalls(run.path, process, minutes, lambda sentence: self.say(sentence))  # `say` changes
-        self.frozen = ""
         self.caught: list[int] = []
         slow = slow_bf16("compute.precision bf16", accelerator.device, "auto chooses what is fast")
         slow = slow if self.config.compute.precision == "bf16" else ""
-        self.notes = [slow, self.steps.note, self.data.train.order.summary(), *self.task.notes]
-
-    def wrap(self) -> None:
-        """Distribute the objective over the processes, and make what does the steps.
-
-        DistributedDataParallel sums the gradients of those parameters that need one when it is made.
-        """
-        self.wrapped: nn.Module = self.accelerator.prepare_model(self.parts.objective)
-        distributed = self.wrapped is not self.parts.objective
-        self.steps = Steps(self.wrapped, self.accelerator.device, self.config.compute, distributed=distributed)
-        self.steps.say = self.say
-
-    def thaw(self) -> None:
-        """From the first epoch on that trains the trunk, let it have gradients, and give it to the optimizer."""
-        changed = self.parts.set_gradients(self.position.epoch)
-        if changed and self.wrapped is not self.parts.objective:
-            del self.wrapped, self.steps
-            self.accelerator.free_memory()  # with it go the hooks by which the old one takes gradients
-            self.wrap()
+        order = self.data.train.order
+        self.notes = [division.in_words(), slow, self.steps.note, order.summary(), *self.task.notes]
 
     def run_epochs(self, progress: Progress | None = None) -> None:
         """Train and evaluate every epoch that is left.
@@ -172,12 +150,13 @@ class Trainer:
         read_every = accumulate if self.accelerator.device.type == "cpu" else 20 * accumulate
         losses: list[Tensor] = []
         num_images, started, lr = 0, self.clock(), 0.0
-        batches = self.data.train.batches(position.epoch, position.batch)
+        batches, ends = self.data.train.batches(position.epoch, position.batch), self.data.train.order.ends
+        number = len(self.division.shares)
         for first in range(position.batch, num_batches, accumulate):
             try:
                 self.stalls.beat("waiting for images")
                 with self.log.wait.measured():
-                    window = list(islice(batches, accumulate))
+                    pieces = list(islice(batches, accumulate * number))
                 self.stalls.beat("training")
                 self.team.agree()
             except SenetError as error:
@@ -185,18 +164,18 @@ class Trainer:
                     raise not_good from error
                 self.stop_for(error)
             lr = self.parts.schedule.set_lr(position.epoch + first / self.length.num_batches, position.step)
-            for batch, (images, targets) in enumerate(window, first):
-                self.seed_step(batch)
-                losses.append(self.backward(images, targets, len(window), update=batch + 1 == first + len(window)))
-                num_images += len(images)
+            window, num_images = len(pieces) // number, num_images + sum(len(images) for images, _ in pieces)
+            done = first + window
+            for batch in range(first, done):
+                its_pieces = pieces[(batch - first) * number :][:number]
+                losses.append(self.add_gradient(batch, its_pieces, window, batch + 1 == done, self.backward))
             position.step += 1
-            done = first + len(window)
             if done % read_every and done < num_batches and not self.log.is_due(position.step):
                 continue
             previous, last_loss, count = position.batch, losses[-1], len(losses)
             ruined = self.read_losses(losses, done, lr)
             now = self.clock()
-            rate = num_images * self.accelerator.num_processes / (now - started)
+            rate = int(ends[done] - ends[previous]) / (now - started)
             position.seconds += now - started
             position.data_wait_s += self.log.add(num_images, now - started)
             num_images, started = 0, now
@@ -229,50 +208,11 @@ class Trainer:
     def write_line(self, lr: float) -> dict[str, float] | None:
         """Write a line about the last steps, see `StepLog`."""
         with self.run_folder.writing():
-            return self.log.line(self.position, lr)
+            return self.log.line(self.position, lr, self.grad_norm)
 
     def clock(self) -> float:
         """Return the time in seconds, in which compiling takes none: it would hide how fast the run is."""
         return time.perf_counter() - self.steps.seconds
-
-    def seed_step(self, batch: int) -> None:
-        """Seed everything random with the seed of the run, the epoch, the batch of the epoch and the process."""
-        process = self.accelerator.process_index
-        seed_everything(
-            self.config.seed, self.position.epoch, batch, process, STEP_STREAM, device=self.accelerator.device
-        )
-
-    def backward(self, images: Any, targets: Any, window: int, update: bool) -> Tensor:
-        """Add a batch's share of the gradient; with `update`, take the step. Returns the batch's loss."""
-        loss = self.gradient(images, targets, window, update)
-        if update:
-            self.take_step()
-        return loss
-
-    def gradient(self, images: Any, targets: Any, window: int, update: bool) -> Tensor:
-        """Add a batch's share of the gradient, which is that of all processes with `update`. Returns its loss."""
-        images, targets = self.task.prepare(images, targets)
-
-        def passes(call: Call) -> Tensor:
-            loss: Tensor = self.task.loss(call, images, targets)
-            self.parts.scaler.scale(loss if window == 1 else loss / window).backward()
-            return loss.detach()
-
-        with nullcontext() if update else self.accelerator.no_sync(self.wrapped):
-            return self.steps.run(passes, images, self.frozen)
-
-    def take_step(self) -> None:
-        """Change the weights by the gradient, and their running average."""
-        parts = self.parts
-        if self.config.optimizer.clip_norm is not None:
-            parts.scaler.unscale_(parts.optimizer)
-            clip_norm = self.config.optimizer.clip_norm
-            self.log.grad_norm = nn.utils.clip_grad_norm_(parts.model.parameters(), clip_norm)
-        parts.scaler.step(parts.optimizer)
-        parts.scaler.update()
-        parts.optimizer.zero_grad(set_to_none=True)
-        if parts.ema is not None:
-            parts.ema.update(self.position.step)
 
     def read_losses(self, losses: list[Tensor], done: int, lr: float) -> NotFiniteError | None:
         """Move the position to `done` batches, with their losses, but not over the first that is not finite."""
@@ -336,7 +276,7 @@ class Trainer:
 
     def save(self, metrics: dict[str, float], *, best: bool) -> None:
         """Write last/, and best/ if it is the best."""
-        where = {"position": vars(self.position), "num_processes": self.accelerator.num_processes}
+        where = {"position": vars(self.position), "num_processes": self.division.num_replicas}
         self.run_folder.save(self.parts.kept, {**self.parts.state_dict(), **where}, metrics, best=best)
 
     def save_within_epoch(self) -> None:
@@ -353,14 +293,8 @@ class Trainer:
             if self.accelerator.is_main_process:
                 self.run_folder.keep_metrics(-1)
             return
-        if state["num_processes"] != self.accelerator.num_processes:
-            raise SenetError(
-                f"{self.run_folder.path} was run by {state['num_processes']} processes, not "
-                f"{self.accelerator.num_processes}; resume with as many"
-            )
-        self.position = position = Position(**state["position"])
-        if position.loss_sums is not None:
-            position.loss_sum = position.loss_sums[self.accelerator.process_index]
+        self.position = Position(**state["position"])
+        self.position.take_share(self.division.num_processes, self.division.process)
         self.thaw()
         self.parts.load_state_dict(state)
         if self.accelerator.is_main_process:
