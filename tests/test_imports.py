@@ -16,7 +16,7 @@ PACKAGE = Path(senet.__file__).parent
 
 # A file imports from its own part and from those before it here.
 PARTS = [
-    *("deprecated", "errors", "launch", "processes", "files", "configs", "plugins", "registry", "terminal"),
+    *("deprecated", "errors", "launch", "processes", "files", "configs", "plugins", "registry", "terminal", "quiet"),
     *("shards", "ops", "nn", "data", "models"),
     *("weights", "factory", "costs", "surgery", "optimization", "evaluation", "training"),
     *("finetuning", "detection", "analysis", "deployment", "recipes", "integrations", "paper", "cli", "__main__"),

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from senet.errors import SenetError
@@ -42,7 +43,10 @@ def check_writable(path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        reason = "it is a folder" if path.is_dir() else "" if os.access(path.parent, os.W_OK) else "permission denied"
+        reason = "it is a folder" if path.is_dir() else ""
+        if not reason:  # a folder's permissions do not say all: /proc and some network drives take no file
+            with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part"):
+                pass
     except (FileExistsError, NotADirectoryError):
         reason = f"{path.parent} is not a folder"
     except OSError as error:

@@ -1,9 +1,7 @@
 """int8 for ONNX: ONNX Runtime's static quantization with SE's gates in float; weights alone in int8 or float16."""
 
-import logging
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +11,7 @@ from senet.deployment.calibration import Array
 from senet.deployment.layers import Layer, in_gates, left_in_float
 from senet.deployment.steps import node_names, operations_of_onnx
 from senet.errors import SenetError, first_line, needed_for
+from senet.quiet import quiet
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 """ONNX's layers, whose second input are weights."""
@@ -78,7 +77,7 @@ def quantize(
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     names = left_in_float(operations_of_onnx(model), keep_float, float_gates)
     kinds = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
-    with tempfile.TemporaryDirectory() as folder, quiet_onnxruntime():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "int8.onnx"
         try:
             quantize_static(
@@ -204,14 +203,3 @@ def with_first(model: Any, nodes: Sequence[Any]) -> Any:
     del model.graph.node[:]
     model.graph.node.extend([*nodes, *rest])
     return model
-
-
-@contextmanager
-def quiet_onnxruntime() -> Iterator[None]:
-    """Keep ONNX Runtime's advice about its own steps, which goes to Python's root logger, to ourselves."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
