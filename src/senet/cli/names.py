@@ -258,7 +258,7 @@ EXPORTED_AS: Mapping[str, Names] = MappingProxyType(
                 **dict.fromkeys(("uint8", "8", "fp8", "int4", "quantized"), "take int8, or int8_weights"),
                 **dict.fromkeys(
                     ("bf16", "bfloat16"),
-                    "take fp32, which runtimes compute in bfloat16 where the processor can (OpenVINO by itself), or fp16",
+                    "take fp32: where a processor has bfloat16, runtimes can compute in it (OpenVINO does by itself)",
                 ),
             }
         ),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, fx, nn
 
@@ -30,17 +30,14 @@ class Continued:
 
     def logits_from(self, layer: str) -> Tensor:
         """Return the logits (N, classes) after a change of a layer, named as in the network."""
-        if not self.values:
-            found: Tensor = self.network(self.batch)
-            return found
-        assert isinstance(self.network, fx.GraphModule)
-        before: dict[fx.Node, Any] = {}
-        for node in self.network.graph.nodes:
-            if node.op == "call_module" and f"{layer}.".startswith(f"{node.target}."):
-                break
-            before[node] = self.values[node]
-        found = fx.Interpreter(self.network).run(self.batch, initial_env=before)
-        return found
+        if self.values:
+            assert isinstance(self.network, fx.GraphModule)
+            before: dict[fx.Node, Any] = {}
+            for node in self.network.graph.nodes:
+                if node.op == "call_module" and f"{layer}.".startswith(f"{node.target}."):
+                    return cast(Tensor, fx.Interpreter(self.network).run(self.batch, initial_env=before))
+                before[node] = self.values[node]
+        return cast(Tensor, self.network(self.batch))
 
 
 class Keeper(fx.Interpreter):

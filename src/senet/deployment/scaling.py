@@ -53,24 +53,37 @@ def scaled(sides: Tensor, to: Tensor, of: Tensor) -> Tensor:
     than to n. The spacing of numbers below n is 2^(p - 52) for 2^p < n <= 2^(p + 1), so that is where
     sides * r / (of 2^k) > 2^(p - 53).
     """
-    powers = torch.tensor([2**i for i in range(POWERS)])
+    powers, last = torch.tensor([2**i for i in range(POWERS)]), POWERS - 1
     whole, rest = divided(sides * to, of)
-    exponent = (of[..., None] * powers[1:] <= to[..., None]).sum(-1) - (to[..., None] * powers < of[..., None]).sum(-1)
-    p = (powers < whole[..., None]).sum(-1) - 1
+    exponent = doublings(2 * of, to) - doublings(to, of - 1)
+    p = doublings(torch.tensor([1]), whole - 1) - 1
     r = divided(to, of)[1]  # times 2^k, k = 52 - exponent, in factors whose products fit 32 bits
-    last = POWERS - 1
     for factor in (
         *(torch.tensor([2**i]) for i in (13, 12, 12)),
         *(powers[(last - exponent).clamp(max=last)], powers[(-exponent).clamp(min=0)]),
     ):
         r = divided(r * divided(factor, of)[1], of)[1]
-    below = (rest == 0) & (2 * r < of) & (2 * sides * r > of * powers[(p - exponent).clamp(min=0)])
-    return whole - below.to(whole.dtype)
+    distance, spacing = 2 * sides * r, of * powers[(p - exponent).clamp(min=0)]
+    return whole - positive(1 - rest) * positive(of - 2 * r) * positive(distance - spacing)
 
 
 def divided(numbers: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
-    """Return quotient and rest, of numbers from 0 on; exact even if a runtime rounds the quotient in single precision."""
-    quotient = numbers.div(by, rounding_mode="floor")
+    """Return quotient and rest of numbers from 0 on, exact even if a runtime divides in single precision."""
+    quotient = numbers.div(by, rounding_mode="trunc")
     rest = numbers - quotient * by
-    more, less = (rest >= by).to(quotient.dtype), (rest < 0).to(quotient.dtype)
-    return quotient + more - less, rest + (less - more) * by
+    off = positive(rest - by + 1) - positive(-rest)
+    return quotient + off, rest - off * by
+
+
+def doublings(numbers: Tensor, limit: Tensor) -> Tensor:
+    """Return how many of the numbers, 2, 4, 8 ... times the numbers are no larger than a limit from 0 on.
+
+    Term by term, for OpenVINO 2026.4 adds integers along an axis wrongly.
+    """
+    reached = [limit.div(numbers * 2**i, rounding_mode="trunc").clamp(max=1) for i in range(POWERS - 1)]
+    return sum(reached[1:], start=reached[0])
+
+
+def positive(numbers: Tensor) -> Tensor:
+    """Return 1 for numbers above 0, and 0 for others."""
+    return numbers.clamp(0, 1)
