@@ -185,7 +185,10 @@ def refusal(words, capsys):
         ("--imgsz 64", "--image-size HEIGHT WIDTH"),
         ("--opset-version 18", "--opset"),
         ("--saveEngine a.engine", "nothing: the output comes second, and trtexec makes an engine of a .onnx file"),
-        ("--shapes images:1x3x32x32", "--batch-size and --image-size HEIGHT WIDTH, after --dynamic for nothing that is"),
+        (
+            "--shapes images:1x3x32x32",
+            "--batch-size and --image-size HEIGHT WIDTH, after --dynamic for nothing that is",
+        ),
         ("--minShapes images:1x3x32x32", "--dynamic batch height width, of any length"),
         ("--workspace 4", "nothing: how much memory a runtime may take is said where the file runs"),
         ("--input-names x", "nothing: the input is called images"),
@@ -198,10 +201,16 @@ def test_habits_of_other_exporters_are_answered(options, here, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--to tensorrt", "--to has no tensorrt; export to onnx; on the machine with the GPU, trtexec --onnx=FILE.onnx"),
+        (
+            "--to tensorrt",
+            "--to has no tensorrt; export to onnx; on the machine with the GPU, trtexec --onnx=FILE.onnx",
+        ),
         ("--to=TRT", "--to has no TRT; export to onnx; "),
         ("--to tflite", "--to has no tflite; on phones take executorch or coreml, and elsewhere onnx"),
-        ("--to torchscript", "--to has no torchscript; take torch_export, whose .pt2 PyTorch opens without this library"),
+        (
+            "--to torchscript",
+            "--to has no torchscript; take torch_export, whose .pt2 PyTorch opens without this library",
+        ),
         ("--to pt", "--to has no pt; take torch_export"),
         ("--to ncnn", "--to has no ncnn; export to onnx, which its converter pnnx reads"),
         ("--precision bf16", "--precision has no bf16; take fp32: where a processor has bfloat16"),
@@ -215,7 +224,10 @@ def test_values_of_other_exporters_are_answered(options, said, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--dynamic batch,height", "expected some of batch, height, width, with spaces between them, not 'batch,height'"),
+        (
+            "--dynamic batch,height",
+            "expected some of batch, height, width, with spaces between them, not 'batch,height'",
+        ),
         ("--image-size x", "expected an integer, not 'x'"),
         ("--image-size 1 2 3", "expected one number for a square, or height and width, not 3 numbers"),
         ("--image-size", "expected one number for a square, or height and width, not 0 numbers"),
@@ -232,7 +244,10 @@ def test_values_that_cannot_be_read_are_said_in_our_words(options, said, capsys)
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--to executorch --dynamic batch", "--dynamic batch has no effect on executorch, whose files compute one shape"),
+        (
+            "--to executorch --dynamic batch",
+            "--dynamic batch has no effect on executorch, whose files compute one shape",
+        ),
         ("--to web --dynamic batch", "--dynamic batch has no effect on web, whose page prepares one picture at a time"),
         ("--to web --batch-size 1", "--batch-size 1 has no effect on web"),
         ("--to coreml --dynamic height width", "--dynamic height width has no effect on coreml"),

@@ -17,6 +17,7 @@ from senet.deployment.exported_detectors import ExportedDetector
 from senet.deployment.graph import ExportGraph, bare_network, build_graph
 from senet.deployment.layouts import place_of_model, write_settings
 from senet.deployment.metadata import describe
+from senet.deployment.onnxruntime_web import check_runtime
 from senet.deployment.parity import ParityReport, parity_path, write_parity
 from senet.deployment.photos import PhotoSource
 from senet.deployment.pictures import usual_number
@@ -75,7 +76,8 @@ def export(
         config: of the export; None for the defaults.
         data: images on which original and exported network are compared, for a detector with boxes or without; None for
             those that the run is evaluated on, and for generated ones where there is no run.
-        num_images: how many of them, at equal distances, or "all"; None for 500, and 50 for a detector.
+        num_images: how many of them, at equal distances, or "all"; None for 500 at most, 300 of 224 pixels, and 50 for a
+            detector.
         calibration: data, a folder or images, uint8 (N, C, H, W), for the ranges of `precision="int8"`; None for the
             training images of the run.
         report: write the comparison as a page.
@@ -95,6 +97,8 @@ def export(
     config = with_options(config or ExportConfig(), options)
     output, info = at_home(output), check_target(config)
     check_output(output, config, info)
+    if config.to == "web":
+        check_runtime(config.onnxruntime_web)
     page = None if report is None else at_home(report)
     if detects(run_or_model):
         if calibration is not None:
@@ -246,7 +250,7 @@ def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
         raise SenetError(f"{output} does not end in {info.suffix}, as files of {config.to} do; name it so{remedy}")
     companions = () if config.layout is not None else map(output.with_suffix, info.companions)
     for path in (output, *companions, parity_path(output)):
-        if path.exists() or path.is_symlink():
+        if os.path.lexists(path):  # False for a name that is too long
             raise SenetError(f"{path} exists already; name another output, or remove it")
     check_writable(output)
 

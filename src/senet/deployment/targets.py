@@ -15,7 +15,6 @@ from torch import Tensor
 from senet.deployment.calibration import CalibrationImages
 from senet.deployment.config import ExportConfig, ExportPrecision, Target
 from senet.deployment.graph import ExportGraph
-from senet.deployment.onnxruntime_web import check_runtime
 from senet.deployment.sensitivity import Sensitivity
 from senet.errors import SenetError, check_installed
 from senet.weights.hub import EXPORTED
@@ -135,7 +134,6 @@ def check_target(config: ExportConfig) -> TargetInfo:
     Raises:
         SenetError: it does not have this precision.
         MissingExtraError: a package is missing.
-        MissingFileError: a page's runtime is not in the folder that is given.
     """
     if config.to not in TARGETS:
         raise SenetError(f"to is {config.to!r}, which this version does not write; it writes {', '.join(TARGETS)}")
@@ -151,6 +149,4 @@ def check_target(config: ExportConfig) -> TargetInfo:
         )
     int8 = info.needed_for_int8 if config.precision.startswith("int8") else ()
     check_installed(f"export to {config.to}{' in int8' * bool(int8)}", (*info.packages, *int8))
-    if config.to == "web":
-        check_runtime(config.onnxruntime_web)
     return info
