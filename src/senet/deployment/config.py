@@ -155,4 +155,4 @@ class ExportConfig:
     def stated(self, name: str) -> str:
         """Return an option with its value for a message; of several values as they are typed."""
         value = getattr(self, name)
-        return f"{name}={' '.join(value)}" if isinstance(value, tuple) else f"{name}={value!r}"
+        return f"{name}={' '.join(map(str, value))}" if isinstance(value, tuple) else f"{name}={value!r}"

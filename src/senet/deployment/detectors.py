@@ -59,10 +59,10 @@ def check_options(config: ExportConfig) -> None:
         raise SenetError(f"precision is {config.precision!r}, but detectors are exported in fp32 only; leave it out")
     default = ExportConfig()
     for name in ("image_size", "batch_size", "dynamic", "resize", "layout"):
-        value = getattr(config, name)
-        if value != getattr(default, name):
+        if getattr(config, name) != getattr(default, name):
             raise SenetError(
-                f"{name}={value!r} has no effect on a detector, whose file takes one picture of any size; leave it out"
+                f"{config.stated(name)} has no effect on a detector, whose file takes one picture of any size; leave it "
+                "out"
             )
     if config.opset is not None and config.opset > LAST_OPSET:
         raise SenetError(f"opset is {config.opset}; expected {OPSETS[0]} to {LAST_OPSET} for a detector")
