@@ -146,7 +146,8 @@ def words_or_none(info: Any) -> tyro.constructors.PrimitiveConstructorSpec[tuple
     """Read some of the words of a Literal, or none of them; None where the option is left out."""
     whole = next((kind for kind in get_args(info.type) if get_origin(kind) is tuple), None)
     choices = get_args(get_args(whole)[0]) if whole is not None else ()
-    if not choices or info.type != whole | None or not all(isinstance(choice, str) for choice in choices):
+    is_optional = {*get_args(info.type)} == {whole, type(None)}
+    if not (choices and is_optional and all(isinstance(choice, str) for choice in choices)):
         return None
 
     def read(words: list[str]) -> tuple[str, ...] | None:

@@ -61,8 +61,8 @@ def check_options(config: ExportConfig) -> None:
     for name in ("image_size", "batch_size", "dynamic", "resize", "layout"):
         if getattr(config, name) != getattr(default, name):
             raise SenetError(
-                f"{config.stated(name)} has no effect on a detector, whose file takes one picture of any size; leave it "
-                "out"
+                f"{config.stated(name)} has no effect on a detector, whose file takes one picture of any size; leave "
+                "it out"
             )
     if config.opset is not None and config.opset > LAST_OPSET:
         raise SenetError(f"opset is {config.opset}; expected {OPSETS[0]} to {LAST_OPSET} for a detector")
