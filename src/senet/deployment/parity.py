@@ -175,20 +175,15 @@ def compare_exported(
         SenetError: the original is no network, the data do not fit it, or the two have different classes.
     """
     candidate = candidate_of(exported)
-    precision = candidate.precision if precision is None else precision
-    check_choice("precision", precision, tuple(TOLERANCES))
-    if blocks and candidate.path is None:
-        raise SenetError("blocks=True needs an exported file, from senet.load_exported; leave it out for a function")
+    precision, by_block = resolved(candidate, precision, blocks)
     model, (own, other) = bare_network(open_model(original)), names or (name_of(original), candidate.name)
-    if data is None and isinstance(original, str | Path):
-        data = run_data(original)
+    data = run_data(original) if data is None and isinstance(original, str | Path) else data
     prepared = model if candidate.module is None else candidate.module
     with borrowed(model, torch.device("cpu")):
         tally, some = compared(model, candidate.run, pictures_for(prepared, data, images, candidate.size))
         contestants = {"original": model, "exported": candidate.run, "optimized": optimized}
         times = timed_in_turn(contestants, some) if timed else ()
-        wanted = precision == "int8" and candidate.path is not None if blocks is None else blocks
-        inner = inner_errors(model, candidate, some) if wanted else None
+        inner = inner_errors(model, candidate, some) if by_block else None
     allowed = TOLERANCES[precision] if tolerance is None else tolerance
     return ParityReport(
         original=own,
@@ -204,6 +199,19 @@ def compare_exported(
         inner=inner,
         **tally.figures(),
     )
+
+
+def resolved(candidate: Candidate, precision: str | None, blocks: bool | None) -> tuple[str, bool]:
+    """Return for which precision a network is compared, and whether block by block; see `compare_exported`.
+
+    Raises:
+        SenetError: there is no such precision, or the blocks of a function are to be compared.
+    """
+    precision = candidate.precision if precision is None else precision
+    check_choice("precision", precision, tuple(TOLERANCES))
+    if blocks and candidate.path is None:
+        raise SenetError("blocks=True needs an exported file, from senet.load_exported; leave it out for a function")
+    return precision, precision == "int8" and candidate.path is not None if blocks is None else blocks
 
 
 def compared(model: nn.Module, run: Run, pictures: Pictures) -> tuple[Tally, Tensor]:
