@@ -174,3 +174,14 @@ def test_nncf_is_missing(program, images, monkeypatch):
         MissingExtraError, match=r"needs nncf, which is not installed; run: pip install 'senet\[int8\]'"
     ):
         quantization.quantize(openvino.convert_model(program[1]), images.inputs())
+
+
+def test_products_and_sums_in_eight_bits_leave_the_gates_in_float(packaged, proto, images):
+    made = static_quantization.quantize(proto, images.inputs(), float_products=False)
+    steps = steps_from(operations_of_onnx(proto))
+    gates = gates_in(steps)
+    rounded = in_eight_bits(made)
+    assert {steps[gate.product].node for gate in gates} <= rounded
+    assert not {steps[i].node for gate in gates for i in gate.operations} & rounded
+    batch, before = expected(packaged, images)
+    assert error(run_onnx(made, batch), before) < 0.1
