@@ -23,7 +23,7 @@ from cores import Cores, FailedJobError, on_free_cores, printed
 from report import RESULTS, about, write_results
 from senet.files import read_jsonl
 from senet.models.config import ModelConfig
-from senet.recipes import cifar10_short
+from senet.recipes.cifar import cifar10_short
 
 PACKAGES = ("torch", "torchvision")
 NETWORKS = ("cifar_resnet20", "cifar_se_resnet20")

@@ -123,6 +123,7 @@ def onnx_contestants(model: Any, inputs: list[np.ndarray]) -> dict[str, Callable
         "8-bit weights, int8 activations": signed,
         "gates too, 8-bit weights, int8 activations": partial(signed, float_gates=False),
         "int8": ours,
+        "int8, products and sums too": partial(ours, float_products=False),
         "int8, gates too": partial(ours, float_gates=False),
     }
 

@@ -17,7 +17,7 @@ PACKAGE = Path(senet.__file__).parent
 # A file imports from its own part and from those before it here.
 PARTS = [
     *("deprecated", "errors", "launch", "lost", "restarts", "processes", "files", "checksums", "locks"),
-    *("configs", "plugins", "registry", "terminal"),
+    *("configs", "plugins", "registry", "terminal", "quiet"),
     *("shards", "ops", "nn", "data", "models"),
     *("weights", "factory", "costs", "surgery", "optimization", "evaluation", "training"),
     *("finetuning", "detection", "analysis", "deployment", "recipes", "integrations", "paper", "cli", "__main__"),

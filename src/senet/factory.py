@@ -20,6 +20,7 @@ from senet.models.external import build_external, is_external, tag_of
 from senet.models.hub_methods import HubFunctions, HubMethods
 from senet.nn.block import SEOptions
 from senet.weights.checkpoint import Checkpoint
+from senet.weights.exported import exported_file
 from senet.weights.fitting import fit
 from senet.weights.folder import packaged_folder, packaged_weights, push_to_hub, save_pretrained
 from senet.weights.hub import EXPORTED, FILES, Download, is_hub_id
@@ -299,7 +300,7 @@ def load_model(source: str | Path, *, pretrained: bool = True) -> Network:
     """Open the network that the commands mean by a name, a run, a model folder, a file or a hub id.
 
     Args:
-        source: what `from_pretrained` takes; or a file that `senet.export` wrote.
+        source: what `from_pretrained` takes; or a file that `senet.export` wrote, or a folder with one.
         pretrained: False starts a network of timm or torchvision at random.
 
     Returns:
@@ -308,7 +309,7 @@ def load_model(source: str | Path, *, pretrained: bool = True) -> Network:
     Raises:
         SenetError: as `from_pretrained`.
     """
-    if pretrained and Path(source).suffix in EXPORTED:  # parts above this one, which are imported only here
+    if pretrained and exported_file(source) is not None:  # parts above this one, which are imported only here
         return cast(Network, import_module("senet.deployment.loading").load_exported(source))
     if pretrained:
         return from_pretrained(source)

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from senet.errors import SenetError, first_line
@@ -152,7 +153,10 @@ def check_writable(path: Path) -> None:
     """
     try:
         make_folder(path.parent)
-        reason = "it is a folder" if path.is_dir() else "" if os.access(path.parent, os.W_OK) else "permission denied"
+        reason = "it is a folder" if path.is_dir() else ""
+        if not reason:  # a folder's permissions do not say all: /proc and some network drives take no file
+            with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part"):
+                pass
     except (FileExistsError, NotADirectoryError):
         reason = f"{path.parent} is not a folder"
     except OSError as error:

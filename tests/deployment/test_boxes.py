@@ -174,3 +174,18 @@ def test_pairs() -> None:
     assert matches(line, line).tolist() == [[0, 0]]
     assert overlaps(line["boxes"], one["boxes"]).tolist() == [[0.0]]
     assert overlaps(one["boxes"], one["boxes"] + torch.tensor([5.0, 0, 5, 0])).item() == pytest.approx(1 / 3)
+
+
+def test_of_many_proposals_those_are_weighed_that_the_boxes_may_come_from(
+    pictures: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = detector("faster_rcnn")
+    monkeypatch.setattr("senet.deployment.unselected.MOST", 300)
+    for picture in pictures:
+        boxes = found(model, picture)
+        with torch.no_grad():
+            weighed = unselected(model, picture, boxes["boxes"])
+        assert len(boxes["boxes"]) <= len(weighed.scores) <= 300 + len(boxes["boxes"])
+        for box, label, score in zip(*(boxes[name] for name in ("boxes", "labels", "scores")), strict=True):
+            corners, apart, _ = weighed.nearest(box, int(label), float(score))
+            assert max(corners, apart) < 1e-3

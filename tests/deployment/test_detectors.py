@@ -115,7 +115,9 @@ def test_no_objects(kind: str, options: dict, to: str, suffix: str, tmp_path: Pa
     ("options", "words"),
     [
         ({"precision": "fp16", "to": "onnx"}, "fp16"),
-        ({"resize": True, "preprocess": True}, "any size"),
+        ({"resize": True, "preprocess": True}, "resize=True has no effect on a detector, whose file .* any size"),
+        ({"image_size": 64}, "image_size=64 64 has no effect on a detector"),
+        ({"dynamic": ["batch"]}, "dynamic=batch has no effect on a detector"),
         ({"calibration": "photos"}, "calibration has no effect"),
         ({"opset": 23}, "18 to 20"),
     ],

@@ -1,5 +1,7 @@
 """Networks of all kinds are exported as they compute, and what cannot be is said in one sentence."""
 
+import os
+
 import pytest
 import torch
 from PIL import Image
@@ -7,6 +9,7 @@ from torch import nn
 
 import senet
 from senet.cli import main
+from senet.cli.export import ExportCommand
 from senet.data.preprocessing import CIFAR
 from senet.deployment.config import ExportConfig
 from senet.deployment.exporting import written_whole
@@ -167,12 +170,125 @@ def test_other_files_are_not_opened(tmp_path):
         senet.load_exported(tmp_path / "c.xml")
 
 
+def refusal(words, capsys):
+    """What is said of options, on one line of standard error."""
+    assert main(["export", "cifar_se_resnet20", "a.onnx", *words.split()]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line.removeprefix("senet: ")
+
+
 @pytest.mark.parametrize(
-    "options", [["--format", "openvino"], ["--half"], ["--imgsz", "64"], ["--opset-version", "18"]]
+    ("options", "here"),
+    [
+        ("--format openvino", "--to"),
+        ("--half", "--fp16"),
+        ("--imgsz 64", "--image-size HEIGHT WIDTH"),
+        ("--opset-version 18", "--opset"),
+        ("--saveEngine a.engine", "nothing: the output comes second, and trtexec makes an engine of a .onnx file"),
+        (
+            "--shapes images:1x3x32x32",
+            "--batch-size and --image-size HEIGHT WIDTH, after --dynamic for nothing that is",
+        ),
+        ("--minShapes images:1x3x32x32", "--dynamic batch height width, of any length"),
+        ("--workspace 4", "nothing: how much memory a runtime may take is said where the file runs"),
+        ("--input-names x", "nothing: the input is called images"),
+    ],
 )
-def test_habits_of_other_exporters_are_answered(options, tmp_path, capsys):
-    assert main(["export", "cifar_se_resnet20", str(tmp_path / "a.onnx"), *options]) == 2
-    assert f"no option is called {options[0]}; here that is --" in capsys.readouterr().err
+def test_habits_of_other_exporters_are_answered(options, here, capsys):
+    assert refusal(options, capsys).startswith(f"no option is called {options.split()[0]}; here that is {here}")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            "--to tensorrt",
+            "--to has no tensorrt; export to onnx; on the machine with the GPU, trtexec --onnx=FILE.onnx",
+        ),
+        ("--to=TRT", "--to has no TRT; export to onnx; "),
+        ("--to tflite", "--to has no tflite; on phones take executorch or coreml, and elsewhere onnx"),
+        (
+            "--to torchscript",
+            "--to has no torchscript; take torch_export, whose .pt2 PyTorch opens without this library",
+        ),
+        ("--to pt", "--to has no pt; take torch_export"),
+        ("--to ncnn", "--to has no ncnn; export to onnx, which its converter pnnx reads"),
+        ("--precision bf16", "--precision has no bf16; take fp32: where a processor has bfloat16"),
+        ("--precision half", "--precision has no half; take fp16"),
+    ],
+)
+def test_values_of_other_exporters_are_answered(options, said, capsys):
+    assert refusal(options, capsys).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            "--dynamic batch,height",
+            "expected some of batch, height, width, with spaces between them, not 'batch,height'",
+        ),
+        ("--image-size x", "expected an integer, not 'x'"),
+        ("--image-size 1 2 3", "expected one number for a square, or height and width, not 3 numbers"),
+        ("--image-size", "expected one number for a square, or height and width, not 0 numbers"),
+    ],
+)
+def test_values_that_cannot_be_read_are_said_in_our_words(options, said, capsys):
+    assert main(["export", "cifar_se_resnet20", "a.onnx", *options.split()]) == 2
+    told = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert said in told
+    assert options.split()[0] in told
+    assert "NoneType" not in told
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            "--to executorch --dynamic batch",
+            "--dynamic batch has no effect on executorch, whose files compute one shape",
+        ),
+        ("--to web --dynamic batch", "--dynamic batch has no effect on web, whose page prepares one picture at a time"),
+        ("--to web --batch-size 1", "--batch-size 1 has no effect on web"),
+        ("--to coreml --dynamic height width", "--dynamic height width has no effect on coreml"),
+        ("--batch-size 1", "--batch-size 1 has no effect on a dynamic batch"),
+        ("--precision fp32 --int8", "two precisions are asked for, fp32 and int8; name one"),
+        ("--precision int8 --fp16", "two precisions are asked for, fp16 and int8; name one"),
+    ],
+)
+def test_options_without_effect_are_refused_even_if_they_are_the_default_elsewhere(options, said, capsys):
+    assert refusal(options, capsys).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["--image-size", "64"], {"image_size": (64, 64)}),
+        (["--image-size", "64", "96"], {"image_size": (64, 96)}),
+        (["--image-size", "None", "--dynamic", "None"], {}),
+        (["--dynamic"], {"dynamic": ()}),
+        (["--dynamic", "batch", "width", "--fp16"], {"dynamic": ("batch", "width"), "precision": "fp16"}),
+        (["--precision", "int8", "--int8"], {"precision": "int8"}),
+        (["--to", "executorch", "--dynamic"], {"to": "executorch", "dynamic": ()}),
+    ],
+)
+def test_what_is_typed_is_what_is_configured(words, options):
+    command = ExportCommand.read(["pt", "tflite", *words], "senet export")
+    assert (command.config(), command.model) == (ExportConfig(**options), "pt")
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("senet.deployment.exporting.open_model", None)  # which comes first
+    places = ["/proc/x.onnx", str(tmp_path / f"{'x' * 300}.onnx")]
+    if os.geteuid():
+        (tmp_path / "closed").mkdir(mode=0o500)
+        places.append(str(tmp_path / "closed" / "x.onnx"))
+    for place in places:
+        assert main(["export", "cifar_se_resnet20", place]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"senet: {place} cannot be written (")
+        assert line.endswith("); name another output")
+    assert {path.name for path in tmp_path.iterdir()} <= {"closed"}
 
 
 def test_calibration_images_of_another_size_are_refused(tmp_path):

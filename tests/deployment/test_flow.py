@@ -49,6 +49,7 @@ def test_a_gate_reaches_from_the_mean_to_the_nonlinearity():
     of_gate = {"squeeze_node", "fc1_node", "relu_node", "fc2_node", "sigmoid_node"}
     assert in_gates(operations(*SE)) == of_gate
     assert left_in_float(operations(*SE), ["v_node"], True) == {*of_gate, "y_node", "v_node"}
+    assert left_in_float(operations(*SE), ["v_node"], True, float_products=False) == {*of_gate, "v_node"}
     assert left_in_float(operations(*SE), ["v_node"], False) == {"v_node"}
 
 

@@ -110,6 +110,9 @@ def test_errors_are_those_that_hooks_see(suffix, original, changed, files):
     own, other = (outputs_of(copy.deepcopy(model), IMAGES) for model in (original, changed))
     assert [each.name for each in found.blocks] == ["units.0", "units.1", "units.2"]
     assert [each.name for each in found.gates] == ["SE_2_1", "SE_2_2"]
+    assert [each.full_name for each in (*found.blocks[:1], *found.gates)] == [
+        *("units.0", "SE_2_1, units.0.se", "SE_2_2, units.2.se")
+    ]
     for error, key in zip((*found.blocks, *found.gates), ("units.0", "units.1", "units.2", 0, 2), strict=True):
         a, b = (values[key].flatten(1).double() for values in (own, other))
         assert error.relative == pytest.approx(((a - b).norm() / a.norm()).item(), abs=1e-6)

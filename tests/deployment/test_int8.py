@@ -174,3 +174,14 @@ def test_nncf_is_missing(program, images, monkeypatch):
         MissingExtraError, match=r"needs nncf, which is not installed; run: pip install 'senet\[int8\]'"
     ):
         quantization.quantize(openvino.convert_model(program[1]), images.inputs())
+
+
+def test_products_and_sums_in_eight_bits_leave_the_gates_in_float(packaged, proto, images):
+    made = static_quantization.quantize(proto, images.inputs(), float_products=False)
+    steps, rounded = steps_from(operations_of_onnx(proto)), in_eight_bits(made)
+    products = {steps[gate.product].node for gate in gates_in(steps)}
+    assert len(products) == 9
+    assert products <= rounded
+    assert not {layer.node for layer in static_quantization.layers_of(proto) if layer.in_gate} & rounded
+    batch, before = expected(packaged, images)
+    assert error(run_onnx(made, batch), before) < 0.1

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 
 import openvino
 import pytest
@@ -11,7 +12,9 @@ import torch
 import senet
 from senet.deployment.config import ExportConfig
 from senet.deployment.layouts import place_of_model, write_settings
+from senet.detection.opening import detects
 from senet.errors import SenetError
+from senet.weights.exported import exported_file
 
 NAME = "cifar_se_resnet20"
 
@@ -99,7 +102,9 @@ def test_a_repository_holds_what_the_server_reads_and_nothing_else(triton):
 def test_the_file_in_a_repository_is_opened_as_any_other(triton):
     images = torch.randn(3, 3, 32, 32)
     network = senet.from_pretrained(NAME)
-    assert torch.allclose(senet.load_exported(triton.model)(images), network(images), atol=1e-4)
+    for path in (triton.model, triton.path):
+        assert torch.allclose(senet.load_exported(path)(images), network(images), atol=1e-4)
+        assert not detects(path)
 
 
 def test_pixels_of_any_size_in_fixed_numbers(tmp_path, model_config):
@@ -151,3 +156,19 @@ def test_what_cannot_be_served_is_said(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(SenetError, match="exists already"):
         senet.export(NAME, tmp_path / "a", layout="triton")
+
+
+def test_a_repository_is_opened_as_its_network_if_it_has_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = ExportConfig(layout="ovms")
+    for name in ("a", "b"):
+        place = place_of_model(tmp_path / "served", {"source": {"network": name}}, ".onnx")
+        place.write_bytes(b"a network")
+        write_settings("ovms", tmp_path / "served", settings, metadata([1, 3, 8, 8]) | {"source": {"network": name}}, 2)
+        if name == "a":
+            assert exported_file("served") == Path("served/a/1/model.onnx")
+    with pytest.raises(SenetError, match=r"served has 2 exported networks; name one of them, such as served/a/1/model"):
+        exported_file("served")
+    (tmp_path / "photos" / "1").mkdir(parents=True)
+    assert exported_file("photos") is None
+    assert exported_file("other.onnx") == Path("other.onnx")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from senet.cli import main
 from senet.deployment import onnxruntime_web
 from senet.deployment.onnxruntime_web import SCRIPT, WASM, find_runtime
 from senet.errors import MissingFileError, SenetError
@@ -32,7 +33,9 @@ def test_a_folder_may_be_the_package_or_have_it(tmp_path, place):
 
 
 def test_folders_without_it(tmp_path):
-    with pytest.raises(MissingFileError, match=r"there is no folder .*absent; give a folder .*--onnxruntime-web"):
+    with pytest.raises(
+        MissingFileError, match=r"there is no folder .*absent; give a folder that has it: onnxruntime_web=node_mod"
+    ):
         find_runtime(tmp_path / "absent")
     folder = filled(tmp_path / "given")
     (folder / WASM).write_bytes(b"<!doctype html>")
@@ -41,6 +44,18 @@ def test_folders_without_it(tmp_path):
     (folder / WASM).unlink()
     with pytest.raises(MissingFileError, match=f"given has no {SCRIPT} and {WASM}"):
         find_runtime(folder)
+
+
+def test_the_runtime_of_a_page_is_looked_for_before_anything_is_written(tmp_path, capsys, monkeypatch):
+    words = ["export", "cifar_se_resnet20", str(tmp_path / "site"), "--to", "web"]
+    assert main([*words, "--onnxruntime-web", "/nowhere"]) == 2
+    assert capsys.readouterr().err == (
+        "senet: there is no folder /nowhere; give a folder that has it: "
+        "--onnxruntime-web node_modules/onnxruntime-web\n"
+    )
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith("senet: a page needs onnxruntime-web, which npm fetches, and npm is not")
 
 
 def test_without_npm(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from senet.cli import main
 from senet.deployment import proving
 from senet.deployment.agreement import TOLERANCES, Tolerance
 from senet.deployment.parity import compare_exported
+from senet.deployment.pictures import usual_number
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,9 @@ def test_the_command_says_how_far_they_are_apart(pictures, tmp_path, capsys, mon
     changed = {**TOLERANCES, "fp32": Tolerance(relative=1e-12)}
     monkeypatch.setattr("senet.deployment.parity.TOLERANCES", changed)
     assert main([*command, "c.pt2", "--json"]) == 3
-    written = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    written = json.loads(printed.out)
+    assert printed.err.splitlines() == ["writing c.pt2", "comparing c.pt2 with cifar_se_resnet20"]
     assert written["parity"]["within_tolerance"] is False
     assert (tmp_path / "c.pt2").exists()  # written, and said to be different
     assert main([*command, "d.pt2"]) == 3
@@ -115,3 +118,14 @@ def test_a_file_that_exists_and_any_network(network, tmp_path):
     torch.manual_seed(0)
     other = senet.create_model("cifar_se_resnet20")
     assert not compare_exported(other, tmp_path / "a.onnx", timed=False).within_tolerance
+
+
+@pytest.mark.parametrize(("side", "number"), [(32, 500), (160, 500), (224, 300), (299, 168), (2000, 16)])
+def test_fewer_images_are_compared_where_they_are_large(side, number):
+    assert usual_number(side) == number
+
+
+def test_the_usual_number_of_images_is_that_of_the_network(network, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("senet.deployment.pictures.PIXELS", 17 * 40**2)
+    made = senet.export(network, tmp_path / "a.pt2", to="torch_export", data=pictures, image_size=40)
+    assert made.parity.num_images == 17

@@ -385,7 +385,7 @@ def test_some_of_the_network_s_classes_are_enough(tmp_path: Path, caplog: pytest
 
 def test_classes_that_the_network_lacks_are_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, {"cat": [0], "dgo": [100]})
-    with pytest.raises(SenetError, match=r"no class 'dgo', one of 1 that only .* has; the nearest are dog"):
+    with pytest.raises(SenetError, match=r"no class 'dgo', which only .* has; the nearest are dog"):
         senet.evaluate(Levels([0, 100, 200], ("cat", "dog", "emu")), folder)
     with pytest.raises(SenetError, match=r"the network has 3 classes, but .* has 2; .* set model\.class_names"):
         senet.evaluate(Levels([0, 100, 200]), folder)

@@ -114,7 +114,7 @@ def test_classes_are_matched_by_name():
 @pytest.mark.parametrize(
     ("network", "said"),
     [
-        (Pixels(CIFAR, ("a", "b", "c", "e")), "runs/big has no class 'd', one of 1 that only the data have"),
+        (Pixels(CIFAR, ("a", "b", "c", "e")), "runs/big has no class 'd', which only the data have"),
         (Pixels(CIFAR, ("a", "b", "c", "d", "e")), "runs/big has 5 classes, 'e' among them, and the data 4"),
         (Pixels(CIFAR, num_classes=7), "runs/big has 7 classes without names, and the data 4"),
         (Pixels(CIFAR.with_channels(1)), "runs/big takes images of 1 channels, but the run's have 3"),

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Self, cast
@@ -10,7 +9,7 @@ from typing import Annotated, Any, Self, cast
 import tyro
 from tyro.conf import Positional
 
-from senet.cli.names import EXPORTING, check_options
+from senet.cli.names import EXPORTED_AS, EXPORTING, check_options, check_values
 from senet.cli.parity import show_detection, show_parity
 from senet.cli.parsing import Command
 from senet.cli.progress import lines_shown
@@ -57,7 +56,7 @@ class ExportCommand(Command):
     """images on which both are compared: a folder or the name of a data set, for a detector with boxes or without; None
     for the run's own"""
     num_images: NumImages = None
-    """how many of them, at equal distances, or all; None for 500, and 50 for a detector"""
+    """how many of them, at equal distances, or all; None for 500 at most (300 of 224 pixels), and 50 for a detector"""
     report: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """write the comparison as a page"""
     json: bool = False
@@ -65,7 +64,7 @@ class ExportCommand(Command):
 
     def run(self) -> None:
         """Export, and say what was written."""
-        with exit_at_sigterm(), nullcontext() if self.json else lines_shown("senet.deployment"):
+        with exit_at_sigterm(), lines_shown("senet.deployment"):
             made = export(
                 self.model,
                 self.output,
@@ -92,7 +91,12 @@ class ExportCommand(Command):
     def read(cls, argv: Sequence[str], prog: str) -> Self:
         """Read the arguments; an option of another program is answered with what does the same here."""
         check_options(cls, argv, EXPORTING)
-        return cast(Self, super().read(argv, prog))
+        check_values(argv, EXPORTED_AS)
+        command = cast(Self, super().read(argv, prog))
+        typed = {word.partition("=")[0] for word in argv}
+        if "--precision" in typed and (other := command.config().precision) != command.options.precision:
+            raise SenetError(f"two precisions are asked for, fp32 and {other}; name one")
+        return command
 
     def config(self) -> ExportConfig:
         """Return the configuration of the export.

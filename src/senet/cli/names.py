@@ -172,13 +172,18 @@ CLASSIFYING: Names = MappingProxyType(
 )
 """Of timm's validate.py, torchvision's references and Ultralytics, for the evaluation of a network that classifies."""
 
+RANGES = "--dynamic batch height width, of any length"
 EXPORTING: Names = MappingProxyType(
     {
         "--batch": "--batch-size",
+        "--best": "--int8 or --fp16",
+        "--calib": "--calibrate",
         "--checkpoint": "the network, which comes first",
         "--device": "nothing: files are written on the CPU, and compute wherever their runtime does",
+        "--do-constant-folding": "nothing: constants are folded always",
         "--dtype": "--precision",
         "--dynamic-axes": "--dynamic batch height width",
+        "--dynamic-shapes": "--dynamic batch height width",
         "--dynamic-size": "--dynamic batch height width",
         "--format": "--to",
         "--framework": "--to",
@@ -187,22 +192,86 @@ EXPORTING: Names = MappingProxyType(
         "--img-size": "--image-size HEIGHT WIDTH",
         "--imgsz": "--image-size HEIGHT WIDTH",
         "--include": "--to",
+        "--input-names": "nothing: the input is called images, and in a detector's file image",
         "--input-size": "--image-size HEIGHT WIDTH",
+        "--keep-classifier": "nothing: the whole network is exported",
+        "--maxShapes": RANGES,
         "--mean": "nothing: the network's own is taken, and --preprocess puts it inside the file",
+        "--memPoolSize": "nothing: how much memory a runtime may take is said where the file runs",
+        "--minShapes": RANGES,
         "--model": "the network, which comes first",
+        "--name": "the output, which comes second",
         "--num-classes": "nothing: the network's own is taken",
+        "--onnx": "--to onnx",
         "--opset-version": "--opset",
+        "--optShapes": RANGES,
         "--optimize": "--rewrite, which is the default",
+        "--output": "the output, which comes second",
+        "--output-names": "nothing: the output is called logits, and those of a detector boxes, labels and scores",
         "--quantize": "--int8",
+        "--saveEngine": "nothing: the output comes second, and trtexec makes an engine of a .onnx file",
+        "--shapes": "--batch-size and --image-size HEIGHT WIDTH, after --dynamic for nothing that is free",
         "--simplify": "nothing: the graph is simple already",
         "--std": "nothing: the network's own is taken, and --preprocess puts it inside the file",
         "--validate": "nothing: every export ends with the comparison",
         "--verify": "nothing: every export ends with the comparison",
         "--weight-format": "--precision",
         "--weights": "the network, which comes first",
+        "--workspace": "nothing: how much memory a runtime may take is said where the file runs",
     }
 )
-"""Of timm's onnx_export.py, Ultralytics and optimum-cli, for exports."""
+"""Of timm's onnx_export.py, torch.onnx, Ultralytics, optimum-cli and trtexec, for exports."""
+
+BY_ONNX = "export to onnx, which {} reads".format
+TENSORRT = (
+    "export to onnx; on the machine with the GPU, trtexec --onnx=FILE.onnx --saveEngine=FILE.engine makes an engine"
+)
+TENSORFLOW = "on phones take executorch or coreml, and elsewhere onnx"
+EXPORTED_AS: Mapping[str, Names] = MappingProxyType(
+    {
+        "--to": MappingProxyType(
+            {
+                **dict.fromkeys(("tensorrt", "trt", "engine"), TENSORRT),
+                **dict.fromkeys(
+                    ("tflite", "litert", "edgetpu", "tensorflow", "saved_model", "pb", "keras"), TENSORFLOW
+                ),
+                **dict.fromkeys(("tfjs", "js", "onnxruntime-web", "html"), "take web, a page for any static host"),
+                **dict.fromkeys(
+                    ("torchscript", "jit", "pt", "pth"),
+                    "take torch_export, whose .pt2 PyTorch opens without this library, or for weights `senet convert`",
+                ),
+                **dict.fromkeys(("pt2", "aoti", "exported_program"), "take torch_export"),
+                **dict.fromkeys(("pte", "xnnpack"), "take executorch"),
+                **dict.fromkeys(("mlmodel", "mlpackage", "ios", "apple"), "take coreml"),
+                **dict.fromkeys(("ir", "xml", "vino"), "take openvino"),
+                **dict.fromkeys(("onnxruntime", "ort"), "take onnx"),
+                "ncnn": BY_ONNX("its converter pnnx"),
+                "mnn": BY_ONNX("its converter"),
+                "rknn": BY_ONNX("its toolkit"),
+                "paddle": BY_ONNX("its converter x2paddle"),
+                **dict.fromkeys(("triton", "ovms"), "take --layout, with --to onnx or openvino"),
+            }
+        ),
+        "--precision": MappingProxyType(
+            {
+                **dict.fromkeys(("half", "float16", "16"), "take fp16"),
+                **dict.fromkeys(("float32", "float", "full", "32", "tf32"), "take fp32"),
+                **dict.fromkeys(("uint8", "8", "fp8", "int4", "quantized"), "take int8, or int8_weights"),
+                **dict.fromkeys(
+                    ("bf16", "bfloat16"),
+                    "take fp32: where a processor has bfloat16, runtimes can compute in it (OpenVINO does by itself)",
+                ),
+            }
+        ),
+        "--dynamic": MappingProxyType(
+            {
+                **dict.fromkeys(("n", "0", "batch_size", "batch-size"), "take batch"),
+                **dict.fromkeys(("true", "1", "yes", "all"), "name the axes: batch height width, or nothing for none"),
+            }
+        ),
+    }
+)
+"""Values of other programs for options of `senet export`: the remedy."""
 
 
 def flag_of(word: str) -> str:
@@ -247,3 +316,18 @@ def check_options(kind: type, argv: Sequence[str], elsewhere: Names) -> None:
         if value and not word.startswith("-") and (flag in known or flag in elsewhere) and not Path(word).exists():
             here = f"{flag} {value}" if flag in known else elsewhere[flag]
             raise SenetError(f"no option is written {word!r}; here that is {here}")
+
+
+def check_values(argv: Sequence[str], elsewhere: Mapping[str, Names]) -> None:
+    """Raise a SenetError for a value that an option has in other programs only.
+
+    Args:
+        argv: the arguments of a command.
+        elsewhere: for some of its options, the values of other programs and what does the same here.
+    """
+    for word, following in zip(argv, (*argv[1:], ""), strict=True):
+        flag, equals, value = word.partition("=")
+        value = value if equals else following
+        remedy = elsewhere.get(flag, {}).get(value.lower())
+        if remedy is not None:
+            raise SenetError(f"{flag} has no {value}; {remedy}")

@@ -83,7 +83,7 @@ def inner_table(kind: str, errors: Sequence[InnerError]) -> Table:
     for heading in ("relative error, %", "cosine", "largest difference"):
         table.add_column(heading, justify="right")
     for each in errors:
-        table.add_row(each.name, f"{100 * each.relative:.3g}", f"{each.cosine:.5f}", f"{each.largest:.3g}")
+        table.add_row(each.full_name, f"{100 * each.relative:.3g}", f"{each.cosine:.5f}", f"{each.largest:.3g}")
     return table
 
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -116,6 +116,54 @@ def number_in(word: str, kind: type[int] | type[float]) -> float:
         return kind(word)
     except ValueError:
         raise ValueError(f"expected {'an integer' if kind is int else 'a number'}, not {word!r}") from None
+
+
+@REGISTRY.primitive_rule
+def sides(info: Any) -> tyro.constructors.PrimitiveConstructorSpec[tuple[int, int] | None] | None:
+    """Read height and width, or one number for both."""
+    if info.type != tuple[int, int] | None:
+        return None
+
+    def read(words: list[str]) -> tuple[int, int] | None:
+        if words == ["None"]:
+            return None
+        if len(words) not in (1, 2):
+            raise ValueError(f"expected one number for a square, or height and width, not {len(words)} numbers")
+        height, width = (int(number_in(word, int)) for word in (words * 2)[:2])
+        return height, width
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="SIDE|{HEIGHT WIDTH}",
+        instance_from_str=read,
+        is_instance=lambda value: value is None or isinstance(value, tuple),
+        str_from_instance=lambda value: ["None"] if value is None else list(map(str, value)),
+    )
+
+
+@REGISTRY.primitive_rule
+def words_or_none(info: Any) -> tyro.constructors.PrimitiveConstructorSpec[tuple[str, ...] | None] | None:
+    """Read some of the words of a Literal, or none of them; None where the option is left out."""
+    whole = next((kind for kind in get_args(info.type) if get_origin(kind) is tuple), None)
+    choices = get_args(get_args(whole)[0]) if whole is not None else ()
+    is_optional = {*get_args(info.type)} == {whole, type(None)}
+    if not (choices and is_optional and all(isinstance(choice, str) for choice in choices)):
+        return None
+
+    def read(words: list[str]) -> tuple[str, ...] | None:
+        if unknown := [word for word in words if word not in choices]:
+            if words == ["None"]:
+                return None
+            raise ValueError(f"expected some of {', '.join(choices)}, with spaces between them, not {unknown[0]!r}")
+        return tuple(words)
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=f"[{{{','.join(choices)}}} ...]",
+        instance_from_str=read,
+        is_instance=lambda value: value is None or isinstance(value, tuple),
+        str_from_instance=lambda value: ["None"] if value is None else list(value),
+    )
 
 
 @REGISTRY.primitive_rule

@@ -45,10 +45,10 @@ class PredictCommand(Command):
 
     What is printed depends on what the network was trained for. IMAGE is a file; a folder, for all images in it and
     below it; a pattern in quotes, such as 'photos/**/*.jpg'; or - for a list on standard input, one file a line. The
-    first IMAGE may be a run or model folder, a file of weights or an exported file, which is then the network. Results
-    are printed as they come. Images that cannot be read are listed at the end, on standard error, and the exit status
-    is then 1. With a network that detects objects, --output may be a new folder: for the pictures with boxes drawn into
-    them, and objects.json.
+    first IMAGE may be a run or model folder, a file of weights or what `senet export` wrote, which is then the network.
+    Results are printed as they come. Images that cannot be read are listed at the end, on standard error, and the exit
+    status is then 1. With a network that detects objects, --output may be a new folder: for the pictures with boxes
+    drawn into them, and objects.json.
 
     Examples:
         senet predict photo.jpg
@@ -120,11 +120,12 @@ class PredictCommand(Command):
 
     def with_model(self) -> "PredictCommand":
         """Return the command with its first image as the model, if that is a network and none is named."""
-        from senet.weights.hub import EXPORTED, FILES
+        from senet.weights.exported import exported_file
+        from senet.weights.hub import FILES
         from senet.weights.reading import find_model_folder
 
         others = self.images[1:]
-        if not self.model and self.images and Path(self.images[0]).suffix in EXPORTED:
+        if not self.model and self.images and exported_file(self.images[0]) is not None:
             return replace(self, model=self.images[:1], images=others)
         if self.model or not (others or (self.images and self.list)):
             return self

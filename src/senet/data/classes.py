@@ -95,6 +95,11 @@ def place_classes(images: ImageSplit, names: tuple[str, ...] | None, num_classes
     return range(count)
 
 
+def first_of(lacking: Sequence[str]) -> str:
+    """Return the first of the names that something lacks, up to the word "only": "'cat', one of 2 that"."""
+    return f"{lacking[0]!r}, {f'one of {len(lacking)} that' if len(lacking) > 1 else 'which'}"
+
+
 def by_name(images: ImageSplit, names: tuple[str, ...]) -> Sequence[int]:
     """Match the classes of the data with those of the network by name; numbers by value, so that "07" is "7"."""
     own, source = images.class_names, images.source
@@ -112,8 +117,8 @@ def by_name(images: ImageSplit, names: tuple[str, ...]) -> Sequence[int]:
         fitting = "rename or remove the folders that do not fit"
         remedy = fitting if images.names_of_folders else "name the classes of its labels by data.class_names"
         raise SenetError(
-            f"the network has no class {lacking[0]!r}, one of {len(lacking)} that only {source} has; "
-            f"the nearest are {nearest(lacking[0], names)}: {remedy}"
+            f"the network has no class {first_of(lacking)} only {source} has; the nearest are "
+            f"{nearest(lacking[0], names)}: {remedy}"
         )
     seen = Counter(key(name) for name in names) | Counter(key(name) for name in own)
     for name in own:

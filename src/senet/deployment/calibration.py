@@ -141,8 +141,8 @@ def images_for_int8(
         calibration = run_data(run_or_model)
     if calibration is None:
         raise SenetError(
-            "precision is 'int8', which finds its ranges on images, but there are none: name a folder or data set with "
-            "calibration (--calibrate)"
+            "precision is 'int8', which finds its ranges on images, but there are none: name a folder or data set, "
+            "calibration=FOLDER"
         )
     preprocessing, size = graph.preprocessing, config.image_size
     if config.resize:  # pictures before the center crop, which is inside the file

@@ -28,8 +28,9 @@ class ExportConfig:
         rewrite: fold BatchNorm into the convolutions and compute SE's squeeze before the expansion; False exports the
             network as it is.
         image_size: height and width of the images in pixels, or a number for both; None for the network's own.
-        batch_size: number of images at once, at least 1; for a batch that is not dynamic.
-        dynamic: the axes of the input whose length is free; none of them is with executorch and coreml.
+        batch_size: number of images at once, at least 1, for a batch that is not dynamic; None for 1.
+        dynamic: the axes of the input whose length is free; None for the batch, and for none of executorch, coreml and
+            web, whose files compute one shape.
         preprocess: let the file take pixels, uint8 RGB (N, H, W, 3), and normalize them inside.
         resize: with `preprocess`: let it take pictures of any size, and scale and crop them inside.
         opset: version of ONNX's operators; None for 18.
@@ -42,8 +43,8 @@ class ExportConfig:
     to: Target = "onnx"
     rewrite: bool = True
     image_size: tuple[int, int] | None = None
-    batch_size: int = 1
-    dynamic: tuple[Axis, ...] = ("batch",)
+    batch_size: int | None = None
+    dynamic: tuple[Axis, ...] | None = None
     preprocess: bool = False
     resize: bool = False
     opset: int | None = None
@@ -53,19 +54,20 @@ class ExportConfig:
     onnxruntime_web: Path | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dynamic", tuple(self.dynamic))
         check_choice("to", self.to, get_args(Target))
         check_choice("precision", self.precision, get_args(ExportPrecision))
         if self.layout is not None:
             check_choice("layout", self.layout, get_args(Layout))
-        for axis in self.dynamic:
-            check_choice("dynamic", axis, get_args(Axis))
+        if self.dynamic is not None:
+            object.__setattr__(self, "dynamic", (self.dynamic,) if isinstance(self.dynamic, str) else (*self.dynamic,))
+            for axis in self.dynamic:
+                check_choice("dynamic", axis, get_args(Axis))
         self.check_sizes()
         self.check_effects()
 
     def check_sizes(self) -> None:
         """Raise a SenetError for a number out of its range."""
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise SenetError(f"batch_size is {self.batch_size}; expected at least 1")
         if self.image_size is not None:
             size: Any = self.image_size
@@ -81,11 +83,11 @@ class ExportConfig:
         """Raise a SenetError for an option that has no effect with the others."""
         if self.resize and not self.preprocess:
             raise SenetError("resize=True has no effect without preprocess=True, which takes pictures; add it")
-        if self.batch_size != 1 and "batch" in self.free_axes:
+        if self.batch_size is not None and "batch" in self.free_axes:
             raise SenetError(
                 f"batch_size={self.batch_size} has no effect on a dynamic batch; leave it out, or batch out of dynamic"
             )
-        if self.resize and {"height", "width"} & {*self.dynamic}:
+        if self.resize and {"height", "width"} & {*(self.dynamic or ())}:
             raise SenetError(
                 "dynamic height and width have no effect with resize=True, which takes any; leave both out"
             )
@@ -109,12 +111,10 @@ class ExportConfig:
         """Raise a SenetError for an option that has no effect on a page: its network takes one picture at a time."""
         if self.onnxruntime_web is not None:
             object.__setattr__(self, "onnxruntime_web", Path(self.onnxruntime_web))
-        fixed = {"preprocess": False, "resize": False, "batch_size": 1, "dynamic": ("batch",), "layout": None}
-        for name, value in fixed.items():
-            if getattr(self, name) != value:
+        for name in ("preprocess", "resize", "batch_size", "dynamic", "layout"):
+            if getattr(self, name):
                 raise SenetError(
-                    f"{name}={getattr(self, name)!r} has no effect on web, whose page prepares one picture at a time; "
-                    "leave it out"
+                    f"{self.stated(name)} has no effect on web, whose page prepares one picture at a time; leave it out"
                 )
         if self.image_size is not None and self.image_size[0] != self.image_size[1]:
             raise SenetError(f"image_size is {self.image_size}, but a page cuts squares; give two equal numbers")
@@ -126,9 +126,9 @@ class ExportConfig:
 
     def check_one_shape(self) -> None:
         """Raise a SenetError for an option that asks a file of one shape to take others."""
-        if self.dynamic != ("batch",):
+        if self.dynamic:
             raise SenetError(
-                f"dynamic {' '.join(self.dynamic)} has no effect on {self.to}, whose files compute one shape only; "
+                f"{self.stated('dynamic')} has no effect on {self.to}, whose files compute one shape only; "
                 "leave it out, or give image_size and batch_size"
             )
         if self.resize:
@@ -136,7 +136,7 @@ class ExportConfig:
                 f"resize=True has no effect on {self.to}, whose files compute one shape only; leave it out, and scale "
                 "pictures before"
             )
-        if self.to == "coreml" and self.preprocess and self.batch_size != 1:
+        if self.to == "coreml" and self.preprocess and self.images_at_once != 1:
             raise SenetError(f"batch_size is {self.batch_size}, but Core ML takes one picture at a time; leave it out")
 
     @property
@@ -144,4 +144,15 @@ class ExportConfig:
         """The axes whose length is free, those of pictures that are scaled inside among them."""
         if self.to == "web" or self.to in ONE_SHAPE:
             return ()
-        return (*self.dynamic, "height", "width") if self.resize else self.dynamic
+        asked: tuple[Axis, ...] = ("batch",) if self.dynamic is None else self.dynamic
+        return (*asked, "height", "width") if self.resize else asked
+
+    @property
+    def images_at_once(self) -> int:
+        """The number of images in a batch that is not dynamic."""
+        return self.batch_size or 1
+
+    def stated(self, name: str) -> str:
+        """Return an option with its value for a message; of several values as they are typed."""
+        value = getattr(self, name)
+        return f"{name}={' '.join(map(str, value))}" if isinstance(value, tuple) else f"{name}={value!r}"

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from senet.deployment.config import OPSETS, ExportConfig
 from senet.deployment.metadata import FORMAT, installed
-from senet.deployment.quiet import quiet
 from senet.deployment.scaling import ExactTransform
 from senet.deployment.suppression import without_branches
 from senet.deployment.to_onnx import cause, save
@@ -21,6 +20,7 @@ from senet.errors import SenetError, check_installed
 from senet.evaluation.functions import Network, name_of
 from senet.optimization.rewriting import rewrite
 from senet.optimization.runners import converted_to_openvino
+from senet.quiet import quiet
 
 INPUT, OUTPUTS = "image", ("boxes", "labels", "scores")
 LAST_OPSET = 20
@@ -59,10 +59,10 @@ def check_options(config: ExportConfig) -> None:
         raise SenetError(f"precision is {config.precision!r}, but detectors are exported in fp32 only; leave it out")
     default = ExportConfig()
     for name in ("image_size", "batch_size", "dynamic", "resize", "layout"):
-        value = getattr(config, name)
-        if value != getattr(default, name):
+        if getattr(config, name) != getattr(default, name):
             raise SenetError(
-                f"{name}={value!r} has no effect on a detector, whose file takes one picture of any size; leave it out"
+                f"{config.stated(name)} has no effect on a detector, whose file takes one picture of any size; leave "
+                "it out"
             )
     if config.opset is not None and config.opset > LAST_OPSET:
         raise SenetError(f"opset is {config.opset}; expected {OPSETS[0]} to {LAST_OPSET} for a detector")
@@ -81,7 +81,7 @@ def for_inference(run_or_model: Network, config: ExportConfig) -> nn.Module:
         raise SenetError(
             f"{type(detector).__name__} is no detector of this library, and cannot be rewritten; add rewrite=False"
         )
-    detector.transform = ExactTransform(detector.transform, in_integers=config.to == "openvino")
+    detector.transform = ExactTransform(detector.transform)
     return cast(nn.Module, detector.requires_grad_(False).eval())
 
 

@@ -11,11 +11,13 @@ from senet.deployment.calibration import CalibrationSource, images_for_int8
 from senet.deployment.config import ExportConfig
 from senet.deployment.detection_parity import PHOTOS, DetectionParity, compare_detectors, photos_of_run
 from senet.deployment.exported_detectors import ExportedDetector
-from senet.deployment.graph import bare_network, build_graph
+from senet.deployment.graph import ExportGraph, bare_network, build_graph
 from senet.deployment.layouts import place_of_model, write_settings
 from senet.deployment.metadata import describe
-from senet.deployment.parity import IMAGES, ParityReport, parity_path, write_parity
+from senet.deployment.onnxruntime_web import check_runtime
+from senet.deployment.parity import ParityReport, parity_path, write_parity
 from senet.deployment.photos import PhotoSource
+from senet.deployment.pictures import usual_number
 from senet.deployment.proving import NumImages, check_proof, check_report, number_of, prove, write_proof
 from senet.deployment.sensitivity import Sensitivity
 from senet.deployment.targets import TARGETS, Metadata, TargetInfo, check_target
@@ -72,7 +74,8 @@ def export(
         config: of the export; None for the defaults.
         data: images on which original and exported network are compared, for a detector with boxes or without; None for
             those that the run is evaluated on, and for generated ones where there is no run.
-        num_images: how many of them, at equal distances, or "all"; None for 500, and 50 for a detector.
+        num_images: how many of them, at equal distances, or "all"; None for 500 at most, 300 of 224 pixels, and 50 for
+            a detector.
         calibration: data, a folder or images, uint8 (N, C, H, W), for the ranges of `precision="int8"`; None for the
             training images of the run.
         report: write the comparison as a page.
@@ -92,33 +95,52 @@ def export(
     config = with_options(config or ExportConfig(), options)
     output, info = at_home(output), check_target(config)
     check_output(output, config, info)
+    if config.to == "web":
+        check_runtime(config.onnxruntime_web)
     page = None if report is None else at_home(report)
     if detects(run_or_model):
         if calibration is not None:
             raise SenetError("calibration has no effect on a detector, which is exported in fp32; leave it out")
         return export_detector(run_or_model, output, config, data, num_images, page)
-    model, number = bare_network(open_model(run_or_model)), number_of(num_images, IMAGES)
-    given: Any = data
-    check_proof(model, config.to, info, given, page)
+    return export_classifier(run_or_model, output, config, data, num_images, calibration, page)
+
+
+def export_classifier(
+    run_or_model: Network,
+    output: Path,
+    config: ExportConfig,
+    data: Any,
+    num_images: NumImages,
+    calibration: CalibrationSource | None,
+    page: Path | None,
+) -> Exported:
+    """Export a network that classifies, see `export`.
+
+    Args:
+        run_or_model: see `export`.
+        output: the new file.
+        config: of the export.
+        data: see `export`.
+        num_images: likewise.
+        calibration: likewise.
+        page: for the report; None for none.
+
+    Raises:
+        SenetError: as `export`.
+    """
+    model, info = bare_network(open_model(run_or_model)), TARGETS[config.to]
+    check_proof(model, config.to, info, data, page)
     graph = build_graph(model, config)
-    metadata = describe(
-        graph,
-        config,
-        source=name_of(run_or_model),
-        name=getattr(getattr(model, "config", None), "name", type(model).__name__),
-        class_names=class_names_of(model) or None,
-        data=run_data(run_or_model) if isinstance(run_or_model, str | Path) else None,
-    )
+    number = number_of(num_images, usual_number(graph.preprocessing.image_size))
+    metadata = metadata_of(graph, config, run_or_model)
     calibrating = images_for_int8(run_or_model, config, graph, calibration, class_names_of(model))
     logger.info("writing %s", output)
+    parity = None
     with written_whole(output) as folder:
-        place, parity = folder / output.name, None
-        if config.layout is not None:
-            place = place_of_model(folder / output.name, metadata, info.suffix)
-            write_settings(config.layout, folder / output.name, config, metadata, graph.num_outputs())
+        place = place_in(folder / output.name, graph, config, metadata)
         sensitivity = info.load().write(graph, place, config, metadata, calibrating)
         if not info.elsewhere:
-            parity = prove(model, run_or_model, place, output, given, number)
+            parity = prove(model, run_or_model, place, output, data, number)
             write_parity(parity, parity_path(folder / output.name))
         found = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     if parity is None:
@@ -134,6 +156,35 @@ def export(
         parity=parity,
         sensitivity=sensitivity,
     )
+
+
+def metadata_of(graph: ExportGraph, config: ExportConfig, run_or_model: Network) -> Metadata:
+    """Return what the file of a network that classifies says of itself."""
+    model = graph.original
+    return describe(
+        graph,
+        config,
+        source=name_of(run_or_model),
+        name=getattr(getattr(model, "config", None), "name", type(model).__name__),
+        class_names=class_names_of(model) or None,
+        data=run_data(run_or_model) if isinstance(run_or_model, str | Path) else None,
+    )
+
+
+def place_in(output: Path, graph: ExportGraph, config: ExportConfig, metadata: Metadata) -> Path:
+    """Return where the network's file goes: the output, or in a model repository, whose settings are written, within.
+
+    Args:
+        output: where it is written at first.
+        graph: what is exported.
+        config: of the export.
+        metadata: of the file.
+    """
+    if config.layout is None:
+        return output
+    place = place_of_model(output, metadata, TARGETS[config.to].suffix)
+    write_settings(config.layout, output, config, metadata, graph.num_outputs())
+    return place
 
 
 def with_options(config: ExportConfig, options: Mapping[str, Any]) -> ExportConfig:
@@ -199,6 +250,6 @@ def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
     companions.append(parity_path(output))
     remove_unfinished(output, companions)
     for path in (output, *companions):
-        if path.exists() or path.is_symlink():
+        if os.path.lexists(path):  # False for a name that is too long
             raise SenetError(f"{path} exists already; name another output, or remove it")
     check_writable(output)

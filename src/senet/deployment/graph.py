@@ -106,7 +106,7 @@ def build_graph(model: nn.Module, config: ExportConfig) -> ExportGraph:
             "normalize its images as its preprocessing says"
         )
     height, width = config.image_size or (preprocessing.image_size,) * 2
-    batch = 2 if "batch" in config.free_axes else config.batch_size
+    batch = 2 if "batch" in config.free_axes else config.images_at_once
     if not config.takes_pixels:
         example, axes, module = torch.zeros(batch, channels, height, width), AXES, network
     else:

@@ -24,7 +24,8 @@ class InnerError:
     """How far a value inside an exported network is from the original's.
 
     Args:
-        name: of the block in the model, or of the gate as in the paper's Figure 6.
+        name: of the block in the model; of a gate as in the paper's Figure 6.
+        module: the same, and for a gate its SE block in the model.
         cosine: of the two values, the mean over the images; 1 if they have the same direction.
         relative: the root of the mean squared difference, as a share of that of the original's values.
         largest: the largest absolute difference.
@@ -34,6 +35,12 @@ class InnerError:
     cosine: float
     relative: float
     largest: float
+    module: str = ""
+
+    @property
+    def full_name(self) -> str:
+        """The name, and where in the model it is, if the name does not say that."""
+        return self.name if self.module in ("", self.name) else f"{self.name}, {self.module}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +78,11 @@ class Sums:
         self.power += float((a**2).sum())
         self.largest = max(self.largest, float(np.abs(a - b).max()))
 
-    def error_of(self, name: str) -> InnerError:
-        """Return what the sums tell."""
+    def error_of(self, name: str, module: str) -> InnerError:
+        """Return what the sums tell of a value, with its names, see `InnerError`."""
         return InnerError(
             name=name,
+            module=module,
             cosine=sum(self.cosines) / len(self.cosines),
             relative=math.sqrt(self.error / self.power) if self.power else math.sqrt(self.error),
             largest=self.largest,
@@ -101,7 +109,7 @@ def inner_errors(model: nn.Module, exported: Candidate, images: Tensor) -> Inner
     images = images.repeat(-(-at_once // len(images)), 1, 1, 1)  # a file may take more at once than there are
     images = images[: len(images) // at_once * at_once]
     sums: dict[tuple[str, int], Sums] = {}
-    names: Mapping[str, Sequence[str]] = {}
+    names: Mapping[str, Sequence[tuple[str, str]]] = {}
     missing = ""
     for part in images.split(at_once):
         original = OriginalGraph(model, part)
@@ -115,11 +123,11 @@ def inner_errors(model: nn.Module, exported: Candidate, images: Tensor) -> Inner
         for (kind, i, _, _), own, other in zip(wanted, expected, found, strict=True):
             if own.size != other.size:
                 missing = (
-                    f"{names[kind][i]} has {own.size} values in the original and {other.size} in the exported graph"
+                    f"{names[kind][i][0]} has {own.size} values in the original and {other.size} in the exported graph"
                 )
                 return InnerErrors(num_images=0, blocks=(), gates=(), missing=missing)
             sums.setdefault((kind, i), Sums()).add(own, other)
-    errors = {key: each.error_of(names[key[0]][key[1]]) for key, each in sums.items()}
+    errors = {key: each.error_of(*names[key[0]][key[1]]) for key, each in sums.items()}
     return InnerErrors(
         num_images=len(images),
         blocks=tuple(error for (kind, _), error in errors.items() if kind == "block"),
@@ -166,18 +174,17 @@ def difference(original: OriginalGraph, graph: InnerGraph) -> str:
     return "; ".join(filter(None, (unlike(original, graph, kind) for kind in ("block", "gate"))))
 
 
-def names_in(original: OriginalGraph, model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Return the names of the blocks and the gates of the original."""
+def names_in(original: OriginalGraph, model: nn.Module) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Return the names of the blocks and the gates of the original, and where each is in the model."""
     points = original.points
     try:
         of_modules = {block.module: block.name for block in find_blocks(model)}
     except SenetError:  # it has no gates that have names
         of_modules = {}
+    blocks = distinct([original.scope(place) or "network" for place in points.meetings])
     gates = [original.scope(place) for place in products(points)]
-    return {
-        "block": distinct([original.scope(place) or "network" for place in points.meetings]),
-        "gate": distinct([of_modules.get(scope, scope) for scope in gates]),
-    }
+    names = distinct([of_modules.get(scope, scope) for scope in gates])
+    return {"block": tuple(zip(blocks, blocks, strict=True)), "gate": tuple(zip(names, gates, strict=True))}
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:

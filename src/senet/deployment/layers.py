@@ -74,18 +74,22 @@ def in_gates(operations: Sequence[Operation]) -> set[str]:
     return {steps[i].node for gate in gates_in(steps) for i in gate.operations}
 
 
-def left_in_float(operations: Sequence[Operation], keep_float: Collection[str], float_gates: bool) -> set[str]:
+def left_in_float(
+    operations: Sequence[Operation], keep_float: Collection[str], float_gates: bool, float_products: bool = True
+) -> set[str]:
     """Return the names of the nodes that int8 leaves in float.
 
     Args:
         operations: of the graph.
         keep_float: nodes that are asked for.
-        float_gates: whether SE's gates are among them, with their products: quantizing these rounds the gate itself.
+        float_gates: whether SE's gates are among them.
+        float_products: with them their products with the feature maps: quantizing these rounds the gate itself once.
     """
     found = {*keep_float, *before_layers(operations)}
     if float_gates:
         steps = steps_from(operations)
-        found |= in_gates(operations) | {steps[gate.product].node for gate in gates_in(steps)}
+        found |= in_gates(operations)
+        found |= {steps[gate.product].node for gate in gates_in(steps)} if float_products else set()
     return found
 
 

@@ -85,7 +85,7 @@ def triton_settings(name: str, config: ExportConfig, metadata: Metadata, classes
     """Return config.pbtxt: a ModelConfig of Triton as protobuf's text."""
     takes, (gives,) = metadata["input"], metadata["outputs"]
     batched = "batch" in config.free_axes
-    batch = [] if batched else [config.batch_size]
+    batch = [] if batched else [config.images_at_once]
     shape = [size if isinstance(size, int) else -1 for size in takes["shape"][1:]]
     label_line = f"    label_filename: {quoted(LABELS)}\n" if has_labels else ""
     return (

@@ -16,6 +16,7 @@ from senet.deployment.targets import TARGETS, Runner
 from senet.errors import MissingFileError, SenetError, check_installed, counted
 from senet.evaluation.functions import FunctionNetwork
 from senet.files import at_home
+from senet.weights.exported import exported_file
 from senet.weights.hub import EXPORTED
 
 WAITING: dict[Any, tuple[Runner, Any]] = {}
@@ -37,7 +38,7 @@ class ExportedModel(FunctionNetwork):
     """
 
     def __init__(self, path: str | Path, found: tuple[Runner, Any] | None = None) -> None:
-        file = network_of_page(Path(path))
+        file = exported_file(path) or Path(path)
         self.__dict__["path"] = file
         self.run_file, self.metadata = found or opened(file)
         super().__init__(ExportedFunction(file, self.run_file, self.metadata))
@@ -153,12 +154,6 @@ def stated(metadata: Any, path: Path) -> tuple[tuple[str, ...] | None, Any]:
     return None if names is None else tuple(names), takes
 
 
-def network_of_page(path: Path) -> Path:
-    """Return the network's file in the folder of a page; another path as it is."""
-    file = path / "model.onnx"
-    return file if (path / "index.html").is_file() and file.is_file() else path
-
-
 def opened(path: Path) -> tuple[Runner, Any]:
     """Return what computes a file, and its metadata.
 
@@ -205,7 +200,7 @@ def load_exported(path: str | Path) -> ExportedModel | ExportedDetector:
     """Open a file that `senet.export` wrote as a network for `evaluate`, `predict` and `compare`.
 
     Args:
-        path: of the file, such as network.onnx; or the folder of a page.
+        path: of the file, such as network.onnx; or the folder of a page, or one that servers read, of one network.
 
     Returns:
         A module from normalized float images (N, C, H, W) to logits, on the CPU, with the file's `preprocessing`,
@@ -218,7 +213,7 @@ def load_exported(path: str | Path) -> ExportedModel | ExportedDetector:
 
     >>> model = load_exported("network.onnx")  # doctest: +SKIP
     """
-    file = network_of_page(at_home(path))
+    file = exported_file(at_home(path)) or at_home(path)
     found = WAITING.pop(state_of(file), None) or opened(file)
     return ExportedDetector(file, *found) if is_detector_file(found[1]) else ExportedModel(path, found)
 

@@ -19,7 +19,7 @@ INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3j
 """Of the package as the registry has it, in the form of its `dist.integrity`."""
 SCRIPT, WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 """The files of its folder `dist` that run networks on the processor: a module, and what it is compiled to."""
-GIVEN = f"give a folder that has it with onnxruntime_web (--onnxruntime-web), such as node_modules/{PACKAGE}"
+GIVEN = f"give a folder that has it: onnxruntime_web=node_modules/{PACKAGE}"
 TIMEOUT = 600
 """Seconds that npm has; the package has 33 MB."""
 
@@ -46,6 +46,26 @@ def find_runtime(folder: str | Path | None = None) -> Runtime:
     return runtime_of_npm() if folder is None else runtime_of_folder(Path(folder))
 
 
+def check_runtime(folder: str | Path | None) -> None:
+    """Raise what `find_runtime` would, as far as it is known without asking npm for the package."""
+    if folder is None:
+        npm_program()
+    else:
+        runtime_of_folder(Path(folder))
+
+
+def npm_program() -> str:
+    """Return the path of npm.
+
+    Raises:
+        SenetError: it is not installed.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SenetError(f"a page needs {PACKAGE}, which npm fetches, and npm is not installed; install it, or {GIVEN}")
+    return npm
+
+
 def runtime_of_folder(folder: Path) -> Runtime:
     """Return the runtime from a folder, see `find_runtime`."""
     if not folder.is_dir():
@@ -61,9 +81,7 @@ def runtime_of_folder(folder: Path) -> Runtime:
 
 def runtime_of_npm() -> Runtime:
     """Return the runtime that npm fetches from its registry, or has in its cache."""
-    npm = shutil.which("npm")
-    if npm is None:
-        raise SenetError(f"a page needs {PACKAGE}, which npm fetches, and npm is not installed; install it, or {GIVEN}")
+    npm = npm_program()
     with tempfile.TemporaryDirectory() as temporary:
         command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--json", "--prefer-offline", "--ignore-scripts"]
         command += ["--pack-destination", temporary]

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from senet.data.images import ImageSplit
-from senet.data.preprocessing import Preprocessing, preprocessing_of
+from senet.data.preprocessing import Preprocessing
 from senet.deployment.agreement import TOLERANCES, Difference, PairedAccuracy, Tolerance, problems
 from senet.deployment.candidate import Candidate, Run, candidate_of
 from senet.deployment.detection_parity import DetectionParity
 from senet.deployment.graph import bare_network
 from senet.deployment.inner_errors import InnerErrors, inner_errors
 from senet.deployment.machine import Processor, processor, size_of, versions
-from senet.deployment.pictures import Pictures, pictures_for
+from senet.deployment.pictures import MOST, Pictures, pictures_for
 from senet.deployment.tally import Disagreement, Tally
 from senet.deployment.timing import BATCH_SIZES, Latency, latencies
 from senet.errors import SenetError, check_choice
@@ -28,8 +28,6 @@ from senet.evaluation.functions import Network, name_of
 from senet.files import write_output
 from senet.nn.modes import borrowed
 
-IMAGES = 500
-"""Pictures that are compared unless others are asked for: SE-ResNet-50 takes a minute for them on two cores."""
 BEYOND_TOLERANCE = 3
 """Exit status of a command whose exported network is further from the original than the tolerance."""
 KEPT = 16
@@ -147,7 +145,7 @@ def compare_exported(
     data: DataSource | None = None,
     *,
     precision: str | None = None,
-    images: int | None = IMAGES,
+    images: int | None = MOST,
     tolerance: Tolerance | None = None,
     optimized: nn.Module | None = None,
     timed: bool = True,
@@ -177,33 +175,20 @@ def compare_exported(
         SenetError: the original is no network, the data do not fit it, or the two have different classes.
     """
     candidate = candidate_of(exported)
-    precision = candidate.precision if precision is None else precision
-    check_choice("precision", precision, tuple(TOLERANCES))
-    if blocks and candidate.path is None:
-        raise SenetError("blocks=True needs an exported file, from senet.load_exported; leave it out for a function")
-    model = bare_network(open_model(original))
-    if data is None and isinstance(original, str | Path):
-        data = run_data(original)
+    precision, by_block = resolved(candidate, precision, blocks)
+    model, (own, other) = bare_network(open_model(original)), names or (name_of(original), candidate.name)
+    data = run_data(original) if data is None and isinstance(original, str | Path) else data
     prepared = model if candidate.module is None else candidate.module
     with borrowed(model, torch.device("cpu")):
-        pictures = pictures_for(prepared, data, images, candidate.size)
-        tally, some = compared(model, candidate.run, pictures)
+        tally, some = compared(model, candidate.run, pictures_for(prepared, data, images, candidate.size))
         contestants = {"original": model, "exported": candidate.run, "optimized": optimized}
         times = timed_in_turn(contestants, some) if timed else ()
-        wanted = precision == "int8" and candidate.path is not None if blocks is None else blocks
-        inner = inner_errors(model, candidate, some) if wanted else None
+        inner = inner_errors(model, candidate, some) if by_block else None
     allowed = TOLERANCES[precision] if tolerance is None else tolerance
     return ParityReport(
-        original=name_of(original) if names is None else names[0],
-        exported=candidate.name if names is None else names[1],
+        original=own,
+        exported=other,
         precision=precision,
-        source=pictures.source,
-        num_images=tally.num_images,
-        unscored=pictures.unscored,
-        difference=tally.difference,
-        agreeing=tally.agreeing,
-        accuracy=tally.accuracy,
-        disagreements=tally.most_surprising,
         latencies=times,
         file_size=None if candidate.path is None else size_of(candidate.path),
         original_size=sum(each.nbytes for each in (*model.parameters(), *model.buffers())),
@@ -212,9 +197,21 @@ def compare_exported(
         tolerance=allowed,
         problems=problems(allowed, tally.difference, tally.agreeing, tally.num_images, tally.accuracy),
         inner=inner,
-        images=pictures.images,
-        preprocessing=None if pictures.images is None else preprocessing_of(prepared),
+        **tally.figures(),
     )
+
+
+def resolved(candidate: Candidate, precision: str | None, blocks: bool | None) -> tuple[str, bool]:
+    """Return for which precision a network is compared, and whether block by block; see `compare_exported`.
+
+    Raises:
+        SenetError: there is no such precision, or the blocks of a function are to be compared.
+    """
+    precision = candidate.precision if precision is None else precision
+    check_choice("precision", precision, tuple(TOLERANCES))
+    if blocks and candidate.path is None:
+        raise SenetError("blocks=True needs an exported file, from senet.load_exported; leave it out for a function")
+    return precision, precision == "int8" and candidate.path is not None if blocks is None else blocks
 
 
 def compared(model: nn.Module, run: Run, pictures: Pictures) -> tuple[Tally, Tensor]:

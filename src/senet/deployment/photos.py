@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from senet.deployment.pictures import NO_DATA
+from senet.deployment.pictures import NO_DATA, check_limit
 from senet.detection.data_config import DetectionDataConfig
 from senet.detection.datasets import form_of, open_detection_split
 from senet.detection.evaluation import check_ground_truth
@@ -73,8 +73,7 @@ def photos_for(detector: nn.Module, data: PhotoSource | None, limit: int | None)
     Raises:
         SenetError: they are not there, cannot be scaled, or limit is out of its range.
     """
-    if limit is not None and limit < 1:
-        raise SenetError(f"images is {limit}; expected at least 1, or None for all")
+    check_limit(limit)
     if data is None:
         return generated(limit)
     config = boxed(data)

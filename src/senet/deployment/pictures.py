@@ -19,6 +19,9 @@ BATCH = 16
 """Images of a batch."""
 GENERATED = 16
 """Pictures where there are no data."""
+MOST, PIXELS = 500, 15_100_000
+"""How many images are compared unless others are asked for, and how many pixels they have together at most: 300 of 224
+pixels, for which SE-ResNet-50 takes half a minute on two cores."""
 NO_DATA = "there are no data"
 """Why pictures are generated."""
 
@@ -34,6 +37,7 @@ class Pictures:
         unscored: why no accuracy can be measured on them; empty if it can.
         class_names: of the network's outputs; empty if it has none.
         images: one by one; None if they are no data set.
+        preprocessing: of these; None likewise.
         indices: in `images`, of the pictures in the order of the batches; None for all.
     """
 
@@ -43,6 +47,7 @@ class Pictures:
     unscored: str
     class_names: tuple[str, ...]
     images: ImageSplit | None = None
+    preprocessing: Preprocessing | None = None
     indices: tuple[int, ...] | None = None
 
     def index(self, place: int) -> int:
@@ -56,6 +61,21 @@ class Pictures:
     def tracked(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches, with a bar on a terminal."""
         return tracked(self.each(), f"Comparing on {self.source}", self.number)
+
+
+def usual_number(side: int) -> int:
+    """Return how many images are compared unless others are asked for, at least `GENERATED`.
+
+    Args:
+        side: of the images, in pixels.
+    """
+    return max(GENERATED, min(MOST, PIXELS // side**2))
+
+
+def check_limit(limit: int | None) -> None:
+    """Raise a SenetError for a number of pictures out of its range."""
+    if limit is not None and limit < 1:
+        raise SenetError(f"images is {limit}; expected at least 1, or None for all")
 
 
 def pictures_for(
@@ -72,8 +92,7 @@ def pictures_for(
     Raises:
         SenetError: the data do not fit the network, or limit is out of its range.
     """
-    if limit is not None and limit < 1:
-        raise SenetError(f"images is {limit}; expected at least 1, or None for all")
+    check_limit(limit)
     number = GENERATED if limit is None else min(limit, GENERATED)
     if data is None:
         return generated(model, number, size, NO_DATA)
@@ -92,6 +111,7 @@ def pictures_for(
         unscored=batches.unscored,
         class_names=names,
         images=batches.images,
+        preprocessing=batches.preprocessing,
     )
 
 
@@ -122,6 +142,7 @@ def spread(batches: Batches, images: ImageSplit, limit: int, class_names: tuple[
         unscored=batches.unscored,
         class_names=class_names,
         images=images,
+        preprocessing=batches.preprocessing,
         indices=tuple(indices),
     )
 

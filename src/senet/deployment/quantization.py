@@ -1,15 +1,13 @@
 """int8 for OpenVINO: NNCF's post-training quantization with SE's gates in float, and weights alone in int8."""
 
-import logging
-import sys
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 from senet.deployment.calibration import Array
 from senet.deployment.layers import Layer, in_gates, left_in_float
 from senet.deployment.steps import operations_of_openvino
 from senet.errors import SenetError, first_line, needed_for
+from senet.quiet import quiet
 
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 """OpenVINO's layers, whose second input are weights."""
@@ -64,7 +62,7 @@ def quantize(
         import nncf
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
     names = left_in_float(operations_of_openvino(model), keep_float, float_gates)
-    with quiet_nncf():
+    with quiet():
         try:
             return nncf.quantize(
                 model.clone(),
@@ -89,18 +87,5 @@ def quantize_weights(model: Any) -> Any:
     """
     with needed_for("weights in int8 for OpenVINO"):
         import nncf
-    with quiet_nncf():
+    with quiet():
         return nncf.compress_weights(model.clone(), mode=nncf.CompressWeightsMode.INT8_SYM)
-
-
-@contextmanager
-def quiet_nncf() -> Iterator[None]:
-    """Keep what NNCF logs of each of its steps to ourselves; its bars go to standard error, its warnings are said."""
-    logger = logging.getLogger("nncf")
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        logger.setLevel(before)

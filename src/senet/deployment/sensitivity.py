@@ -1,5 +1,6 @@
 """How much each layer costs in int8: the network with that layer alone in 8 bits, beside the network in float."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -10,16 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from senet.deployment.calibration import Array, CalibrationImages, normalized
+from senet.deployment.continued import Continued, nothing_in_place
 from senet.deployment.graph import ExportGraph
 from senet.deployment.layers import Layer, named_layers
 from senet.errors import SenetError, counted
 from senet.nn.modes import eval_mode
 from senet.terminal import tracked
 
+logger = logging.getLogger(__name__)
+
 PIXELS = 1_600_000
 """Of all images together that the table is measured on: 32 of 224 pixels, or all 300 of 32 pixels."""
 LEAST = 16
 """Images that it is measured on at least: the error of the logits varies little between images."""
+AT_ONCE, PIXELS_AT_ONCE = 16, 200_704
+"""Images of a batch at most, and their pixels: all values of SE-ResNet-50 are kept, 130 MB for an image of 224."""
 LEVELS = 255
 """Steps of 8 bits."""
 
@@ -73,9 +79,7 @@ class Sensitivity:
         return tuple(cost.name for cost in self.layers[:number])
 
 
-def measure(
-    network: nn.Module, images: Tensor, names: Sequence[str], labels: Tensor | None = None, *, batch_size: int = 16
-) -> Sensitivity:
+def measure(network: nn.Module, images: Tensor, names: Sequence[str], labels: Tensor | None = None) -> Sensitivity:
     """Return what each layer costs, with the rounding that both OpenVINO and ONNX Runtime do.
 
     Weights have a scale for each output channel; the input of the layer has one, from its least to its largest value.
@@ -85,21 +89,27 @@ def measure(
         images: (N, C, H, W), normalized.
         names: of its layers that are to compute in int8.
         labels: (N,) of the images; None if they are not known.
-        batch_size: images at once.
     """
-    number = max(LEAST, PIXELS // (images.shape[2] * images.shape[3]))
-    batches = images[:number].split(batch_size)
-    labels = None if labels is None else labels[:number]
+    area = images.shape[2] * images.shape[3]
+    images = images[: max(LEAST, PIXELS // area)]
+    batches = images.split(max(1, min(AT_ONCE, PIXELS_AT_ONCE // area)))
     layers = {name: network.get_submodule(name) for name in names}
-    with eval_mode(network, layer_by_layer=True), torch.no_grad():
+    before, after = list[Tensor](), {name: list[Tensor]() for name in layers}
+    logger.info("measuring what each of %d layers costs in int8", len(layers))
+    with eval_mode(network, layer_by_layer=True), nothing_in_place(network), torch.no_grad():
         with ranges_recorded(layers) as ranges:
-            before = logits_of(network, batches)
-        costs = []
-        for name in tracked(iter(layers), "Measuring layers in int8", len(layers)):
-            with rounded(layers[name], *ranges[name]):
-                costs.append(cost_of(name, before, logits_of(network, batches), labels))
+            for batch in batches:
+                network(batch)
+        for batch in tracked(batches, "Measuring layers in int8", len(batches)):
+            kept = Continued(network, batch)
+            before.append(kept.logits)
+            for name, layer in layers.items():
+                with rounded(layer, *ranges[name]):
+                    after[name].append(kept.logits_from(name))
+    labels = None if labels is None else labels[: len(images)]
+    costs = [cost_of(name, torch.cat(before), torch.cat(logits), labels) for name, logits in after.items()]
     costs.sort(key=lambda cost: cost.error, reverse=True)
-    return Sensitivity(layers=tuple(costs), images=len(before))
+    return Sensitivity(layers=tuple(costs), images=len(images))
 
 
 def layer_costs(
@@ -129,11 +139,6 @@ def inputs_for(graph: ExportGraph, calibration: CalibrationImages) -> list[Array
     """Return calibration images as inputs of what is exported."""
     batch_size = 1 if 0 in graph.dynamic else len(graph.example)
     return calibration.inputs(pixels=graph.example.dtype == torch.uint8, batch_size=batch_size)
-
-
-def logits_of(network: nn.Module, batches: Sequence[Tensor]) -> Tensor:
-    """Return the logits of batches, (N, classes)."""
-    return torch.cat([network(batch) for batch in batches])
 
 
 @contextmanager

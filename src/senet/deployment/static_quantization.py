@@ -1,9 +1,7 @@
 """int8 for ONNX: ONNX Runtime's static quantization with SE's gates in float; weights alone in int8 or float16."""
 
-import logging
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +11,12 @@ from senet.deployment.calibration import Array
 from senet.deployment.layers import Layer, in_gates, left_in_float
 from senet.deployment.steps import node_names, operations_of_onnx
 from senet.errors import SenetError, first_line, needed_for
+from senet.quiet import quiet
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 """ONNX's layers, whose second input are weights."""
+JOINING = ("Mul", "Add", "Relu")
+"""What comes after the layer at the end of a block: the product with the gate, the sum with the shortcut, the ReLU."""
 Activations = Literal["int8", "uint8"]
 """The type of activations. The products of uint8 and int8 overflow on x86 processors without VNNI, unless weights have
 7 bits; those of two int8 do not (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html)."""
@@ -48,6 +49,7 @@ def quantize(
     *,
     keep_float: Collection[str] = (),
     float_gates: bool = True,
+    float_products: bool = True,
     activations: Activations = "uint8",
     seven_bits: bool = True,
     only_layers: bool = True,
@@ -63,7 +65,8 @@ def quantize(
         model: in float32.
         inputs: of the model, for finding ranges.
         keep_float: names of nodes, of `layers_of`, that stay in float.
-        float_gates: whether SE's gates and their products stay in float.
+        float_gates: whether SE's gates stay in float.
+        float_products: whether their products do, and sums. In 8 bits large batches are faster, and the gates rounded.
         activations: see `Activations`.
         seven_bits: weights of 7 bits.
         only_layers: quantize the layers with weights, but not sums and pooling.
@@ -76,9 +79,10 @@ def quantize(
     with needed_for("int8 for ONNX"):
         import onnx
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    names = left_in_float(operations_of_onnx(model), keep_float, float_gates)
+    names = left_in_float(operations_of_onnx(model), keep_float, float_gates, float_products)
+    types = WEIGHTED if float_products else (*WEIGHTED, *JOINING)
     kinds = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
-    with tempfile.TemporaryDirectory() as folder, quiet_onnxruntime():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "int8.onnx"
         try:
             quantize_static(
@@ -90,7 +94,7 @@ def quantize(
                 reduce_range=seven_bits,
                 activation_type=kinds[activations],
                 weight_type=QuantType.QInt8,
-                op_types_to_quantize=list(WEIGHTED) if only_layers else None,
+                op_types_to_quantize=list(types) if only_layers else None,
                 nodes_to_exclude=sorted(names),
                 calibration_cache_path=ranges,
             )
@@ -204,14 +208,3 @@ def with_first(model: Any, nodes: Sequence[Any]) -> Any:
     del model.graph.node[:]
     model.graph.node.extend([*nodes, *rest])
     return model
-
-
-@contextmanager
-def quiet_onnxruntime() -> Iterator[None]:
-    """Keep ONNX Runtime's advice about its own steps, which goes to Python's root logger, to ourselves."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

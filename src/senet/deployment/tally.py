@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -96,6 +97,20 @@ class Tally:
         """Return the name of a class; its number if it has none."""
         names = self.pictures.class_names
         return names[number] if number < len(names) else str(number)
+
+    def figures(self) -> dict[str, Any]:
+        """Return the fields of a `ParityReport` that tell of the pictures, or are sums over them."""
+        return {
+            "source": self.pictures.source,
+            "num_images": self.num_images,
+            "unscored": self.pictures.unscored,
+            "difference": self.difference,
+            "agreeing": self.agreeing,
+            "accuracy": self.accuracy,
+            "disagreements": self.most_surprising,
+            "images": self.pictures.images,
+            "preprocessing": self.pictures.preprocessing,
+        }
 
     @property
     def difference(self) -> Difference:

@@ -14,8 +14,8 @@ from senet.data.preprocessing import Preprocessing
 from senet.deployment.config import ExportConfig
 from senet.deployment.graph import INPUT, OUTPUT, ExportGraph
 from senet.deployment.metadata import KEY, as_text
-from senet.deployment.quiet import quiet
 from senet.errors import SenetError, first_line
+from senet.quiet import quiet
 
 PROBABILITIES = "classLabel_probs"
 """The output of a classifier that maps class names to probabilities, as coremltools names it."""

@@ -12,8 +12,8 @@ from torch import Tensor
 from senet.deployment.config import ExportConfig
 from senet.deployment.graph import ExportGraph
 from senet.deployment.metadata import KEY, as_text, from_text
-from senet.deployment.quiet import quiet
 from senet.errors import SenetError, first_line, needed_for
+from senet.quiet import quiet
 
 METHOD = "forward"
 """The method of a .pte file that computes the network; another one, `KEY`, returns the metadata as a string."""

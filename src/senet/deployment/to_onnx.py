@@ -1,5 +1,6 @@
 """ONNX: written by torch.onnx, checked by onnx, computed by ONNX Runtime."""
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from senet.deployment.metadata import KEY, as_text, from_text
 from senet.deployment.sensitivity import Sensitivity, inputs_for, layer_costs
 from senet.deployment.sessions import open_session
 from senet.deployment.static_quantization import float16_weights, layers_of, quantize, quantize_weights
-from senet.errors import SenetError, first_line, needed_for
+from senet.errors import SenetError, counted, first_line, needed_for
+
+logger = logging.getLogger(__name__)
 
 
 def write(
@@ -29,6 +32,7 @@ def write(
         model = quantize_weights(model)
     elif calibration is not None:
         costs, kept = layer_costs(graph, layers_of(model), calibration, config.keep_float)
+        logger.info("quantizing, with ranges from %s", counted(len(calibration), "image"))
         model = quantize(model, inputs_for(graph, calibration), keep_float=kept)
     save(model, path, metadata)
     return costs

@@ -1,5 +1,6 @@
 """OpenVINO: an .xml with the graph and a .bin with the weights, computed on the CPU."""
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from senet.deployment.graph import INPUT, OUTPUT, ExportGraph
 from senet.deployment.metadata import KEY, as_text, from_text
 from senet.deployment.quantization import layers_of, quantize, quantize_weights
 from senet.deployment.sensitivity import Sensitivity, inputs_for, layer_costs
-from senet.errors import MissingFileError, SenetError, first_line, needed_for
+from senet.errors import MissingFileError, SenetError, counted, first_line, needed_for
 from senet.optimization.runners import compile_openvino, converted_to_openvino, openvino_core
+
+logger = logging.getLogger(__name__)
 
 
 def write(
@@ -27,6 +30,7 @@ def write(
         model = quantize_weights(model)
     elif calibration is not None:
         costs, kept = layer_costs(graph, layers_of(model), calibration, config.keep_float)
+        logger.info("quantizing, with ranges from %s", counted(len(calibration), "image"))
         model = quantize(model, inputs_for(graph, calibration), keep_float=kept)
     save(model, path, metadata, fp16=config.precision == "fp16")
     return costs

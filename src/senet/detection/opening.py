@@ -16,7 +16,8 @@ from senet.evaluation.batches import open_any
 from senet.evaluation.functions import Network, name_of
 from senet.nn.modes import default_device, device_of
 from senet.weights.checkpoint import CONFIG_FILE
-from senet.weights.hub import EXPORTED, FILES, HUB_ID, Download, is_hub_id
+from senet.weights.exported import exported_file
+from senet.weights.hub import FILES, HUB_ID, Download, is_hub_id
 from senet.weights.tensors import read_state
 
 TASK = "detection"
@@ -35,10 +36,10 @@ def detects(source: Any) -> bool:
     if not isinstance(source, str | Path):
         return False
     path = Path(source)
+    if (exported := exported_file(path)) is not None:  # of a part above this one
+        return bool(import_module("senet.deployment.loading").detects_objects(exported))
     if path.is_dir():
         return any(says_detection(folder / CONFIG_FILE) for folder in (path, path / "best", path / "last"))
-    if path.suffix in EXPORTED:  # files of a part above this one
-        return bool(import_module("senet.deployment.loading").detects_objects(path))
     if path.is_file():
         return path.suffix in FILES and described_as_detector(path)
     match = None if path.exists() or not is_hub_id(str(source)) else HUB_ID.match(str(source))

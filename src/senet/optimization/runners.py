@@ -1,6 +1,5 @@
 """What runs a rewritten network: PyTorch's compiler, oneDNN or OpenVINO, compiled for each shape of images."""
 
-import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from senet.nn.precision import Precision
 from senet.ops.gate import MAX_IMAGES
 from senet.optimization.capturing import Outputs
 from senet.optimization.lowering import lower
+from senet.quiet import root_logger_kept
 
 NamedBackend = Literal["inductor", "onednn", "openvino", "eager"]
 Runner = Callable[[Tensor], Outputs]
@@ -209,13 +209,8 @@ def converted_to_openvino(source: Any, **options: Any) -> Any:
     """
     import openvino
 
-    root = logging.getLogger()
-    level, filters, handlers = root.level, root.filters[:], root.handlers[:]
-    try:
+    with root_logger_kept():
         return openvino.convert_model(source, **options)
-    finally:
-        root.setLevel(level)
-        root.filters[:], root.handlers[:] = filters, handlers
 
 
 class OpenVINORunner:

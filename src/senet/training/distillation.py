@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.data.classes import missing_from, order_of, places_of
+from senet.data.classes import first_of, missing_from, order_of, places_of
 from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.errors import MissingFileError, SenetError, first_line, nearest
 from senet.factory import from_pretrained
@@ -97,8 +97,8 @@ class Teacher(nn.Module):
             return list(range(count))
         if lacking := missing_from(known, class_names):
             raise SenetError(
-                f"objective.teacher {self.source} has no class {lacking[0]!r}, one of {len(lacking)} that only the "
-                f"data have; the nearest are {nearest(lacking[0], known)}: take a teacher of the same classes"
+                f"objective.teacher {self.source} has no class {first_of(lacking)} only the data have; "
+                f"the nearest are {nearest(lacking[0], known)}: take a teacher of the same classes"
             )
         order = order_of(class_names, known)
         if order is None:

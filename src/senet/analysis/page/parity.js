@@ -24,6 +24,10 @@ function drawAccuracy() {
     `${low.toFixed(2)} to ${high.toFixed(2)} with 95 % confidence.`;
 }
 
+function fullName({ name, module }) {
+  return module && module !== name ? `${name}, ${module}` : name;
+}
+
 function drawInner() {
   if (!byId("measure")) return;
   const [, label, value, meaning] = MEASURES[byId("measure").selectedIndex];
@@ -31,7 +35,7 @@ function drawInner() {
     if (!byId(kind)) continue;
     const errors = data.inner[kind];
     const trace = { type: "scatter", mode: "lines+markers", x: errors.map((_, i) => i), y: errors.map(value),
-      text: errors.map((each) => shown(each.name)), line: { color: color("--accent") }, marker: { size: 7 },
+      text: errors.map((each) => shown(fullName(each))), line: { color: color("--accent") }, marker: { size: 7 },
       hovertemplate: "%{text}: %{y:.4g}<extra></extra>" };
     const ticks = errors.map((_, i) => i).filter((i) => i % Math.ceil(errors.length / 16) === 0);
     const layout = themed({ margin: { l: 65, r: 15, t: 50, b: 90 }, yaxis: { title: { text: label } },
@@ -39,9 +43,9 @@ function drawInner() {
     Plotly.react(kind, [trace], layout, options);
     const worst = errors.reduce((a, b) => (b.relative > a.relative ? b : a));
     byId(`${kind}-text`).textContent = `${label} from the first ${one} to the last: ${meaning}. The largest relative error is ` +
-      `${precise(100 * worst.relative)} %, in ${worst.name}; ${data.inner.num_images} images.`;
+      `${precise(100 * worst.relative)} %, in ${fullName(worst)}; ${data.inner.num_images} images.`;
     tabulate(`${kind}-table`, [one, ...MEASURES.map((each) => each[1])],
-      errors.map((each) => [each.name, precise(MEASURES[0][2](each)), each.cosine?.toFixed(5) ?? "none", precise(each.largest)]));
+      errors.map((each) => [fullName(each), precise(MEASURES[0][2](each)), each.cosine?.toFixed(5) ?? "none", precise(each.largest)]));
   }
 }
 
