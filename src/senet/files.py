@@ -102,13 +102,29 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         beside.write_text(json.dumps(value, indent=2) + "\n")
 
 
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """Return the value of JSON from a file of anyone.
+
+    Args:
+        text: the JSON.
+        options: of json.loads.
+
+    Raises:
+        ValueError: it is none; also for lists inside lists without end, for which json has a RecursionError.
+    """
+    try:
+        return json.loads(text, **options)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read a file of one JSON object a line; a last line cut short by a crash is left out."""
     lines = path.read_text().splitlines() if path.is_file() else []
     rows = []
     for line in lines:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            rows.append(parse_json(line))
+        except ValueError:
             break
     return rows

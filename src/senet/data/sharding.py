@@ -28,7 +28,7 @@ from senet.data.order import seed_of
 from senet.data.readers import contents_of, shards_read
 from senet.data.reading import NEEDS
 from senet.errors import MissingFileError, SenetError, check_ranges, counted
-from senet.files import check_writable, write_json, written_beside
+from senet.files import check_writable, parse_json, write_json, written_beside
 from senet.shards.cache import synchronize
 from senet.shards.index import (
     EVALUATION,
@@ -256,8 +256,8 @@ class Job:
     def complete(self, index: Path) -> Written:
         """Return what is complete already, after it has been compared."""
         try:
-            value = json.loads(index.read_text())
-        except (ValueError, RecursionError) as error:
+            value = parse_json(index.read_text())
+        except ValueError as error:
             raise SenetError(
                 f"{index} is damaged ({error}); remove it, and the same command writes it again"
             ) from error
@@ -301,7 +301,7 @@ class Job:
         found: list[Shard] = []
         while (note := self.note_of(name := self.shard_name(part, len(found)))).exists():
             try:
-                value = json.loads(note.read_text())
+                value = parse_json(note.read_text())
                 shard = shard_from_json(value, len(part.images.class_names))
                 is_same, is_whole = value.get("job") == self.identity, shard.name == name
             except (ValueError, KeyError, TypeError):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from senet.errors import SenetError, first_line, warn
-from senet.files import written_beside
+from senet.files import parse_json, written_beside
 from senet.shards import parquet, tar
 from senet.shards.cache import ShardCache, synchronize
 from senet.shards.index import EVALUATION, TRAIN, WHOLE, Index, Shard, shard_from_json, shard_to_json
@@ -100,7 +100,7 @@ def piece_of(name: str, cache: ShardCache, shape: Shape, extensions: frozenset[s
 def kept_piece(kept: Path, name: str) -> Piece | None:
     """Return what was found in a shard earlier; None if nothing was, or it cannot be read any more."""
     try:
-        value = json.loads(kept.read_text())
+        value = parse_json(kept.read_text())
         shard = shard_from_json({**value, "name": name}, None)
         labels, given = value["classes"], value["given"]
         if len(labels) != len(shard) or not all(label is None or isinstance(label, int | str) for label in labels):

@@ -19,7 +19,6 @@ There are no random states: all randomness is a function of (seed, epoch, step).
 import errno
 import json
 import os
-import pickle
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Set
@@ -36,7 +35,7 @@ from torch import nn
 from senet.configs import overlaid, settings, to_dict
 from senet.data.folders import listed
 from senet.errors import MissingExtraError, MissingFileError, SenetError
-from senet.files import read_jsonl, write_json, written_beside
+from senet.files import parse_json, read_jsonl, write_json, written_beside
 from senet.models.config import config_from_dict
 from senet.models.description import Surgery
 from senet.plugins import check_imported
@@ -208,7 +207,7 @@ class RunFolder:
         """
         path = self.path / CONFIG_FILE
         try:
-            values = json.loads(path.read_text())
+            values = parse_json(path.read_text())
             if "format" in values:
                 raise SenetError(f"{self.path} holds a model, not a run; name the folder of the run")
             if isinstance(values, Mapping):
@@ -218,7 +217,7 @@ class RunFolder:
             raise MissingFileError(f"{self.path} holds no run to resume; `senet train RECIPE` starts one") from None
         except MissingExtraError:  # of a module that registers what the network consists of
             raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise SenetError(f"{path} is not a run's configuration ({error})") from error
 
     def check_same_config(self, config: RunConfig) -> None:
@@ -241,9 +240,15 @@ class RunFolder:
         """
         path = self.path / DATA_FILE
         try:
-            stored = json.loads(path.read_text())
+            stored = parse_json(path.read_text())
+            if not isinstance(stored, dict):
+                raise ValueError(f"it holds {type(stored).__name__}")
         except (FileNotFoundError, NotADirectoryError):
             return
+        except (OSError, ValueError) as error:
+            raise SenetError(
+                f"{path} cannot be read ({error}); remove it if the run's data are the same as ever"
+            ) from error
         for name in found:
             if name in ADDED_LATER and name not in stored:
                 continue
@@ -279,11 +284,11 @@ class RunFolder:
             return None
         try:
             state: dict[str, Any] = torch.load(self.state_file, "cpu", weights_only=True, mmap=lazily)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        except Exception as error:  # whatever PyTorch's reader meets in a damaged file
             raise SenetError(
                 f"{self.state_file} cannot be read (truncated, or not a training state); start again elsewhere"
             ) from error
-        if not isinstance(state, dict) or not keys <= state.keys():
+        if not isinstance(state, dict) or not keys <= state.keys() or not isinstance(state["position"], dict):
             raise SenetError(f"{self.state_file} is not a training state; start again elsewhere")
         return state
 
