@@ -119,8 +119,15 @@ def parse_json(text: str | bytes, **options: Any) -> Any:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read a file of one JSON object a line; a last line cut short by a crash is left out."""
-    lines = path.read_text().splitlines() if path.is_file() else []
+    """Read a file of one JSON object a line; a last line cut short by a crash is left out.
+
+    Raises:
+        SenetError: it is no text in UTF-8, or cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise SenetError(f"{path} cannot be read ({error}); it is damaged: restore it") from error
     rows = []
     for line in lines:
         try:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import senet
-from fuzz import crafted, seeds
+from fuzz import crafted, crafted_data, crafted_exports, crafted_weights, seeds
 from fuzz.mutations import Files
 from senet.analysis.recording import Recording
 from senet.analysis.runs import differing, grouped, read_runs
@@ -150,49 +150,57 @@ class Reader:
 
 READERS = MappingProxyType(
     {
-        "checkpoint": Reader(main="weights.pth", seeds=seeds.weights, read=weights, bad=crafted.weights),
+        "checkpoint": Reader(main="weights.pth", seeds=seeds.weights, read=weights, bad=crafted_weights.weights),
         "safetensors": Reader(
-            main="weights.safetensors", seeds=seeds.safetensors, read=weights, bad=crafted.safetensors
+            main="weights.safetensors", seeds=seeds.safetensors, read=weights, bad=crafted_weights.safetensors
         ),
         "model folder": Reader(
-            main="config.json", seeds=seeds.model_folder, read=model_folder, bad=crafted.model_folder
+            main="config.json", seeds=seeds.model_folder, read=model_folder, bad=crafted_weights.model_folder
         ),
-        "caffemodel": Reader(main="net.caffemodel", seeds=seeds.caffemodel, read=caffemodel, bad=crafted.caffemodel),
+        "caffemodel": Reader(
+            main="net.caffemodel", seeds=seeds.caffemodel, read=caffemodel, bad=crafted_weights.caffemodel
+        ),
         "training state": Reader(
-            main="last/training_state.pt", seeds=seeds.training_state, read=training_state, bad=crafted.state
+            main="last/training_state.pt", seeds=seeds.training_state, read=training_state, bad=crafted_weights.state
         ),
-        "run folder": Reader(main="config.json", seeds=seeds.run_folder, read=run_folder, bad=crafted.run_folder),
-        "recording": Reader(main="gates.safetensors", seeds=seeds.recording, read=recording, bad=crafted.recording),
-        "index of shards": Reader(main="senet-shards.json", seeds=seeds.index, read=pictures, bad=crafted.index),
+        "run folder": Reader(
+            main="config.json", seeds=seeds.run_folder, read=run_folder, bad=crafted_weights.run_folder
+        ),
+        "recording": Reader(
+            main="gates.safetensors", seeds=seeds.recording, read=recording, bad=crafted_weights.recording
+        ),
+        "index of shards": Reader(main="senet-shards.json", seeds=seeds.index, read=pictures, bad=crafted_data.index),
         "tar file": Reader(
             main="train-0.tar",
             seeds=seeds.tar,
             read=lambda folder, out: pictures(folder / "train-0.tar", out, val_fraction=0.5),
-            bad=crafted.tar,
+            bad=crafted_data.tar,
         ),
         "parquet file": Reader(
             main="train.parquet",
             seeds=seeds.parquet,
             read=lambda folder, out: pictures(folder / "train*.parquet", out, val_fraction=0.5),
-            bad=crafted.parquet,
+            bad=crafted_data.parquet,
         ),
         "CSV file": Reader(
             main="table.csv",
             seeds=seeds.table,
             read=lambda folder, out: pictures(folder / "table.csv", out),
-            bad=crafted.table,
+            bad=crafted_data.table,
         ),
         "mapping of classes": Reader(
             main="classes.json", seeds=seeds.mapping, read=lambda folder, out: read_mapping(folder / "classes.json")
         ),
-        "boxes of COCO": Reader(main="train.json", seeds=seeds.coco, read=boxes, bad=crafted.coco),
-        "boxes of VOC": Reader(main="Annotations/train_1.xml", seeds=seeds.voc, read=boxes, bad=crafted.voc),
-        "boxes of YOLO": Reader(main="data.yaml", seeds=seeds.yolo, read=boxes, bad=crafted.yolo),
-        "image": Reader(main="image", seeds=seeds.images, read=image, bad=crafted.images),
-        "ONNX": Reader(main="net.onnx", seeds=seeds.onnx, read=exported("net.onnx"), bad=crafted.onnx),
-        "OpenVINO": Reader(main="net.xml", seeds=seeds.openvino, read=exported("net.xml"), bad=crafted.openvino),
+        "boxes of COCO": Reader(main="train.json", seeds=seeds.coco, read=boxes, bad=crafted_data.coco),
+        "boxes of VOC": Reader(main="Annotations/train_1.xml", seeds=seeds.voc, read=boxes, bad=crafted_data.voc),
+        "boxes of YOLO": Reader(main="data.yaml", seeds=seeds.yolo, read=boxes, bad=crafted_data.yolo),
+        "image": Reader(main="image", seeds=seeds.images, read=image, bad=crafted_data.images),
+        "ONNX": Reader(main="net.onnx", seeds=seeds.onnx, read=exported("net.onnx"), bad=crafted_exports.onnx),
+        "OpenVINO": Reader(
+            main="net.xml", seeds=seeds.openvino, read=exported("net.xml"), bad=crafted_exports.openvino
+        ),
         "torch.export": Reader(
-            main="net.pt2", seeds=seeds.torch_export, read=exported("net.pt2"), bad=crafted.torch_export
+            main="net.pt2", seeds=seeds.torch_export, read=exported("net.pt2"), bad=crafted_exports.torch_export
         ),
     }
 )

@@ -40,6 +40,7 @@ from senet.models.config import config_from_dict
 from senet.models.description import Surgery
 from senet.plugins import check_imported
 from senet.training.config import Config, RunConfig, configuration_of
+from senet.training.state import is_position
 from senet.weights.card import CARD_FILE
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from senet.weights.folder import save_pretrained
@@ -288,7 +289,7 @@ class RunFolder:
             raise SenetError(
                 f"{self.state_file} cannot be read (truncated, or not a training state); start again elsewhere"
             ) from error
-        if not isinstance(state, dict) or not keys <= state.keys() or not isinstance(state["position"], dict):
+        if not isinstance(state, dict) or not keys <= state.keys() or not is_position(state["position"]):
             raise SenetError(f"{self.state_file} is not a training state; start again elsewhere")
         return state
 

@@ -36,6 +36,15 @@ class Position:
     data_wait_s: float = 0.0
 
 
+def is_position(value: Any) -> bool:
+    """Whether a value of a training state may be where a run stands, also one of former versions."""
+    if not isinstance(value, Mapping):
+        return False
+    needed, numbers = ("epoch", "batch", "step", "seconds"), ("loss_sum", "data_wait_s", "best_top1")
+    given = [value.get(name) for name in needed] + [value[name] for name in numbers if value.get(name) is not None]
+    return all(isinstance(number, int | float) and not isinstance(number, bool) for number in given)
+
+
 def up_to_date(state: Mapping[str, Any], epochs: int | None, metrics: Iterable[Mapping[str, float]]) -> dict[str, Any]:
     """Return a training state with what those of former versions do not hold.
 
