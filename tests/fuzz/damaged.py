@@ -16,6 +16,8 @@ from typing import Any
 MOST_SECONDS = 10.0
 """Most processor time for an input; twenty times as much by the clock, for a machine that is busy."""
 START_SECONDS = 600.0
+MODULE = "fuzz.worker"
+"""What the process runs."""
 MOST_BYTES = 2 * 2**30
 """Most memory that an input may take."""
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -41,23 +43,19 @@ class Tally:
 
 
 class Worker:
-    """A process that reads inputs, see `fuzz.worker`.
+    """A process that reads inputs, see `fuzz.worker`; it is started when it is first needed, and after it was ended."""
 
-    Args:
-        readers: that it will be asked for.
-    """
-
-    def __init__(self, readers: Iterable[str]) -> None:
-        self.readers = list(readers)
+    def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None
+        self.warm: set[str] = set()
 
-    def started(self) -> "subprocess.Popen[str]":
-        """Return the process, which is started if there is none."""
+    def make_ready(self, reader: str) -> None:
+        """Start the process if there is none, and let it read the valid inputs of a reader."""
         if self.process is None:
             paths = os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))
             self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # the process writes into it
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fuzz.worker"],
+                [sys.executable, "-m", MODULE],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self.errors,
@@ -65,11 +63,13 @@ class Worker:
                 bufsize=1,
                 env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
             )
-            self.tell({"warm": self.readers})
+            self.warm = set()
+        if reader not in self.warm:
+            self.tell({"warm": reader})
             answer = self.answer(START_SECONDS)
             if not answer.get("ready"):
-                raise RuntimeError(f"the reading process did not start: {answer}")
-        return self.process
+                raise RuntimeError(f"the valid inputs of {reader} cannot be read: {answer}")
+            self.warm.add(reader)
 
     def tell(self, asked: dict[str, Any]) -> None:
         """Ask the process for something."""
@@ -119,7 +119,7 @@ class Worker:
 
     def read(self, reader: str, seed: int, number: int) -> dict[str, Any]:
         """Have an input read."""
-        self.started()
+        self.make_ready(reader)
         self.tell({"reader": reader, "seed": seed, "number": number})
         made = self.answer(START_SECONDS)
         return made if "wrong" in made else made | self.answer(MOST_SECONDS)
@@ -134,9 +134,9 @@ class Worker:
 
 def tried(readers: Iterable[str], seed: int, numbers: range) -> Iterator[tuple[str, Tally]]:
     """Have inputs read, those with the same numbers by each reader; yield what came of them by reader."""
-    worker = Worker(readers)
+    worker = Worker()
     try:
-        for reader in worker.readers:
+        for reader in readers:
             tally = Tally()
             for number in numbers:
                 found = worker.read(reader, seed, number)

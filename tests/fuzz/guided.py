@@ -1,7 +1,7 @@
 """Damage that is kept where it reaches lines of the library that none before has: libFuzzer, by atheris.
 
-It runs in a process of its own for each reader, `python -m fuzz.guided READER SECONDS FILE SEED`, for libFuzzer ends its
-process. The file gets the number of inputs and the findings.
+It runs in a process of its own for each reader, `python -m fuzz.guided READER SECONDS FILE SEED`, for libFuzzer ends
+its process. The file gets the number of inputs and the findings.
 
 Source: https://github.com/google/atheris, which `pip install --group fuzz` installs; Linux and CPython only.
 """

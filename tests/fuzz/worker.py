@@ -120,13 +120,12 @@ def go_elsewhere(folder: Path) -> None:
     tempfile.tempdir = None  # read TMPDIR again
 
 
-def warm(names: list[str], top: Path) -> None:
-    """Make the valid inputs of some readers, and read them once: what that imports and compiles is no input's."""
-    for name in names:
-        crafted_of(name, top / CANARY)
-        for files in seeds_of(name):
-            read(name, files, "warm", top)
-            emptied(top)
+def warm(name: str, top: Path) -> None:
+    """Make the valid inputs of a reader, and read them once: what that imports and compiles is no input's."""
+    crafted_of(name, top / CANARY)
+    for files in seeds_of(name):
+        read(name, files, "warm", top)
+        emptied(top)
 
 
 def main() -> None:

@@ -22,6 +22,8 @@ from senet.shards.unpacking import GZIP
 from senet.terminal import tracked
 
 FOUND = "indexes"
+MOST_CLASSES = 2**20
+"""More numbers of classes than any data set has; a damaged label may be any number."""
 Piece = tuple[Shard, list[Label], tuple[str, ...]]
 """A shard, whose labels are not numbered yet; the classes of its images; the names that it gives to numbers."""
 
@@ -214,11 +216,11 @@ def numbered(pieces: Sequence[Piece]) -> Index:
             raise SenetError("the parquet files name their classes differently; they are not one data set")
         top = max(int(label) for label in everything if label is not None)
         low = min(int(label) for label in everything if label is not None)
-        names = next(iter(given), tuple(map(str, range(top + 1))))
-        if not 0 <= low <= top < len(names) or top >= 2**24:
-            raise SenetError(
-                f"the shards have classes from {low} to {top}; expected numbers from 0 to {len(names) - 1}"
-            )
+        named = next(iter(given), None)
+        most = MOST_CLASSES if named is None else min(MOST_CLASSES, len(named))
+        if not 0 <= low <= top < most:
+            raise SenetError(f"the shards have classes from {low} to {top}; expected numbers from 0 to {most - 1}")
+        names = tuple(map(str, range(top + 1))) if named is None else named
         place_of = {number: number for number in range(top + 1)}
     numbers = [np.array([place_of[label] for label in labels], np.int64) for _, labels, _ in pieces]
     return Index(

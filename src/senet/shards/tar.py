@@ -45,8 +45,12 @@ def members_of(file: BinaryIO, size: int, name: str) -> Iterator[Member]:
                 raise SenetError(f"{name} is cut short in {member.name!r}; copy it again")
             if member.isreg() and not member.issparse():
                 yield member.name, member.offset_data, member.size
-    except (tarfile.TarError, ValueError, EOFError, OverflowError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError) as error:
         raise SenetError(f"{name} cannot be read as a tar file ({error}); it is damaged: copy it again") from error
+    except SenetError:
+        raise
+    except (ValueError, OverflowError, RecursionError) as error:  # numbers that are none, headers without end
+        raise SenetError(f"{name} cannot be read as a tar file; it is damaged: copy it again") from error
     file.seek(archive.offset)
     if file.read(BLOCK) != bytes(BLOCK):  # tarfile takes what it cannot read for the end
         raise SenetError(

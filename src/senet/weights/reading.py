@@ -13,6 +13,7 @@ from senet.files import parse_json
 from senet.models.catalog import CARDS, model_card
 from senet.models.config import ModelConfig, config_from_dict, se_from_dict
 from senet.models.description import FORMATS, surgery_from_dict
+from senet.models.external import is_external
 from senet.models.from_torchvision import output_kept_clean, preprocessing_from_torchvision
 from senet.nn.block import SEOptions
 from senet.plugins import MAIN, check_imported
@@ -253,6 +254,8 @@ def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
         module_of(values["task"])  # says what is wrong with a task that it does not know
         return {"description": values}
     config, names = config_from_dict(values["model"]), values["class_names"]
+    if not is_external(config.name):
+        model_card(config.name)  # raises for a name that is none
     return {
         "config": config,
         "name": config.name,
