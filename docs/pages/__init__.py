@@ -14,6 +14,7 @@ from pages.ablation import ablation_page
 from pages.detection import detection_tables
 from pages.exports import deploy_tables
 from pages.finetuning import finetuning_tables
+from pages.fuzzing import fuzzing_tables, kept_copy
 from pages.insertion import insertion_page
 from pages.networks import networks_page
 from pages.recipes import recipes_page
@@ -23,7 +24,7 @@ from pages.tree import tree
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
-RESULTS, DEPLOY = DOCS / "results.md", DOCS / "deploy.md"
+RESULTS, DEPLOY, RELIABILITY = DOCS / "results.md", DOCS / "deploy.md", DOCS / "reliability.md"
 
 
 def filled(page: str, part: str, text: str) -> str:
@@ -51,6 +52,14 @@ def deploy() -> str:
     return filled(DEPLOY.read_text(), "exports", deploy_tables())
 
 
+def reliability() -> str:
+    """Return docs/reliability.md with its tables of damaged files and of kept copies."""
+    text = RELIABILITY.read_text()
+    for part, tables in (("fuzzing", fuzzing_tables()), ("kept copies", kept_copy())):
+        text = filled(text, part, tables)
+    return text
+
+
 def contributing() -> str:
     """Return CONTRIBUTING.md with its tree of files."""
     return filled(CONTRIBUTING.read_text(), "tree", tree())
@@ -64,6 +73,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     DOCS / "ablation.md": ablation_page,
     RESULTS: results,
     DEPLOY: deploy,
+    RELIABILITY: reliability,
     README: readme,
     CONTRIBUTING: contributing,
 }

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
@@ -15,6 +16,7 @@ from fuzz import MAKERS, finding
 from fuzz.damaged import MOST_BYTES, MOST_SECONDS, tried
 from fuzz.guided import guided, is_available
 from fuzz.readers import READERS
+from report import processor_name
 
 RECORDED = ("torch", "safetensors", "pillow", "pyarrow", "onnxruntime", "openvino", "pyyaml", "protobuf", "atheris")
 """Packages that read files, whose versions are written down."""
@@ -90,6 +92,9 @@ def described(asked: argparse.Namespace, found: dict[str, Any], seconds: float) 
         "date": date.today().isoformat(),
         "python": platform.python_version(),
         "versions": versions,
+        "machine": {"processor": processor_name(), "cores": os.cpu_count()},
+        "damaged": asked.damaged,
+        "guided": round(asked.guided),
         "seed": asked.seed,
         "most": {"seconds": MOST_SECONDS, "bytes": MOST_BYTES},
         "seconds": round(seconds),
