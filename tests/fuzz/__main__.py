@@ -30,7 +30,9 @@ def main() -> int:
     parser.add_argument("--only", type=int, help="the number of one case")
     parser.add_argument("--kind", choices=tuple(MAKERS), help="cases of one kind alone")
     parser.add_argument("--damaged", type=int, metavar="N", help="instead: N damaged files through each reader")
-    parser.add_argument("--guided", type=float, default=0, metavar="SECONDS", help="as well, so long by atheris in all")
+    parser.add_argument(
+        "--guided", type=float, default=0, metavar="SECONDS", help="as well, by atheris, so long for all readers"
+    )
     parser.add_argument("--reader", choices=tuple(READERS), action="append", help="damaged files of these alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the numbers of damaged files go")
     asked = parser.parse_args()
@@ -60,16 +62,25 @@ def of_damaged_files(asked: argparse.Namespace) -> int:
     for reader, tally in tried(readers, asked.seed, numbers):
         found[reader] = asdict(tally)
         wrong += told(reader, tally.inputs, tally.findings)
+        write(asked, {reader: found[reader]})
     for reader in readers if asked.guided else ():
-        tally = guided(reader, asked.guided / len(readers))
+        tally = guided(reader, asked.guided / len(READERS))
         found[reader]["guided"] = asdict(tally)
         wrong += told(f"{reader}, guided", tally.inputs, tally.findings)
-    seconds = time.perf_counter() - started
+        write(asked, {reader: found[reader]})
     inputs = sum(each["inputs"] + each.get("guided", {"inputs": 0})["inputs"] for each in found.values())
-    print(f"{inputs} damaged files, {wrong} findings, {seconds:.0f} s")
-    if asked.json is not None:
-        asked.json.write_text(json.dumps(described(asked, found, seconds), indent=2) + "\n")
+    print(f"{inputs} damaged files, {wrong} findings, {time.perf_counter() - started:.0f} s")
     return bool(wrong)
+
+
+def write(asked: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Write what came of some readers; of others stays what is written."""
+    if asked.json is None:
+        return
+    before = json.loads(asked.json.read_text())["readers"] if asked.json.exists() else {}
+    every = before | found
+    ordered = {reader: every[reader] for reader in READERS if reader in every}
+    asked.json.write_text(json.dumps(described(asked, ordered), indent=1) + "\n")
 
 
 def told(reader: str, inputs: int, findings: list[str]) -> int:
@@ -80,7 +91,7 @@ def told(reader: str, inputs: int, findings: list[str]) -> int:
     return len(findings)
 
 
-def described(asked: argparse.Namespace, found: dict[str, Any], seconds: float) -> dict[str, Any]:
+def described(asked: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
     """Return the numbers with where they come from, as benchmarks write them."""
     versions = {}
     for package in RECORDED:
@@ -97,7 +108,6 @@ def described(asked: argparse.Namespace, found: dict[str, Any], seconds: float) 
         "guided": round(asked.guided),
         "seed": asked.seed,
         "most": {"seconds": MOST_SECONDS, "bytes": MOST_BYTES},
-        "seconds": round(seconds),
         "readers": found,
     }
 
