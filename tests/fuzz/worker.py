@@ -109,6 +109,7 @@ def settle() -> None:
     warnings.simplefilter("ignore")
     sys.dont_write_bytecode = True
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (4 * MOST_BYTES, 4 * MOST_BYTES))  # whoever started this ends it before
 
 
 def go_elsewhere(folder: Path) -> None:
