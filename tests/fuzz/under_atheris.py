@@ -1,6 +1,6 @@
 """Damage guided by coverage, see `fuzz.guided`: `python tests/fuzz/under_atheris.py READER SECONDS FILE SEED`.
 
-The file gets the number of inputs and the findings. Nothing of the library may be imported before atheris watches imports.
+The file gets the number of inputs and the findings. Nothing of the library is imported before atheris watches imports.
 """
 
 import json
