@@ -238,8 +238,8 @@ LAUGHS = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10) if n else 'x'}
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda good: f"{LAUGHS}\n{good}", "more than 1,000,000 values"),
-        (lambda good: "names: &a [*a]\n", "more than 1,000,000 values"),
+        (lambda good: f"{LAUGHS}\n{good}", "more than 100,000 values"),
+        (lambda good: "names: &a [*a]\n", "more than 100,000 values"),
         (lambda good: "names: " + "[" * 100_000, "cannot be read as yaml"),
         (lambda good: f"{good}date: 2001-13-45\n", "cannot be read as yaml"),
         (lambda good: f"{good}nc: {'9' * 5000}\n", "cannot be read as yaml"),

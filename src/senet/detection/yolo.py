@@ -16,7 +16,7 @@ from senet.detection.records import Cleaning, DetectionSplit, boxes_in_words, re
 from senet.errors import MissingFileError, SenetError, first_line
 from senet.terminal import tracked
 
-MOST_VALUES = 1_000_000
+MOST_VALUES = 100_000
 """Of a yaml, those counted again that are there by an alias."""
 TURNED = (5, 6, 7, 8)
 """The orientations in EXIF data that exchange width and height."""
