@@ -215,7 +215,9 @@ def test_a_class_of_a_large_number_is_refused():
     shard = Shard(
         name="x.tar", split="all", size=1, sha256=None, packed=False, labels=None, offsets=None, sizes=None, names=()
     )
-    with pytest.raises(SenetError, match="classes from 0 to 999999999999999; expected numbers from 0 to 1048575"):
+    with pytest.raises(
+        SenetError, match=r"x\.tar has the class 9+, .* from 0 to 9+; expected numbers from 0 to 1048575"
+    ):
         numbered([(shard, [0, 999_999_999_999_999], ())])
 
 

@@ -219,7 +219,12 @@ def numbered(pieces: Sequence[Piece]) -> Index:
         named = next(iter(given), None)
         most = MOST_CLASSES if named is None else min(MOST_CLASSES, len(named))
         if not 0 <= low <= top < most:
-            raise SenetError(f"the shards have classes from {low} to {top}; expected numbers from 0 to {most - 1}")
+            odd = low if low < 0 else top
+            shard = next(shard for shard, labels, _ in pieces if odd in labels)
+            raise SenetError(
+                f"{shown(shard.name)} has the class {odd}, and the shards have classes from {low} to {top}; expected "
+                f"numbers from 0 to {most - 1}"
+            )
         names = tuple(map(str, range(top + 1))) if named is None else named
         place_of = {number: number for number in range(top + 1)}
     numbers = [np.array([place_of[label] for label in labels], np.int64) for _, labels, _ in pieces]
