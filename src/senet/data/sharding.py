@@ -26,7 +26,7 @@ from senet.data.folders import path_below
 from senet.data.images import ImageSplit
 from senet.data.order import seed_of
 from senet.data.readers import contents_of, shards_read
-from senet.data.reading import NEEDS
+from senet.data.reading import NEEDS, formats
 from senet.errors import MissingFileError, SenetError, check_ranges, counted
 from senet.files import check_writable, parse_json, write_json, written_beside
 from senet.shards.cache import synchronize
@@ -390,7 +390,7 @@ def ending_of(content: bytes, images: ImageSplit, index: int) -> str:
     if content.startswith(b"\x93NUMPY"):
         return "npy"
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=formats()) as image:
             return FORMATS.get(image.format or "", "png")
     except Exception as error:  # what decoders raise on damaged files has no common parent
         raise SenetError(f"{images.name(index)} is not an image in a known format; replace or remove it") from error

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from senet.data.folders import is_hidden, walk
-from senet.data.reading import ORIENTATION, missing_for, read_named
+from senet.data.reading import ORIENTATION, formats, missing_for, read_named
 from senet.detection.records import Cleaning, DetectionSplit, boxes_in_words, read_lines
 from senet.errors import MissingFileError, SenetError, first_line
 from senet.terminal import tracked
@@ -131,7 +131,7 @@ def size_of(image: Path) -> tuple[int, int]:
     """Return the width and height of an image file as it is seen, upright, without decoding it."""
 
     def read() -> tuple[int, int]:
-        with Image.open(image) as opened:
+        with Image.open(image, formats=formats()) as opened:
             width, height = opened.size
             return (height, width) if opened.getexif().get(ORIENTATION) in TURNED else (width, height)
 
