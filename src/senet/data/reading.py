@@ -108,7 +108,7 @@ def read_picture(source: str | Path | bytes) -> Picture:
 
 
 def formats() -> list[str]:
-    """Return the formats that may be opened: of others, PIL hands PostScript to a program, whatever a file is called."""
+    """Return the formats that may be opened, whatever a file is called: PIL hands PostScript to a program."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
