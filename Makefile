@@ -35,8 +35,11 @@ test-network: $(INSTALLED)  ## run the tests that ask huggingface.co
 test-oldest: $(OLDEST)/.installed  ## run the quick tests with the oldest packages that pyproject.toml allows
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
 
-fuzz: $(INSTALLED)  ## try 1,000 images, weights, folders and command lines made at random
-	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz
+FUZZ := PYTHONPATH=tests:benchmarks OMP_NUM_THREADS=1 $(BIN)/python -m fuzz
+
+fuzz: $(INSTALLED)  ## try 1,000 images, weights, folders and command lines made at random, and 100 damaged files by each reader
+	$(FUZZ)
+	$(FUZZ) --damaged 100
 
 lint: $(INSTALLED)  ## check style and types
 	$(BIN)/ruff check .

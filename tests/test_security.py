@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from senet.data.huggingface import load_splits
-from senet.data.reading import read_picture
+from senet.data.reading import read_named, read_picture
 from senet.detection.yolo import read_yaml
 from senet.errors import SenetError
 from senet.training.run import RunFolder
@@ -135,3 +135,14 @@ def test_a_configuration_imports_nothing_by_itself(
     with pytest.raises(SenetError, match="trapping"):
         RunFolder(tmp_path).read_config()
     assert not canary.exists()
+
+
+def test_no_postscript_is_handed_to_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PIL opens it by its content, whatever it is called, and runs Ghostscript."""
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    started: list[object] = []
+    monkeypatch.setattr("subprocess.Popen", lambda *words, **_: started.append(words))
+    with pytest.raises(SenetError, match=r"picture\.png cannot be read \(it is not an image in a known format\)"):
+        read_named(str(path), lambda: read_picture(path))
+    assert started == []

@@ -16,6 +16,7 @@ from pages.cifar import cifar_tables
 from pages.detection import detection_tables
 from pages.exports import deploy_tables
 from pages.finetuning import finetuning_tables
+from pages.fuzzing import fuzzing_tables, kept_copy
 from pages.insertion import insertion_page
 from pages.networks import networks_page
 from pages.recipes import recipes_page
@@ -26,7 +27,8 @@ from pages.tree import tree
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
-RESULTS, DEPLOY, SCALE = DOCS / "results.md", DOCS / "deploy.md", DOCS / "scale.md"
+RESULTS, DEPLOY = DOCS / "results.md", DOCS / "deploy.md"
+SCALE, RELIABILITY = DOCS / "scale.md", DOCS / "reliability.md"
 
 
 def filled(page: str, part: str, text: str) -> str:
@@ -62,6 +64,14 @@ def scale() -> str:
     return text
 
 
+def reliability() -> str:
+    """Return docs/reliability.md with its tables of damaged files and of kept copies."""
+    text = RELIABILITY.read_text()
+    for part, tables in (("fuzzing", fuzzing_tables()), ("kept copies", kept_copy())):
+        text = filled(text, part, tables)
+    return text
+
+
 def contributing() -> str:
     """Return CONTRIBUTING.md with its tree of files."""
     return filled(CONTRIBUTING.read_text(), "tree", tree())
@@ -76,6 +86,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     RESULTS: results,
     DEPLOY: deploy,
     SCALE: scale,
+    RELIABILITY: reliability,
     README: readme,
     CONTRIBUTING: contributing,
 }

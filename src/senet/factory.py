@@ -31,6 +31,8 @@ from senet.weights.reading import find_model_folder, read
 from senet.weights.tasks import module_of
 
 logger = logging.getLogger(__name__)
+MOST_LARGER, SMALL = 4, 10**6
+"""Times its weights' parameters that a network may have, besides a small number: those of blocks that start anew."""
 
 
 def create_model(
@@ -100,10 +102,33 @@ def assemble(checkpoint: Checkpoint, asked: Asked) -> Network:
         SenetError: the weights are of another network, or contradict what is asked for.
     """
     config = resolve(checkpoint, asked)
+    if checkpoint.config is not None and asked == Asked(name=asked.name):
+        check_room(checkpoint, config)
     model = build(config, checkpoint.surgery)
     fitted = fit(checkpoint, model, asked.adapt())
     log(load(model, fitted, checkpoint), checkpoint, asked.name)
     return model
+
+
+def check_room(checkpoint: Checkpoint, config: ModelConfig) -> None:
+    """Raise a SenetError before memory is taken for a network that is much larger than its weights.
+
+    Args:
+        checkpoint: the weights.
+        config: what config.json says that they are of, where a number may be any.
+    """
+    held = sum(tensor.numel() for tensor in checkpoint.state.values())
+    try:
+        wanted = sum(parameter.numel() for parameter in skeleton(config, checkpoint.surgery).parameters())
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise SenetError(
+            f"{checkpoint.source}: its config.json describes no network ({first_line(error)}); restore it"
+        ) from error
+    if wanted > MOST_LARGER * held + SMALL:
+        raise SenetError(
+            f"{checkpoint.source}: its config.json describes a network of {wanted:,} parameters, and its weights have "
+            f"{held:,}; restore the file that is wrong"
+        )
 
 
 def check_se(name: str, se: SEOptions | None) -> None:

@@ -221,13 +221,36 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         beside.write_text(json.dumps(value, indent=2) + "\n")
 
 
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """Return the value of JSON from a file of anyone.
+
+    Args:
+        text: the JSON.
+        options: of json.loads.
+
+    Raises:
+        ValueError: it is none; also for lists inside lists without end, for which json has a RecursionError.
+    """
+    try:
+        return json.loads(text, **options)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read a file of one JSON object a line; a last line cut short by a crash is left out."""
-    lines = path.read_text().splitlines() if path.is_file() else []
+    """Read a file of one JSON object a line; a last line cut short by a crash is left out.
+
+    Raises:
+        SenetError: it is no text in UTF-8, or cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise SenetError(f"{path} cannot be read ({error}); it is damaged: restore it") from error
     rows = []
     for line in lines:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            rows.append(parse_json(line))
+        except ValueError:
             break
     return rows

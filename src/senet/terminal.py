@@ -19,12 +19,20 @@ Item = TypeVar("Item")
 BARS_SHOWN = ContextVar("BARS_SHOWN", default=False)
 UNBOUNDED = 100_000
 """Width where the output is not a terminal: lines are as long as they have to be, so that no name is cut."""
+LONGEST = 2000
+"""Most letters of what a command says of an input."""
 
 
 def printable(text: str) -> str:
     r"""Return a text in one line: control characters, line ends and bytes that are no text become \n, \x1b, \udcff."""
     escaped = ("Cc", "Cs", "Zl", "Zp")
     return "".join(c.encode("unicode_escape").decode() if category(c) in escaped else c for c in text)
+
+
+def shortened(text: str) -> str:
+    """Return a text without its middle if it is longer than `LONGEST`: names in files may be of any length."""
+    left_out = len(text) - LONGEST
+    return text if left_out <= 0 else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 class PlainConsole(Console):

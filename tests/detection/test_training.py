@@ -19,10 +19,11 @@ from senet.detection.detectors import build_detector
 from senet.detection.evaluation import evaluate_detector
 from senet.detection.loading import load_detection_data
 from senet.detection.warm_start import from_detector, reordered
-from senet.errors import SenetError
+from senet.errors import NotFiniteError, SenetError
 from senet.factory import from_pretrained
 from senet.nn.block import SEOptions
 from senet.recipes import get_recipe
+from senet.training import trainer
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.length import of_iterations
 from senet.training.loop import resume, train
@@ -40,6 +41,9 @@ DETECTOR = DetectorConfig(
     box_features=32,
     options={"rpn_post_nms_top_n_train": 50, "rpn_post_nms_top_n_test": 20, "box_detections_per_img": 10},
 )
+
+
+LAYER = "backbone.body.layer2.0.conv1"
 
 
 @pytest.fixture(scope="module")
@@ -296,3 +300,26 @@ def test_a_run_that_would_end_in_its_warm_up_is_refused(data, tmp_path):
     for length in ({"iterations": 5}, {"iterations": None, "epochs": 2}):
         with pytest.raises(SenetError, match=r"the warm-up takes 6 steps, and the run has [56]; set schedule\.warmup"):
             train(configured(data, schedule=schedule, **length), tmp_path / "run")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_names_the_layer_in_which_it_overflows(precision, data, tmp_path, monkeypatch):
+    gradient = trainer.Trainer.gradient
+
+    def ruining(self, *args, **options):
+        if self.position.step == 3:
+            with torch.no_grad():
+                self.parts.model.get_submodule(LAYER).weight.fill_(3e38)
+        return gradient(self, *args, **options)
+
+    config = configured(data, compute=ComputeConfig(cpu=True, compile="off", precision=precision))
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer.Trainer, "gradient", ruining)
+        with pytest.raises(NotFiniteError) as caught:
+            train(config, tmp_path / "run")
+    report = json.loads((tmp_path / "run/not_finite.json").read_text())
+    assert (report["fault"]["layer"], report["fault"]["where"]) == (LAYER, "forward")
+    assert f"{LAYER} (Conv2d) gives values that are not finite" in str(caught.value)
+    assert report["message"] == str(caught.value)
+    state = RunFolder(tmp_path / "run").load_state(frozenset({"model", "position"}))
+    assert state is None or all(t.isfinite().all() for t in state["model"].values() if t.is_floating_point())

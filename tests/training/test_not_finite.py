@@ -14,6 +14,7 @@ from senet.recipes.digits import digits
 from senet.training import classification, compiling, trainer
 from senet.training.layerwise import Layerwise, bad_rows, range_of
 from senet.training.objective import Objective
+from senet.training.replay import Cause
 from senet.training.run import RunFolder
 from senet.training.sections import ComputeConfig
 from senet.training.state import STATE_KEYS
@@ -69,6 +70,22 @@ def test_the_first_layer_of_many_that_overflow_is_named_with_its_values(batch):
     assert found.values["output"].bad > 0
     gates = found.values["gates of layer1.2.se"]  # of the block before
     assert 0 < gates.low <= gates.high < 1
+
+
+@pytest.mark.parametrize(("precision", "largest"), [("fp16", 65504.0), ("bf16", 3.38e38)])
+def test_a_layer_that_overflows_in_half_precision_alone_is_named(batch, precision, largest):
+    """Weights and images are finite in float32, and so are the layer's sums in float32 where float16 has none."""
+    model, objective = small_objective()
+    objective.precision = precision
+    with torch.no_grad():
+        model.layer2[0].conv1.weight.fill_(largest / 2)
+    found = first_fault(objective, *batch)
+    assert (found.where, found.layer, found.kind) == ("forward", LAYER, "Conv2d")
+    assert found.values["output"].bad > 0
+    assert found.values["input"].bad == found.values["weights"].bad == 0
+    assert found.values["output"].dtype == {"fp16": "float16", "bf16": "bfloat16"}[precision]
+    remedy = Cause(fault=found).remedy()
+    assert ("float16 ends at 65,504: set compute.precision to bf16 or fp32" in remedy) == (precision == "fp16")
 
 
 def test_what_a_layer_computes_between_its_inner_ones_is_its_own(batch):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from senet.analysis.gates import GateBlock, choose_blocks, find_blocks, gate_hooks
 from senet.errors import MissingFileError, NotFiniteError, SenetError
 from senet.evaluation.batches import Batches, DataSource, model_and_data, open_batches
-from senet.files import check_replaced, write_output
+from senet.files import check_replaced, parse_json, write_output
 from senet.nn.modes import borrowed
 from senet.nn.precision import Precision, computing
 from senet.processes import Team, current_team
@@ -132,22 +132,28 @@ class Recording:
         """
         try:
             with safe_open(str(path), framework="pt") as file:
-                described = json.loads((file.metadata() or {})[KEY])
+                described = parse_json((file.metadata() or {})[KEY])
                 records = []
                 for values in described["blocks"]:
                     block = GateBlock(**{**values, "side": tuple(values["side"])})
                     names = ("count", "mean", "variance", "histogram")
                     tensors = {name: file.get_tensor(f"{block.name}.{name}") for name in names}
                     records.append(BlockRecord(block=block, **tensors))
+                    check_shapes(records[-1], len(described["class_names"]))
+                names_of_classes, provenance = tuple(map(str, described["class_names"])), dict(described["provenance"])
         except FileNotFoundError:
             raise MissingFileError(f"there is no recording {path}; senet.record_excitations makes one") from None
-        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
             raise SenetError(f"{path} is not a recording of excitations, or is damaged") from error
-        return Recording(
-            blocks=tuple(records),
-            class_names=tuple(described["class_names"]),
-            provenance=described["provenance"],
-        )
+        return Recording(blocks=tuple(records), class_names=names_of_classes, provenance=provenance)
+
+
+def check_shapes(record: BlockRecord, num_classes: int) -> None:
+    """Raise a ValueError unless the tensors of a record belong together."""
+    shape = (num_classes, record.block.channels)
+    found = (record.count.shape, record.mean.shape, record.variance.shape, record.histogram.shape[:2])
+    if found != (shape[:1], shape, shape, shape) or record.histogram.dim() != 3:
+        raise ValueError(f"{record.block.name} has tensors of the shapes {found}")
 
 
 def merged_records(a: BlockRecord, b: BlockRecord) -> BlockRecord:

@@ -1,6 +1,5 @@
 """Comparing runs: what differs in their configurations, how far they are, and how good they are."""
 
-import json
 import os
 import statistics
 import time
@@ -13,7 +12,7 @@ from typing import Any, Literal, get_args
 from senet.configs import dotted, settings
 from senet.data.folders import visible_folders
 from senet.errors import MissingFileError, SenetError, check_choice, first_line
-from senet.files import read_jsonl
+from senet.files import parse_json, read_jsonl
 from senet.training.ending import ending_of_state
 from senet.training.run import METRICS_FILE, WITHOUT_EFFECT, RunFolder, read_config
 from senet.training.sections import Metric
@@ -123,7 +122,7 @@ def runs_below(folder: Path) -> Iterator[Path]:
 def describes_a_model(config: Path) -> bool:
     """Return whether a config.json is that of a model folder, or of another program."""
     with suppress(OSError, ValueError):
-        values = json.loads(config.read_text())
+        values = parse_json(config.read_text())
         return not (isinstance(values, Mapping) and all(isinstance(values.get(k), Mapping) for k in ("model", "data")))
     return False
 
@@ -138,7 +137,7 @@ def read_run(path: Path, by: Metric | None = None) -> RunSummary:
     problems: list[str] = []
     values: dict[str, Any] = {}
     try:
-        raw = json.loads((path / CONFIG_FILE).read_text())
+        raw = parse_json((path / CONFIG_FILE).read_text())
         try:
             values = dict(settings(read_config(raw), ""))
         except Exception as error:  # of another version, or of a package that is not here: show what it says

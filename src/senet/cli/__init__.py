@@ -15,7 +15,7 @@ import senet
 from senet.cli.processes import only_first_prints, run_together, stacks_on_request
 from senet.errors import SenetError, nearest
 from senet.launch import first_to_fail, is_first
-from senet.terminal import bars_shown, console, printable, say
+from senet.terminal import bars_shown, console, printable, say, shortened
 
 if TYPE_CHECKING:
     from senet.cli.parsing import Command
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 0
     except SenetError as error:
         if first_to_fail():
-            say(f"senet: {printable(str(error))}", console(stderr=True))
+            say(f"senet: {printable(shortened(str(error)))}", console(stderr=True))
         return 2
     except KeyboardInterrupt:
         if is_first():
@@ -95,6 +95,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             leave_unwritten(sys.stdout)
             said = f"senet: the output cannot be written ({error.strerror}); make room, or name another place"
             say(said, console(stderr=True))
+            return 2
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            say(
+                f"senet: {printable(shortened(str(error.filename)))} is too long for a name; check it",
+                console(stderr=True),
+            )
             return 2
         if not is_out_of_memory(error):
             raise

@@ -79,8 +79,8 @@ def folder_called(root: Path, names: Sequence[str]) -> Path | None:
 
 
 def is_number(name: str) -> bool:
-    """Return whether a name is a non-negative integer in ASCII digits."""
-    return name.isascii() and name.isdigit()
+    """Return whether a name is a non-negative integer in ASCII digits, not so long that Python refuses to read it."""
+    return name.isascii() and name.isdigit() and len(name) <= 1000
 
 
 class Skipped(Counter[str]):

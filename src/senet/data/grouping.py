@@ -3,7 +3,6 @@
 import codecs
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from senet.data.folders import listed
 from senet.errors import MissingFileError, SenetError, nearest
+from senet.files import parse_json
 
 SEPARATORS = (",", ";", "\t")
 """Of columns: Excel writes a semicolon where the comma is the decimal sign, and tabs as "Unicode text"."""
@@ -126,8 +126,8 @@ def read_mapping(path: str | Path) -> dict[str, str]:
         raise SenetError(f"{expected} ({error})") from error
     if path.suffix.lower() == ".json":
         try:
-            pairs = json.loads(text, object_pairs_hook=list)
-        except (json.JSONDecodeError, RecursionError) as error:
+            pairs = parse_json(text, object_pairs_hook=list)
+        except ValueError as error:
             raise SenetError(f"{expected} ({error})") from error
         if not (isinstance(pairs, list) and all(isinstance(pair, tuple) for pair in pairs)):
             raise SenetError(expected)

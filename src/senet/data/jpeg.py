@@ -88,6 +88,6 @@ def agree_on(picture: Image.Image, form: str, progressive: bool) -> bool:
     else:
         picture.save(file, "JPEG", progressive=progressive, subsampling=form)
     content = file.getvalue()
-    with Image.open(file) as read:
+    with Image.open(file, formats=("JPEG",)) as read:
         expected = np.asarray(read)
     return shape_of(content) is not None and np.array_equal(decoded(content).squeeze(), expected)

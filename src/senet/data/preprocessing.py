@@ -12,6 +12,8 @@ from senet.data.channels import ToChannels
 from senet.errors import SenetError, check_choice, warn
 
 Interpolation = Literal["bilinear", "bicubic"]
+LARGEST = 2**15
+"""Pixels of a side: an image of this side takes 3 GB."""
 MAX_STATISTICS = 4
 """Channels whose mean and standard deviation a message has room for."""
 
@@ -43,6 +45,8 @@ class Preprocessing:
             raise SenetError(
                 f"image_size is {self.image_size} and resize {self.resize}; expected 1 <= image_size <= resize"
             )
+        if self.resize > LARGEST:
+            raise SenetError(f"resize is {self.resize}; expected at most {LARGEST:,} pixels")
         if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
             raise SenetError(f"mean is {self.mean} and std {self.std}; expected equal lengths and positive std")
 

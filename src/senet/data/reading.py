@@ -1,6 +1,7 @@
 """Reading image files: upright, with all their channels."""
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -26,6 +27,10 @@ NEEDS = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "heif"),
 }
 """The extensions of image files, each with the optional feature that reads it, or ""."""
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "WEBP", "AVIF", "HEIF")
+"""PIL's names of the formats of these files."""
+OBJECT = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>")
+"""What only a programmer reads."""
 REMEDIES = {
     "jpg_2000": "install a Pillow that reads JPEG 2000",
     "webp": "install a Pillow that reads WebP",
@@ -102,10 +107,16 @@ def read_picture(source: str | Path | bytes) -> Picture:
         return upright(image)
 
 
+def formats() -> list[str]:
+    """Return the formats that may be opened, whatever a file is called: PIL hands PostScript to a program."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def open_image(file: BinaryIO, header: bytes) -> Image.Image | None:
     """Open an image with PIL; None for a TIFF that PIL does not support."""
     try:
-        return Image.open(file)
+        return Image.open(file, formats=formats())
     except UnidentifiedImageError:
         if header.startswith(TIFF_HEADERS):
             return None
@@ -117,7 +128,7 @@ def open_image(file: BinaryIO, header: bytes) -> Image.Image | None:
 
     register_heif_opener()
     file.seek(0)
-    return Image.open(file)
+    return Image.open(file, formats=formats())
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -206,7 +217,7 @@ def read_named(name: str, read: Callable[[], Result]) -> Result:
         raise SenetError(f"{name} is a folder, not an image; name the files in it") from error
     except Exception as error:  # what decoders raise on damaged files has no common parent
         lines = str(error).splitlines()
-        reason = lines[0] if lines else type(error).__name__
+        reason = OBJECT.sub("an object", lines[0]) if lines else type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             reason = "it is not an image in a known format"
         raise SenetError(f"{name} cannot be read ({reason}); replace or remove it") from error

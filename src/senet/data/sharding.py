@@ -26,9 +26,9 @@ from senet.data.folders import path_below
 from senet.data.images import ImageSplit
 from senet.data.order import seed_of
 from senet.data.readers import contents_of, shards_read
-from senet.data.reading import NEEDS
+from senet.data.reading import NEEDS, formats
 from senet.errors import MissingFileError, SenetError, check_ranges, counted
-from senet.files import check_writable, make_folder, write_json, writing_to, written_beside
+from senet.files import check_writable, make_folder, parse_json, write_json, writing_to, written_beside
 from senet.locks import held
 from senet.shards.index import (
     EVALUATION,
@@ -247,8 +247,8 @@ class Job:
     def complete(self, index: Path) -> Written:
         """Return what is complete already, after it has been compared."""
         try:
-            value = json.loads(index.read_text())
-        except (ValueError, RecursionError) as error:
+            value = parse_json(index.read_text())
+        except ValueError as error:
             raise SenetError(
                 f"{index} is damaged ({error}); remove it, and the same command writes it again"
             ) from error
@@ -298,7 +298,7 @@ class Job:
         found: list[Shard] = []
         while (note := self.note_of(name := self.shard_name(part, len(found)))).exists():
             try:
-                value = json.loads(note.read_text())
+                value = parse_json(note.read_text())
                 shard = shard_from_json(value, len(part.images.class_names))
                 is_same, is_whole = value.get("job") == self.identity, shard.name == name
             except (ValueError, KeyError, TypeError):
@@ -387,7 +387,7 @@ def ending_of(content: bytes, images: ImageSplit, index: int) -> str:
     if content.startswith(b"\x93NUMPY"):
         return "npy"
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=formats()) as image:
             return FORMATS.get(image.format or "", "png")
     except Exception as error:  # what decoders raise on damaged files has no common parent
         raise SenetError(f"{images.name(index)} is not an image in a known format; replace or remove it") from error

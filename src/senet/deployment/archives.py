@@ -7,7 +7,6 @@ Source: torch/_export/serde/serialize.py, torch/export/_unlift.py and torch/expo
 """
 
 import io
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from senet.deployment.damage import unreadable
 from senet.errors import SenetError
+from senet.files import parse_json
 
 SIZE = re.compile(r"('[a-z]+\d+'|[A-Z][A-Za-z]*|[a-z]+(?==)|\d+(\.\d+)?|[\s(),+*/<>=-])*")
 """How sizes are written, such as Add(Symbol('s77', positive=True, integer=True), Integer(-1))."""
@@ -68,7 +68,7 @@ def suspicious(found: dict[str, bytes], named: set[str]) -> Iterator[str]:
             except Exception:  # of unpickling, of which there are many
                 yield f"{name} is no pickle of tensors alone"
         elif not name.startswith("extra/"):
-            yield from (f"{name} {reason}" for reason in of_values(json.loads(content)))
+            yield from (f"{name} {reason}" for reason in of_values(parse_json(content)))
 
 
 def of_values(value: Any) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Exporting a network to a file that works without this library, whole or not at all."""
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path

@@ -13,6 +13,7 @@ from senet.data.preprocessing import Preprocessing
 from senet.deployment.config import ExportConfig
 from senet.deployment.graph import INPUT, OUTPUT, ExportGraph
 from senet.errors import SenetError
+from senet.files import parse_json
 
 FORMAT = "senet-export-1"
 KEY = "senet"
@@ -103,7 +104,7 @@ def from_text(text: str, path: Path) -> dict[str, Any]:
         SenetError: they are not of this library, or of a version that it does not know.
     """
     try:
-        metadata = json.loads(text)
+        metadata = parse_json(text)
         stated = metadata["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise SenetError(f"{path} has metadata that cannot be read ({error}); export it again") from error

@@ -105,7 +105,7 @@ def check_weights(path: Path, weights: Path) -> None:
     Source: https://docs.openvino.ai/2024/documentation/openvino-ir-format.html, the attributes of "data".
     """
     text = path.read_text(encoding="utf-8", errors="replace")
-    parts = re.findall(r'\boffset="(\d+)" size="(\d+)"', text)
+    parts = re.findall(r'\boffset="(\d{1,19})" size="(\d{1,19})"', text)
     needed = max((int(start) + int(size) for start, size in parts), default=0)
     found = weights.stat().st_size
     if found < needed:

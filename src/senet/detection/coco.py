@@ -1,6 +1,5 @@
 """Data in COCO's form: a json of images, annotations and categories, and a folder of images."""
 
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ import numpy as np
 
 from senet.detection.records import ROUNDING, Cleaning, DetectionSplit, Record, boxes_in_words
 from senet.errors import MissingFileError, SenetError
+from senet.files import parse_json
 
 KEYS = ("images", "annotations", "categories")
 
@@ -55,10 +55,10 @@ def read_json(file: Path) -> dict[str, Any]:
         SenetError: it is none.
     """
     try:
-        content: Any = json.loads(file.read_bytes())  # in UTF-8, also with a byte order mark
+        content: Any = parse_json(file.read_bytes())  # in UTF-8, also with a byte order mark
     except FileNotFoundError:
         raise MissingFileError(f"there is no file {file}; name the json of boxes by data.train or data.val") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise SenetError(f"{file} cannot be read as json ({error}); replace it") from error
     for key in KEYS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -245,7 +245,8 @@ def check_present(files: Sequence[str], who: str) -> None:
     for file in files:
         path = Path(file)
         if path.parent not in present:
-            present[path.parent] = {each.name for each in path.parent.iterdir()} if path.parent.is_dir() else set()
+            is_there = os.path.isdir(path.parent)  # noqa: PTH112  # of a name of any length
+            present[path.parent] = {each.name for each in path.parent.iterdir()} if is_there else set()
         if path.name not in present[path.parent]:
             missing.append(file)
     if missing:

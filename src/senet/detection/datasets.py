@@ -1,5 +1,6 @@
 """Finding a data set of images with boxes in a folder: its form, its splits, and where its images are."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -260,7 +261,8 @@ def xmls_of(config: DetectionDataConfig, root: Path, split: Split) -> list[Path]
 def xml_of(folder: Path, line: str) -> Path:
     """Return the xml that a line of a list names; in lists of one class a number follows the name."""
     name, *number = line.rsplit(maxsplit=1)
-    is_there = not number or number[0] not in ("-1", "0", "1") or (folder / f"{line}.xml").is_file()
+    whole = folder / f"{line}.xml"
+    is_there = not number or number[0] not in ("-1", "0", "1") or os.path.isfile(whole)  # noqa: PTH113  # of any length
     return folder / f"{line if is_there else name}.xml"
 
 

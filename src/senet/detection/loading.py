@@ -16,7 +16,7 @@ from senet.data.division import Division
 from senet.data.images import Split
 from senet.data.order import BatchOrder, seed_of
 from senet.data.randomness import restored, seed_generators
-from senet.data.reading import naming, read_named, read_picture
+from senet.data.reading import formats, naming, read_named, read_picture
 from senet.data.streaming import Key, Keys, delivered, worker_loader
 from senet.detection.augmentation import Augment, as_boxes
 from senet.detection.data_config import DetectionDataConfig
@@ -133,7 +133,7 @@ def read_pixels(record: Record) -> Tensor:
     wanted = (record.height, record.width)
 
     def as_stored() -> Image.Image:
-        with Image.open(record.file) as image:
+        with Image.open(record.file, formats=formats()) as image:
             image.load()
             return image.copy()
 

@@ -1,6 +1,5 @@
 """Opening detectors, and telling them from networks that classify."""
 
-import json
 from collections.abc import Sequence
 from copy import deepcopy
 from importlib import import_module
@@ -14,6 +13,7 @@ from torch import nn
 from senet.errors import SenetError
 from senet.evaluation.batches import open_any
 from senet.evaluation.functions import Network, name_of
+from senet.files import parse_json
 from senet.nn.modes import default_device, device_of
 from senet.weights.checkpoint import CONFIG_FILE
 from senet.weights.exported import exported_file
@@ -54,7 +54,7 @@ def detects(source: Any) -> bool:
 def described_as_detector(file: Path) -> bool:
     """Return whether a file of weights describes itself as a detector's."""
     try:
-        return bool(json.loads(read_state(file).description or "{}").get("task") == TASK)
+        return bool(parse_json(read_state(file).description or "{}").get("task") == TASK)
     except (SenetError, OSError, ValueError):  # whoever opens the network says what is wrong
         return False
 
@@ -62,7 +62,7 @@ def described_as_detector(file: Path) -> bool:
 def says_detection(config: Path) -> bool:
     """Return whether a config.json is of a detector; False if it cannot be read."""
     try:
-        values = json.loads(config.read_text())
+        values = parse_json(config.read_text())
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and values.get("task") == TASK

@@ -1,6 +1,5 @@
 """All that is told of a detector: COCO's figures, its curves, and what it does from a threshold on the score on."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ from senet.detection.opening import TASK, check_scaled, names_of_classes, open_d
 from senet.detection.prediction import AT_ONCE
 from senet.errors import SenetError
 from senet.evaluation.functions import Network, name_of
+from senet.files import parse_json
 from senet.nn.modes import device_of
 from senet.nn.precision import Precision, check_precision, computing
 from senet.processes import current_team
@@ -220,7 +220,7 @@ def run_detection_data(source: str | Path) -> DetectionDataConfig | None:
     for folder in (Path(source), Path(source).parent):
         path = folder / CONFIG_FILE
         try:
-            values = json.loads(path.read_text())
+            values = parse_json(path.read_text())
             if values.get("task") == TASK and values.get("data") is not None:
                 return from_dict(DetectionDataConfig, values["data"], name="data")
         except (FileNotFoundError, NotADirectoryError):

@@ -1,6 +1,7 @@
 """Data in the form of YOLO: a yaml of names and folders, and a text file of boxes beside each image."""
 
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +11,13 @@ import numpy as np
 from PIL import Image
 
 from senet.data.folders import is_hidden, walk
-from senet.data.reading import ORIENTATION, missing_for, read_named
+from senet.data.reading import ORIENTATION, formats, missing_for, read_named
 from senet.detection.records import Cleaning, DetectionSplit, boxes_in_words, read_lines
-from senet.errors import MissingFileError, SenetError
+from senet.errors import MissingFileError, SenetError, first_line
 from senet.terminal import tracked
 
+MOST_VALUES = 100_000
+"""Of a yaml, those counted again that are there by an alias."""
 TURNED = (5, 6, 7, 8)
 """The orientations in EXIF data that exchange width and height."""
 
@@ -29,11 +32,26 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SenetError(f"{file} cannot be read as yaml ({str(error).splitlines()[0]}); correct it") from error
+        check_aliases(content)
+    except Exception as error:  # yaml's own, and whatever numbers, dates and nesting without end make of them
+        raise SenetError(f"{file} cannot be read as yaml ({first_line(error)}); correct it") from error
     if not isinstance(content, dict) or not isinstance(content.get("names"), list | dict):
         raise SenetError(f"{file} has no names; expected those of the classes")
     return content
+
+
+def check_aliases(content: Any) -> None:
+    """Raise a ValueError if few lines stand for values without end, by names for values that hold such names again."""
+    left, found = [content], 0
+    while left:
+        each = left.pop()
+        found += 1
+        if found > MOST_VALUES:
+            raise ValueError(f"it holds more than {MOST_VALUES:,} values")
+        if isinstance(each, dict):
+            left += [*each, *each.values()]
+        elif isinstance(each, list | tuple | set):
+            left += each
 
 
 def names_of(content: Mapping[str, Any], file: Path) -> tuple[str, ...]:
@@ -69,7 +87,7 @@ def images_of(content: Mapping[str, Any], split: str, file: Path) -> list[Path]:
     if given is None:
         raise SenetError(f"{file} has no split {split!r}; add it, or name another by data.train or data.val")
     base = file.parent
-    if (path := content.get("path")) and (base / str(path)).is_dir():
+    if (path := content.get("path")) and os.path.isdir(base / str(path)):  # noqa: PTH112  # of a name of any length
         base = base / str(path)
     found: list[Path] = []
     for each in given if isinstance(given, list) else [given]:
@@ -92,7 +110,7 @@ def resolved(base: Path, given: str, file: Path) -> Path:
     """
     places = [base / given, file.parent / given, file.parent / given.removeprefix("../")]
     for place in places:
-        if place.exists():
+        if os.path.exists(place):  # noqa: PTH110  # of a name of any length
             return place
     raise MissingFileError(f"{file} names {given}, which is neither in {base} nor in {file.parent}; correct the yaml")
 
@@ -113,7 +131,7 @@ def size_of(image: Path) -> tuple[int, int]:
     """Return the width and height of an image file as it is seen, upright, without decoding it."""
 
     def read() -> tuple[int, int]:
-        with Image.open(image) as opened:
+        with Image.open(image, formats=formats()) as opened:
             width, height = opened.size
             return (height, width) if opened.getexif().get(ORIENTATION) in TURNED else (width, height)
 

@@ -1,6 +1,5 @@
 """Images to run a network on, in batches."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -24,6 +23,7 @@ from senet.data.streaming import StreamingLoader
 from senet.errors import SenetError, warn
 from senet.evaluation.functions import Network, as_module, check_device, class_names_of, name_of
 from senet.factory import load_model
+from senet.files import parse_json
 from senet.nn.modes import default_device, device_of, dtype_of
 from senet.processes import current_team
 from senet.surgery.probe import run_on_example
@@ -50,7 +50,7 @@ def run_data(source: str | Path) -> DataConfig | None:
     for folder in (Path(source), Path(source).parent):
         path = folder / CONFIG_FILE
         try:
-            values = json.loads(path.read_text()).get("data")
+            values = parse_json(path.read_text()).get("data")
             if values is not None:
                 return from_dict(DataConfig, values, name="data")
         except (FileNotFoundError, NotADirectoryError):

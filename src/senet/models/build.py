@@ -18,6 +18,9 @@ from senet.nn.attached import attach_at
 from senet.nn.block import SEOptions
 from senet.nn.recompute import recompute_blocks
 
+MOST_CHANNELS = 2**16
+"""More than images have; a configuration from anywhere may say any number, and each has its mean and deviation."""
+
 
 def build(config: ModelConfig, surgery: Surgery | None = None) -> Network:
     """Build the network of a configuration, with random weights and in training mode.
@@ -34,6 +37,8 @@ def build(config: ModelConfig, surgery: Surgery | None = None) -> Network:
     """
     if config.in_channels < 1:
         raise SenetError(f"in_channels is {config.in_channels}; expected at least 1")
+    if config.in_channels > MOST_CHANNELS:
+        raise SenetError(f"in_channels is {config.in_channels}; expected at most {MOST_CHANNELS:,}")
     model = cast(Network, build_external(config)) if is_external(config.name) else build_own(config)
     if surgery is not None:
         attach_at(model, surgery.inserted, surgery.inserted_se)

@@ -84,13 +84,12 @@ def surgery_from_dict(values: Mapping[str, Any]) -> Surgery:
     """Return the surgery that `surgery_to_dict` wrote.
 
     Raises:
-        TypeError: an option of SE that does not exist.
+        TypeError: an option of SE that does not exist, or a place that is no text.
     """
-    return Surgery(
-        inserted=tuple(values.get("inserted", ())),
-        inserted_se=se_from_dict(values.get("inserted_se", {})),
-        removed=tuple(values.get("removed", ())),
-    )
+    inserted, removed = tuple(values.get("inserted", ())), tuple(values.get("removed", ()))
+    if not all(isinstance(name, str) for name in (*inserted, *removed)):
+        raise TypeError("surgery has places that are no texts")
+    return Surgery(inserted=inserted, inserted_se=se_from_dict(values.get("inserted_se", {})), removed=removed)
 
 
 def usual_block(config: ModelConfig) -> type[nn.Module]:

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import json
 import logging
 import os
 import platform
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from senet.errors import counted, first_line, warn
-from senet.files import make_folder, write_json
+from senet.files import make_folder, parse_json, write_json
 from senet.nn.precision import Precision
 from senet.ops.cpu import CompilerError, cache_folder, target
 from senet.optimization.capturing import Outputs
@@ -267,7 +266,7 @@ def read_choice(key: str, tried: tuple[NamedBackend, ...]) -> NamedBackend | Non
     if key in choices():
         return choices()[key]
     try:
-        found: Any = json.loads(path_of_choice(key).read_text())
+        found: Any = parse_json(path_of_choice(key).read_text())
         backend = found["backend"]
     except (OSError, RuntimeError, ValueError, TypeError, KeyError):  # RuntimeError: there is no home
         return None

@@ -1,6 +1,5 @@
 """The paper's ablations, Tables 10 to 16, with any recipe: one run for each variant and seed, resumable."""
 
-import json
 import logging
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from senet.costs import cost
 from senet.errors import SenetError
 from senet.factory import from_pretrained
-from senet.files import read_jsonl, write_json, writing_to
+from senet.files import parse_json, read_jsonl, write_json, writing_to
 from senet.models.catalog import model_card
 from senet.models.config import ModelConfig, config_to_dict
 from senet.paper.figures import ABLATIONS, Row
@@ -180,7 +179,7 @@ def written_results(
 
 def write_results(file: Path, tables: Sequence[int], rows: Sequence[AblationRow]) -> None:
     """Write the rows of some tables to ablation.json; rows of other tables stay."""
-    before = json.loads(file.read_text())["rows"] if file.exists() else []
+    before = parse_json(file.read_text())["rows"] if file.exists() else []
     described = [row for row in before if row["table"] not in tables]
     described += [asdict(row) | {"model": config_to_dict(row.model)} for row in rows]
     described.sort(key=lambda row: row["table"])

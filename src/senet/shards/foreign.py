@@ -12,7 +12,7 @@ import numpy as np
 
 from senet.checksums import digest_of
 from senet.errors import SenetError, first_line, warn
-from senet.files import make_folder, written_beside
+from senet.files import make_folder, parse_json, written_beside
 from senet.shards import parquet, tar
 from senet.shards.cache import ShardCache
 from senet.shards.index import EVALUATION, TRAIN, WHOLE, Index, Shard, shard_from_json, shard_to_json
@@ -23,6 +23,8 @@ from senet.shards.unpacking import GZIP
 from senet.terminal import tracked
 
 FOUND = "indexes"
+MOST_CLASSES = 2**20
+"""More numbers of classes than any data set has; a damaged label may be any number."""
 Piece = tuple[Shard, list[Label], tuple[str, ...]]
 """A shard, whose labels are not numbered yet; the classes of its images; the names that it gives to numbers."""
 
@@ -101,7 +103,7 @@ def piece_of(name: str, cache: ShardCache, shape: Shape, extensions: frozenset[s
 def kept_piece(kept: Path, name: str) -> Piece | None:
     """Return what was found in a shard earlier; None if nothing was, or it cannot be read any more."""
     try:
-        value = json.loads(kept.read_text())
+        value = parse_json(kept.read_text())
         shard = shard_from_json({**value, "name": name}, None)
         labels, given = value["classes"], value["given"]
         if len(labels) != len(shard) or not all(label is None or isinstance(label, int | str) for label in labels):
@@ -208,11 +210,16 @@ def numbered(pieces: Sequence[Piece]) -> Index:
             raise SenetError("the parquet files name their classes differently; they are not one data set")
         top = max(int(label) for label in everything if label is not None)
         low = min(int(label) for label in everything if label is not None)
-        names = next(iter(given), tuple(map(str, range(top + 1))))
-        if not 0 <= low <= top < len(names) or top >= 2**24:
+        named = next(iter(given), None)
+        most = MOST_CLASSES if named is None else min(MOST_CLASSES, len(named))
+        if not 0 <= low <= top < most:
+            odd = low if low < 0 else top
+            shard = next(shard for shard, labels, _ in pieces if odd in labels)
             raise SenetError(
-                f"the shards have classes from {low} to {top}; expected numbers from 0 to {len(names) - 1}"
+                f"{shown(shard.name)} has the class {odd}, and the shards have classes from {low} to {top}; expected "
+                f"numbers from 0 to {most - 1}"
             )
+        names = tuple(map(str, range(top + 1))) if named is None else named
         place_of = {number: number for number in range(top + 1)}
     numbers = [np.array([place_of[label] for label in labels], np.int64) for _, labels, _ in pieces]
     return Index(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from senet.errors import SenetError, first_line, needed_for
+from senet.files import parse_json
 from senet.shards.samples import Label, Sample, Shape
 
 ROWS = 64
@@ -138,7 +139,7 @@ class Places:
 def class_names_in(metadata: dict[bytes, bytes] | None, column: str) -> tuple[str, ...]:
     """Return the names of the classes that `datasets` notes in a parquet file; empty where there are none."""
     try:
-        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse_json((metadata or {})[b"huggingface"])["info"]["features"]
         names = features[column]["names"]
         names = names.get("0") if isinstance(names, dict) else names
     except (KeyError, TypeError, ValueError, AttributeError):

@@ -3,7 +3,6 @@
 HTTP is read with Python's own library: fsspec's needs one package more and begins again where a connection breaks.
 """
 
-import json
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
 from senet.errors import HubError, MissingFileError, SenetError, first_line
+from senet.files import parse_json
 from senet.shards.patterns import is_address, joined, path_of, shown
 
 CHUNK = 2**20
@@ -280,11 +280,11 @@ def read_json(name: str, what: str) -> dict[str, Any]:
     """
     try:
         content = persistently(name, lambda: read_text(name))
-        value = {} if content is None else json.loads(content)
+        value = {} if content is None else parse_json(content)
         if not isinstance(value, dict):
             raise ValueError(f"it holds {type(value).__name__}")
     except SenetError:
         raise
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise SenetError(f"{path_of(name)} is no {what} ({first_line(error)}); write it again") from error
     return value

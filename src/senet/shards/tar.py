@@ -6,13 +6,13 @@ folders are passed over.
 Source: webdataset 1.0, `base_plus_ext` and `tar_file_iterator`, for names, and what does not count.
 """
 
-import json
 import re
 import tarfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from senet.errors import SenetError
+from senet.files import parse_json
 from senet.shards.samples import Label, Sample, Shape
 
 NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
@@ -45,8 +45,12 @@ def members_of(file: BinaryIO, size: int, name: str) -> Iterator[Member]:
                 raise SenetError(f"{name} is cut short in {member.name!r}; copy it again")
             if member.isreg() and not member.issparse():
                 yield member.name, member.offset_data, member.size
-    except (tarfile.TarError, ValueError, EOFError, OverflowError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError) as error:
         raise SenetError(f"{name} cannot be read as a tar file ({error}); it is damaged: copy it again") from error
+    except SenetError:
+        raise
+    except (ValueError, OverflowError, RecursionError) as error:  # numbers that are none, headers without end
+        raise SenetError(f"{name} cannot be read as a tar file; it is damaged: copy it again") from error
     file.seek(archive.offset)
     if file.read(BLOCK) != bytes(BLOCK):  # tarfile takes what it cannot read for the end
         raise SenetError(
@@ -120,8 +124,8 @@ def label_of(file: BinaryIO, name: str, key: str, parts: dict[str, tuple[int, in
     file.seek(offset)
     try:
         text = file.read(min(length, MOST_TEXT)).decode().strip()
-        label = json.loads(text) if extension.endswith("json") else text
-    except (ValueError, RecursionError) as error:
+        label = parse_json(text) if extension.endswith("json") else text
+    except ValueError as error:
         raise SenetError(f"{key}.{extension} of {name} is no text or JSON ({error}); write it again") from error
     if isinstance(label, dict):
         if shape.label not in label:

@@ -38,7 +38,7 @@ from senet.checksums import copy_with_checksum, written_with_checksum
 from senet.configs import overlaid, settings, to_dict
 from senet.data.folders import listed
 from senet.errors import MissingExtraError, MissingFileError, SenetError, warn
-from senet.files import make_folder, read_jsonl, synchronize, unwritable, write_json, written_beside
+from senet.files import make_folder, parse_json, read_jsonl, synchronize, unwritable, write_json, written_beside
 from senet.launch import job
 from senet.locks import held
 from senet.models.config import config_from_dict
@@ -253,7 +253,7 @@ class RunFolder:
         """
         path = self.path / CONFIG_FILE
         try:
-            values = json.loads(path.read_text())
+            values = parse_json(path.read_text())
             if "format" in values:
                 raise SenetError(f"{self.path} holds a model, not a run; name the folder of the run")
             if isinstance(values, Mapping):
@@ -263,7 +263,7 @@ class RunFolder:
             raise MissingFileError(f"{self.path} holds no run to resume; `senet train RECIPE` starts one") from None
         except MissingExtraError:  # of a module that registers what the network consists of
             raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise SenetError(f"{path} is not a run's configuration ({error})") from error
 
     def check_same_config(self, config: RunConfig) -> None:
@@ -286,9 +286,15 @@ class RunFolder:
         """
         path = self.path / DATA_FILE
         try:
-            stored = json.loads(path.read_text())
+            stored = parse_json(path.read_text())
+            if not isinstance(stored, dict):
+                raise ValueError(f"it holds {type(stored).__name__}")
         except (FileNotFoundError, NotADirectoryError):
             return
+        except (OSError, ValueError) as error:
+            raise SenetError(
+                f"{path} cannot be read ({error}); remove it if the run's data are the same as ever"
+            ) from error
         for name in found:
             if name in ADDED_LATER and name not in stored:
                 continue

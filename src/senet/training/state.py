@@ -2,7 +2,6 @@
 
 import errno
 import os
-import pickle
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +51,15 @@ class Position:
         sums = self.loss_sums
         if sums is not None:
             self.loss_sum = sums[process] if len(sums) == num_processes else sum(sums) / len(sums)
+
+
+def is_position(value: Any) -> bool:
+    """Whether a value of a training state may be where a run stands, also one of former versions."""
+    if not isinstance(value, Mapping):
+        return False
+    needed, numbers = ("epoch", "batch", "step", "seconds"), ("loss_sum", "data_wait_s", "best_top1")
+    given = [value.get(name) for name in needed] + [value[name] for name in numbers if value.get(name) is not None]
+    return all(isinstance(number, int | float) and not isinstance(number, bool) for number in given)
 
 
 def up_to_date(state: Mapping[str, Any], epochs: int | None, metrics: Iterable[Mapping[str, float]]) -> dict[str, Any]:
@@ -123,9 +131,9 @@ def read_state(path: Path, keys: Set[str], *, lazily: bool) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, "cpu", weights_only=True, mmap=lazily)
     except SenetError:
         raise
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever PyTorch's reader meets in a damaged file
         said = f"{path} cannot be read (truncated, or not a training state)"
         raise SenetError(f"{said}; start again elsewhere") from error
-    if not isinstance(state, dict) or not keys <= state.keys():
+    if not isinstance(state, dict) or not keys <= state.keys() or not is_position(state["position"]):
         raise SenetError(f"{path} is not a training state; start again elsewhere")
     return state

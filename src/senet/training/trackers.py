@@ -7,7 +7,6 @@ not be sent, because a server was away or the process was killed, is sent with t
 Those about steps are called steps/NAME; TensorBoard has them in a folder of their own, steps/.
 """
 
-import json
 import logging
 import os
 import time
@@ -21,7 +20,7 @@ from typing import Any
 
 from senet.configs import settings
 from senet.errors import SenetError, first_line, needed_for, warn
-from senet.files import read_jsonl, write_json
+from senet.files import parse_json, read_jsonl, write_json
 from senet.training.config import RunConfig, Tracker
 from senet.training.steplog import STEPS_FILE
 
@@ -194,7 +193,7 @@ class Trackers:
             SenetError: it cannot be read.
         """
         try:
-            found = json.loads(self.ids_file.read_text())
+            found = parse_json(self.ids_file.read_text())
             return {
                 name: {"id": str(value["id"]), "epoch": int(value["epoch"]), "step": int(value.get("step", 0))}
                 for name, value in found.items()

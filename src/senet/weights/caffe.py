@@ -94,7 +94,7 @@ def read_caffemodel(path: Path) -> dict[str, Blobs]:
         raise MissingFileError(f"there is no weights file {path}")
     try:
         net = net_parameter().FromString(path.read_bytes())
-        layers = {layer.name: tuple(map(to_tensor, layer.blobs)) for layer in net.layer if layer.blobs}
+        layers = {name_of(layer): tuple(map(to_tensor, layer.blobs)) for layer in net.layer if layer.blobs}
     except (DecodeError, ValueError) as error:
         raise SenetError(f"{path} is truncated or not a Caffe model; get it again") from error
     if not layers:
@@ -117,6 +117,13 @@ def net_parameter() -> Any:
     pool = DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
     return GetMessageClass(pool.FindMessageTypeByName("caffe.NetParameter"))
+
+
+def name_of(layer: Any) -> str:
+    """Return the name of a LayerParameter; a ValueError if it is no text, which protobuf gives as bytes."""
+    if not isinstance(layer.name, str):
+        raise ValueError("a layer's name is no text")
+    return layer.name
 
 
 def to_tensor(blob: Any) -> Tensor:

@@ -139,6 +139,7 @@ def plain_state(state: State, expected: Mapping[str, Tensor], source: str) -> tu
 def plain_tensor(key: str, tensor: Tensor, expected: Tensor | None, source: str) -> Tensor:
     """Return one tensor of a state, see `plain_state`."""
     kind = "quantized" if tensor.is_quantized else "without values (on the meta device)" if tensor.is_meta else ""
+    kind = "a nested tensor" if tensor.is_nested else "of more than 64 dimensions" if tensor.dim() > 64 else kind
     tensor = tensor.detach()
     if not kind and tensor.layout != torch.strided:
         tensor = tensor.to_dense()

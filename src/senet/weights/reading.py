@@ -1,6 +1,5 @@
 """Reading weights, and what is known of where they come from, from a file, a model folder or the hub."""
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -10,9 +9,11 @@ from typing import Any
 from senet.configs import from_dict
 from senet.data.preprocessing import Preprocessing, preprocessing_from_timm
 from senet.errors import HubError, MissingExtraError, MissingFileError, SenetError, nearest
+from senet.files import parse_json
 from senet.models.catalog import CARDS, model_card
 from senet.models.config import ModelConfig, config_from_dict, se_from_dict
 from senet.models.description import FORMATS, surgery_from_dict
+from senet.models.external import is_external
 from senet.models.from_torchvision import output_kept_clean, preprocessing_from_torchvision
 from senet.nn.block import SEOptions
 from senet.plugins import MAIN, check_imported
@@ -222,12 +223,12 @@ def read_description(path: Path, text: str | None = None) -> dict[str, Any]:
     """
     values = None
     try:
-        values = json.loads(path.read_text() if text is None else text)
+        values = parse_json(path.read_text() if text is None else text)
         check_imported(values.get("requires", ()), str(path))
         return parse_description(values)
     except MissingExtraError:  # of a module that registers what the network consists of
         raise
-    except (SenetError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (SenetError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if text is not None:
             raise SenetError(
                 f"{path} has a description that this version does not read ({error}); it may be of a newer one"
@@ -253,6 +254,8 @@ def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
         module_of(values["task"])  # says what is wrong with a task that it does not know
         return {"description": values}
     config, names = config_from_dict(values["model"]), values["class_names"]
+    if not is_external(config.name):
+        model_card(config.name)  # raises for a name that is none
     return {
         "config": config,
         "name": config.name,

@@ -8,6 +8,7 @@ import pickle
 import re
 import types
 import uuid
+import zipfile
 from argparse import Namespace
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ from senet.weights.layouts import State, is_first_layer
 
 DESCRIPTION_KEY = "senet"
 """In the metadata of a safetensors file or a state dict: the JSON text that config.json has too."""
+DEEPEST, MOST_DICTIONARIES = 50, 100_000
+"""Of the dictionaries in a file, around weights and beside them: an optimizer has one for each of its tensors."""
+MOST_UNPACKED, SMALL = 16, 2**26
+"""Times its size that the tensors of a file may take; files of tensors that are nearly all zeros stay below 10. Never
+too large are `SMALL` bytes."""
 MIN_TENSORS = 50
 """Fewer are a part of a network: a decoder, a head, a unit. The smallest network here has 84."""
 WRAPPED = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.|$)")
@@ -107,16 +113,31 @@ def read_state(path: Path, key: str | None = None, names: Collection[str] = ()) 
     if path.suffix == ".safetensors" and not pickled:
         tensors, descriptions, dictionaries = read_safetensors(path)
     else:
-        tensors, descriptions, dictionaries = flatten(read_pickle(path))
+        content = read_pickle(path)
+        try:
+            tensors, descriptions, dictionaries = flatten(content)
+        except ValueError as error:
+            raise SenetError(f"{path} has {error}, as no weights file does; get it again") from error
     if not tensors:
         raise SenetError(f"{path} does not hold a state dict (names to tensors)")
     root = choose_root(path, tensors, descriptions, dictionaries, key, names)
     chosen = under(tensors, root)
+    check_size(path, sum(tensor.numel() * tensor.itemsize for tensor in chosen.values()))
     home = max((place for place in dictionaries if root.startswith(place)), key=len, default="")
     others = [name for name in tensors if name.startswith(home) and not name.startswith(root)]
     others = [name for name in others if not COUNTERS.search(name)] if key is None else []
     left = f"what is not in {root.removesuffix('.')} is left out: {others[0]}, ..." if others else ""
     return FileState(tensors=chosen, description=descriptions.get(root), notes=(left,) if left else ())
+
+
+def check_size(path: Path, size: int) -> None:
+    """Raise a SenetError if what a file holds is much larger than the file: a few bytes may claim to be any number."""
+    most = max(SMALL, MOST_UNPACKED * path.stat().st_size)
+    if size > most:
+        raise SenetError(
+            f"{path} would take {size:,} bytes of memory, {most:,} at most for a file of its size; save the weights as "
+            "they are, by torch.save(model.state_dict(), ...)"
+        )
 
 
 def under(tensors: Mapping[str, Tensor], prefix: str) -> State:
@@ -142,6 +163,7 @@ def read_safetensors(path: Path) -> Contents:
 
 def read_pickle(path: Path) -> Any:
     """Read what torch.save wrote, if it holds nothing but tensors and harmless records."""
+    check_size(path, unpacked_size(path))
     try:
         with torch.serialization.safe_globals(allowed()), path.open("rb") as file:  # by name, its suffix would count
             return torch.load(file, "cpu", weights_only=True)
@@ -151,6 +173,15 @@ def read_pickle(path: Path) -> Any:
         if "TorchScript" in str(error):
             raise SenetError(f"{path} is refused: {refusal(path, str(error))}") from error
         raise SenetError(f"{path} is truncated or not a PyTorch file; get it again") from error
+
+
+def unpacked_size(path: Path) -> int:
+    """Return how many bytes a zip file unpacks to; 0 for other files and damaged ones."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        return 0
 
 
 def refusal(path: Path, said: str) -> str:
@@ -181,7 +212,7 @@ def flatten(content: Any) -> Contents:
     tensors: State = {}
     descriptions: dict[str, str] = {}
     dictionaries: dict[str, int] = {}
-    for prefix, mapping in nested(content, ""):
+    for prefix, mapping in nested(content):
         own = {f"{prefix}{clean(str(name))}": value for name, value in mapping.items() if isinstance(value, Tensor)}
         tensors |= own
         if own:
@@ -194,13 +225,22 @@ def flatten(content: Any) -> Contents:
     return tensors, descriptions, dictionaries
 
 
-def nested(content: Any, prefix: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Yield the dictionaries inside a dictionary, itself first, each with the prefix of its names."""
-    if not isinstance(content, Mapping):
-        return
-    yield prefix, content
-    for name, value in content.items():
-        yield from nested(value, f"{prefix}{name}.")
+def nested(content: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Yield the dictionaries inside a dictionary, itself first, each with the prefix of its names.
+
+    Raises:
+        ValueError: there is no end of them: one is inside itself, or a few hold each other again and again.
+    """
+    left, found = [(content, "", 0)], 0
+    while left:
+        inner, prefix, depth = left.pop()
+        if not isinstance(inner, Mapping):
+            continue
+        found += 1
+        if found > MOST_DICTIONARIES or depth > DEEPEST:
+            raise ValueError("dictionaries inside dictionaries without end")
+        yield prefix, inner
+        left += reversed([(value, f"{prefix}{name}.", depth + 1) for name, value in inner.items()])
 
 
 def find_roots(tensors: Mapping[str, Tensor], descriptions: Mapping[str, str], names: Collection[str]) -> list[str]:
