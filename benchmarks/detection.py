@@ -14,24 +14,20 @@ Results: benchmarks/results/detection.json, detection_overfit.json
 """
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import torch
 import tyro
 
 import senet
+from cores import Cores, FailedJobError, on_free_cores, printed
 from report import RESULTS, about, write_results
 from senet.detection.config import DetectionConfig, DetectionSchedule
 from senet.detection.data_config import BoxAugmentation, DetectionDataConfig
@@ -154,23 +150,15 @@ def overfit(arguments: Arguments, photos: Path) -> None:
     write_results(RESULTS / "detection_overfit.json", about(PACKAGES) | {"overfit": row | figures}, PACKAGES)
 
 
-def run_beside(arguments: Arguments, trunk: str, seed: int, core: int) -> dict[str, Any]:
+def run_beside(arguments: Arguments, trunk: str, seed: int, cores: Cores) -> dict[str, Any]:
     """Return the row of a run in a process of its own on a core."""
     given = replace(arguments, run=None)
     words = [f"--{name}={value}" for name, value in asdict(given).items() if value is not None]
     command = [sys.executable, __file__, *words, "--run", trunk, str(seed)]
-    log = arguments.work / f"{trunk}-{seed}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        pinned = partial(os.sched_setaffinity, 0, {core})
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=file, text=True, env=environment, preexec_fn=pinned
-        )
-    if done.returncode:
-        raise SystemExit(f"the run {trunk} {seed} has failed: see {log}")
-    row: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return row
+    try:
+        return printed(command, cores, log := arguments.work / f"{trunk}-{seed}.log")
+    except FailedJobError as error:
+        raise SystemExit(f"the run {trunk} {seed} has failed: see {log}") from error
 
 
 def written(arguments: Arguments, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -192,26 +180,16 @@ def main(arguments: Arguments) -> None:
     rows = json.loads(arguments.results.read_text())["runs"] if arguments.results.exists() else []
     there = {(row["trunk"], row["seed"]) for row in rows}
     left = [(trunk, seed) for seed in range(arguments.seeds) for trunk in TRUNKS if (trunk, seed) not in there]
-    free: SimpleQueue[int] = SimpleQueue()
-    cores = sorted(os.sched_getaffinity(0))[: arguments.cores]
-    for core in cores:
-        free.put(core)
     lock = threading.Lock()
 
-    def measure(job: tuple[str, int]) -> None:
-        core = free.get()
-        try:
-            row = run_beside(arguments, *job, core)
-        finally:
-            free.put(core)
+    def measure(job: tuple[str, int], cores: Cores) -> None:
+        row = run_beside(arguments, *job, cores)
         with lock:
             print(json.dumps(row), flush=True)
             rows.append(row)
             written(arguments, rows)
 
-    with ThreadPoolExecutor(len(cores)) as pool:
-        for _ in pool.map(measure, left):
-            pass
+    on_free_cores(left, measure, limit=arguments.cores)
 
 
 if __name__ == "__main__":

@@ -24,16 +24,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import tyro
 
 import senet
+from cores import Cores, FailedJobError, environment, on_free_cores, printed
 from finetuning_data import cifar_folder, crops_folder, pretraining_data
 from finetuning_timing import ROUNDS, Case, measure_epochs
 from report import RESULTS, about, write_results
@@ -190,11 +188,6 @@ def pretrain(arguments: Arguments) -> None:
         raise SystemExit("the pretraining has failed")
 
 
-def environment(threads: int = 1) -> dict[str, str]:
-    """Return the environment of a process with so many threads."""
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-
-
 def run_job(job: Job, arguments: Arguments, cores: Sequence[int]) -> dict[str, Any]:
     """Run a contestant on its cores; return its row."""
     output = arguments.work / "runs" / "-".join(str(value) for value in vars(job).values()).replace(" ", "_")
@@ -215,17 +208,10 @@ def in_own_process(task: Mapping[str, Any], cores: Sequence[int], log: Path) -> 
     given = {name: value for name, value in task.items() if value is not None} | {"threads": len(cores)}
     words = [word for name, value in given.items() for word in option(name, value)]
     command = [sys.executable, str(HERE / "finetuning_contestants.py"), *words]
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file:
-        pinned = partial(os.sched_setaffinity, 0, set(cores))
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=file, text=True, env=environment(len(cores)), preexec_fn=pinned
-        )
-    last = (done.stdout.strip().splitlines() or [""])[-1]
-    if done.returncode:
-        return {"failed": (log.read_text().strip().splitlines() or ["no message"])[-1]}
-    found: dict[str, Any] = json.loads(last)
-    return found
+    try:
+        return printed(command, cores, log, "w")
+    except FailedJobError as error:
+        return {"failed": str(error)}
 
 
 def option(name: str, value: Any) -> list[str]:
@@ -264,27 +250,15 @@ class Results:
 
 def measure(jobs: Sequence[Job], arguments: Arguments, results: Results) -> None:
     """Run the jobs that have no row yet, those of fewest cores first, as many at a time as there are cores for."""
-    free = sorted(os.sched_getaffinity(0))[: arguments.cores]
     left = [job for job in jobs if not results.has(job)]
     for job in left:  # before the clock of any
         start_of(job, arguments)
+
+    def run(job: Job, cores: Cores) -> None:
+        results.add(job.measure, run_job(job, arguments, cores))
+
     for count in sorted({job.cores for job in left}):
-        if count > len(free):
-            raise SystemExit(f"contestants of {count} cores do not fit on {len(free)}")
-        groups: SimpleQueue[Sequence[int]] = SimpleQueue()
-        for first in range(0, len(free) - count + 1, count):
-            groups.put(free[first : first + count])
-
-        def run(job: Job, groups: SimpleQueue[Sequence[int]] = groups) -> None:
-            cores = groups.get()
-            try:
-                results.add(job.measure, run_job(job, arguments, cores))
-            finally:
-                groups.put(cores)
-
-        with ThreadPoolExecutor(len(free) // count) as pool:
-            for _ in pool.map(run, [job for job in left if job.cores == count]):
-                pass
+        on_free_cores([job for job in left if job.cores == count], run, count=count, limit=arguments.cores)
 
 
 def time_epochs(arguments: Arguments) -> list[dict[str, Any]]:

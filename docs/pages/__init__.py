@@ -1,7 +1,7 @@
 """Write the pages of tables.
 
 docs/networks.md: every network's costs; docs/recipes.md: every row of the paper's tables; docs/speed.md,
-docs/insertion.md, docs/ablation.md, the tables of fine-tuning and detection in docs/results.md, of exports in
+docs/insertion.md, docs/ablation.md, the tables of CIFAR-10, fine-tuning and detection in docs/results.md, of exports in
 docs/deploy.md, and a table of README.md: what the benchmarks measured. CONTRIBUTING.md: its tree of files.
 
 Command: make docs
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pages.ablation import ablation_page
+from pages.cifar import cifar_tables
 from pages.detection import detection_tables
 from pages.exports import deploy_tables
 from pages.finetuning import finetuning_tables
@@ -39,10 +40,10 @@ def readme() -> str:
 
 
 def results() -> str:
-    """Return docs/results.md with its tables of fine-tuning and of detection."""
+    """Return docs/results.md with its tables."""
     text = RESULTS.read_text()
-    for part, tables in (("finetuning", finetuning_tables()), ("detection", detection_tables())):
-        text = filled(text, part, tables)
+    for part, tables in (("cifar", cifar_tables), ("finetuning", finetuning_tables), ("detection", detection_tables)):
+        text = filled(text, part, tables())
     return text
 
 
