@@ -44,7 +44,7 @@ lint: $(INSTALLED)  ## check style and types
 	$(BIN)/mypy
 
 bench: $(INSTALLED)  ## run the benchmarks on the CPU, two hours; results go to benchmarks/results
-	for script in $$(grep -l __main__ benchmarks/*.py | grep -v -e gpu -e finetuning -e before_after -e web_page); do $(BIN)/python $$script || exit 1; done
+	for script in $$(grep -l __main__ benchmarks/*.py | grep -v -e gpu -e finetuning -e before_after -e web_page -e reliability); do $(BIN)/python $$script || exit 1; done
 	$(BIN)/python benchmarks/inference.py --parts
 	$(KEEPING) $(BIN)/python benchmarks/residual_tail.py --no-growth
 	$(KEEPING) $(BIN)/python benchmarks/training_step.py --no-compiled --no-memory --no-growth --parts \

@@ -2,7 +2,8 @@
 
 docs/networks.md: every network's costs; docs/recipes.md: every row of the paper's tables; docs/speed.md,
 docs/insertion.md, docs/ablation.md, the tables of CIFAR-10, fine-tuning and detection in docs/results.md, of exports in
-docs/deploy.md, and a table of README.md: what the benchmarks measured. CONTRIBUTING.md: its tree of files.
+docs/deploy.md, of what is lost in docs/reliability.md, and a table of README.md: what the benchmarks measured.
+CONTRIBUTING.md: its tree of files.
 
 Command: make docs
 """
@@ -18,13 +19,14 @@ from pages.finetuning import finetuning_tables
 from pages.insertion import insertion_page
 from pages.networks import networks_page
 from pages.recipes import recipes_page
+from pages.reliability import reliability_tables
 from pages.speed import readme_table, speed_page
 from pages.tree import tree
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
-RESULTS, DEPLOY = DOCS / "results.md", DOCS / "deploy.md"
+RESULTS, DEPLOY, RELIABILITY = DOCS / "results.md", DOCS / "deploy.md", DOCS / "reliability.md"
 
 
 def filled(page: str, part: str, text: str) -> str:
@@ -52,6 +54,11 @@ def deploy() -> str:
     return filled(DEPLOY.read_text(), "exports", deploy_tables())
 
 
+def reliability() -> str:
+    """Return docs/reliability.md with its tables of what is lost."""
+    return filled(RELIABILITY.read_text(), "reliability", reliability_tables())
+
+
 def contributing() -> str:
     """Return CONTRIBUTING.md with its tree of files."""
     return filled(CONTRIBUTING.read_text(), "tree", tree())
@@ -65,6 +72,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     DOCS / "ablation.md": ablation_page,
     RESULTS: results,
     DEPLOY: deploy,
+    RELIABILITY: reliability,
     README: readme,
     CONTRIBUTING: contributing,
 }
