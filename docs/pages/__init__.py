@@ -15,11 +15,11 @@ from pages.ablation import ablation_page
 from pages.cifar import cifar_tables
 from pages.detection import detection_tables
 from pages.exports import deploy_tables
+from pages.faults import fault_tables
 from pages.finetuning import finetuning_tables
 from pages.insertion import insertion_page
 from pages.networks import networks_page
 from pages.recipes import recipes_page
-from pages.reliability import reliability_tables
 from pages.speed import readme_table, speed_page
 from pages.tree import tree
 
@@ -56,7 +56,7 @@ def deploy() -> str:
 
 def reliability() -> str:
     """Return docs/reliability.md with its tables of what is lost."""
-    return filled(RELIABILITY.read_text(), "reliability", reliability_tables())
+    return filled(RELIABILITY.read_text(), "reliability", fault_tables())
 
 
 def contributing() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import reliability_disks
-from pages import reliability as page
+from pages import faults as page
 from reliability_commands import differences
 from reliability_long import least_squares
 from reliability_results import Results, Stage, Trial, carry_out
@@ -132,6 +132,16 @@ def test_trials_are_kept_and_not_made_again(tmp_path):
 # ---- the page --------------------------------------------------------------------------------------------------------
 
 KILL = {"how": "operation", "phase": "saving", "operation": "before replace .config.json.1.part", "after_s": 0.1}
+LONG = {
+    "trial": 0,
+    "steps": 10000,
+    "slope_kb": 0.01,
+    "error_kb": 0.02,
+    "megabytes": [700, 701],
+    "files": [9, 9],
+    "threads": [3, 4],
+    "problems": [],
+}
 FOUND = {
     "command": "python benchmarks/reliability.py",
     "machine": {"processor": "a processor"},
@@ -151,18 +161,7 @@ FOUND = {
             ],
             "record": [],
         },
-        "long": {
-            "in memory": [
-                {
-                    "steps": 10000,
-                    "slope_kb": 0.01,
-                    "error_kb": 0.02,
-                    "megabytes": [700, 701],
-                    "files": [9, 9],
-                    "threads": [3, 4],
-                }
-            ]
-        },
+        "long": {"in memory": [LONG]},
     },
 }
 
@@ -176,7 +175,7 @@ def rows_of(text, heading):
 
 def test_the_page_tells_of_each_part_what_is_known(monkeypatch):
     monkeypatch.setattr(page, "read", lambda name: FOUND)
-    text = page.reliability_tables()
+    text = page.fault_tables()
     rows = rows_of(text, "Killed processes")
     assert ["train", "2", "1", "2", "", "1", "1"] in rows
     assert ["saving: renaming a file", "2"] in rows
@@ -191,6 +190,6 @@ def test_the_page_tells_of_each_part_what_is_known(monkeypatch):
 
 def test_a_page_without_results_says_so(monkeypatch):
     monkeypatch.setattr(page, "read", lambda name: None)
-    assert "Not measured yet" in page.reliability_tables()
+    assert "Not measured yet" in page.fault_tables()
     monkeypatch.setattr(page, "read", lambda name: {**FOUND, "facts": {"disks": "mounting a tmpfs needs root"}})
-    assert "\nNot measured: mounting a tmpfs needs root.\n" in page.reliability_tables()
+    assert "\nNot measured: mounting a tmpfs needs root.\n" in page.fault_tables()

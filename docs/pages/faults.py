@@ -24,7 +24,7 @@ VERBS = {
 OUTCOMES = {"named": "named", "refused": "refused", "harmless": "harmless", "missed": "missed", "raw": "other"}
 
 
-def reliability_tables() -> str:
+def fault_tables() -> str:
     """Return the tables of all parts, or that nothing has been measured."""
     result = read("reliability")
     if result is None:
