@@ -37,8 +37,8 @@ from reliability_results import Ground, Results, Stage, Trial, carry_out
 from report import RESULTS
 from senet.cli import COMMANDS
 
-IMPORTED = ("tensorboard", "timm", "accelerate", "sklearn.datasets", "torch.utils.tensorboard", "torch.onnx")
-IMPORTED_TOO = ("onnx", "onnxscript", "onnxruntime", "plotly.graph_objects", "jinja2")
+IMPORTED = ("timm", "accelerate", "sklearn.datasets", "torch.utils.tensorboard")
+IMPORTED_TOO = ("torch.onnx", "onnx", "onnxscript", "onnxruntime", "plotly.graph_objects", "jinja2")
 """What commands import when they need it: forks have it already."""
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 """Of processes that are not forks of this one."""
@@ -109,7 +109,7 @@ def main(arguments: Arguments) -> int:
         command.load()
     results, wrong = Results(arguments.output, arguments.seed), 0
     with tempfile.TemporaryDirectory(prefix="reliability-") as name:
-        ground = Ground(Path(name))
+        ground = Ground(Path(name), times=1 if arguments.short else 2)
         for part in arguments.parts:
             stage, started = Stage(part, ground, results, arguments.seed), time.monotonic()
             wrong += carry_out(stage, trials_of(stage, 2 if arguments.short else arguments.runs, arguments.short))

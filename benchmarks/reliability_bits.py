@@ -84,12 +84,12 @@ def flipped(stage: Stage, stopped: Stopped, folder: Path, name: str, rng: random
             if is_state
             else figures(said) == figures(stopped.said[model.name])
         )
-        outcome = "harmless" if same else "missed"
+        outcome = "missed" if not same else "named, state before taken" if path.name in said else "harmless"
     elif status == 2 and sum(line.startswith("senet: ") for line in said.splitlines()) == 1:
         outcome = "named" if path.name in said or str(model) in said else "refused"
     else:
-        outcome = "raw"
-    problems = [f"{outcome}: {brief(said)}"] if outcome in ("missed", "raw") else []
+        outcome = "other"
+    problems = [f"{outcome}: {brief(said)}"] if outcome in ("missed", "other") else []
     return {"bit": bit, "of": 8 * len(content), "outcome": outcome, "problems": problems}
 
 

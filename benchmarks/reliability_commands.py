@@ -178,9 +178,9 @@ def timeless(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def names_of(folder: Path) -> list[str]:
-    """Return the names of all files below a folder, but TensorBoard's."""
+    """Return the names of all files below a folder, but TensorBoard's, and of locks, which hold nobody up if left."""
     files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("events.out"))
-    return sorted(str(path.relative_to(folder)) for path in files)
+    return sorted(str(path.relative_to(folder)) for path in files if not path.name.endswith(".lock"))
 
 
 def digest(value: Any) -> str:
@@ -267,21 +267,21 @@ class Reference:
     total: int
 
 
-def reference(command: Command, folder: Path) -> Reference:
-    """Run a command to its end twice, and return what it does.
+def reference(command: Command, folder: Path, times: int) -> Reference:
+    """Run a command to its end once or several times, and return what it does.
 
     Raises:
-        RuntimeError: it fails, or the second time it writes something else.
+        RuntimeError: it fails, or writes something else than the first time.
     """
     found = []
-    for number in range(2):
+    for number in range(times):
         place = folder / f"untouched{number}"
         place.mkdir(parents=True)
         with Process(command.argv, place) as process:
             if process.wait(600):
                 raise RuntimeError(f"{command.name} fails: {process.said}")
             found.append((command.content(place), process.seconds, process.watch.numbers[0]))
-    (content, _, operations), (other, seconds, _) = found
+    (content, _, operations), (other, seconds, _) = found[0], found[-1]
     if differing := differences(content, other):
         raise RuntimeError(f"{command.name} does not repeat itself: {', '.join(differing)}")
     sizes = [path.stat().st_size for path in place.rglob("*") if path.is_file()]

@@ -76,10 +76,11 @@ class Ground:
 
     Args:
         folder: for files; empty.
+        times: that each command runs untouched, so that it is seen to repeat itself.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.known = folder, dict[str, Reference]()
+    def __init__(self, folder: Path, times: int = 2) -> None:
+        self.folder, self.times, self.known = folder, times, dict[str, Reference]()
         self.pictures = write_pictures(folder / "pictures")
         self.commands = commands(self.pictures, folder / "train" / "untouched0" / "run")
 
@@ -87,7 +88,7 @@ class Ground:
         """Return what a command does if nothing happens to it; the others need the run that the first one trains."""
         for needed in dict.fromkeys(("train", name)):
             if needed not in self.known:
-                self.known[needed] = reference(self.commands[needed], self.folder / needed)
+                self.known[needed] = reference(self.commands[needed], self.folder / needed, self.times)
         return self.known[name]
 
 

@@ -21,7 +21,7 @@ VERBS = {
     "mkdir": "making a folder",
     "link": "linking a file",
 }
-OUTCOMES = {"named": "named", "refused": "refused", "harmless": "harmless", "missed": "missed", "raw": "other"}
+OUTCOMES = ("named", "named, state before taken", "refused", "harmless", "missed", "other")
 
 
 def fault_tables() -> str:
@@ -120,7 +120,7 @@ def bits(trials: Trials) -> str:
     for kind, found in trials.items():
         outcomes = Counter(one["outcome"] for one in found)
         rows.append((f"`{kind}`", str(len(found)), *(count(outcomes[name]) for name in OUTCOMES)))
-    return table(("file", "bits", *OUTCOMES.values()), rows)
+    return table(("file", "bits", *OUTCOMES), rows)
 
 
 def long(trials: Trials) -> str:
@@ -153,7 +153,8 @@ TEXTS = {
 Each process was killed by SIGKILL at a random moment, or before or after a random one of its operations on files, or by
 the system in the middle of a write, once to three times; then the command was repeated (`--resume` for a run) until it
 ended. *Same*: the weights, `best/` and `last/`, the training state, `metrics.jsonl` and `steps.jsonl`, or what else the
-command writes, are equal bit for bit to those of an untouched process, but for times; and nothing is left over.
+command writes, are equal bit for bit to those of an untouched process, but for times; and nothing is left over, but for
+empty files of locks, which hold nobody up.
 """,
     "disks": """
 A tmpfs of random size, on which somebody else's file lies too. Then the disk is made larger and the command repeated.
@@ -164,7 +165,8 @@ when the other one has been refused, and a third one starts.
 """,
     "bits": """
 One random bit in a file of a run that was stopped. *Named*: the command that reads the file stops in one sentence that
-names it. *Harmless*: the result is the same, bit for bit. *Missed*: it is another one, and nobody said so.
+names it. *Named, state before taken*: it is named in a warning, and the run ends with the same weights, bit for bit.
+*Harmless*: the result is the same, and nothing is said. *Missed*: it is another one, and nothing is said.
 """,
     "long": """
 A day of training, condensed: the slope of the memory that the process and its workers take together, by least squares
