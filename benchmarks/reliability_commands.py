@@ -21,7 +21,7 @@ CLASSES, NUM_TRAIN, NUM_EVAL = 4, 24, 15
 TIMES = ("images_per_s", "time_s", "step_s", "data_wait_s", "evaluation_s", "memory_mb")
 RUN_OPTIONS = (
     *("--epochs", "4", "--batch-size", "16", "--checkpoint-every", "2", "--log-every", "1", "--compute.cpu"),
-    *("--regularization.ema-decay", "0.8", "--regularization.mixup", "0.4", "--data.augmentation.cutout", "2"),
+    *("--regularization.ema-decay", "0.8", "--regularization.mixup", "0.4", "--regularization.label-smoothing", "0.1"),
 )
 Content = Mapping[str, Any]
 """What a command has written, by name, in values that can be compared."""
@@ -177,10 +177,16 @@ def timeless(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in TIMES}
 
 
-def names_of(folder: Path) -> list[str]:
-    """Return the names of all files below a folder, but TensorBoard's, and of locks, which hold nobody up if left."""
+def names_of(folder: Path, *, parts: bool = True) -> list[str]:
+    """Return the names of all files below a folder, but TensorBoard's, and locks, which hold nobody up if left.
+
+    Args:
+        folder: see above.
+        parts: also hidden files that a killed process was writing; docs/reliability.md says which commands remove them.
+    """
     files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("events.out"))
-    return sorted(str(path.relative_to(folder)) for path in files if not path.name.endswith(".lock"))
+    names = sorted(str(path.relative_to(folder)) for path in files if not path.name.endswith(".lock"))
+    return [name for name in names if parts or not (Path(name).name.startswith(".") and name.endswith(".part"))]
 
 
 def digest(value: Any) -> str:
@@ -209,7 +215,8 @@ def digest(value: Any) -> str:
 def files_content(folder: Path, *names: str) -> Content:
     """Return a SHA-256 of each file below a folder, or of those that are named, with the list of all."""
     found = names or tuple(names_of(folder))
-    return {"files": names_of(folder), **{name: digest((folder / name).read_bytes()) for name in found}}
+    files = names_of(folder, parts=not names)
+    return {"files": files, **{name: digest((folder / name).read_bytes()) for name in found}}
 
 
 def ablation_content(folder: Path) -> Content:
@@ -218,7 +225,7 @@ def ablation_content(folder: Path) -> Content:
     runs = sorted(path.parent for path in output.rglob("metrics.jsonl"))
     contents = {str(run.relative_to(output)): run_content(run) for run in runs}
     rows = json.loads((output / "ablation.json").read_text())["rows"]
-    return {"ablation.json": rows, "files": names_of(folder), **contents}
+    return {"ablation.json": rows, "files": names_of(folder, parts=False), **contents}
 
 
 def tensors_content(path: Path) -> Content:
@@ -227,7 +234,7 @@ def tensors_content(path: Path) -> Content:
         tensors = {name: digest(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118  # it is no mapping
         described = json.loads(file.metadata()["senet.recording"])
     del described["provenance"]["date"]
-    return {"described": described, "files": names_of(path.parent), **tensors}
+    return {"described": described, "files": names_of(path.parent, parts=False), **tensors}
 
 
 def export_content(folder: Path) -> Content:
@@ -242,7 +249,7 @@ def export_content(folder: Path) -> Content:
 def page_content(folder: Path) -> Content:
     """Return a page without its numbers, some of which are times."""
     page = (folder / "page.html").read_text()
-    return {"files": names_of(folder), "page": digest(re.sub(r"[\d.e-]+", "#", page))}
+    return {"files": names_of(folder, parts=False), "page": digest(re.sub(r"[\d.e-]+", "#", page))}
 
 
 # ---- a command that nothing happens to -------------------------------------------------------------------------------
