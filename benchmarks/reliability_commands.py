@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,12 +281,13 @@ def reference(command: Command, folder: Path, times: int) -> Reference:
     Raises:
         RuntimeError: it fails, or writes something else than the first time.
     """
+    shutil.rmtree(folder, ignore_errors=True)
     found = []
     for number in range(times):
         place = folder / f"untouched{number}"
         place.mkdir(parents=True)
         with Process(command.argv, place) as process:
-            if process.wait(600):
+            if process.wait():
                 raise RuntimeError(f"{command.name} fails: {process.said}")
             found.append((command.content(place), process.seconds, process.watch.numbers[0]))
     (content, _, operations), (other, seconds, _) = found[0], found[-1]

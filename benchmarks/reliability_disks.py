@@ -49,6 +49,8 @@ def disk_trials(stage: Stage, share: float) -> Iterator[Trial]:
         return
     for name, number in COMMANDS.items():
         for i in stage.missing(name, max(1, round(number * share))):
+            if not stage.is_ready(name):
+                break
             rng = stage.random(name, i)
             with place_of(stage, f"{name}{i}") as folder:
                 yield Trial(name, i, on_small_disk(*stage.known(name), folder, rng))

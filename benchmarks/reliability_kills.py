@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reliability_commands import Command, Content, Reference, differences, names_of
-from reliability_processes import BY_SYSTEM, Fault, Process
+from reliability_processes import BY_SYSTEM, PATIENCE_S, Fault, Process
 from reliability_results import Stage, Trial, place_of
 
 BEFORE_STEPS = ("starting", "computing", "resuming")
@@ -31,6 +31,8 @@ def kill_trials(stage: Stage, names: list[str], number: int) -> Iterator[Trial]:
     """
     for name in names:
         for i in stage.missing(name, number):
+            if not stage.is_ready(name):
+                break
             rng = stage.random(name, i)
             with place_of(stage, f"{name}{i}") as folder:
                 yield Trial(name, i, killed_and_resumed(*stage.known(name), folder, rng))
@@ -127,8 +129,7 @@ def torchrun_trials(stage: Stage, number: int) -> Iterator[Trial]:
     missing = list(stage.missing(name, number))
     if not missing:
         return
-    command, _ = stage.known("train")
-    whole = stage.ground.folder / "torchrun"
+    command, whole = stage.ground.commands["train"], stage.ground.folder / "torchrun"
     seconds = launched(command, whole)
     expected = command.content(whole)
     for i in missing:
@@ -154,7 +155,7 @@ def launched(command: Command, folder: Path) -> float:
     log = folder.parent / f"{folder.name}.log"
     for _ in range(30):
         before, started = log.stat().st_size if log.exists() else 0, time.monotonic()
-        if launch(command, folder).wait(300) == 0:
+        if launch(command, folder).wait(PATIENCE_S) == 0:
             return time.monotonic() - started
         said = log.read_text(errors="replace")[before:]
         if REFUSED not in said:
@@ -175,7 +176,7 @@ def killed_launch(
         os.kill(family[victim], signal.SIGKILL)
         begun = (folder / "run" / "steps.jsonl").exists()
         kills.append({"how": "moment", "phase": f"{victim}, {'training' if begun else 'starting'}", "operation": ""})
-    process.wait(300)
+    process.wait(PATIENCE_S)
     try:
         launched(command, folder)
     except RuntimeError as error:

@@ -40,6 +40,8 @@ PHASES = {
 OPERATIONS = ("replace", "rename", "fsync", "unlink", "remove", "mkdir", "rmdir", "link", "symlink")
 """Functions of `os` that count as operations on files, besides opening a file to write it."""
 NUMBERS, LETTERS = struct.Struct("qq"), 240
+PATIENCE_S = 1800.0
+"""After which a process is taken to hang; on a busy machine all takes long."""
 BY_SYSTEM = (signal.SIGXFSZ, signal.SIGBUS)
 
 
@@ -160,7 +162,7 @@ class Process:
         """Since its start."""
         return time.monotonic() - self.started
 
-    def wait(self, seconds: float = 300) -> int:
+    def wait(self, seconds: float = PATIENCE_S) -> int:
         """Wait for its end, or kill it at the moment of its fault; return the exit status, -9 for SIGKILL.
 
         Raises:

@@ -112,6 +112,18 @@ class Stage:
         """Return a command, and what it does if nothing happens to it."""
         return self.ground.commands[name], self.ground.reference(name)
 
+    def is_ready(self, name: str) -> bool:
+        """Return whether a command works if nothing happens to it; note why not."""
+        fact = f"{self.part}, {name}"
+        try:
+            self.known(name)
+        except (RuntimeError, TimeoutError) as error:
+            self.results.facts[fact] = str(error)
+            print(f"{fact}: left out: {error}", flush=True)
+            return False
+        self.results.facts.pop(fact, None)
+        return True
+
     def random(self, kind: str, number: int) -> random.Random:
         """Return a random generator for a trial, the same at each start of the benchmark."""
         return random.Random(f"{self.seed} {self.part} {kind} {number}")
