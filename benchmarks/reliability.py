@@ -11,12 +11,14 @@ Every command runs as typed, on pictures of a few digits, in forks of this proce
 - long: ten thousand steps, and the slope of memory, open files and threads.
 
 Command: python benchmarks/reliability.py
-Cost: an hour on one CPU core. Every trial is written when it is over; the same command again makes what is missing.
+Cost: an hour on one CPU core. Every trial is written when it is over; the same command again makes what is missing,
+also after SIGTERM or Ctrl-C.
 Results: benchmarks/results/reliability.json.
 """
 
 import importlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -101,6 +103,7 @@ def all_kills(stage: Stage, runs: int, share: float, short: bool) -> Iterator[Tr
 
 def main(arguments: Arguments) -> int:
     """Make the trials that are missing; return 1 if any found a problem."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that disks are unmounted
     torch.set_num_threads(1)
     os.environ.update(ENVIRONMENT)
     for name in (*IMPORTED, *(() if arguments.short else IMPORTED_TOO)):

@@ -132,6 +132,7 @@ class Process:
         status = 70
         try:
             os.setpgid(0, 0)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.chdir(folder)
             nothing = os.open(os.devnull, os.O_RDONLY)
             for number, file in enumerate((nothing, writing, writing)):
