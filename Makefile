@@ -47,7 +47,7 @@ lint: $(INSTALLED)  ## check style and types
 	$(BIN)/mypy
 
 bench: $(INSTALLED)  ## run the benchmarks on the CPU, two hours; results go to benchmarks/results
-	for script in $$(grep -l __main__ benchmarks/*.py | grep -v -e gpu -e finetuning -e before_after -e web_page -e shared_work -e data_parallel); do $(BIN)/python $$script || exit 1; done
+	for script in $$(grep -l __main__ benchmarks/*.py | grep -v -e gpu -e finetuning -e before_after -e web_page -e shared_work -e data_parallel -e reliability); do $(BIN)/python $$script || exit 1; done
 	$(BIN)/torchrun --nproc-per-node 2 benchmarks/shared_work.py
 	$(BIN)/torchrun --nproc-per-node 2 benchmarks/data_parallel.py
 	$(BIN)/python benchmarks/inference.py --parts

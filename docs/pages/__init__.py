@@ -2,8 +2,8 @@
 
 docs/networks.md: every network's costs; docs/recipes.md: every row of the paper's tables; docs/speed.md,
 docs/insertion.md, docs/ablation.md, the tables of CIFAR-10, fine-tuning and detection in docs/results.md, of exports in
-docs/deploy.md, of training in several processes in docs/scale.md, and a table of README.md: what the benchmarks
-measured. CONTRIBUTING.md: its tree of files.
+docs/deploy.md, of training in several processes in docs/scale.md, of what is lost in docs/reliability.md, and a table
+of README.md: what the benchmarks measured. CONTRIBUTING.md: its tree of files.
 
 Command: make docs
 """
@@ -15,6 +15,7 @@ from pages.ablation import ablation_page
 from pages.cifar import cifar_tables
 from pages.detection import detection_tables
 from pages.exports import deploy_tables
+from pages.faults import fault_tables
 from pages.finetuning import finetuning_tables
 from pages.fuzzing import fuzzing_tables, kept_copy
 from pages.insertion import insertion_page
@@ -65,9 +66,9 @@ def scale() -> str:
 
 
 def reliability() -> str:
-    """Return docs/reliability.md with its tables of damaged files and of kept copies."""
+    """Return docs/reliability.md with its tables of what is lost, of damaged files and of kept copies."""
     text = RELIABILITY.read_text()
-    for part, tables in (("fuzzing", fuzzing_tables()), ("kept copies", kept_copy())):
+    for part, tables in (("reliability", fault_tables()), ("fuzzing", fuzzing_tables()), ("kept copies", kept_copy())):
         text = filled(text, part, tables)
     return text
 

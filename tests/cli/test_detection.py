@@ -66,6 +66,10 @@ def test_boxes_are_drawn_into_a_folder(run, capsys):
         assert (change.max(2) > 60).mean() > 0.02
     assert main(["predict", run, "photos", "--output", "drawn"]) == 2
     assert "drawn exists already; name another folder by --output" in capsys.readouterr().err
+    Path("drawn/objects.json").rename("drawn/objects.json.part")  # as a killed process leaves it
+    assert main(["predict", run, "photos", "--output", "drawn"]) == 0
+    assert len(json.loads(Path("drawn/objects.json").read_text())) == 3
+    assert sorted(path.name for path in Path("drawn").iterdir()) == ["a-2.jpg", "a.jpg", "b.png", "objects.json"]
 
 
 def test_objects_are_written_in_every_format(run, capsys):

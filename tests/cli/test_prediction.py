@@ -1,6 +1,7 @@
 """`senet predict`: what it takes, the formats that it writes, and what is left when it is stopped."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -201,3 +202,78 @@ def test_an_array_is_closed_when_the_command_is_terminated(capsys, monkeypatch):
     assert main(["predict", "a.png", "--json"]) == 143
     assert [each["image"] for each in json.loads(capsys.readouterr().out)] == ["a.png"]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.fixture
+def predicting(monkeypatch, tmp_path):
+    """Predict a class for a.png, then call what the test appends to this list, then predict one for b.png."""
+    between: list = []
+
+    def found(*_args, **_options):
+        yield Prediction(image="a.png", classes=(ClassProbability(class_name="0", probability=1.0),))
+        for call in between:
+            call()
+        yield Prediction(image="b.png", classes=(ClassProbability(class_name="1", probability=1.0),))
+
+    monkeypatch.setattr("senet.evaluation.prediction.predict_each", found)
+    monkeypatch.chdir(tmp_path)
+    return between
+
+
+TO_FILE = ["predict", "a.png", "b.png", "--output", "found.csv", "--format", "csv"]
+
+
+def rows_of(name):
+    return [row["image"] for row in csv.DictReader(Path(name).read_text().splitlines())]
+
+
+def test_an_output_gets_its_name_when_it_is_complete(predicting):
+    """What a killed process has left blocks nobody: the same command starts again."""
+    Path("found.csv.part").write_text("image,class,probability\nkilled.png,0,1\n")
+    Path(".found.csv.lock").touch()
+    seen = []
+    predicting.append(lambda: seen.append((Path("found.csv").exists(), rows_of("found.csv.part"))))
+    assert main(TO_FILE) == 0
+    assert seen == [(False, ["a.png"])]
+    assert rows_of("found.csv") == ["a.png", "b.png"]
+    assert [path.name for path in Path().iterdir()] == ["found.csv"]
+
+
+def test_an_output_has_what_was_done_until_a_signal(predicting):
+    predicting.append(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(TO_FILE) == 143
+    assert rows_of("found.csv") == ["a.png"]
+    assert [path.name for path in Path().iterdir()] == ["found.csv"]
+
+
+def test_a_full_disk_leaves_no_output_that_lacks_results(predicting, capsys):
+    def fill():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    predicting.append(fill)
+    assert main(TO_FILE) == 2
+    assert capsys.readouterr().err == (
+        "senet: found.csv cannot be written (No space left on device); make room, or name another file by --output; "
+        "found.csv.part may hold what was done until then\n"
+    )
+    assert [path.name for path in Path().iterdir()] == ["found.csv.part"]
+
+
+def test_an_error_before_the_first_result_leaves_nothing(capsys):
+    assert main(["predict", "absent.png", "--output", "found.csv"]) == 2
+    assert "absent.png" in capsys.readouterr().err
+    assert not list(Path().glob("*found.csv*"))
+
+
+def test_two_commands_do_not_write_to_one_output(predicting, capsys):
+    """The second one starts in a process of its own, for locks are those of a process."""
+    taken = []
+
+    def start_another():
+        code = "from senet.cli.writing import opened\nfrom pathlib import Path\nwith opened(Path('found.csv')): pass"
+        taken.append(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True))
+
+    predicting.append(start_another)
+    assert main(TO_FILE) == 0
+    assert "another process writes found.csv; wait until it ends, or name another --output" in taken[0].stderr
+    assert rows_of("found.csv") == ["a.png", "b.png"]

@@ -49,6 +49,21 @@ def test_nothing_is_left_of_a_run_that_did_not_stand_still(tmp_path: Path) -> No
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
+def test_a_killed_process_leaves_its_file_to_the_next_one_unless_it_has_stacks(tmp_path: Path) -> None:
+    stalls = Stalls(tmp_path, 0, None, print)
+    stalls.path.parent.mkdir()
+    heading = "`kill -USR1 1` on a machine writes the stacks of process 0 here:\n"
+    stalls.path.write_text(2 * heading)
+    with stalls.watching():
+        assert "`kill -USR1 1`" not in stalls.path.read_text()
+    assert not (tmp_path / "stacks").exists()
+    stalls.path.parent.mkdir()
+    stalls.path.write_text(f"{heading}Thread 0x1\n")
+    with Stalls(tmp_path, 0, None, print).watching():
+        pass
+    assert stalls.path.read_text() == f"{heading}Thread 0x1\n"
+
+
 @pytest.mark.parametrize("on_stderr", [False, True])
 def test_the_handler_of_a_program_is_called_too_and_stays(tmp_path: Path, on_stderr: bool) -> None:
     seen: list[int] = []

@@ -25,6 +25,7 @@ from senet.cli.writing import (
     checked_device,
     exit_at_sigterm,
     opened,
+    part_of,
     report,
     write_all,
 )
@@ -101,12 +102,18 @@ def predict_objects(
 
 
 def make_output(file: Path | None, folder: Path | None) -> None:
-    """Make the folder of the output; raise a SenetError for a file or folder that exists already."""
-    if folder is None:
+    """Make the folder of the output; raise a SenetError for a file or folder that exists already.
+
+    A folder that a killed command has left is taken: the file with its objects still has another name.
+    """
+    if file is None or folder is None:
         check_output(file)
     elif is_first():
-        check_new(folder)
-        folder.mkdir()
+        part = part_of(file)
+        if file.exists() or not part.exists():
+            check_new(folder)
+            folder.mkdir()
+        part.touch()
 
 
 def without_picture(found: Detection) -> Detection:

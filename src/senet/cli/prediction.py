@@ -77,7 +77,8 @@ class PredictCommand(Command):
     json: bool = False
     """the same as --format json: one array"""
     output: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """write the results to a new file, while they come, instead of printing them; or draw boxes into a new folder"""
+    """write the results to a new file instead of printing them, while they come to FILE.part, which is renamed at the
+    end; or draw boxes into a new folder"""
     batch_size: int | None = None
     """crops at once: few, so that results come soon; more are faster on a GPU; None for 16, or, where objects are
     detected, 4 photos"""
@@ -256,8 +257,8 @@ class DetectCommand(PredictCommand):
     threshold: float | None = None
     """objects of a lower score are left out; None for 0.5"""
     output: Annotated[Path | None, tyro.conf.arg(metavar="FILE_OR_FOLDER")] = None
-    """write the results to a new file, while they come; or, into a new folder, the pictures with boxes drawn and
-    objects.json"""
+    """write the results to a new file, while they come to FILE.part, which is renamed at the end; or, into a new
+    folder, the pictures with boxes drawn and objects.json"""
     batch_size: int | None = None
     """images at once, of which those of one size are run together; None for 4"""
     top: Annotated[int, Suppress] = 5

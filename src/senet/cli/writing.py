@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from senet.errors import SenetError
-from senet.files import check_writable, synchronize
+from senet.files import check_writable, put, remove, writing_to
 from senet.launch import is_first
+from senet.locks import held
 from senet.terminal import console, printable, say
 
 Format = Literal["table", "csv", "jsonl", "json"]
@@ -104,23 +105,49 @@ def check_output(output: Path | None) -> None:
     check_writable(output)
 
 
+def part_of(output: Path) -> Path:
+    """Return the file that holds the results of an output until the command ends."""
+    return output.with_name(f"{output.name}.part")
+
+
 @contextmanager
 def opened(output: Path | None) -> Iterator[TextIO]:
     """Yield the file to write to, standard output for None; and for all processes but the first, which get nothing.
 
+    It is OUTPUT.part, which becomes OUTPUT when the block ends, also by a signal or because an image cannot be read. So
+    a process that is killed, or a disk that fills up, leaves no OUTPUT that lacks results without saying so.
+
     Raises:
-        SenetError: it cannot be written.
+        SenetError: it cannot be written, exists by now, or another process writes it.
     """
     if output is None or not is_first():
         yield sys.stdout
         return
-    try:
-        with output.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            yield file
-        synchronize(output)
-        synchronize(output.parent)
-    except OSError as error:
-        raise SenetError(f"{output} cannot be written ({error.strerror}); name another file by --output") from error
+    part, refusal = part_of(output), f"another process writes {output}; wait until it ends, or name another --output"
+    with (
+        writing_to(
+            output, f"make room, or name another file by --output; {part.name} may hold what was done until then"
+        ),
+        held(output.with_name(f".{output.name}.lock"), refusal),
+    ):
+        check_output(output)
+        with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            try:
+                yield file
+            except BaseException as error:
+                if isinstance(error, SenetError) or not isinstance(error, OSError):
+                    file.close()
+                    take_over(part, output)
+                raise
+        take_over(part, output)
+
+
+def take_over(part: Path, output: Path) -> None:
+    """Let results become the output; remove them if there are none."""
+    if part.stat().st_size:
+        put(part, output)
+    else:
+        remove(part)
 
 
 @contextmanager

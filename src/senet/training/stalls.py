@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import IO
 
 STACKS_FOLDER = "stacks"
+HEADING = "`kill -USR1 "
+"""How the first line of a process begins, before there are stacks."""
 SIGNAL = getattr(signal, "SIGUSR1", None)
 """Which Windows has not; there stacks are written by themselves only."""
 
@@ -52,10 +54,11 @@ class Stalls:
         file = None
         try:
             self.path.parent.mkdir(exist_ok=True)
-            file = self.path.open("a", buffering=1)  # no text is left to a full disk at the end
+            mode = "a" if has_stacks(self.path) else "w"
+            file = self.path.open(mode, buffering=1)  # no text is left to a full disk at the end
             before = file.tell()
             print(
-                f"`kill -USR1 {os.getpid()}` on {os.uname().nodename if hasattr(os, 'uname') else 'this machine'} "
+                f"{HEADING}{os.getpid()}` on {os.uname().nodename if hasattr(os, 'uname') else 'this machine'} "
                 f"writes the stacks of process {self.process} here:",
                 file=file,
             )
@@ -100,6 +103,12 @@ class Stalls:
             if self.last != started:
                 self.say(f"goes on, after {self.last - started:.0f} s without a step")
             return
+
+
+def has_stacks(path: Path) -> bool:
+    """Return whether a file holds more than the headings that killed processes have left."""
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return any(not line.startswith(HEADING) for line in lines)
 
 
 @contextmanager
