@@ -106,8 +106,8 @@ def read_state(path: Path, key: str | None = None, names: Collection[str] = ()) 
     if start.startswith(b"version https://git-lfs"):
         raise SenetError(f"{path} is a pointer of Git LFS, not the file itself; run `git lfs pull`")
     siblings = {"best": "last", "last": "best"}  # of a run
-    others = [path.parent.with_name(siblings[path.parent.name]) / path.name] if path.parent.name in siblings else []
-    check_whole(path, others=others)
+    sibling = siblings.get(path.parent.name)
+    check_whole(path, others=[path.parent.with_name(sibling) / path.name] if sibling else [])
     # A zip archive or a bare pickle; the first eight bytes of a safetensors file are a length, which may be any.
     pickled = start.startswith((b"PK", b"\x80")) and start[8:9] != b"{"
     if path.suffix == ".safetensors" and not pickled:
