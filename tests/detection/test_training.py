@@ -12,12 +12,14 @@ from PIL import Image
 import senet
 from boxed_pictures import NAMES, write_coco
 from senet.cli.training import TrainCommand
+from senet.data.division import Division
 from senet.detection.config import DetectionConfig, DetectionSchedule, DetectionSelection
 from senet.detection.data_config import DetectionDataConfig
 from senet.detection.detector_config import DetectorConfig
 from senet.detection.detectors import build_detector
 from senet.detection.evaluation import evaluate_detector
 from senet.detection.loading import load_detection_data
+from senet.detection.task import Detection
 from senet.detection.warm_start import from_detector, reordered
 from senet.errors import NotFiniteError, SenetError
 from senet.factory import from_pretrained
@@ -147,6 +149,19 @@ def test_a_stopped_run_goes_on_bit_for_bit(moment, whole, data, tmp_path, monkey
         for run in (tmp_path / "run", whole)
     ]
     assert figures[0] == figures[1]
+
+
+def test_one_process_goes_on_with_a_run_of_two_and_two_not_with_one(data, tmp_path, monkeypatch, caplog):
+    """A detector's batch of two shares of an image each has the steps of one of two images; a share is not divided."""
+    monkeypatch.setattr(RunFolder, "num_processes", lambda run, now: 2)
+    with caplog.at_level(logging.INFO):
+        run = train(configured(data, batch_size=1), tmp_path / "run")
+    assert "goes on with 1 process, which computes 2 of the run's 2 shares of a batch" in caplog.text
+    assert [row["step"] for row in RunFolder(run).metrics()] == [3, 5]
+    assert torch.load(run / "last/training_state.pt")["num_processes"] == 2
+    task = Detection(configured(data))
+    with pytest.raises(SenetError, match=r"has 1 share, too few for 2 processes: a detector's .* start at most 1"):
+        task.open(RunFolder(tmp_path / "other"), None, Division(num_processes=2), is_new=True)
 
 
 def test_a_run_that_goes_on_does_not_need_the_weights_of_its_trunk(data, tmp_path, monkeypatch, caplog):

@@ -17,7 +17,7 @@ from senet.detection.loading import DetectionLoaders, load_detection_data
 from senet.detection.objective import DetectionObjective, detected
 from senet.detection.opening import check_scaled, detects, open_detector
 from senet.detection.warm_start import from_detector, kept_order
-from senet.errors import SenetError, needed_for
+from senet.errors import SenetError, counted, needed_for
 from senet.models.external import tag_of
 from senet.nn.fused import set_fused
 from senet.processes import Team
@@ -52,10 +52,10 @@ class Detection(Task[DetectionConfig]):
             import faster_coco_eval  # noqa: F401  # not only after the first epoch
         self.is_new = is_new
         if division.is_split:
+            shares = counted(division.num_replicas, "share")
             raise SenetError(
-                f"a batch of the run has {division.num_replicas} shares, too few for {division.num_processes} "
-                "processes: a detector's losses are of boxes that it draws from all images of a share; start at most "
-                f"{division.num_replicas}"
+                f"a batch of the run has {shares}, too few for {division.num_processes} processes: a detector's losses "
+                f"are of boxes that it draws from all images of a share; start at most {division.num_replicas}"
             )
         config, sentence = self.config.scaled(division.num_replicas)
         self.notes.append(sentence)

@@ -86,8 +86,8 @@ def synchronize(model: nn.Module, group: str) -> int:
         SenetError: one of them is of a class that computes something of its own.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    classes = [synchronized_class(plain_class(norm)) for norm in norms]
-    for norm, kind in zip(norms, classes, strict=True):
+    plain: list[Any] = [plain_class(norm) for norm in norms]
+    for norm, kind in zip(norms, [*map(synchronized_class, plain)], strict=True):
         norm.__class__ = kind
         norm.__dict__["group"] = group
     return len(norms)
