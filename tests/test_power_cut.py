@@ -86,7 +86,7 @@ WRITTEN = {
     finetune: [*MODEL, *STATE],
     ablate: [*MODEL, *STATE, "ablation.json"],
     record: ["recording.safetensors"],
-    shard: ["train-000000.tar", INDEX],
+    shard: ["all-000000.tar", INDEX],
     save: ["model", *MODEL],
     insert_and_convert: ["inserted", "new"],
     export_a_file: ["network.pt2", "network.pt2.parity.json"],
@@ -194,7 +194,7 @@ def test_a_power_cut_in_any_save_leaves_what_was_saved(tmp_path):
             assert is_whole(run.best / "model.safetensors")
             assert {"config.json", "README.md"} <= {path.name for path in run.best.iterdir()}
     assert set(found) == {0, 1, 2, 3}
-    assert len(found) > 60
+    assert len(found) > 30
 
 
 @pytest.mark.slow
