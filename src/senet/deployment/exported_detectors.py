@@ -29,11 +29,17 @@ class ExportedDetector(nn.Module):
     def __init__(self, path: Path, run: Callable[[Tensor], tuple[Tensor, ...]], metadata: Any) -> None:
         super().__init__()
         self.path, self.run_file, self.metadata = path, run, metadata
-        names, scaling = metadata["class_names"], metadata["transform"]
-        self.class_names = None if names is None else tuple(names)
-        self.transform = GeneralizedRCNNTransform(
-            scaling["min_size"], scaling["max_size"], scaling["image_mean"], scaling["image_std"]
-        )
+        try:
+            names, scaling = metadata["class_names"], metadata["transform"]
+            self.class_names = None if names is None else tuple(map(str, names))
+            self.transform = GeneralizedRCNNTransform(
+                scaling["min_size"], scaling["max_size"], scaling["image_mean"], scaling["image_std"]
+            )
+            metadata["input"]["dtype"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise SenetError(
+                f"{path} has metadata that do not state its class names and its scaling; export it again"
+            ) from error
         self.eval()
 
     def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:

@@ -19,6 +19,8 @@ from senet.files import at_home
 from senet.weights.exported import exported_file
 from senet.weights.hub import EXPORTED
 
+LARGEST = 2**15
+"""Most images at once, and pixels of a side, that metadata may state: any number may be in a file."""
 WAITING: dict[Any, tuple[Runner, Any]] = {}
 """What `detects_objects` has opened and nobody has taken yet, by `state_of` the file, at most one: to open a file of
 SE-ResNet-50 takes ONNX Runtime as long as to compute several pictures."""
@@ -147,6 +149,9 @@ def stated(metadata: Any, path: Path) -> tuple[tuple[str, ...] | None, Any]:
         names, takes = metadata["class_names"], metadata["input"]
         is_whole = names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names))
         is_whole = is_whole and len(takes["shape"]) == 4 and takes["layout"] and takes["resizes"] in (True, False)
+        is_whole = is_whole and all(
+            isinstance(n, str) or (type(n) is int and 1 <= n <= LARGEST) for n in takes["shape"]
+        )
     except (KeyError, TypeError):
         is_whole = False
     if not is_whole:

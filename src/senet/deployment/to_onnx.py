@@ -103,10 +103,10 @@ def open_file(path: Path) -> tuple[Any, Any]:
         import onnxruntime  # noqa: F401
     try:
         session = open_session(path)
-    except Exception as error:  # of classes in a compiled module
+        props = session.get_modelmeta().custom_metadata_map
+        name = session.get_inputs()[0].name
+    except Exception as error:  # of classes in a compiled module; names that are no text
         raise unreadable(path, "ONNX Runtime", error) from error
-    props = session.get_modelmeta().custom_metadata_map
-    name = session.get_inputs()[0].name
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.from_numpy(found) for found in session.run(None, {name: images.contiguous().numpy()}))
