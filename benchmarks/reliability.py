@@ -68,37 +68,40 @@ class Arguments:
 
 
 def trials_of(stage: Stage, runs: int, short: bool) -> Iterator[Trial]:
-    """Return the trials of a part.
+    """Yield the trials of a part, in rounds of a tenth, so that each kind has some when the benchmark is stopped.
 
     Args:
         stage: of the part.
         runs: see `Arguments`.
         short: see `Arguments`.
     """
-    share = runs / 100
-
-    def about(number: int) -> int:
-        return max(1, round(number * share))
-
-    kinds: Mapping[str, Callable[[], Iterator[Trial]]] = {
-        "kills": lambda: all_kills(stage, runs, share, short),
-        "disks": lambda: disk_trials(stage, share),
-        "locks": lambda: lock_trials(stage, ["train"] if short else ["train", "shard"], about(20)),
-        "bits": lambda: bit_trials(stage, about(100)),
-        "long": lambda: long_trials(stage, 200 if short else 10_000),
+    kinds: Mapping[str, Callable[[float], Iterator[Trial]]] = {
+        "kills": lambda share: short_kills(stage, runs) if short else all_kills(stage, share),
+        "disks": lambda share: disk_trials(stage, share),
+        "locks": lambda share: lock_trials(stage, ["train"] if short else ["train", "shard"], share_of(20, share)),
+        "bits": lambda share: bit_trials(stage, share_of(100, share)),
+        "long": lambda _: long_trials(stage, 200 if short else 10_000),
     }
-    return kinds[stage.part]()
+    for tenth in range(1, 11):
+        yield from kinds[stage.part](tenth / 10 * runs / 100)
 
 
-def all_kills(stage: Stage, runs: int, share: float, short: bool) -> Iterator[Trial]:
+def share_of(number: int, share: float) -> int:
+    """Return a share of a number of trials, at least one."""
+    return max(1, round(number * share))
+
+
+def all_kills(stage: Stage, share: float) -> Iterator[Trial]:
     """Yield the trials of all commands that are killed."""
+    yield from kill_trials(stage, ["train"], share_of(100, share))
+    yield from kill_trials(stage, ["train, workers", *KILLED], share_of(20, share))
+    yield from torchrun_trials(stage, share_of(6, share))
+
+
+def short_kills(stage: Stage, runs: int) -> Iterator[Trial]:
+    """Yield some trials of commands of different kinds."""
     yield from kill_trials(stage, ["train"], runs)
-    if short:
-        yield from kill_trials(stage, ["record", "predict"], 1)
-        return
-    for name in ("train, workers", *KILLED):
-        yield from kill_trials(stage, [name], max(1, round(20 * share)))
-    yield from torchrun_trials(stage, max(1, round(6 * share)))
+    yield from kill_trials(stage, ["record", "predict"], 1)
 
 
 def main(arguments: Arguments) -> int:

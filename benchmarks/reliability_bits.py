@@ -36,7 +36,7 @@ def bit_trials(stage: Stage, number: int) -> Iterator[Trial]:
     missing = {name: list(stage.missing(name, number)) for name in FILES}
     if not any(missing.values()):
         return
-    stopped = stopped_run(stage)
+    stopped = stage.ground.once(stopped_run, stage)
     for name, numbers in missing.items():
         for i in numbers:
             rng = stage.random(name, i)

@@ -130,7 +130,7 @@ def torchrun_trials(stage: Stage, number: int) -> Iterator[Trial]:
     if not missing:
         return
     command, whole = stage.ground.commands["train"], stage.ground.folder / "torchrun"
-    seconds = launched(command, whole)
+    seconds = stage.ground.once(launched, command, whole)
     expected = command.content(whole)
     for i in missing:
         rng = stage.random(name, i)

@@ -5,15 +5,16 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from reliability_commands import Command, Reference, commands, reference, write_pictures
 from report import about
 
+Found = TypeVar("Found")
 PACKAGES = ("torch", "safetensors", "onnx", "onnxruntime")
 
 
@@ -81,8 +82,15 @@ class Ground:
 
     def __init__(self, folder: Path, times: int = 2) -> None:
         self.folder, self.times, self.known = folder, times, dict[str, Reference]()
+        self.done: dict[Any, Any] = {}
         self.pictures = write_pictures(folder / "pictures")
         self.commands = commands(self.pictures, folder / "train" / "untouched0" / "run")
+
+    def once(self, function: Callable[..., Found], *args: Any) -> Found:
+        """Call a function at the first time, and return what it returned at any other."""
+        if function not in self.done:
+            self.done[function] = function(*args)
+        return cast(Found, self.done[function])
 
     def reference(self, name: str) -> Reference:
         """Return what a command does if nothing happens to it; the others need the run that the first one trains."""
