@@ -130,8 +130,8 @@ def second_stage(model: Any, images: Any, maps: list[Tensor], around: Tensor) ->
 
 def overlapping(around: Tensor, proposals: Tensor) -> Tensor:
     """Return which proposals (A, 4) overlap one of some boxes (n, 4): of more than `MOST` the best of each box."""
-    overlap = box_iou(around, proposals)
-    near = (overlap >= NEAR).any(0)
+    overlap: Tensor = box_iou(around, proposals)
+    near: Tensor = (overlap >= NEAR).any(0)
     if int(near.sum()) > MOST:
         best = overlap.topk(min(len(proposals), -(-MOST // len(around))), dim=1).indices
         near &= torch.zeros_like(near).index_fill(0, best.flatten(), True)
