@@ -97,7 +97,8 @@ def run(folder: Path, kind: str, name: str, stop: str) -> None:
 
     def stopping(trainer, place):
         is_there = stop == f"{trainer.position.epoch}.{place}"
-        if is_there and rank == trainer.division.num_processes - 1:
+        # An evaluation is saved by the first process at a signal of its own.
+        if is_there and (place == "evaluation" or rank == trainer.division.num_processes - 1):
             os.kill(os.getpid(), signal.SIGTERM)
         return is_there
 

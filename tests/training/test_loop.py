@@ -20,10 +20,11 @@ from senet.factory import from_pretrained
 from senet.files import read_jsonl
 from senet.models.base import Network
 from senet.recipes.digits import digits
-from senet.training import classification, loop, objective, schedule, scoring, trainer
+from senet.training import classification, loop, objective, schedule, scoring
 from senet.training.loop import resume, train
 from senet.training.run import RunFolder
 from senet.training.sections import ComputeConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig
+from senet.training.seeding import seed_everything
 
 CPU = ComputeConfig(cpu=True)
 RUN = replace(digits(), epochs=2, compute=CPU)  # three batches of 32 an epoch
@@ -84,7 +85,7 @@ def few_batches(config, batch_size=96):
 
 
 def initial_weights(config):
-    trainer.seed_everything(config.seed)
+    seed_everything(config.seed)
     return {key: tensor.clone() for key, tensor in classification.build(config.model, None).state_dict().items()}
 
 
