@@ -27,6 +27,7 @@ def as_written_before(folder: Path, change: Callable[[dict[str, Any]], None]) ->
     state |= {f"{block}.factor": torch.tensor(2.0) for block in blocks}
     (folder / "config.json").write_text(json.dumps(described))
     save_file(state, folder / "model.safetensors", metadata={"senet": json.dumps(described)})
+    (folder / "model.safetensors.sha256").unlink()
     return state
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from checks import assert_one_sentence
+from senet.checksums import checksum_of
 from senet.data.preprocessing import CIFAR, Preprocessing
 from senet.errors import SenetError
 from senet.factory import create_model, from_pretrained, load_model
@@ -149,6 +150,10 @@ def test_a_folder_whose_files_do_not_belong_together_is_refused(saved: Path):
 def test_incomplete_absent_and_foreign_folders_are_refused(saved: Path):
     weights = saved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(SenetError) as caught:
+        from_pretrained(saved)
+    assert_one_sentence(caught, weights, "damaged")
+    checksum_of(weights).unlink()
     with pytest.raises(SenetError) as caught:
         from_pretrained(saved)
     assert_one_sentence(caught, weights, "truncated")
@@ -407,6 +412,7 @@ def test_a_folder_of_the_first_format_is_read(kind, tmp_path: Path):
         values["model"]["inserted_se"] |= {"gate": "sigmoid", "factor": 2.0}
         factors = {f"{site.partition('=')[0]}.se.factor": torch.tensor(2.0) for site in surgery_of(model).inserted}
         save_file({**load_file(tmp_path / "model.safetensors"), **factors}, tmp_path / "model.safetensors")
+        checksum_of(tmp_path / "model.safetensors").unlink()
     (tmp_path / "config.json").write_text(json.dumps(values))
     again = from_pretrained(tmp_path)
     assert (again.config, surgery_of(again)) == (model.config, surgery_of(model))

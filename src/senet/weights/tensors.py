@@ -105,9 +105,8 @@ def read_state(path: Path, key: str | None = None, names: Collection[str] = ()) 
         start = file.read(40)
     if start.startswith(b"version https://git-lfs"):
         raise SenetError(f"{path} is a pointer of Git LFS, not the file itself; run `git lfs pull`")
-    siblings = {"best": "last", "last": "best"}  # of a run
-    sibling = siblings.get(path.parent.name)
-    check_whole(path, others=[path.parent.with_name(sibling) / path.name] if sibling else [])
+    other = {"best": "last", "last": "best"}.get(path.parent.name)  # of a run
+    check_whole(path, others=[] if other is None else [path.parent.with_name(other) / path.name])
     # A zip archive or a bare pickle; the first eight bytes of a safetensors file are a length, which may be any.
     pickled = start.startswith((b"PK", b"\x80")) and start[8:9] != b"{"
     if path.suffix == ".safetensors" and not pickled:
