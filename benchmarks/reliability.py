@@ -101,7 +101,7 @@ def all_kills(stage: Stage, share: float) -> Iterator[Trial]:
 def short_kills(stage: Stage, runs: int) -> Iterator[Trial]:
     """Yield some trials of commands of different kinds."""
     yield from kill_trials(stage, ["train"], runs)
-    yield from kill_trials(stage, ["record", "predict"], 1)
+    yield from kill_trials(stage, ["predict"], 1)
 
 
 def main(arguments: Arguments) -> int:
