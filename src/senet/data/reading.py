@@ -110,7 +110,7 @@ def read_picture(source: str | Path | bytes) -> Picture:
 def formats() -> list[str]:
     """Return the formats that may be opened, whatever a file is called: PIL hands PostScript to a program."""
     Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
+    return [name for name in FORMATS if name in Image.ID]
 
 
 def open_image(file: BinaryIO, header: bytes) -> Image.Image | None:
