@@ -107,6 +107,11 @@ def readme_table() -> str:
         over = [spread(ratios(times, name, peers[0])) for name in (peers[1], best)]
         rows.append((f"inference, batch {one['batch']}, {one['precision']}", *three, *over))
     headings = ("ms", "ResNet-50", "SE-ResNet-50", "with senet", "SE / plain", "senet / plain")
-    machine = training["machine"]
-    where = f"\n{machine['processor']}, {machine['threads']} threads, PyTorch {training['versions']['torch']}"
-    return f"{table(headings, rows)}{where}, {training['date']}.\n\n"
+    where = "; ".join(f"{part}: {place(result)}" for part, result in (("training", training), ("inference", inference)))
+    return f"{table(headings, rows)}\n{where[0].upper()}{where[1:]}.\n\n"
+
+
+def place(result: Result) -> str:
+    """Say in short where and when something was measured."""
+    machine = result["machine"]
+    return f"{machine['processor']}, {machine['threads']} threads, PyTorch {result['versions']['torch']}, {result['date']}"

@@ -29,11 +29,11 @@ from senet.training.sections import ComputeConfig
 from stopping import stop_at, wait_for
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-ACCELERATE = [
+ACCELERATE = [  # with --cpu it would start one process
     sys.executable,
     "-m",
     "accelerate.commands.launch",
-    "--cpu",
+    "--multi_gpu",
     "--num_processes",
     "2",
     "--num_machines",
