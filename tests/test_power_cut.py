@@ -177,7 +177,9 @@ def test_a_power_cut_in_any_save_leaves_what_was_saved(tmp_path):
             for epoch in (1, 2, 3):
                 run.append_metrics({"epoch": epoch})
                 (run.path / "steps.jsonl").open("a").write(f'{{"step": {epoch}}}\n')
-                state = dict.fromkeys(STATE_KEYS) | {"position": {"epoch": epoch, "batch": 0}}
+                state = dict.fromkeys(STATE_KEYS) | {
+                    "position": {"epoch": epoch, "batch": 0, "step": 0, "seconds": 0.0}
+                }
                 run.save(model, state, {}, best=epoch != 2)
     assert seen.assert_in_order()
     found = []

@@ -114,4 +114,6 @@ def readme_table() -> str:
 def place(result: Result) -> str:
     """Say in short where and when something was measured."""
     machine = result["machine"]
-    return f"{machine['processor']}, {machine['threads']} threads, PyTorch {result['versions']['torch']}, {result['date']}"
+    return (
+        f"{machine['processor']}, {machine['threads']} threads, PyTorch {result['versions']['torch']}, {result['date']}"
+    )

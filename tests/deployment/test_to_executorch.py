@@ -97,7 +97,7 @@ def test_logging_stays_as_it_was(tmp_path):
 def test_bad_input_is_said(tmp_path):
     for options, said in (
         ({"resize": True, "preprocess": True}, "resize=True has no effect on executorch"),
-        ({"dynamic": ("height",)}, "dynamic height has no effect on executorch"),
+        ({"dynamic": ("height",)}, "dynamic=height has no effect on executorch"),
         ({"precision": "fp16"}, "precision is 'fp16', which executorch is not written in"),
     ):
         with pytest.raises(SenetError, match=said):

@@ -1,14 +1,10 @@
 """Programs that tests run in processes of their own, and how they are started."""
 
 import os
-import runpy
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-
-import torch
 
 ENVIRONMENT: Mapping[str, str] = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -31,19 +27,3 @@ def run_in_two_processes(name: str, folder: Path, *arguments: object, seconds: f
         started.terminate()  # torchrun ends its processes
         code = started.wait(60)
     assert code == 0, log.read_text()
-
-
-def run_in_two_forks(name: str, folder: Path, *arguments: object) -> None:
-    """The same in forks of this process, which have PyTorch already: seconds less, and nothing of torchrun."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    words = (*command(name, folder, *arguments)[1:],)
-    torch.multiprocessing.start_processes(run_fork, (words, port), nprocs=2, start_method="fork")
-
-
-def run_fork(rank: int, words: tuple[str, ...], port: int) -> None:
-    """Run a driver as the process of this number that torchrun would start."""
-    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    os.environ.update({key: str(value) for key, value in told.items()}, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    sys.argv = list(words)
-    runpy.run_path(words[0], run_name="__main__")

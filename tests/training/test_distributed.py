@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from drivers import run_in_two_forks, run_in_two_processes
+from drivers import run_in_two_processes
 from senet.data.order import BatchOrder
 from senet.errors import SenetError
 from senet.files import read_jsonl
@@ -60,7 +60,7 @@ def test_two_processes_train_one_network_stop_together_and_go_on(tmp_path: Path)
 def test_compressed_gradients_are_the_mean_rounded_to_16_bits(tmp_path: Path):
     """Bit for bit what the two processes' own gradients give when they are rounded, halved and added in 16 bits."""
     kinds = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-    run_in_two_forks("gradients_of_two_processes.py", tmp_path, *kinds)
+    run_in_two_processes("gradients_of_two_processes.py", tmp_path, *kinds)
     found = [torch.load(tmp_path / f"gradients{rank}.pt") for rank in range(2)]
     for kind, dtype in kinds.items():
         one, other = (each[kind] for each in found)
@@ -69,9 +69,8 @@ def test_compressed_gradients_are_the_mean_rounded_to_16_bits(tmp_path: Path):
         for name, summed in one["summed"].items():
             parts = [each["bf16"]["own"][name].double() for each in found]  # the same in all runs, which begin alike
             exact, size = sum(parts) / 2, sum(part.abs() for part in parts) / 2
-            relative = {None: 2**-23, torch.bfloat16: 1.01 * 2**-8, torch.float16: 1.01 * 2**-10}[
-                dtype
-            ]  # twice half an ulp
+            ulps = {None: 2**-23, torch.bfloat16: 2**-8, torch.float16: 2**-10}  # half of one, twice
+            relative = 1.01 * ulps[dtype]
             assert ((summed - exact).abs() <= relative * size + 1e-7 * (dtype == torch.float16)).all(), (kind, name)
             if dtype is not None:
                 halves = [each[kind]["own"][name].to(dtype) / 2 for each in found]

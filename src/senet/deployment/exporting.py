@@ -249,8 +249,9 @@ def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
         raise SenetError(f"{output} does not end in {info.suffix}, as files of {config.to} do; name it so{remedy}")
     companions = [] if config.layout is not None else [*map(output.with_suffix, info.companions)]
     companions.append(parity_path(output))
+    if not os.path.lexists(output):  # which is False for a name that is too long too
+        check_writable(output)
     remove_unfinished(output, companions)
     for path in (output, *companions):
-        if os.path.lexists(path):  # False for a name that is too long
+        if os.path.lexists(path):
             raise SenetError(f"{path} exists already; name another output, or remove it")
-    check_writable(output)

@@ -152,7 +152,7 @@ class RunFolder:
     def read_json(self, name: str) -> dict[str, Any]:
         """Return what a file of the folder holds; nothing if it is not there, or cannot be read."""
         try:
-            values = json.loads((self.path / name).read_text())
+            values = parse_json((self.path / name).read_text())
         except (OSError, ValueError):
             return {}
         return values if isinstance(values, dict) else {}
@@ -170,7 +170,8 @@ class RunFolder:
                 f"{self.path} holds a run already; go on with it by `senet train --resume {quote(str(self.path))}`, "
                 "or choose another --output"
             )
-        if self.path.exists() and (not self.path.is_dir() or any(entries(self.path))):
+        left = {ENVIRONMENT_FILE}  # of a start that failed before it wrote more
+        if self.path.exists() and (not self.path.is_dir() or {entry.name for entry in entries(self.path)} - left):
             raise SenetError(f"{self.path} exists and is not a run folder; choose another --output")
 
     @contextmanager
