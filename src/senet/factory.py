@@ -314,6 +314,10 @@ def rebuilt(checkpoint: Checkpoint) -> Network:
     try:
         model = module_of(description["task"]).build(description)
         model.load_state_dict(checkpoint.state)
+    except SenetError as error:
+        if str(checkpoint.source) not in str(error):
+            error.args = (f"{checkpoint.source}: {error}",)
+        raise
     except (KeyError, TypeError, RuntimeError) as error:
         raise SenetError(
             f"{checkpoint.source}: config.json and weights do not fit each other ({first_line(error)}); restore them"

@@ -69,7 +69,7 @@ def test_compressed_gradients_are_the_mean_rounded_to_16_bits(tmp_path: Path):
         for name, summed in one["summed"].items():
             parts = [each["bf16"]["own"][name].double() for each in found]  # the same in all runs, which begin alike
             exact, size = sum(parts) / 2, sum(part.abs() for part in parts) / 2
-            ulps = {None: 2**-23, torch.bfloat16: 2**-8, torch.float16: 2**-10}  # half of one, twice
+            ulps = {None: 2**-23, torch.bfloat16: 2**-7, torch.float16: 2**-10}  # half of one, twice
             relative = 1.01 * ulps[dtype]
             assert ((summed - exact).abs() <= relative * size + 1e-7 * (dtype == torch.float16)).all(), (kind, name)
             if dtype is not None:

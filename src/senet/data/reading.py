@@ -27,8 +27,8 @@ NEEDS = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "heif"),
 }
 """The extensions of image files, each with the optional feature that reads it, or ""."""
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "WEBP", "AVIF", "HEIF")
-"""PIL's names of the formats of these files."""
+PROGRAMS = ("EPS",)
+"""PIL's names of formats that it hands to another program: PostScript is one itself, which Ghostscript would run."""
 OBJECT = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>")
 """What only a programmer reads."""
 REMEDIES = {
@@ -108,9 +108,9 @@ def read_picture(source: str | Path | bytes) -> Picture:
 
 
 def formats() -> list[str]:
-    """Return the formats that may be opened, whatever a file is called: PIL hands PostScript to a program."""
+    """Return PIL's names of the formats that may be opened, whatever a file is called."""
     Image.init()
-    return [name for name in FORMATS if name in Image.ID]
+    return [name for name in Image.ID if name not in PROGRAMS]
 
 
 def open_image(file: BinaryIO, header: bytes) -> Image.Image | None:
