@@ -48,7 +48,9 @@ MISSED = """
 - **Inference**: squeeze and excitation are three small steps for each block, between which all threads wait for each
   other ([scale inside the convolution](#scale-inside-the-convolution)). OpenVINO adds one pass that scales, adds the
   shortcut and applies the ReLU, for it can multiply inside a convolution by constants alone; oneDNN does all of that in
-  the convolution.
+  the convolution. Where matrices are multiplied fastest (bf16 on a processor with AMX) these steps are a larger share.
+  `senet openvino` computes 4 images at once, which there is slower than all 16 (OpenVINO's own row);
+  `micro_batch=16` asks for that.
 - **Training step**: everything but the convolutions takes about as long with SE as without; the convolutions differ by
   some percent from process to process ([with memory kept](#with-memory-kept)).
 """

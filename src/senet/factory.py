@@ -1,8 +1,8 @@
 """Networks with weights: the one module that knows both the architectures and the formats of weights."""
 
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -119,7 +119,8 @@ def check_room(checkpoint: Checkpoint, config: ModelConfig) -> None:
     """
     held = sum(tensor.numel() for tensor in checkpoint.state.values())
     try:
-        wanted = sum(parameter.numel() for parameter in skeleton(config, checkpoint.surgery).parameters())
+        with naming(checkpoint.source):
+            wanted = sum(parameter.numel() for parameter in skeleton(config, checkpoint.surgery).parameters())
     except (RuntimeError, TypeError, OverflowError) as error:
         raise SenetError(
             f"{checkpoint.source}: its config.json describes no network ({first_line(error)}); restore it"
@@ -129,6 +130,17 @@ def check_room(checkpoint: Checkpoint, config: ModelConfig) -> None:
             f"{checkpoint.source}: its config.json describes a network of {wanted:,} parameters, and its weights have "
             f"{held:,}; restore the file that is wrong"
         )
+
+
+@contextmanager
+def naming(source: str) -> Iterator[None]:
+    """Put the source of a network's description before what is said to be wrong with it."""
+    try:
+        yield
+    except SenetError as error:
+        if source not in str(error):
+            error.args = (f"{source}: {error}",)
+        raise
 
 
 def check_se(name: str, se: SEOptions | None) -> None:
@@ -312,12 +324,9 @@ def rebuilt(checkpoint: Checkpoint) -> Network:
     """
     description: Any = checkpoint.description
     try:
-        model = module_of(description["task"]).build(description)
+        with naming(checkpoint.source):
+            model = module_of(description["task"]).build(description)
         model.load_state_dict(checkpoint.state)
-    except SenetError as error:
-        if str(checkpoint.source) not in str(error):
-            error.args = (f"{checkpoint.source}: {error}",)
-        raise
     except (KeyError, TypeError, RuntimeError) as error:
         raise SenetError(
             f"{checkpoint.source}: config.json and weights do not fit each other ({first_line(error)}); restore them"

@@ -81,6 +81,27 @@ def test_the_handler_of_a_program_is_called_too_and_stays(tmp_path: Path, on_std
         signal.signal(signal.SIGUSR1, before)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's sigaltstack")
+def test_two_handlers_have_room_for_the_registers_of_large_processors(tmp_path: Path) -> None:
+    """A suite on a processor with AMX was ended by SIGUSR1: "overflowed sigaltstack" in the system's log."""
+    code = """
+import ctypes, os, signal, sys, torch
+from senet.training.stalls import SignalStack, stacks_on_signal
+a = torch.ones(1024, 1024, dtype=torch.bfloat16)
+a @ a  # from here on signals save AMX's registers, where there are any
+signal.signal(signal.SIGUSR1, lambda number, frame: print("called"))
+with open(sys.argv[1], "w") as file, stacks_on_signal(file):
+    found = SignalStack()
+    ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found))
+    assert found.size >= 1 << 18, found.size
+    os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    words = [sys.executable, "-c", code, str(tmp_path / "stacks.txt")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "called\n"), done.stderr
+    assert "Current thread" in (tmp_path / "stacks.txt").read_text()
+
+
 def test_a_long_time_without_a_step_is_told_once_with_what_the_run_is_at(tmp_path: Path) -> None:
     said: list[str] = []
     stalls = Stalls(tmp_path, 1, 0.3 / 60, said.append)

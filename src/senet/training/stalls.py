@@ -3,6 +3,7 @@
 Each process has a file, for under torchrun only the first one prints: stacks/processN.txt in the run folder.
 """
 
+import ctypes
 import faulthandler
 import os
 import signal
@@ -127,9 +128,31 @@ def stacks_on_signal(file: IO[str]) -> Iterator[None]:
         with suppress(ValueError):  # not the main thread
             signal.signal(SIGNAL, handler)
     faulthandler.register(SIGNAL, file=file, all_threads=True, chain=is_handled)
+    enlarge_signal_stack()
     try:
         yield
     finally:
         faulthandler.unregister(SIGNAL)
         if on_stderr and not is_handled and sys.__stderr__ is not None:
             faulthandler.register(SIGNAL, file=sys.__stderr__, all_threads=True)
+
+
+class SignalStack(ctypes.Structure):
+    """Linux's stack_t: where the handlers of signals have their stack."""
+
+    _fields_ = (("place", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+SIGNAL_STACK = ctypes.create_string_buffer(1 << 18)
+"""For two handlers, of which one calls the other, with all registers of the largest processors (AMX: 11 kB each)."""
+
+
+def enlarge_signal_stack() -> None:
+    """Give the handlers of signals in this thread more room, on Linux: one that overflows its stack ends the process.
+
+    faulthandler's stack is 8 kB larger than what the registers take, and other libraries set smaller ones.
+    """
+    if sys.platform != "linux":
+        return
+    place = ctypes.cast(SIGNAL_STACK, ctypes.c_void_p).value
+    ctypes.CDLL(None).sigaltstack(ctypes.byref(SignalStack(place, 0, len(SIGNAL_STACK))), None)
