@@ -10,7 +10,6 @@ Results: benchmarks/results/cifar_twins.json
 
 import json
 import sys
-import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 import tyro
 
 import senet
-from cores import Cores, FailedJobError, on_free_cores, printed
+from cores import measure_beside
 from report import RESULTS, about, write_results
 from senet.files import read_jsonl
 from senet.models.config import ModelConfig
@@ -73,17 +72,6 @@ def run_here(arguments: Arguments, network: str, seed: int) -> dict[str, Any]:
     return {"network": network, "seed": seed, **figures, **trained, **where}
 
 
-def run_beside(arguments: Arguments, network: str, seed: int, cores: Cores) -> dict[str, Any]:
-    """Return the row of a run in a process of its own on a core."""
-    options = {"data": arguments.data, "work": arguments.work, "epochs": arguments.epochs}
-    words = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    command = [sys.executable, __file__, *words, "--run", network, str(seed)]
-    try:
-        return printed(command, cores, log := arguments.work / f"{network}-{seed}.log")
-    except FailedJobError as error:
-        raise SystemExit(f"the run {network} {seed} has failed: see {log}") from error
-
-
 def main(arguments: Arguments) -> None:
     """Run what is missing, a seed after the other, as many at a time as there are cores."""
     if arguments.run is not None:
@@ -92,16 +80,14 @@ def main(arguments: Arguments) -> None:
     rows = json.loads(arguments.results.read_text())["runs"] if arguments.results.exists() else []
     there = {(row["network"], row["seed"]) for row in rows}
     left = [(network, seed) for seed in arguments.seeds for network in NETWORKS if (network, seed) not in there]
-    lock = threading.Lock()
+    options = {"data": arguments.data, "work": arguments.work, "epochs": arguments.epochs}
+    words = [f"--{name}={value}" for name, value in options.items() if value is not None]
 
-    def measure(job: tuple[str, int], cores: Cores) -> None:
-        row = run_beside(arguments, *job, cores)
-        with lock:
-            print(json.dumps(row), flush=True)
-            rows.append(row)
-            write_results(arguments.results, {"recipe": RECIPE, "runs": rows}, PACKAGES)
+    def add(row: dict[str, Any]) -> None:
+        rows.append(row)
+        write_results(arguments.results, {"recipe": RECIPE, "runs": rows}, PACKAGES)
 
-    on_free_cores(left, measure, limit=arguments.cores)
+    measure_beside(left, [sys.executable, __file__, *words], arguments.work, add, limit=arguments.cores)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -46,6 +47,39 @@ def on_free_cores(
     with ThreadPoolExecutor(len(free) // count) as pool:
         for _ in pool.map(start, jobs):
             pass
+
+
+def measure_beside(
+    jobs: Iterable[tuple[str, int]],
+    command: Sequence[str],
+    folder: Path,
+    add: Callable[[dict[str, Any]], None],
+    *,
+    limit: int | None = None,
+) -> None:
+    """Measure networks with several seeds, each in a process of its own on a core; print each row as it comes.
+
+    Args:
+        jobs: name and seed of each.
+        command: the program and its arguments, to which `--run NAME SEED` is added; it prints its row last.
+        folder: of the logs.
+        add: takes the rows, one at a time.
+        limit: at most so many cores are used; None for all.
+    """
+    lock = threading.Lock()
+
+    def measure(job: tuple[str, int], cores: Cores) -> None:
+        name, seed = job
+        log = folder / f"{name}-{seed}.log"
+        try:
+            row = printed([*command, "--run", name, str(seed)], cores, log)
+        except FailedJobError as error:
+            raise SystemExit(f"the run {name} {seed} has failed: see {log}") from error
+        with lock:
+            print(json.dumps(row), flush=True)
+            add(row)
+
+    on_free_cores(jobs, measure, limit=limit)
 
 
 def printed(command: Sequence[str], cores: Cores, log: Path, mode: str = "a") -> dict[str, Any]:

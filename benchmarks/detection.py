@@ -16,7 +16,6 @@ Results: benchmarks/results/detection.json, detection_overfit.json
 import json
 import shutil
 import sys
-import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +26,7 @@ import torch
 import tyro
 
 import senet
-from cores import Cores, FailedJobError, on_free_cores, printed
+from cores import measure_beside
 from report import RESULTS, about, write_results
 from senet.detection.config import DetectionConfig, DetectionSchedule
 from senet.detection.data_config import BoxAugmentation, DetectionDataConfig
@@ -150,17 +149,6 @@ def overfit(arguments: Arguments, photos: Path) -> None:
     write_results(RESULTS / "detection_overfit.json", about(PACKAGES) | {"overfit": row | figures}, PACKAGES)
 
 
-def run_beside(arguments: Arguments, trunk: str, seed: int, cores: Cores) -> dict[str, Any]:
-    """Return the row of a run in a process of its own on a core."""
-    given = replace(arguments, run=None)
-    words = [f"--{name}={value}" for name, value in asdict(given).items() if value is not None]
-    command = [sys.executable, __file__, *words, "--run", trunk, str(seed)]
-    try:
-        return printed(command, cores, log := arguments.work / f"{trunk}-{seed}.log")
-    except FailedJobError as error:
-        raise SystemExit(f"the run {trunk} {seed} has failed: see {log}") from error
-
-
 def written(arguments: Arguments, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the rows that are there, with the machine and the versions."""
     told = about(PACKAGES)
@@ -180,16 +168,14 @@ def main(arguments: Arguments) -> None:
     rows = json.loads(arguments.results.read_text())["runs"] if arguments.results.exists() else []
     there = {(row["trunk"], row["seed"]) for row in rows}
     left = [(trunk, seed) for seed in range(arguments.seeds) for trunk in TRUNKS if (trunk, seed) not in there]
-    lock = threading.Lock()
+    given = asdict(replace(arguments, run=None))
+    words = [f"--{name}={value}" for name, value in given.items() if value is not None]
 
-    def measure(job: tuple[str, int], cores: Cores) -> None:
-        row = run_beside(arguments, *job, cores)
-        with lock:
-            print(json.dumps(row), flush=True)
-            rows.append(row)
-            written(arguments, rows)
+    def add(row: dict[str, Any]) -> None:
+        rows.append(row)
+        written(arguments, rows)
 
-    on_free_cores(left, measure, limit=arguments.cores)
+    measure_beside(left, [sys.executable, __file__, *words], arguments.work, add, limit=arguments.cores)
 
 
 if __name__ == "__main__":
