@@ -16,7 +16,7 @@ from reliability_processes import BY_SYSTEM, PATIENCE_S, Fault, Process
 from reliability_results import Stage, Trial, place_of
 
 BEFORE_STEPS = ("starting", "computing", "resuming")
-"""What a process that resumes a run is at before its first step; for one that starts anew these are its start."""
+"""What a process that resumes a run is at before its first step; for one that starts a run these are its start."""
 TRIES = 8
 REFUSED = "another process"
 

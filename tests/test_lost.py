@@ -88,7 +88,7 @@ def test_the_time_in_which_a_process_was_stopped_does_not_count(monkeypatch):
 
 
 def test_a_store_that_does_not_answer_is_a_machine_cut_off():
-    """It takes the connection and says nothing, as one behind a cut cable does."""
+    """It takes the connection and says nothing, as one does whose cable is cut."""
     heard = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         watch = Watch(server.getsockname(), 1, 2, 1, "resume", lambda *words: heard.append(words))

@@ -44,7 +44,7 @@ def written_with_checksum(path: Path) -> Iterator[Path]:
 
 
 def copy_with_checksum(source: Path, target: Path, copy: Callable[[Path, Path], object] = shutil.copyfile) -> None:
-    """Copy a file and its checksum, which is not computed anew: it would hide that the file has been damaged since."""
+    """Copy a file and its checksum, which is not computed again: it would hide that the file has been damaged since."""
     with written_beside(target) as beside:
         copy(source, beside)
         remove(checksum_of(target))
@@ -67,7 +67,7 @@ def is_whole(path: Path) -> bool:
     while (noted := noted_digest(path)) is not None and digest_of(path) != noted:
         if noted_digest(path) == noted:
             return False
-    return True  # or another process has just written it anew
+    return True  # or another process has just written it again
 
 
 def check_whole(path: Path, remedy: str = "get it again", others: Iterable[Path] = ()) -> None:

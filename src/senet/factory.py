@@ -32,7 +32,7 @@ from senet.weights.tasks import module_of
 
 logger = logging.getLogger(__name__)
 MOST_LARGER, SMALL = 4, 10**6
-"""Times its weights' parameters that a network may have, besides a small number: those of blocks that start anew."""
+"""Times its weights' parameters that a network may have, and a small number besides: blocks with random weights."""
 
 
 def create_model(

@@ -1,4 +1,4 @@
-"""Damaged files through every reader, in a process of its own that is ended where it hangs and started anew."""
+"""Damaged files through every reader, in a process of its own that is ended where it hangs and started again."""
 
 import json
 import os

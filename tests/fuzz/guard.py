@@ -111,7 +111,7 @@ def memory(key: str) -> int:
 
 
 def forget_peak() -> None:
-    """Begin to measure the most memory anew."""
+    """Begin to measure the most memory again."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

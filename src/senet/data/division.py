@@ -80,7 +80,7 @@ class Division:
         first, end = (-(-place * processes // replicas) for place in (replica, replica + 1))
         return list(range(first, end))
 
-    def anew(self) -> "Division":
+    def one_share_each(self) -> "Division":
         """Return the division of what these processes start now, such as an evaluation: one share for each."""
         return Division(num_replicas=self.num_processes, num_processes=self.num_processes, process=self.process)
 

@@ -76,7 +76,7 @@ def build_loader(
     Only what is trained on is shared as `division` says; the evaluation's images by the processes that there are.
     """
     train, division = split == "train", division or Division()
-    shared = division if train else division.anew()
+    shared = division if train else division.one_share_each()
     order = BatchOrder(
         num_images=len(images),
         batch_size=batch_size,

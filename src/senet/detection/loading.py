@@ -302,7 +302,7 @@ def build_detection_loader(
         SenetError: it has no images, or fewer than processes.
     """
     train, division = kind == "train", division or Division()
-    shared = division if train else division.anew()
+    shared = division if train else division.one_share_each()
     groups = np.array([record.width >= record.height for record in split.records], dtype=np.int64)
     order = GroupedOrder(
         num_images=len(split),
