@@ -6,12 +6,15 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-ENVIRONMENT: Mapping[str, str] = {**os.environ, "OMP_NUM_THREADS": "1"}
+HERE = Path(__file__).parent
+# Drivers import what tests share, as the tests do (pyproject.toml, pythonpath).
+PATHS = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
+ENVIRONMENT: Mapping[str, str] = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS}
 
 
 def command(name: str, *arguments: object) -> list[str]:
     """Return the words that start a driver of this folder."""
-    return [sys.executable, str(Path(__file__).parent / name), *map(str, arguments)]
+    return [sys.executable, str(HERE / name), *map(str, arguments)]
 
 
 def run_in_two_processes(name: str, folder: Path, *arguments: object, seconds: float = 180) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from senet.cli import main
 from senet.detection import opening
 from tiny_detectors import tiny_detector
