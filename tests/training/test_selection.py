@@ -35,6 +35,7 @@ def test_the_best_epoch_by_each_metric(metric, best):
     taken = [selection.take(row) for row in ROWS]
     assert selection.epoch == best
     assert taken[best - 1]
+    assert list(selection.row) == [name for name in ROWS[0] if name in (metric, "loss")]
     assert not any(taken[best:])
     again = Selection(SelectionConfig(metric=metric))
     again.load_state_dict(json.loads(json.dumps(selection.state_dict())))

@@ -58,7 +58,7 @@ class Selection:
         metric = self.config.metric
         if self.epoch and quality(metric, row) <= quality(metric, self.row):
             return False
-        self.epoch, self.row = int(row["epoch"]), {name: row[name] for name in {metric, "loss"} if name in row}
+        self.epoch, self.row = int(row["epoch"]), {name: row[name] for name in row if name in (metric, "loss")}
         return True
 
     def is_over(self, epochs: int) -> bool:
