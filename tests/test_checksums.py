@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -127,6 +128,50 @@ def test_a_copy_of_a_damaged_file_is_not_whole(tmp_path):
     flip(tmp_path / "a")
     copy_with_checksum(tmp_path / "a", tmp_path / "b" / "a")
     assert not is_whole(tmp_path / "b" / "a")
+
+
+@pytest.mark.parametrize("before", ["old", None])
+@pytest.mark.parametrize("write", ["write", "copy"])
+def test_whenever_a_write_is_killed_a_flipped_bit_of_what_is_there_is_found(tmp_path, monkeypatch, write, before):
+    """Before and after each rename, which is all that changes the file and its checksum but for one appended line."""
+    with written_with_checksum(tmp_path / "source") as beside:
+        beside.write_text("new")
+
+    def begin():
+        with written_with_checksum(path) as beside:
+            beside.write_text("new")
+
+    def copy():
+        copy_with_checksum(tmp_path / "source", path)
+
+    real, left = Path.replace, 0
+
+    def replace(self, target):
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        real(self, target)
+        if left == 0:
+            raise KeyboardInterrupt
+
+    found = []
+    for moment in range(3):
+        path = tmp_path / f"killed{moment}"
+        if before is not None:
+            with written_with_checksum(path) as beside:
+                beside.write_text(before)
+        left = moment
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", replace)
+            with pytest.raises(KeyboardInterrupt):
+                (begin if write == "write" else copy)()
+        if path.exists():
+            assert is_whole(path)
+            found.append(path.read_text())
+            flip(path)
+            assert not is_whole(path)
+    assert found == ["old", "new", "new"][before is None :]
 
 
 # ---- runs ------------------------------------------------------------------------------------------------------------

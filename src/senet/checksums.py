@@ -1,7 +1,7 @@
 """Checksums beside files: model.safetensors.sha256 for model.safetensors, as `sha256sum -c` reads it.
 
-A file without one is not compared, as those of other libraries and of former versions. So while a file is replaced its
-checksum is removed first and written last: a kill in between leaves a whole file without, never one with another's.
+A file without one is not compared, as those of other libraries and of former versions. While a file is replaced its
+checksum names the old and the new one, so that a kill in between leaves a whole file with a checksum, whichever it is.
 """
 
 import hashlib
@@ -34,38 +34,49 @@ def written_with_checksum(path: Path) -> Iterator[Path]:
 
     There is room for both before anything is replaced.
     """
-    noted = checksum_of(path)
-    with written_beside(noted) as said, written_beside(path) as beside:
+    with written_beside(checksum_of(path)) as said, written_beside(path) as beside:
         yield beside
         said.write_text(f"{digest_of(beside)}  {path.name}\n")
         synchronize(beside)
         synchronize(said)
-        remove(noted)
+        name_both(path, said)
 
 
 def copy_with_checksum(source: Path, target: Path, copy: Callable[[Path, Path], object] = shutil.copyfile) -> None:
     """Copy a file and its checksum, which is not computed again: it would hide that the file has been damaged since."""
+    said, noted = checksum_of(source), checksum_of(target)
     with written_beside(target) as beside:
         copy(source, beside)
-        remove(checksum_of(target))
-    if checksum_of(source).exists():
-        with written_beside(checksum_of(target)) as beside:
-            shutil.copyfile(checksum_of(source), beside)
+        if said.exists():
+            name_both(target, said)
+        else:
+            remove(noted)
+    if said.exists():
+        with written_beside(noted) as beside:
+            shutil.copyfile(said, beside)
 
 
-def noted_digest(path: Path) -> str | None:
-    """Return what the checksum of a file says, empty if it is unreadable; None if there is none."""
+def name_both(path: Path, said: Path) -> None:
+    """Let the checksum of a file that is about to be replaced name the new one too; a file of others keeps none."""
+    noted = checksum_of(path)
+    if noted.exists() or not path.exists():
+        with noted.open("ab") as file:  # what is there stays, whenever this ends
+            file.write(said.read_bytes())
+        synchronize(noted)
+
+
+def noted_digests(path: Path) -> set[str] | None:
+    """Return the digests that the checksum of a file names, none if it is unreadable; None if there is no checksum."""
     try:
-        found = DIGEST.search(checksum_of(path).read_text(errors="replace"))
+        return {found.lower() for found in DIGEST.findall(checksum_of(path).read_text(errors="replace"))}
     except OSError:
         return None
-    return found[0].lower() if found else ""
 
 
 def is_whole(path: Path) -> bool:
     """Return whether a file is what was written, as far as a checksum tells."""
-    while (noted := noted_digest(path)) is not None and digest_of(path) != noted:
-        if noted_digest(path) == noted:
+    while (noted := noted_digests(path)) is not None and digest_of(path) not in noted:
+        if noted_digests(path) == noted:
             return False
     return True  # or another process has just written it again
 
