@@ -163,7 +163,7 @@ def run_content(run: Path) -> Content:
         del state["position"][name]
     for name in ("spent", *MEASURED):
         del state["budget"][name]
-    found: dict[str, Any] = {"state": digest(state), "files": names_of(run)}
+    found: dict[str, Any] = {f"state, {key}": digest(value) for key, value in state.items()} | {"files": names_of(run)}
     for kind in ("best", "last"):
         found[f"{kind}/model.safetensors"] = digest((run / kind / "model.safetensors").read_bytes())
         described = json.loads((run / kind / "config.json").read_text())

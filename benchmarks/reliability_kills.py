@@ -169,7 +169,7 @@ def killed_launch(
 ) -> dict[str, Any]:
     """Kill one of three processes at a moment of its run, and go on to the end."""
     process, kills = launch(command, folder), []
-    time.sleep(rng.uniform(0.3, 1) * seconds)
+    time.sleep(rng.uniform(0.5, 1) * seconds)  # before, its processes import packages
     family = {"torchrun": process.pid} | {f"process {i}": pid for i, pid in enumerate(children(process.pid))}
     victim = rng.choice(list(family))
     if process.poll() is None:
