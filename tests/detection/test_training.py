@@ -29,8 +29,9 @@ from senet.training import trainer
 from senet.training.interrupt import TrainingInterrupted
 from senet.training.length import of_iterations
 from senet.training.loop import resume, train
-from senet.training.run import RunFolder, read_config
+from senet.training.run import RunFolder
 from senet.training.sections import ComputeConfig, OptimizerConfig
+from senet.training.stored import read_config
 from stopping import stop_at
 
 DETECTOR = DetectorConfig(

@@ -14,11 +14,12 @@ from senet.data.folders import visible_folders
 from senet.errors import MissingFileError, SenetError, check_choice, first_line
 from senet.files import parse_json, read_jsonl
 from senet.training.ending import ending_of_state
-from senet.training.run import METRICS_FILE, WITHOUT_EFFECT, RunFolder, read_config
+from senet.training.run import METRICS_FILE, WITHOUT_EFFECT, RunFolder
 from senet.training.sections import Metric
 from senet.training.selection import best_of
 from senet.training.state import STATE_KEYS, up_to_date
 from senet.training.steplog import waiting_in_words
+from senet.training.stored import read_config
 from senet.weights.checkpoint import CONFIG_FILE
 
 State = Literal["finished", "early", "stopped", "running", "not started", "damaged"]

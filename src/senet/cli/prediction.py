@@ -178,7 +178,7 @@ class PredictCommand(Command):
         Raises:
             SenetError: several networks, or an option that has no effect on one that detects.
         """
-        from senet.cli.detection import predict_objects
+        from senet.cli.boxes import predict_objects
 
         if len(self.model) > 1:
             raise SenetError(

@@ -21,7 +21,7 @@ from senet.models.base import Network
 from senet.models.build import build, skeleton
 from senet.models.config import ModelConfig
 from senet.training.config import TrainConfig, network_settings
-from senet.training.run import changed
+from senet.training.stored import changed
 from senet.training.warm_start import WarmStart, preprocessing_asked, start_from_weights
 
 

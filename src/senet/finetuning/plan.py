@@ -21,7 +21,7 @@ from senet.nn.modes import eval_mode
 from senet.processes import current_team
 from senet.training.config import TrainConfig
 from senet.training.groups import depths_of
-from senet.training.run import changed
+from senet.training.stored import changed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,9 @@ from senet.training.optimizers import check_optimizer
 from senet.training.parts import Parts
 from senet.training.processes import build_accelerator, check_shared
 from senet.training.progress import Progress, lines_shown
-from senet.training.run import RunFolder, changed
+from senet.training.run import RunFolder
 from senet.training.state import STATE_KEYS, up_to_date
+from senet.training.stored import changed
 from senet.training.task import Task
 from senet.training.trackers import check_installed
 from senet.training.trainer import Trainer

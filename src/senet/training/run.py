@@ -18,14 +18,12 @@
 There are no random states: all randomness is a function of (seed, epoch, step).
 """
 
-import hashlib
 import json
 import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shlex import quote
@@ -35,18 +33,18 @@ import torch
 from torch import nn
 
 from senet.checksums import copy_with_checksum, written_with_checksum
-from senet.configs import overlaid, settings, to_dict
+from senet.configs import settings, to_dict
 from senet.data.folders import listed
 from senet.errors import MissingExtraError, MissingFileError, SenetError, warn
 from senet.files import make_folder, parse_json, read_jsonl, synchronize, unwritable, write_json, written_beside
 from senet.launch import job
 from senet.locks import held
-from senet.models.config import config_from_dict
 from senet.models.description import Surgery
 from senet.plugins import check_imported
-from senet.training.config import Config, RunConfig, configuration_of
+from senet.training.config import RunConfig
 from senet.training.state import read_state, save_state
 from senet.training.steplog import STEPS_FILE
+from senet.training.stored import digest_of, read_config
 from senet.weights.card import CARD_FILE
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from senet.weights.folder import write_model_folder
@@ -57,12 +55,8 @@ DATA_FILE = "data.json"
 ADDED_LATER = ("held_out", "train_boxes", "eval_boxes")
 """What data.json of older runs does not say; the latter two, of detectors, differ where images or boxes do."""
 ENVIRONMENT_FILE = "environment.json"
-BESIDE_CONFIG = ("task", "num_processes", "requires")
-"""What config.json says besides the configuration."""
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
-TASK = "classification"
-"""Of runs whose config.json says none, as before there were others."""
 WITHOUT_EFFECT = (
     "data.dataset",
     "data.root",
@@ -74,46 +68,6 @@ WITHOUT_EFFECT = (
     "lost_minutes",
 )
 """Settings that do not change the result of a run: where its data is, how it is read, what it saves and says when."""
-
-
-def changed(config: Config, changes: Mapping[str, Any]) -> Config:
-    """Return a configuration with other values.
-
-    Args:
-        config: of a run.
-        changes: the values by dotted name.
-    """
-    tops = {name.partition(".")[0] for name in changes}
-    return replace(config, **{top: overlaid(getattr(config, top), changes, top) for top in tops})
-
-
-def read_config(values: Any) -> RunConfig:
-    """Return the configuration that a run's config.json holds.
-
-    Raises:
-        SenetError: it is not one.
-    """
-    if not isinstance(values, Mapping):
-        return configuration_of(TASK).from_dict(values)
-    task = values.get("task", TASK)
-    values = {name: value for name, value in values.items() if name not in BESIDE_CONFIG}
-    if "regularisation" in values:
-        values = before_the_first_release(values)
-    compute = values.get("compute")
-    if isinstance(compute, Mapping) and isinstance(compute.get("compile"), bool):  # as it was at first
-        values = {**values, "compute": {**compute, "compile": "on" if compute["compile"] else "off"}}
-    return configuration_of(task).from_dict(values)
-
-
-def before_the_first_release(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the values of a config.json from before the first release to the present form."""
-    fused = {None: "auto", True: "on", False: "off"}
-    return {
-        **{name: value for name, value in values.items() if name != "regularisation"},
-        "model": to_dict(config_from_dict(values["model"])),
-        "regularization": values["regularisation"],
-        "compute": {**values["compute"], "fused": fused[values["compute"]["fused"]]},
-    }
 
 
 def entries(folder: Path) -> Iterator[Path]:
@@ -409,11 +363,6 @@ def linked(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def digest_of(config: RunConfig) -> str:
-    """Return a short text by which a configuration is known again."""
-    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def versions(*packages: str) -> dict[str, str]:
