@@ -11,7 +11,7 @@ from typing import Any
 from reliability_commands import Command, Reference
 from reliability_kills import brief, differing
 from reliability_processes import Process
-from reliability_results import Stage, Trial, place_of
+from reliability_results import Stage, Trial
 
 COMMANDS = {"train": 16, "finetune": 10, "shard": 10, "record": 7, "export, file": 7}
 """How many of the 50 trials each command has."""
@@ -48,12 +48,7 @@ def disk_trials(stage: Stage, share: float) -> Iterator[Trial]:
         print(f"disks: skipped, for {reason}", flush=True)
         return
     for name, number in COMMANDS.items():
-        for i in stage.missing(name, max(1, round(number * share))):
-            if not stage.is_ready(name):
-                break
-            rng = stage.random(name, i)
-            with place_of(stage, f"{name}{i}") as folder:
-                yield Trial(name, i, on_small_disk(*stage.known(name), folder, rng))
+        yield from stage.trials(name, max(1, round(number * share)), on_small_disk)
 
 
 def on_small_disk(command: Command, known: Reference, folder: Path, rng: random.Random) -> dict[str, Any]:

@@ -30,12 +30,7 @@ def kill_trials(stage: Stage, names: list[str], number: int) -> Iterator[Trial]:
         number: of trials of each.
     """
     for name in names:
-        for i in stage.missing(name, number):
-            if not stage.is_ready(name):
-                break
-            rng = stage.random(name, i)
-            with place_of(stage, f"{name}{i}") as folder:
-                yield Trial(name, i, killed_and_resumed(*stage.known(name), folder, rng))
+        yield from stage.trials(name, number, killed_and_resumed)
 
 
 def killed_and_resumed(command: Command, known: Reference, folder: Path, rng: random.Random) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from reliability_commands import Command, Reference
 from reliability_kills import brief, differing
 from reliability_processes import Fault, Process
-from reliability_results import Stage, Trial, place_of
+from reliability_results import Stage, Trial
 
 REFUSALS = ("another process", "holds a run already")
 
@@ -22,15 +22,16 @@ def lock_trials(stage: Stage, names: list[str], number: int) -> Iterator[Trial]:
         number: of trials of each.
     """
     for name in names:
-        for i in stage.missing(name, number):
-            rng = stage.random(name, i)
-            with place_of(stage, f"{name}{i}") as folder:
-                found = two_at_once(*stage.known(name), folder, rng, kills=i % 2 == 1)
-                yield Trial(name, i, found)
+        yield from stage.trials(name, number, two_at_once)
 
 
-def two_at_once(command: Command, known: Reference, folder: Path, rng: random.Random, *, kills: bool) -> dict[str, Any]:
-    """Start a command twice; with `kills`, kill the one that goes on when the other has ended, and start a third."""
+def two_at_once(command: Command, known: Reference, folder: Path, rng: random.Random) -> dict[str, Any]:
+    """Start a command twice; in half of the trials kill the one that goes on after the other's end, and start a third.
+
+    Returns:
+        How, and what is wrong.
+    """
+    kills = rng.random() < 0.5
     offset = rng.choice((0.0, rng.uniform(0, 0.1), rng.uniform(0, 0.8 * known.seconds)))
     with (
         Process(command.argv, folder) as first,

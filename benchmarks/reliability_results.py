@@ -141,6 +141,20 @@ class Stage:
         done = {trial["trial"] for trial in self.results.of(self.part, kind)}
         yield from (i for i in range(number) if i not in done)
 
+    def trials(self, name: str, number: int, attempt: Callable[..., dict[str, Any]]) -> Iterator[Trial]:
+        """Yield the trials of a command that are still to be made; none if it does not work untouched.
+
+        Args:
+            name: of the command.
+            number: of trials.
+            attempt: (command, reference, empty folder, random generator) -> what is found.
+        """
+        for i in self.missing(name, number):
+            if not self.is_ready(name):
+                break
+            with place_of(self, f"{name}{i}") as folder:
+                yield Trial(name, i, attempt(*self.known(name), folder, self.random(name, i)))
+
     def add(self, trial: Trial, seconds: float) -> None:
         """Note a trial, and print a line about it."""
         found = {"trial": trial.number, **trial.found, "seconds": round(seconds, 2)}
