@@ -102,23 +102,40 @@ def test_over_the_epochs_every_image_is_left_out_at_times():
     assert left_out == set(range(61))
 
 
-@pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize(
+SHARED = pytest.mark.parametrize(
     ("num_images", "batch_size", "num_processes"), [(24, 4, 3), (27, 4, 3), (6, 4, 3), (245, 4, 3)]
 )
-def test_ranks_partition_each_global_batch(shuffle, num_images, batch_size, num_processes):
-    whole = order(num_images, batch_size * num_processes, shuffle, seed=7)
-    parts = [
-        order(num_images, batch_size, shuffle, seed=7, rank=rank, num_processes=num_processes)
-        for rank in range(num_processes)
-    ]
-    assert {len(part) for part in parts} == {len(whole)}
-    shares = zip(*(part.batches(2) for part in parts), strict=True)
+
+
+def shares_of(num_images, batch_size, num_processes, *, shuffle):
+    """The batches of each process."""
+    settings = {"shuffle": shuffle, "seed": 7, "num_processes": num_processes}
+    return [list(order(num_images, batch_size, rank=rank, **settings).batches(2)) for rank in range(num_processes)]
+
+
+@SHARED
+def test_ranks_partition_each_global_batch(num_images, batch_size, num_processes):
+    whole = order(num_images, batch_size * num_processes, shuffle=True, seed=7)
+    shares = zip(*shares_of(num_images, batch_size, num_processes, shuffle=True), strict=True)
     for batch, share in zip(whole.batches(2), shares, strict=True):
         np.testing.assert_array_equal(np.sort(np.concatenate(share)), np.sort(batch))
         sizes = [len(indices) for indices in share]
         assert max(sizes) - min(sizes) <= 1
         assert max(sizes) <= batch_size
+
+
+@SHARED
+def test_without_shuffling_each_rank_has_a_row_of_images_so_that_it_reads_few_shards(
+    num_images, batch_size, num_processes
+):
+    own = shares_of(num_images, batch_size, num_processes, shuffle=False)
+    for share in zip(*own, strict=True):
+        sizes = [len(indices) for indices in share]
+        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) <= batch_size
+    rows = [np.concatenate(batches) for batches in own]
+    assert all((np.diff(row) == 1).all() for row in rows)
+    np.testing.assert_array_equal(np.concatenate(rows), np.arange(num_images))
 
 
 @pytest.mark.parametrize("shuffle", [True, False])

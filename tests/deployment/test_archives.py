@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import senet
+from senet.deployment.archives import GUARD
 from senet.errors import SenetError
 
 
@@ -76,6 +77,18 @@ def test_conditions_sizes_and_operations_that_are_code_are_refused(archive, tmp_
         with pytest.raises(SenetError, match="could run code when it is opened"):
             senet.load_exported(with_program(archive, tmp_path / f"{number}.pt2", change))
     assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "((1 + L['x'].size()[2]) // 2) != 1",
+        "(max(1, (-2) + L['x'].size()[3])*max(1, (-2) + L['x'].size()[2])) != 1",  # PyTorch 2.11
+        "Max(1, L['x'].size()[2] - 2) != 1 and torch.sym_max(1, L['x'].size()[3]) >= 2",
+    ],
+)
+def test_conditions_as_versions_of_pytorch_write_them_are_known(condition):
+    assert GUARD.fullmatch(condition)
 
 
 def test_an_archive_that_was_not_changed_opens(archive, tmp_path):

@@ -127,7 +127,7 @@ class BatchOrder:
     def indices(self, epoch: int) -> np.ndarray:
         """Return the images of an epoch in their order, (num_images,)."""
         if not self.shuffle:
-            return np.arange(self.num_images)
+            return self.in_rows()
         rng = np.random.default_rng(seed_of(self.seed, epoch))
         chosen = np.arange(self.num_images) if self.labels is None else self.balanced(epoch)
         if self.shards is None:
@@ -135,6 +135,13 @@ class BatchOrder:
         else:
             drawn = chosen[shard_order(self.shards[chosen], rng, streams=self.streams, mixed=self.mixed)]
         return drawn if self.repeats == 1 else np.repeat(drawn, self.repeats)[: self.num_images]
+
+    def in_rows(self) -> np.ndarray:
+        """Return the images in the order in which `divided` gives each process a row, so that it reads few shards."""
+        places = [np.arange(replica, self.num_images, self.num_processes) for replica in range(self.num_processes)]
+        indices = np.empty(self.num_images, np.int64)
+        indices[np.concatenate(places)] = np.arange(self.num_images)
+        return indices
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[np.ndarray]:
         """Yield the batches of `epoch` (from 0) from number `start` on: of each, this process's shares in turn."""

@@ -21,7 +21,7 @@ from senet.files import parse_json
 SIZE = re.compile(r"('[a-z]+\d+'|[A-Z][A-Za-z]*|[a-z]+(?==)|\d+(\.\d+)?|[\s(),+*/<>=-])*")
 """How sizes are written, such as Add(Symbol('s77', positive=True, integer=True), Integer(-1))."""
 GUARD = re.compile(
-    r"(L\['\w+'\]\.size\(\)\[\d+\]|\b(and|or|not|Max|Min|torch\.sym_(max|min|not))\b|\d+|[\s(),+*/%<>=!-])*"
+    r"(L\['\w+'\]\.size\(\)\[\d+\]|\b(and|or|not|[Mm]ax|[Mm]in|torch\.sym_(max|min|not))\b|\d+|[\s(),+*/%<>=!-])*"
 )
 """How a program states what holds of sizes, such as (1 + L['x'].size()[2] // 2) != 1."""
 OPERATION = re.compile(
