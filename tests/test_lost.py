@@ -87,8 +87,9 @@ def test_the_time_in_which_a_process_was_stopped_does_not_count(monkeypatch):
     assert watch.passed() == 2 * watch.interval == 2
 
 
-def test_a_store_that_does_not_answer_is_a_machine_cut_off():
+def test_a_store_that_does_not_answer_is_a_machine_cut_off(monkeypatch):
     """It takes the connection and says nothing, as one does whose cable is cut."""
+    monkeypatch.setattr(lost, "ANSWER_S", 2.0)
     heard = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         watch = Watch(server.getsockname(), 1, 2, 1, "resume", lambda *words: heard.append(words))

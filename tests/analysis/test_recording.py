@@ -124,6 +124,7 @@ def image_folder(root: Path, number: int = 11) -> Path:
     return root
 
 
+@pytest.mark.slow  # tests/cli/test_processes.py has the command besides
 def test_processes_share_the_images(tmp_path):
     folder, output = image_folder(tmp_path / "data"), tmp_path / "gates.safetensors"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "senet"]

@@ -86,6 +86,7 @@ def test_the_report_is_beside_the_file(file: Path) -> None:
     assert report["largest_score"] < 1e-4
 
 
+@pytest.mark.slow
 def test_pixels_retinanet_and_openvino(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     model = detector("retinanet", score_thresh=0.0)
@@ -98,7 +99,10 @@ def test_pixels_retinanet_and_openvino(tmp_path: Path) -> None:
     assert_same(senet.load_exported(tmp_path / "shapes.xml")([image])[0], model, image)
 
 
-@pytest.mark.parametrize(("kind", "options"), [("faster_rcnn", {"box_score_thresh": 0.999}), ("retinanet", {})])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("faster_rcnn", {"box_score_thresh": 0.999}), pytest.param("retinanet", {}, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize(("to", "suffix"), [("onnx", ".onnx"), ("openvino", ".xml")])
 def test_no_objects(kind: str, options: dict, to: str, suffix: str, tmp_path: Path) -> None:
     """OpenVINO computes a branch that returns nothing as one that returns something."""
@@ -164,7 +168,15 @@ def more_overlap(model: torch.nn.Module) -> None:
     model.roi_heads.nms_thresh = 0.7
 
 
-@pytest.mark.parametrize("damage", [None, shifted, exchanged, other_scale, other_mean, more_overlap])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        None,
+        shifted,
+        exchanged,
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (other_scale, other_mean, more_overlap)),
+    ],
+)
 def test_a_damaged_export(damage: Callable[[torch.nn.Module], None] | None, tmp_path: Path) -> None:
     model = detector()
     torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=1.0)  # scores as a trained one's

@@ -95,7 +95,10 @@ def test_the_programs_say_what_predict_says(tmp_path, package, file, options):
 
 @pytest.mark.parametrize(
     ("package", "file", "options"),
-    [("onnxruntime", "a.onnx", {}), ("openvino", "a.xml", {"to": "openvino", "preprocess": True})],
+    [
+        ("onnxruntime", "a.onnx", {}),
+        pytest.param("openvino", "a.xml", {"to": "openvino", "preprocess": True}, marks=pytest.mark.slow),
+    ],
 )
 def test_the_programs_find_what_a_detector_finds(tmp_path, package, file, options):
     code = program(package, "Detectors")

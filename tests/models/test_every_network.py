@@ -261,6 +261,7 @@ def test_export_and_onnx_runtime_with_dynamic_batch_and_size(kind):
         assert_relatively_close(torch.from_numpy(y), expected, FLOAT32)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
 def test_inductor_trains():
     """One network of three units: each of its kernels takes the C++ compiler a second."""

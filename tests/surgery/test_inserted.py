@@ -88,6 +88,7 @@ def test_export(inserted):
     torch.testing.assert_close(exported(x), inserted(x))
 
 
+@pytest.mark.slow  # tests/deployment exports inserted blocks too
 def test_onnx(inserted, tmp_path):
     x = image()
     torch.onnx.export(inserted, (x,), tmp_path / "model.onnx", dynamo=True, verbose=False)
