@@ -88,10 +88,11 @@ def test_only_training_images_are_shuffled():
 def test_processes_share_the_images():
     whole = load(batch_size=60)  # 23 batches: those of two processes have as many images
     shares = [load(batch_size=30, division=division(rank, 2)) for rank in (0, 1)]
-    for name in ("train", "evaluation"):
-        parts = zip(*(getattr(share, name).batches(1) for share in shares), strict=True)
-        for (_, y), ((_, first), (_, second)) in zip(getattr(whole, name).batches(1), parts, strict=True):
-            assert torch.equal(torch.stack([first, second], dim=1).flatten(), y)
+    parts = zip(*(share.train.batches(1) for share in shares), strict=True)
+    for (_, y), ((_, first), (_, second)) in zip(whole.train.batches(1), parts, strict=True):
+        assert torch.equal(torch.stack([first, second], dim=1).flatten(), y)
+    rows = [y for share in shares for _, y in share.evaluation.batches(1)]
+    assert torch.equal(torch.cat(rows), torch.cat([y for _, y in whole.evaluation.batches(1)]))
 
 
 def test_too_few_images_for_the_processes(monkeypatch):
