@@ -98,7 +98,7 @@ def assembled(ptx):
 images, channels, side = map(int, sys.argv[1:4])
 for name in ("moments", "merge_moments", "apply", "sums", "merge_sums", "gradients"):
     setattr(cuda, f"{name}_kernel", Recorder(getattr(cuda, f"{name}_kernel")))
-cuda.wrap_triton = lambda kernel: kernel
+cuda.for_tensors = lambda kernel, _: kernel
 call_all(images, channels, side, *(getattr(torch, word) for word in sys.argv[4:6]))
 for kernel, signature, constants, aligned, num_warps in launches.values():
     source = ASTSource(kernel, signature, constants, aligned)

@@ -30,14 +30,14 @@ def launches(monkeypatch):
     from senet.ops import gate_cuda
 
     found = Counter()
-    wrap = gate_cuda.wrap_triton
+    for_tensors = gate_cuda.for_tensors
 
-    def counting(kernel):
+    def counting(kernel, x):
         found[kernel.__name__] += 1
-        return wrap(kernel)
+        return for_tensors(kernel, x)
 
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(gate_cuda, "wrap_triton", counting)
+    monkeypatch.setattr(gate_cuda, "for_tensors", counting)
     monkeypatch.setattr(gate, "runs_in_kernels", lambda x: x.dtype != torch.float64)
     return found
 

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
+from torch.library import triton_op
 
 from senet.ops.plain import accumulator
 from senet.ops.triton_kernels import (
     apply_kernel,
+    for_tensors,
     gradients_kernel,
     merge_moments_kernel,
     merge_sums_kernel,
@@ -162,7 +163,7 @@ def per_image(vectors: Sequence[Tensor]) -> bool:
 
 def moments(u: Tensor, second: bool) -> tuple[Tensor, Tensor]:
     """Compute what `senet.ops.plain.moments` computes."""
-    kernel = moments_kernel if type(u) is Tensor else wrap_triton(moments_kernel)
+    kernel = for_tensors(moments_kernel, u)
     n, c, m, layout = measured(u)
     grid, span, tile, num_warps = walk_of(n, c, m, u.element_size(), layout[0], 1)
     mean_NC, q_NC = result = moments_like(u, second)
@@ -171,7 +172,7 @@ def moments(u: Tensor, second: bool) -> tuple[Tensor, Tensor]:
         result = (mean_NC.new_empty((spans, n, c)), mean_NC.new_empty((spans, n, c) if second else 0))
     kernel[grid](u, *result, n, c, m, span, second, *layout, *tile, num_warps=num_warps)
     if spans > 1:
-        merge = merge_moments_kernel if type(u) is Tensor else wrap_triton(merge_moments_kernel)
+        merge = for_tensors(merge_moments_kernel, u)
         grid = (triton.cdiv(n * c, MERGED),)
         merge[grid](*result, mean_NC, q_NC, n * c, m, span, spans, second, MERGED)
     return mean_NC, q_NC
@@ -181,7 +182,7 @@ def apply(
     u: Tensor, affine: Sequence[Tensor], shortcut: Tensor | None, shortcut_affine: Sequence[Tensor], relu: bool
 ) -> Tensor:
     """Compute what `senet.ops.plain.apply` computes."""
-    kernel = apply_kernel if type(u) is Tensor else wrap_triton(apply_kernel)
+    kernel = for_tensors(apply_kernel, u)
     n, c, m, layout = measured(u)
     grid, *tile = tiles_of(n, c, m, layout[0])
     y = like(u)
@@ -201,7 +202,7 @@ def sums(
     shortcut_center_C: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute what `senet.ops.plain.sums` computes."""
-    kernel = sums_kernel if type(u) is Tensor else wrap_triton(sums_kernel)
+    kernel = for_tensors(sums_kernel, u)
     n, c, m, layout = measured(u)
     third = shortcut_center_C is not None
     grid, span, tile, num_warps = walk_of(n, c, m, u.element_size(), layout[0], 2 + (y is not None) + third)
@@ -215,7 +216,7 @@ def sums(
     inputs = (dy, u, center_C, dy if y is None else y, *masked, w, w_center_C)
     kernel[grid](*inputs, *found, g, n, c, m, span, *options, *tile, num_warps=num_warps)
     if spans > 1:
-        merge = merge_sums_kernel if type(u) is Tensor else wrap_triton(merge_sums_kernel)
+        merge = for_tensors(merge_sums_kernel, u)
         grid = (triton.cdiv(n * c, MERGED),)
         merge[grid](*found, *result, n * c, spans, third, MERGED)
     return (*result, g)  # type: ignore[return-value]
@@ -230,7 +231,7 @@ def gradients(
     shortcut_slope: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Compute what `senet.ops.plain.gradients` computes."""
-    kernel = gradients_kernel if type(u) is Tensor else wrap_triton(gradients_kernel)
+    kernel = for_tensors(gradients_kernel, u)
     n, c, m, layout = measured(u)
     grid, *tile = tiles_of(n, c, m, layout[0])
     du, dshortcut = gradients_like(g, u, slope, mask, shortcut, shortcut_slope)

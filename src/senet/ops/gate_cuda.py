@@ -11,7 +11,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
+from torch.library import triton_op
+
+from senet.ops.triton_kernels import for_tensors
 
 MAX_SHARES = 2048
 """Values of the parts of one image, 8 kB, which every program of `excite` reads."""
@@ -201,7 +203,7 @@ def squeeze(x: Tensor, bias: Tensor | None, relu: bool, fc1: Tensor, bias1: Tens
     parts = torch.empty(images, runs * blocks, hidden, dtype=torch.float32, device=x.device)
     changed = bias is not None or relu
     h = torch.empty_like(x) if changed else x.new_empty(0)
-    wrap_triton(squeeze_kernel)[(images, runs, blocks)](
+    for_tensors(squeeze_kernel, x)[(images, runs, blocks)](
         x,
         bias1 if bias is None else bias,
         fc1.contiguous(),
@@ -242,7 +244,7 @@ def excite(
     block_k = min(triton.next_power_of_2(hidden), 64)
     y = torch.empty_like(v)
     grid = (images, triton.cdiv(channels, block_c), triton.cdiv(height * width, block_m))
-    wrap_triton(excite_kernel)[grid](
+    for_tensors(excite_kernel, v)[grid](
         v,
         bias2 if bias is None else bias,
         v if shortcut is None else dense(shortcut, last),

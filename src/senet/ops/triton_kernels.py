@@ -16,9 +16,16 @@ dimensions that are not contiguous, versions of Triton choose another one to spr
 
 import triton
 import triton.language as tl
+from torch import Tensor
+from torch.library import wrap_triton
 
 SIZES = ["N", "C", "M", "span"]
 """Arguments that Triton is not to compile a kernel anew for, by their values: ALIGN says what it has to know."""
+
+
+def for_tensors(kernel, x):
+    """Return a kernel to launch with `x`: as it is on tensors, wrapped where torch.compile traces it."""
+    return kernel if type(x) is Tensor else wrap_triton(kernel)
 
 
 @triton.jit
