@@ -6,11 +6,13 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.torch_version import TorchVersion
 
 import senet
 from senet.cli import main
 from senet.cli.export import ExportCommand
 from senet.data.preprocessing import CIFAR
+from senet.deployment import to_executorch
 from senet.deployment.config import ExportConfig
 from senet.deployment.exporting import written_whole
 from senet.deployment.graph import build_graph
@@ -338,3 +340,12 @@ def test_an_exported_file_knows_what_its_training_held_out(tmp_path, monkeypatch
     assert not warnings
     senet.evaluate(exported, data.dataset)
     assert "the network was trained on; add data.val_fraction=0.4 and data.split_seed=0" in warnings[0]
+
+
+def test_a_pytorch_that_is_too_old_for_executorch_is_named_before_it_computes_nonsense(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.11.0+cu128"))
+    remedy = r"needs PyTorch 2\.14 or later for ExecuTorch, and this is 2\.11\.0\+cu128; run: pip install -U"
+    for write_or_open in (lambda path: to_executorch.write(None, path, None, {}, None), to_executorch.open_file):
+        with pytest.raises(SenetError, match=remedy):
+            write_or_open(tmp_path / "a.pte")
+    assert not list(tmp_path.iterdir())

@@ -13,9 +13,12 @@ import senet
 from kinds import images, side_of, with_sane_outputs
 from networks import assert_relatively_close
 from senet.data.preprocessing import Preprocessing
+from senet.deployment.to_executorch import OLDEST_TORCH
 from senet.errors import SenetError
 
 runtime = pytest.importorskip("executorch.runtime", reason="executorch, which writes .pte, is not installed")
+if torch.__version__ < OLDEST_TORCH:
+    pytest.skip(f"ExecuTorch needs PyTorch {OLDEST_TORCH}", allow_module_level=True)
 
 NAME = "cifar_se_resnet20"
 KINDS = (

@@ -17,10 +17,26 @@ from senet.quiet import quiet
 
 METHOD = "forward"
 """The method of a .pte file that computes the network; another one, `KEY`, returns the metadata as a string."""
+OLDEST_TORCH = "2.14"
+"""With which ExecuTorch 1.5 is tested; it states none, and with 2.11 fails with "tensor does not have a device"."""
+
+
+def check_torch(what: str) -> None:
+    """Raise a SenetError if PyTorch is too old for ExecuTorch.
+
+    Args:
+        what: needs it.
+    """
+    if torch.__version__ < OLDEST_TORCH:
+        raise SenetError(
+            f"{what} needs PyTorch {OLDEST_TORCH} or later for ExecuTorch, and this is {torch.__version__}; run: "
+            "pip install -U 'senet[executorch]'"
+        )
 
 
 def write(graph: ExportGraph, path: Path, config: ExportConfig, metadata: Any, calibration: Any) -> None:
     """Write a .pte file, see `senet.deployment.targets.Format`."""
+    check_torch("the export")
     program = graph.program()
     try:
         with quiet(), torch.no_grad():
@@ -37,6 +53,7 @@ def write(graph: ExportGraph, path: Path, config: ExportConfig, metadata: Any, c
 
 def open_file(path: Path) -> tuple[Any, Any]:
     """Open a .pte file in ExecuTorch's runtime for Python, see `senet.deployment.targets.Format`."""
+    check_torch(f"{path}")
     with needed_for(f"{path}"), quiet():
         from executorch.runtime import Runtime
 
