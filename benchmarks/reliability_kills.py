@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from reliability_commands import Command, Content, Reference, differences, names_of
-from reliability_processes import BY_SYSTEM, PATIENCE_S, Fault, Process
+from reliability_processes import PATIENCE_S, Fault, Process
 from reliability_results import Stage, Trial, place_of
 
 BEFORE_STEPS = ("starting", "computing", "resuming")
 """What a process that resumes a run is at before its first step; for one that starts a run these are its start."""
 TRIES = 8
 REFUSED = "another process"
+LOST_WORKER = "a process that reads images failed"
+"""What a command says that outlives the worker whose file grew beyond the size at which the system kills."""
 
 
 def kill_trials(stage: Stage, names: list[str], number: int) -> Iterator[Trial]:
@@ -43,7 +45,8 @@ def killed_and_resumed(command: Command, known: Reference, folder: Path, rng: ra
             break
         with Process(command.again(folder), folder, fault := random_fault(known, rng, again=bool(kills))) as process:
             status = process.wait()
-            if not process.was_killed:
+            lost_worker = status == 2 and fault.file_bytes is not None and LOST_WORKER in process.said
+            if not process.was_killed and not lost_worker:
                 if status:
                     problems.append(f"status {status}: {brief(process.said)}")
                     break
@@ -72,8 +75,7 @@ def random_fault(known: Reference, rng: random.Random, *, again: bool) -> Fault:
 
 def kill_of(process: Process, fault: Fault, folder: Path, *, resumed: bool) -> dict[str, Any]:
     """Describe a kill: how, and what the process was at."""
-    assert process.status is not None
-    by_system = -process.status in BY_SYSTEM
+    by_system = fault.file_bytes is not None
     how = "write" if by_system else "moment" if fault.operation is None else "operation"
     phase, _, operation = process.watch.phase.partition(": ")
     half = [name for name in names_of(folder) if name.endswith(".part") or ".part/" in name]

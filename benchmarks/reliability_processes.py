@@ -42,7 +42,6 @@ OPERATIONS = ("replace", "rename", "fsync", "unlink", "remove", "mkdir", "rmdir"
 NUMBERS, LETTERS = struct.Struct("qq"), 240
 PATIENCE_S = 1800.0
 """After which a process is taken to hang; on a busy machine all takes long."""
-BY_SYSTEM = (signal.SIGXFSZ, signal.SIGBUS)
 
 
 @dataclass(frozen=True, kw_only=True)
