@@ -157,6 +157,7 @@ def test_a_file_that_is_cut_off_has_no_shape():
     assert all(shape_of(header[:end] + b"\xff\xd9") is None for end in range(len(header) + 1))
 
 
+@pytest.mark.skipif(torch.__version__ < "2.14", reason="the libjpeg of older torchvision ends damaged files otherwise")
 def test_what_torchvision_reads_of_a_damaged_file_is_what_pil_reads():
     random, compared = np.random.default_rng(0), 0
     for content in [*FAST.values()] * 100:

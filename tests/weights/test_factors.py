@@ -22,7 +22,7 @@ def as_written_before(folder: Path, change: Callable[[dict[str, Any]], None]) ->
     described = json.loads((folder / "config.json").read_text())
     described |= {"format": "senet/1", "model": described["model"] | described.pop("surgery", {})}
     change(described["model"])
-    state = load_file(folder / "model.safetensors")
+    state = {key: value.clone() for key, value in load_file(folder / "model.safetensors").items()}  # maps the file
     blocks = [key.removesuffix(".fc1.weight") for key in state if key.endswith(".se.fc1.weight")]
     state |= {f"{block}.factor": torch.tensor(2.0) for block in blocks}
     (folder / "config.json").write_text(json.dumps(described))

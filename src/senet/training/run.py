@@ -42,6 +42,7 @@ from senet.locks import held
 from senet.models.description import Surgery
 from senet.plugins import check_imported
 from senet.training.config import RunConfig
+from senet.training.stalls import STACKS_FOLDER, has_stacks
 from senet.training.state import read_state, save_state
 from senet.training.steplog import STEPS_FILE
 from senet.training.stored import digest_of, read_config
@@ -151,11 +152,17 @@ class RunFolder:
             yield
 
     def remove_unfinished(self) -> None:
-        """Remove what a killed process was writing."""
+        """Remove what a killed process was writing, and its files of stacks without any."""
         for folder in (self.path, self.last, self.best, self.previous_state.parent):
             for part in folder.glob(".*.part"):
                 with suppress(OSError):
                     part.unlink()
+        stacks = self.path / STACKS_FOLDER
+        with suppress(OSError):
+            for file in stacks.iterdir():
+                if not has_stacks(file):
+                    file.unlink()
+            stacks.rmdir()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
