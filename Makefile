@@ -65,7 +65,8 @@ docs: $(INSTALLED)  ## regenerate the tables in docs/ and build the API referenc
 	PYTHONPATH=docs $(BIN)/python -m pages
 	$(BIN)/python -W error::UserWarning -W error::RuntimeWarning -m pdoc --docformat google --output-directory site $(API)
 
-# What the files in requirements/ are made of; packages stay at the versions that a file has, but with UPGRADE=--upgrade.
+# What the files in requirements/ are made of; packages stay at the versions that a file has, but with
+# UPGRADE=--upgrade, or UPGRADE="--upgrade-package NAME", as for one whose oldest version has become lower.
 UPGRADE ?=
 COMPILE = $(TOOLS)/bin/uv pip compile --quiet --generate-hashes --no-strip-extras --custom-compile-command "make requirements"
 ANYWHERE := --universal --python-version 3.11 --fork-strategy fewest
