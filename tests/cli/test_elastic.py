@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -95,11 +96,11 @@ def test_finetuning_that_is_started_again_plans_nothing(tmp_path, monkeypatch):
 # ---- real processes --------------------------------------------------------------------------------------------------
 
 
-def start(launcher, *words):
+def start(launcher, *words, **variables):
     """Start a run of digits in two processes, or what `words` say, in a process group of its own, as a shell does."""
     argv = [*launcher, "-m", "senet", "train", *map(str, words)]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(argv, **streams, text=True, env=ENVIRONMENT, start_new_session=True)
+    return subprocess.Popen(argv, **streams, text=True, env={**ENVIRONMENT, **variables}, start_new_session=True)
 
 
 @pytest.fixture(scope="module")
@@ -200,3 +201,32 @@ def test_a_signal_to_the_launcher_saves_the_run_and_says_how_it_goes_on(images, 
     assert process.wait(400) == 0, process.communicate()[0]
     assert all(torch.equal(weights(run)[key], tensor) for key, tensor in whole.items())
     assert json.loads((run / "config.json").read_text())["num_processes"] == 2
+
+
+@pytest.mark.slow
+@linux
+def test_a_machine_that_joins_takes_its_part_and_the_run_goes_on(images, tmp_path):
+    """torchrun ends the one process of the first machine, and starts one on each; the run keeps its batches.
+
+    Where torchrun shares its own store with the processes, as it does by default, a machine that joins waits for an
+    address that is told only once (PyTorch 2.14, torch/distributed/elastic/rendezvous/dynamic_rendezvous.py).
+    """
+    variables = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    run = tmp_path / "run"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"127.0.0.1:{server.getsockname()[1]}"
+    machines = ["--nnodes", "1:2", "--nproc-per-node", "1", "--rdzv-id", "joining", "--max-restarts", "3"]
+    launcher = [*TORCHRUN[:3], *machines, "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint]
+    words = [*on(images, run), "--epochs", 60, "--batch-size", 8]
+    first = start(launcher, *words, **variables)
+    wait_for(lambda: batches_saved(run) >= 2, seconds=200)
+    second = start(launcher, *words, **variables)
+    said, other = (machine.communicate(timeout=400)[0] for machine in (first, second))
+    assert first.returncode == 0, said + other
+    assert second.returncode == 0, other
+    assert "goes on with 2 processes, 2 of which divide the run's one share of a batch among them" in said
+    assert json.loads((run / "config.json").read_text())["num_processes"] == 1
+    assert [row["epoch"] for row in read_jsonl(run / "metrics.jsonl")] == [*range(1, 61)]
+    steps = [row["step"] for row in read_jsonl(run / "steps.jsonl")]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 60 * 5
