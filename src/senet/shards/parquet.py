@@ -15,8 +15,8 @@ from senet.errors import SenetError, first_line, needed_for
 from senet.files import parse_json
 from senet.shards.samples import Label, Sample, Shape
 
-ROWS = 64
-"""Rows that are read at once."""
+ROWS = 8
+"""Rows that are read at once: a small file may have the same large image in many of them."""
 
 
 @contextmanager
@@ -46,8 +46,8 @@ def contents_in(path: Path, column: str) -> Iterator[bytes]:
     """
     with opened_parquet(path, str(path)) as file:
         for batch in file.iter_batches(batch_size=ROWS, columns=[column]):
-            for value in batch.column(0).to_pylist():
-                yield content_in(value)
+            for value in batch.column(0):
+                yield content_in(value.as_py())
 
 
 def content_in(value: Any) -> bytes:
@@ -80,7 +80,8 @@ def samples_in(path: Path, name: str, shape: Shape) -> tuple[list[Sample], tuple
         places = Places(path)
         for batch in file.iter_batches(batch_size=ROWS, columns=columns):
             labels = batch.column(1).to_pylist() if len(columns) > 1 else [None] * len(batch)
-            for value, label in zip(batch.column(0).to_pylist(), labels, strict=True):
+            for scalar, label in zip(batch.column(0), labels, strict=True):
+                value = scalar.as_py()
                 content = content_in(value)
                 if not content:
                     raise SenetError(f"{name} has no image in row {len(rows)}; remove the row")
