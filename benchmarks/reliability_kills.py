@@ -41,7 +41,7 @@ def killed_and_resumed(command: Command, known: Reference, folder: Path, rng: ra
     wanted = rng.choice((1, 1, 2, 3))
     problems: list[str] = []
     for _ in range(TRIES):
-        if len(kills) == wanted:
+        if len(kills) == wanted or (kills and command.is_complete(folder, known.content)):
             break
         with Process(command.again(folder), folder, fault := random_fault(known, rng, again=bool(kills))) as process:
             status = process.wait()

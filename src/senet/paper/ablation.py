@@ -199,6 +199,8 @@ def train_to_end(config: TrainConfig, path: Path) -> None:
         state = folder.load_state(STATE_KEYS, lazily=True) if started else None
     if state is None or state["position"]["epoch"] < config.epochs:  # a killed run may have written metrics of more
         resume(path) if started else train(config, path)
+    else:
+        folder.clean()
 
 
 def top1_error(path: Path) -> float:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -129,8 +129,7 @@ def resume(
     if config.epochs is not None and done > config.epochs:
         raise SenetError(f"epochs is {config.epochs}, but {run.path} has trained {done} already; give more")
     if ending := ending_of_state(config, state):
-        with suppress(SenetError), run.claimed():  # which removes what a process has left that was killed at the end
-            pass
+        run.clean()
         with lines_shown():
             logger.info("%s is finished: %s; %s", run.path, ending.reason, ending.remedy)
         return run.path

@@ -151,6 +151,11 @@ class RunFolder:
             self.remove_unfinished()
             yield
 
+    def clean(self) -> None:
+        """Remove what a process has left that was killed as its run ended, unless another one works in the folder."""
+        with suppress(SenetError), self.claimed():
+            pass
+
     def remove_unfinished(self) -> None:
         """Remove what a killed process was writing, and its files of stacks without any."""
         for folder in (self.path, self.last, self.best, self.previous_state.parent):
