@@ -60,6 +60,16 @@ def test_files_that_are_cut(name, share, files, tmp_path):
     assert in_one_sentence(said)
 
 
+def test_metadata_of_openvino_that_are_no_text(files, tmp_path):
+    content = (files / "a.xml").read_bytes()
+    place = content.index(b"senet-export")
+    (tmp_path / "a.xml").write_bytes(content[:place] + b"\xff" + content[place + 1 :])
+    (tmp_path / "a.bin").write_bytes((files / "a.bin").read_bytes())
+    with pytest.raises(SenetError, match=r"a\.xml cannot be opened by OpenVINO .*it is damaged") as said:
+        load_exported(tmp_path / "a.xml")
+    assert in_one_sentence(said)
+
+
 @pytest.mark.parametrize("size", [0, 1000, -4])
 def test_weights_that_are_cut(size, files, tmp_path):
     content = (files / "a.bin").read_bytes()

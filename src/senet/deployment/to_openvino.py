@@ -88,9 +88,10 @@ def open_file(path: Path) -> tuple[Any, Any]:
     try:
         model = openvino_core().read_model(path)
         compiled = compile_openvino(model)
-    except RuntimeError as error:
+        stated = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
+    except (RuntimeError, UnicodeDecodeError) as error:
         raise unreadable(path, "OpenVINO", error) from error
-    metadata = from_text(model.get_rt_info([KEY]).astype(str), path) if model.has_rt_info([KEY]) else {}
+    metadata = {} if stated is None else from_text(stated, path)
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
         outputs = compiled(images.contiguous().numpy())

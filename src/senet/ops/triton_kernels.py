@@ -14,6 +14,8 @@ dimensions that are not contiguous, versions of Triton choose another one to spr
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # Triton reads annotations of a kernel's arguments, so only constants have one.
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -23,7 +25,7 @@ SIZES = ["N", "C", "M", "span"]
 """Arguments that Triton is not to compile a kernel anew for, by their values: ALIGN says what it has to know."""
 
 
-def for_tensors(kernel, x):
+def for_tensors(kernel: Any, x: Tensor) -> Any:
     """Return a kernel to launch with `x`: as it is on tensors, wrapped where torch.compile traces it."""
     return kernel if type(x) is Tensor else wrap_triton(kernel)
 
