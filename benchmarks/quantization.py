@@ -180,7 +180,7 @@ def chosen(makers: dict[str, Callable[[], Any]], runtime: str, only: tuple[str, 
 
 def with_kept(rows: list[dict[str, Any]], runtime: str, options: Options) -> list[dict[str, Any]]:
     """Return the rows of a runtime with those of the file of results that were not measured again."""
-    if not options.only:
+    if not options.only or not options.output.exists():
         return rows
     before = {row["name"]: row for row in json.loads(options.output.read_text())["runtimes"][runtime]}
     again = {row["name"]: row for row in rows if f"{runtime}: {row['name']}" in options.only}
