@@ -1,6 +1,5 @@
 """`senet predict` for networks that detect objects: boxes as text, or drawn."""
 
-import csv
 import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from senet.cli.writing import (
     JsonWriter,
     Writer,
     check_output,
+    csv_text,
     exit_at_sigterm,
     opened,
     part_of,
@@ -217,16 +217,13 @@ class ObjectCsvWriter(Writer):
 
     def text(self, found: Any) -> str:
         """Return the lines of an image, after the headings if it is the first."""
-        text = io.StringIO()
-        lines = csv.writer(text, lineterminator="\n")
-        if not self.started:
-            lines.writerow(["image", "class", "score", "x1", "y1", "x2", "y2"])
+        rows = [] if self.started else [["image", "class", "score", "x1", "y1", "x2", "y2"]]
         for each in found.objects:
             box = [f"{value:.2f}" for value in each.box]
-            lines.writerow([str(found.image), each.class_name, f"{each.score:.6g}", *box])
+            rows.append([str(found.image), each.class_name, f"{each.score:.6g}", *box])
         if not found.objects:
-            lines.writerow([str(found.image), *[""] * 6])
-        return text.getvalue()
+            rows.append([str(found.image), *[""] * 6])
+        return csv_text(rows)
 
 
 WRITERS: dict[Format, type[Writer]] = {

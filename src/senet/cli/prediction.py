@@ -1,6 +1,5 @@
 """`senet predict`."""
 
-import csv
 import io
 import sys
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ from senet.cli.writing import (
     Writer,
     check_output,
     checked_device,
+    csv_text,
     exit_at_sigterm,
     opened,
     report,
@@ -288,16 +288,15 @@ class CsvWriter(Writer):
 
     def text(self, found: "Prediction") -> str:
         """Return the line of an image, after the headings if it is the first."""
-        text = io.StringIO()
-        lines = csv.writer(text, lineterminator="\n")
+        rows = []
         pairs = [(likely.class_name, f"{likely.probability:.6g}") for likely in found.classes]
         if not self.started:
             names = [f"_{i + 1}" if i else "" for i in range(len(pairs))]
             headings = [f"{heading}{name}" for name in names for heading in ("class", "probability")]
-            lines.writerow(["image", *(["certain"] if self.marked else []), *headings])
+            rows.append(["image", *(["certain"] if self.marked else []), *headings])
         certain = [str(found.certain).lower()] if self.marked else []
-        lines.writerow([str(found.image), *certain, *(cell for pair in pairs for cell in pair)])
-        return text.getvalue()
+        rows.append([str(found.image), *certain, *(cell for pair in pairs for cell in pair)])
+        return csv_text(rows)
 
 
 WRITERS: dict[Format, type[Writer]] = {

@@ -1,5 +1,7 @@
 """Writing predictions as they come: formats, output files, and the images that cannot be read."""
 
+import csv
+import io
 import json
 import signal
 import sys
@@ -41,6 +43,13 @@ def checked_device(name: str | None) -> str | None:
             f"device is {name!r}, which is not there; expected cpu, or cuda where there is a GPU"
         ) from error
     return name
+
+
+def csv_text(rows: Iterable[Sequence[str]]) -> str:
+    """Return rows of cells as lines of CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 class Writer(ABC):

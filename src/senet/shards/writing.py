@@ -12,7 +12,7 @@ import numpy as np
 from senet.checksums import digest_of
 from senet.errors import SenetError, needed_for
 from senet.shards.index import Shard
-from senet.shards.parquet import Places, metadata_of
+from senet.shards.parquet import Places, contents_in, metadata_of
 
 ROWS = 64
 """Images of a row group, which readers decode at once."""
@@ -133,15 +133,11 @@ class ParquetShard(Described):
 
     def close(self, name: str, split: str) -> Shard:
         """Complete the file and describe it."""
-        from pyarrow import parquet as pq
-
         self.flush()
         self.file.close()
         places = Places(self.path)
-        with pq.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(batch_size=ROWS, columns=["image"]):
-                for value in batch.column(0).to_pylist():
-                    places.find(value["bytes"])
+        for content in contents_in(self.path, "image"):
+            places.find(content)
         places.close()
         if places.offsets is None:
             raise SenetError("this version of pyarrow changes the bytes of images in parquet; write tar files")
