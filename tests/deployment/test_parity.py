@@ -16,6 +16,7 @@ from senet.data.preprocessing import CIFAR
 from senet.deployment import machine, timing
 from senet.deployment.agreement import Tolerance
 from senet.deployment.parity import compare_exported, conclude, parity_path, write_parity
+from senet.deployment.parity_page import write_parity_page
 from senet.evaluation.batches import open_batches
 
 
@@ -132,6 +133,50 @@ def test_onnx_runtime_computes_the_same(tmp_path, capsys):
     assert "model.onnx against" in said
     assert "within the tolerance of fp32" in said
     assert report.processor.name in said
+
+
+class Cancelling(Brightness):
+    """Adds a large number and takes it away again, so that in float32 the logits are only right to about 0.001."""
+
+    def __init__(self, large=3e4):
+        super().__init__()
+        self.large = large
+
+    def forward(self, x):
+        return (super().forward(x) + self.large) - self.large
+
+
+def test_float64_says_whether_rounding_explains_a_difference(tmp_path, capsys):
+    model, other = Cancelling(), Cancelling(1e5)
+    report = compare_exported(model, other, timed=False)
+    images = torch.zeros(1, 3, 32, 32)
+    assert report.difference.relative_largest > 1e-4
+    assert 1e-4 < report.difference.rounding < 1.1e-3  # float32 near 30,000 has steps of 0.002
+    assert report.within_tolerance
+    show_parity(report)
+    said = capsys.readouterr().out
+    assert "within the tolerance of fp32" in said
+    assert "rounding explains it: those of the original itself are up to 0.00" in said
+    assert "rounding explains it" in write_parity_page(report, tmp_path / "page.html").read_text()
+    write_parity(report, tmp_path / "x.json")
+    assert json.loads((tmp_path / "x.json").read_text())["difference"]["rounding"] == report.difference.rounding
+    wrong = compare_exported(model, lambda x: model(x) + 0.05, timed=False)
+    assert wrong.difference.rounding < 1.1e-3
+    assert wrong.problems
+    assert not wrong.explanation
+    assert compare_exported(model, model, timed=False).difference.rounding is None
+    assert torch.equal(model(images), Cancelling()(images))  # it is a copy that was converted
+
+
+def test_a_network_that_cannot_compute_in_float64_is_judged_without():
+    class InFloat32(Brightness):
+        def forward(self, x):
+            return super().forward(x.float())
+
+    model = InFloat32()
+    report = compare_exported(model, lambda x: model(x) * 1.001, timed=False)
+    assert report.difference.rounding is None
+    assert report.problems
 
 
 def test_infinite_outputs_are_beyond_any_tolerance(tmp_path, capsys):

@@ -98,6 +98,7 @@ def test_the_command_says_how_far_they_are_apart(pictures, tmp_path, capsys, mon
     capsys.readouterr()
     changed = {**TOLERANCES, "fp32": Tolerance(relative=1e-12)}
     monkeypatch.setattr("senet.deployment.parity.TOLERANCES", changed)
+    monkeypatch.setattr("senet.deployment.agreement.AMPLIFIED", 0.0)  # else rounding explains it
     assert main([*command, "c.pt2", "--json"]) == 3
     printed = capsys.readouterr()
     written = json.loads(printed.out)
@@ -120,7 +121,7 @@ def test_a_file_that_exists_and_any_network(network, tmp_path):
     assert not compare_exported(other, tmp_path / "a.onnx", timed=False).within_tolerance
 
 
-@pytest.mark.parametrize(("side", "number"), [(32, 500), (160, 500), (224, 300), (299, 168), (2000, 16)])
+@pytest.mark.parametrize(("side", "number"), [(32, 500), (141, 500), (224, 200), (299, 112), (2000, 16)])
 def test_fewer_images_are_compared_where_they_are_large(side, number):
     assert usual_number(side) == number
 

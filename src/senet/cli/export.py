@@ -56,7 +56,7 @@ class ExportCommand(Command):
     """images on which both are compared: a folder or the name of a data set, for a detector with boxes or without; None
     for the run's own"""
     num_images: NumImages = None
-    """how many of them, at equal distances, or all; None for 500 at most (300 of 224 pixels), and 50 for a detector"""
+    """how many of them, at equal distances, or all; None for 500 at most (200 of 224 pixels), and 50 for a detector"""
     report: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """write the comparison as a page"""
     json: bool = False

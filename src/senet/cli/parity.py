@@ -25,6 +25,8 @@ def show_parity(report: ParityReport) -> None:
         say(f"beyond the tolerance of {report.precision}: {problem}")
     if report.within_tolerance:
         say(f"within the tolerance of {report.precision}")
+    if report.explanation:
+        say(report.explanation)
 
 
 def difference_table(report: ParityReport) -> Table:

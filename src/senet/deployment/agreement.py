@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from senet.deployment.rounding import AMPLIFIED
 from senet.evaluation.measures import Interval, share_interval
 
 
@@ -16,11 +17,14 @@ class Difference:
         largest: absolute difference over all images and classes.
         mean: absolute difference, likewise.
         scale: the largest absolute logit of the original.
+        rounding: how far the original is from itself in float64 on the pictures of the largest difference, absolute;
+            None if that was not measured, for the difference is within the tolerance.
     """
 
     largest: float
     mean: float
     scale: float
+    rounding: float | None = None
 
     @property
     def relative_largest(self) -> float:
@@ -31,6 +35,11 @@ class Difference:
     def relative_mean(self) -> float:
         """The mean difference as a share of the largest logit."""
         return self.mean / self.scale if self.scale else self.mean
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether rounding alone explains the largest difference, although it is beyond the tolerance."""
+        return self.rounding is not None and self.largest <= AMPLIFIED * self.rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +152,7 @@ def problems(
     found = []
     if not math.isfinite(difference.largest):
         found.append("the exported network's outputs are not finite numbers")
-    elif tolerance.relative is not None and difference.relative_largest > tolerance.relative:
+    elif is_beyond(tolerance, difference) and not difference.is_rounding:
         found.append(
             f"the largest difference of the logits is {difference.relative_largest:.2g} of the largest logit; "
             f"{tolerance.relative:.2g} is allowed"
@@ -158,6 +167,11 @@ def problems(
                 f"the accuracy is {-accuracy.difference:.2f} points lower; {tolerance.accuracy:g} points are allowed"
             )
     return tuple(found)
+
+
+def is_beyond(tolerance: Tolerance, difference: Difference) -> bool:
+    """Return whether the logits are further apart than a tolerance allows, whatever the reason."""
+    return tolerance.relative is not None and difference.relative_largest > tolerance.relative
 
 
 def allowed(percent: float, num_images: int) -> float:

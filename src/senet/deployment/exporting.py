@@ -75,7 +75,7 @@ def export(
         config: of the export; None for the defaults.
         data: images on which original and exported network are compared, for a detector with boxes or without; None for
             those that the run is evaluated on, and for generated ones where there is no run.
-        num_images: how many of them, at equal distances, or "all"; None for 500 at most, 300 of 224 pixels, and 50 for
+        num_images: how many of them, at equal distances, or "all"; None for 500 at most, 200 of 224 pixels, and 50 for
             a detector.
         calibration: data, a folder or images, uint8 (N, C, H, W), for the ranges of `precision="int8"`; None for the
             training images of the run.

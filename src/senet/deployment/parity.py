@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from senet.data.images import ImageSplit
 from senet.data.preprocessing import Preprocessing
-from senet.deployment.agreement import TOLERANCES, Difference, PairedAccuracy, Tolerance, problems
+from senet.deployment.agreement import TOLERANCES, Difference, PairedAccuracy, Tolerance, is_beyond, problems
 from senet.deployment.candidate import Candidate, Run, candidate_of
 from senet.deployment.detection_parity import DetectionParity
 from senet.deployment.graph import bare_network
 from senet.deployment.inner_errors import InnerErrors, inner_errors
 from senet.deployment.machine import Processor, processor, size_of, versions
 from senet.deployment.pictures import MOST, Pictures, pictures_for
+from senet.deployment.rounding import rounding_of
 from senet.deployment.tally import Disagreement, Tally
 from senet.deployment.timing import BATCH_SIZES, Latency, latencies
 from senet.errors import SenetError, check_choice
@@ -86,6 +87,16 @@ class ParityReport:
     def within_tolerance(self) -> bool:
         """Whether nothing is beyond the tolerance."""
         return not self.problems
+
+    @property
+    def explanation(self) -> str:
+        """The sentence that tells of rounding, where it explains a difference beyond the tolerance; else empty."""
+        if not self.difference.is_rounding:
+            return ""
+        return (
+            "the logits differ by more than usual, and rounding explains it: those of the original itself are up to "
+            f"{self.difference.rounding:.2g} from what it computes in float64"
+        )
 
     @property
     def agreement(self) -> float:
@@ -177,14 +188,15 @@ def compare_exported(
     candidate = candidate_of(exported)
     precision, by_block = resolved(candidate, precision, blocks)
     model, (own, other) = bare_network(open_model(original)), names or (name_of(original), candidate.name)
+    allowed = TOLERANCES[precision] if tolerance is None else tolerance
     data = run_data(original) if data is None and isinstance(original, str | Path) else data
     prepared = model if candidate.module is None else candidate.module
     with borrowed(model, torch.device("cpu")):
-        tally, some = compared(model, candidate.run, pictures_for(prepared, data, images, candidate.size))
+        pictures = pictures_for(prepared, data, images, candidate.size)
+        tally, some = compared(model, candidate.run, pictures, allowed)
         contestants = {"original": model, "exported": candidate.run, "optimized": optimized}
         times = timed_in_turn(contestants, some) if timed else ()
         inner = inner_errors(model, candidate, some) if by_block else None
-    allowed = TOLERANCES[precision] if tolerance is None else tolerance
     return ParityReport(
         original=own,
         exported=other,
@@ -214,20 +226,26 @@ def resolved(candidate: Candidate, precision: str | None, blocks: bool | None) -
     return precision, precision == "int8" and candidate.path is not None if blocks is None else blocks
 
 
-def compared(model: nn.Module, run: Run, pictures: Pictures) -> tuple[Tally, Tensor]:
+def compared(model: nn.Module, run: Run, pictures: Pictures, tolerance: Tolerance) -> tuple[Tally, Tensor]:
     """Run two networks on all pictures; return the sums, and `KEPT` of the pictures, at equal distances.
+
+    Where they are further apart than the tolerance allows, the sums tell what rounding does to the original.
 
     Raises:
         SenetError: there are no pictures, or the networks have different classes.
     """
-    tally, kept = Tally(pictures), list[Tensor]()
+    tally, kept, worst = Tally(pictures), list[Tensor](), None
     number = pictures.number or 1
     for i, (batch, labels) in enumerate(pictures.tracked()):
+        before = tally.largest
         tally.add(model(batch), logits_of(run, batch), labels)
+        worst = batch if tally.largest > before else worst
         if i % max(1, number // KEPT) == 0 and len(kept) < KEPT:
             kept.append(batch[: -(-KEPT // number)])
     if not kept:
         raise SenetError(f"{pictures.source} has no images")
+    if worst is not None and is_beyond(tolerance, tally.difference):
+        tally.rounding = rounding_of(model, worst)
     return tally, torch.cat(kept)[:KEPT]
 
 

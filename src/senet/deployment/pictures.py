@@ -19,9 +19,9 @@ BATCH = 16
 """Images of a batch."""
 GENERATED = 16
 """Pictures where there are no data."""
-MOST, PIXELS = 500, 15_100_000
-"""How many images are compared unless others are asked for, and how many pixels they have together at most: 300 of 224
-pixels, for which SE-ResNet-50 takes half a minute on two cores."""
+MOST, PIXELS = 500, 10_050_000
+"""How many images are compared unless others are asked for, and how many pixels they have together at most: 200 of 224
+pixels, for which SE-ResNet-50 and its file take 25 seconds on two cores."""
 NO_DATA = "there are no data"
 """Why pictures are generated."""
 

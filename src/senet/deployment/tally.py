@@ -48,6 +48,7 @@ class Tally:
         self.pictures = pictures
         self.num_images = self.agreeing = self.num_logits = 0
         self.largest = self.total = self.scale = 0.0
+        self.rounding: float | None = None
         self.right = {(own, other): 0 for own in (True, False) for other in (True, False)}
         self.found: list[Disagreement] = []
 
@@ -115,7 +116,9 @@ class Tally:
     @property
     def difference(self) -> Difference:
         """The difference of the logits."""
-        return Difference(largest=self.largest, mean=self.total / self.num_logits, scale=self.scale)
+        return Difference(
+            largest=self.largest, mean=self.total / self.num_logits, scale=self.scale, rounding=self.rounding
+        )
 
     @property
     def accuracy(self) -> PairedAccuracy | None:
