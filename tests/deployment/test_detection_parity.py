@@ -178,6 +178,11 @@ def test_data_that_are_not_there(run: Path, tmp_path: Path, data: Any, words: st
     assert not any(tmp_path.iterdir())
 
 
+def test_a_file_of_annotations_is_no_picture(run: Path, made: Any, photos: Path) -> None:
+    with pytest.raises(SenetError, match=r"val\.json is a file of annotations; name its folder"):
+        compare_detectors(run, made.path, photos / "val.json")
+
+
 def test_numbers_that_are_none(run: Path, made: Any) -> None:
     with pytest.raises(SenetError, match="images is 0"):
         compare_detectors(run, made.path, images=0)

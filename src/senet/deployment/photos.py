@@ -24,6 +24,8 @@ from senet.terminal import tracked
 
 SIZES = ((64, 96), (96, 64), (120, 120), (80, 200))
 """Height and width of the generated pictures, in pixels."""
+ANNOTATIONS = (".json", ".xml", ".yaml")
+"""Extensions of files that tell of pictures and are none."""
 
 PhotoSource = DetectionDataConfig | str | Path | Given | Iterable[Given]
 """Pictures with boxes: a folder or its configuration; or pictures: a folder, files, patterns, arrays."""
@@ -89,10 +91,18 @@ def photos_for(detector: nn.Module, data: PhotoSource | None, limit: int | None)
 
 
 def boxed(data: PhotoSource) -> DetectionDataConfig | None:
-    """Return the configuration of a data set of pictures with boxes; None for pictures without."""
+    """Return the configuration of a data set of pictures with boxes; None for pictures without.
+
+    Raises:
+        SenetError: they are a file of annotations.
+    """
     if isinstance(data, DetectionDataConfig):
         return data
-    if not isinstance(data, str | Path) or not Path(data).is_dir():
+    if not isinstance(data, str | Path):
+        return None
+    if Path(data).is_file() and Path(data).suffix.lower() in ANNOTATIONS:
+        raise SenetError(f"{data} is a file of annotations; name its folder, which is in the form of COCO, VOC or YOLO")
+    if not Path(data).is_dir():
         return None
     config = DetectionDataConfig(dataset=str(data))
     try:
