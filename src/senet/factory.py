@@ -241,13 +241,18 @@ def names_a_network(word: str) -> bool:
     """Whether a word names a network, for `load_model`, rather than a file of something else, such as an image."""
     path = Path(word)
     if path.exists():
-        return path.is_dir() or path.suffix in FILES or path.suffix in EXPORTED
+        return path.is_dir() or path.suffix in FILES or path.suffix.lower() in EXPORTED
     return (
-        word in CARDS
-        or path.suffix in (*FILES, *EXPORTED)
-        or is_external(word)
+        is_known_name(word)
+        or path.suffix in FILES
+        or path.suffix.lower() in EXPORTED
         or (is_hub_id(word) and not is_image(path))
     )
+
+
+def is_known_name(word: str) -> bool:
+    """Whether a word names one of this library's networks, or of timm's or torchvision's."""
+    return word in CARDS or is_external(word)
 
 
 def is_image(path: Path) -> bool:

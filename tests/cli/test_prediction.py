@@ -277,3 +277,24 @@ def test_two_commands_do_not_write_to_one_output(predicting, capsys):
     assert main(TO_FILE) == 0
     assert "another process writes found.csv; wait until it ends, or name another --output" in taken[0].stderr
     assert rows_of("found.csv") == ["a.png", "b.png"]
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_word_that_is_neither_a_picture_nor_a_network_is_no_reason_to_ask_another(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The packaged network would answer for the rest, and its classes look as good as any."""
+    for word in ("runs/mien", "net.onnx/x", "se_resnet5"):
+        assert main(["predict", word, "photos"]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err == (
+            f"senet: there is no picture or network {word}; check the path, or name a network of the hub by "
+            f"--model {word}\n"
+        )
+    assert main(["predict", "cifar_se_resnet20", "photos", "--top", "1", "--format", "csv"]) == 0
+    named = capsys.readouterr().out
+    assert main(["predict", "photos", "--top", "1", "--format", "csv"]) == 0
+    assert capsys.readouterr().out == named
+    assert main(["predict", "gone.png", "photos", "--top", "1"]) == 1  # a picture that is missing is told at the end
+    assert "there is no image gone.png" in capsys.readouterr().err

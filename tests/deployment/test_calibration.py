@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from senet import DataConfig
+from senet.cli import main
 from senet.data.preprocessing import CIFAR
 from senet.deployment.calibration import calibration_images
 from senet.errors import SenetError
@@ -108,3 +109,25 @@ def test_a_batch_larger_than_all_images():
     images = calibration_images(torch.zeros(10, 3, 32, 32, dtype=torch.uint8), SMALL)
     with pytest.raises(SenetError, match="calibration has 10 images, but the network takes 16 at once"):
         images.inputs(batch_size=16)
+
+
+def test_files_and_arrays_as_other_tools_take_them(tmp_path):
+    folder = photos(tmp_path / "photos", 12)
+    whole = calibration_images(folder, SMALL)
+    files = sorted(str(file) for file in folder.iterdir())
+    assert torch.equal(calibration_images(files, SMALL).pixels, whole.pixels)
+    assert torch.equal(calibration_images([folder], SMALL).pixels, whole.pixels)
+    assert torch.equal(calibration_images(whole.pixels.numpy(), SMALL).pixels, whole.pixels)
+    assert torch.equal(calibration_images(list(whole.pixels.numpy()), SMALL).pixels, whole.pixels)
+    loader = torch.utils.data.DataLoader(list(whole.pixels))
+    for given, kind in ((loader, "DataLoader"), ([(whole.pixels, 0)], "tuple")):
+        with pytest.raises(
+            SenetError, match=rf"calibration has a {kind}; expected a folder, a data set, a list of fil"
+        ):
+            calibration_images(given, SMALL)
+
+
+def test_data_that_are_not_there_are_named_by_their_option(tmp_path, capsys):
+    command = ["export", "cifar_se_resnet20", str(tmp_path / "a.onnx"), "--int8", "--calibrate", "nowhere"]
+    assert main(command) == 2
+    assert capsys.readouterr().err.startswith("senet: --calibrate is 'nowhere'; expected digits,")

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -319,9 +320,11 @@ def test_options_without_effect_on_an_exported_file_are_refused(tmp_path):
     exported = senet.load_exported(tmp_path / "a.pt2")
     with pytest.raises(SenetError, match=r"precision has no effect on .*a\.pt2"):
         senet.evaluate(exported, [(torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.long))], precision="bf16")
-    for refused in (senet.optimize_for_inference, lambda file: senet.export(file, tmp_path / "b.onnx")):
-        with pytest.raises(SenetError, match=r"a\.pt2 cannot be rewritten, for it is an exported file"):
-            refused(exported)
+    with pytest.raises(SenetError, match=r"a\.pt2 cannot be rewritten, for it is an exported file"):
+        senet.optimize_for_inference(exported)
+    for rewrite in (True, False):
+        with pytest.raises(SenetError, match=r"a\.pt2 is an exported file already; give the network"):
+            senet.export(exported, tmp_path / "b.onnx", rewrite=rewrite)
 
 
 def test_an_exported_file_knows_what_its_training_held_out(tmp_path, monkeypatch):
@@ -349,3 +352,55 @@ def test_a_pytorch_that_is_too_old_for_executorch_is_named_before_it_computes_no
         with pytest.raises(SenetError, match=remedy):
             write_or_open(tmp_path / "a.pte")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dynamic": True}, "dynamic is True; expected the axes whose length is free, such as ('batch', 'height'"),
+        ({"dynamic": {"images": {0: "batch"}}}, "dynamic is {'images': {0: 'batch'}}; expected the axes"),
+        ({"image_size": 224.0}, "image_size is 224.0; expected height and width in pixels"),
+        ({"image_size": "22"}, "image_size is '22'; expected height and width in pixels"),
+        ({"opset": "18"}, "opset is '18'; expected a whole number"),
+        ({"keep_float": "all"}, "keep_float is 'all'; expected a whole number"),
+        ({"batch_size": 2.5}, "batch_size is 2.5; expected a whole number"),
+        ({"preprocess": True, "resize": 256}, "resize is 256; expected True or False; the file scales to"),
+    ],
+)
+def test_values_of_other_types_are_one_sentence(options, said):
+    with pytest.raises(SenetError) as error:
+        ExportConfig(**options)
+    assert str(error.value).startswith(said)
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = ExportConfig(image_size=np.int64(64), opset=np.int32(20))
+    assert (config.image_size, config.opset) == ((64, 64), 20)
+    assert type(config.opset) is int
+
+
+@pytest.mark.parametrize("command", ["export", "predict", "evaluate", "train", "finetune", "models", "shard", "record"])
+def test_a_command_without_arguments_says_what_it_needs(command, capsys):
+    try:
+        status = main([command])
+    except SystemExit as stopped:
+        status = stopped.code
+    printed = capsys.readouterr()
+    assert status == (0 if command == "models" else 2)
+    assert "Traceback" not in printed.err
+
+
+def test_a_file_of_no_square_is_warned_of(tmp_path, caplog):
+    made = senet.export(Small(), tmp_path / "a.pt2", to="torch_export", image_size=(32, 48), dynamic=())
+    assert made.parity.source == "16 generated pictures"
+    assert "images of 32 x 48 pixels are no squares, as senet.predict and senet.evaluate cut them" in caplog.text
+
+
+def test_an_output_ends_in_small_letters_and_a_file_may_be_renamed(tmp_path):
+    with pytest.raises(SenetError, match=r"a\.PT2 does not end in \.pt2, as files of torch_export do; name it so"):
+        senet.export(Small(), tmp_path / "a.PT2", to="torch_export")
+    made = senet.export(Small(), tmp_path / "a.pt2", to="torch_export", dynamic=(), batch_size=3)
+    assert [each.batch_size for each in made.parity.latencies] == [3, 3]  # what the file computes at once
+    renamed = made.path.rename(tmp_path / "b.PT2")
+    x = torch.rand(3, 3, 32, 32)
+    torch.testing.assert_close(senet.load_exported(renamed)(x), senet.load_exported(str(renamed))(x))

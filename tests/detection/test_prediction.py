@@ -10,7 +10,7 @@ from PIL import Image
 
 import senet
 from senet.detection.evaluation import outputs_of
-from senet.detection.opening import detects, is_detector, open_detector
+from senet.detection.opening import detects, is_detector, kinds_of, open_detector
 from senet.detection.prediction import Detection, detect, detect_each
 from senet.errors import SenetError
 from tiny_detectors import tiny_detector
@@ -141,6 +141,23 @@ def test_a_detector_without_names_numbers_its_classes():
     model = tiny_detector()
     del model.class_names
     assert {each.class_name for each in detect(model, [picture(40, 40)], threshold=0)[0]} <= {"class 1", "class 2"}
+
+
+def test_names_that_are_not_one_for_each_kind_of_object_are_refused():
+    model = tiny_detector()
+    assert kinds_of(model) == 2
+    small = {"num_classes": 3, "frozen_stages": 0, "norm": "train", "min_size": (64,), "pyramid_channels": 16}
+    assert kinds_of(senet.retinanet("cifar_resnet20", **small)) == 3
+    for names, said in (
+        (("__background__", "cat", "dog"), "has 3 names, but .* finds 2 kinds of objects; leave out '__background__'"),
+        (("a", "b", "c"), "has 3 names, .*; give a name for each, for label k is "),
+        (("a",), "has 1 name, .*; give a name for each"),
+    ):
+        model.class_names = names
+        with pytest.raises(SenetError, match=said):
+            detect(model, [picture(40, 40)])
+    model.class_names = {0: "cat", 1: "dog"}
+    assert {each.class_name for each in detect(model, [picture(40, 40)], threshold=0)[0]} <= {"cat", "dog"}
 
 
 def test_predict_detects_with_a_detector(detector):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence, Set
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 
@@ -325,7 +326,7 @@ def check_values(argv: Sequence[str], elsewhere: Mapping[str, Names]) -> None:
         argv: the arguments of a command.
         elsewhere: for some of its options, the values of other programs and what does the same here.
     """
-    for word, following in zip(argv, (*argv[1:], ""), strict=True):
+    for word, following in pairwise((*argv, "")):
         flag, equals, value = word.partition("=")
         value = value if equals else following
         remedy = elsewhere.get(flag, {}).get(value.lower())

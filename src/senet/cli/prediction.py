@@ -1,5 +1,6 @@
 """`senet predict`."""
 
+import glob
 import io
 import sys
 from collections.abc import Iterable, Sequence
@@ -45,7 +46,8 @@ class PredictCommand(Command):
 
     What is printed depends on what the network was trained for. IMAGE is a file; a folder, for all images in it and
     below it; a pattern in quotes, such as 'photos/**/*.jpg'; or - for a list on standard input, one file a line. The
-    first IMAGE may be a run or model folder, a file of weights or what `senet export` wrote, which is then the network.
+    first IMAGE may be a run or model folder, a file of weights, what `senet export` wrote or a name, which is then the
+    network.
     Results are printed as they come. Images that cannot be read are listed at the end, on standard error, and the exit
     status is then 1. With a network that detects objects, --output may be a new folder: for the pictures with boxes
     drawn into them, and objects.json.
@@ -120,7 +122,12 @@ class PredictCommand(Command):
             named.classify()
 
     def with_model(self) -> "PredictCommand":
-        """Return the command with its first image as the model, if that is a network and none is named."""
+        """Return the command with its first image as the model, if that is a network and none is named.
+
+        Raises:
+            SenetError: it is neither a picture nor a network, so that a network that nobody named would see the rest.
+        """
+        from senet.factory import is_image, is_known_name
         from senet.weights.exported import exported_file
         from senet.weights.hub import FILES
         from senet.weights.reading import find_model_folder
@@ -130,11 +137,19 @@ class PredictCommand(Command):
             return replace(self, model=self.images[:1], images=others)
         if self.model or not (others or (self.images and self.list)):
             return self
-        if not (Path(self.images[0]).is_file() and Path(self.images[0]).suffix in FILES):
+        first = Path(self.images[0])
+        if not (is_known_name(self.images[0]) and not first.exists()) and not (
+            first.is_file() and first.suffix in FILES
+        ):
             try:
-                find_model_folder(self.images[0])
-            except SenetError:
-                return self
+                find_model_folder(first)
+            except SenetError as error:
+                if first.exists() or is_image(first) or glob.has_magic(str(first)) or str(first) == STANDARD_INPUT:
+                    return self
+                raise SenetError(
+                    f"there is no picture or network {first}; check the path, or name a network of the hub by "
+                    f"--model {first}"
+                ) from error
         return replace(self, model=self.images[:1], images=others)
 
     def classify(self) -> None:

@@ -1,6 +1,6 @@
 """The images on which int8 finds its ranges: of the training data or a folder, never those of the evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ from senet.evaluation.sources import find_images
 from senet.terminal import tracked
 
 Array = npt.NDArray[Any]
-CalibrationSource = DataConfig | str | Path | Tensor | Sequence[Tensor]
-"""Data whose training images are taken; a folder or pattern of images; or images, uint8 (N, C, H, W)."""
+CalibrationSource = DataConfig | str | Path | Sequence[str | Path] | Tensor | Array | Sequence[Tensor | Array]
+"""Data whose training images are taken; a folder or pattern of images, or a list of files; or images, uint8
+(N, C, H, W), in one tensor or array or in several."""
 NUMBER = 300
 """Images that are taken. Source: the default subset of NNCF's post-training quantization."""
 LEAST = 10
@@ -95,8 +96,8 @@ def calibration_images(
     """Return images for finding ranges, the same ones for the same seed.
 
     Args:
-        source: data, of which the training images are taken; a folder or pattern of images, of which all count; or
-            images, uint8 (N, C, H, W), which are taken as they are.
+        source: data, of which the training images are taken; a folder or pattern of images or a list of files, of which
+            all count; or images, uint8 (N, C, H, W), which are taken as they are.
         preprocessing: of the network.
         number: of images, at least 10; all if there are fewer.
         seed: chooses which.
@@ -108,11 +109,12 @@ def calibration_images(
     """
     if number < LEAST:
         raise SenetError(f"the number of calibration images is {number}; expected at least {LEAST}")
-    if isinstance(source, DataConfig | str | Path):
-        images = open_images(source, preprocessing)
+    files = listed(source)
+    if files or isinstance(source, DataConfig | str | Path):
+        images = split_of_files("calibration", files, ()) if files else open_images(source, preprocessing)  # type: ignore[arg-type]
         check_number(images.source, len(images), number)
         return read_images(images, preprocessing, chosen(len(images), number, seed), size, class_names)
-    pixels = source if isinstance(source, Tensor) else stacked(source)
+    pixels = stacked([source] if isinstance(source, Tensor | np.ndarray) else source)  # type: ignore[arg-type]
     check_pixels(pixels, preprocessing)
     check_number("calibration", len(pixels), number)
     taken = pixels[chosen(len(pixels), number, seed)]
@@ -152,6 +154,13 @@ def images_for_int8(
     return images
 
 
+def listed(source: CalibrationSource) -> list[tuple[str, int]]:
+    """Return the files of a list of files, folders and patterns, each with a label that means nothing; else none."""
+    if not isinstance(source, list | tuple) or not all(isinstance(each, str | Path) for each in source):
+        return []
+    return [(file, 0) for each in source for file in find_images(each)]
+
+
 def open_images(source: DataConfig | str | Path, preprocessing: Preprocessing) -> ImageSplit:
     """Open the training images of data, or the images of a folder or pattern.
 
@@ -164,7 +173,10 @@ def open_images(source: DataConfig | str | Path, preprocessing: Preprocessing) -
     training, evaluation = folders_of_splits(folder) if folder.is_dir() else (None, None)
     is_data = is_huggingface(str(source)) or bool(tables_of(str(source)))
     if is_data or training is not None or not (folder.exists() or "*" in str(source)):
-        return open_unread(DataConfig(dataset=str(source), preprocessing=preprocessing), "train")
+        try:
+            return open_unread(DataConfig(dataset=str(source), preprocessing=preprocessing), "train")
+        except SenetError as error:
+            raise type(error)(str(error).replace("data.dataset is", "calibration is", 1)) from error
     if evaluation is not None:
         raise SenetError(
             f"{source} has images for evaluation alone, in {evaluation.name}/; calibrate on others, such as its "
@@ -217,9 +229,21 @@ def check_number(source: str, available: int, number: int) -> None:
         warn(f"{source} has {available} images; ranges found on fewer than {FEW} may cost accuracy")
 
 
-def stacked(images: Sequence[Tensor]) -> Tensor:
-    """Return images (C, H, W), or batches of them, as one tensor."""
-    parts = [image if image.dim() == 4 else image[None] for image in images]
+def stacked(images: Iterable[Tensor | Array]) -> Tensor:
+    """Return images (C, H, W), or batches of them, as one tensor.
+
+    Raises:
+        SenetError: they are no images, there are none, or they differ in their sizes.
+    """
+    given = list(images) if isinstance(images, list | tuple) else [images]
+    for each in given:
+        if not isinstance(each, Tensor | np.ndarray):
+            raise SenetError(
+                f"calibration has a {type(each).__name__}; expected a folder, a data set, a list of files, or uint8 "
+                "images (N, C, H, W), not normalized"
+            )
+    tensors = [torch.as_tensor(each) for each in given]
+    parts = [image if image.dim() == 4 else image[None] for image in tensors]
     if not parts:
         raise SenetError(f"calibration has no images; int8 needs at least {LEAST} to find its ranges")
     if len({part.shape[1:] for part in parts}) > 1:

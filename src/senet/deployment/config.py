@@ -1,6 +1,8 @@
 """The configuration of an export: to which format, with what inside, at which precision."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -54,6 +56,7 @@ class ExportConfig:
     onnxruntime_web: Path | None = None
 
     def __post_init__(self) -> None:
+        self.check_kinds()
         check_choice("to", self.to, get_args(Target))
         check_choice("precision", self.precision, get_args(ExportPrecision))
         if self.layout is not None:
@@ -65,13 +68,37 @@ class ExportConfig:
         self.check_sizes()
         self.check_effects()
 
+    def check_kinds(self) -> None:
+        """Raise a SenetError for a value of another type, with what does the same for those of other programs."""
+        for name in ("rewrite", "preprocess", "resize"):
+            if not isinstance(getattr(self, name), bool):
+                remedy = "; the file scales to the preprocessing's own resize" if name == "resize" else ""
+                raise SenetError(f"{name} is {getattr(self, name)!r}; expected True or False{remedy}")
+        for name in ("batch_size", "opset", "keep_float"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral | None):
+                raise SenetError(f"{name} is {value!r}; expected a whole number")
+            object.__setattr__(self, name, value if value is None else int(value))
+        if isinstance(self.dynamic, bool | Mapping) or not isinstance(self.dynamic, Iterable | None):
+            raise SenetError(
+                f"dynamic is {self.dynamic!r}; expected the axes whose length is free, such as "
+                "('batch', 'height', 'width'), or () for none"
+            )
+        size: Any = self.image_size
+        sides = (size,) if isinstance(size, Integral) else size
+        if size is not None and not (
+            isinstance(sides, list | tuple) and all(isinstance(side, Integral) for side in sides)
+        ):
+            raise SenetError(f"image_size is {size!r}; expected height and width in pixels")
+
     def check_sizes(self) -> None:
         """Raise a SenetError for a number out of its range."""
         if self.batch_size is not None and self.batch_size < 1:
             raise SenetError(f"batch_size is {self.batch_size}; expected at least 1")
         if self.image_size is not None:
             size: Any = self.image_size
-            object.__setattr__(self, "image_size", (size, size) if isinstance(size, int) else tuple(size))
+            sides = (size, size) if isinstance(size, Integral) else size
+            object.__setattr__(self, "image_size", tuple(map(int, sides)))
             if len(self.image_size) != 2 or min(self.image_size) < 1:
                 raise SenetError(f"image_size is {self.image_size}; expected height and width in pixels")
         if self.opset is not None and not OPSETS[0] <= self.opset <= OPSETS[1]:

@@ -14,6 +14,7 @@ from senet.deployment.detection_parity import PHOTOS, DetectionParity, compare_d
 from senet.deployment.exported_detectors import ExportedDetector
 from senet.deployment.graph import ExportGraph, bare_network, build_graph
 from senet.deployment.layouts import place_of_model, write_settings
+from senet.deployment.loading import ExportedModel
 from senet.deployment.metadata import describe
 from senet.deployment.onnxruntime_web import check_runtime
 from senet.deployment.parity import ParityReport, parity_path, write_parity
@@ -130,10 +131,18 @@ def export_classifier(
         SenetError: as `export`.
     """
     model, info = bare_network(open_model(run_or_model)), TARGETS[config.to]
+    if isinstance(model, ExportedModel):
+        raise SenetError(f"{model.name} is an exported file already; give the network that it was made of")
     check_proof(model, config.to, info, data, page)
     graph = build_graph(model, config)
     number = number_of(num_images, usual_number(graph.preprocessing.image_size))
     metadata = metadata_of(graph, config, run_or_model)
+    size = config.image_size
+    if size is not None and size[0] != size[1] and not {"height", "width"} & {*config.free_axes}:
+        warn(
+            f"images of {size[0]} x {size[1]} pixels are no squares, as senet.predict and senet.evaluate cut them: "
+            "neither can use the file, and it is compared on generated pictures"
+        )
     calibrating = images_for_int8(run_or_model, config, graph, calibration, class_names_of(model))
     logger.info("writing %s", output)
     parity = None
@@ -243,7 +252,7 @@ def check_output(output: Path, config: ExportConfig, info: TargetInfo) -> None:
         raise SenetError(
             f"{output} ends in {output.suffix}, but layout={config.layout!r} writes a folder; name it without"
         )
-    if config.layout is None and info.suffix and output.suffix.lower() != info.suffix:
+    if config.layout is None and info.suffix and output.suffix != info.suffix:
         others = [name for name, other in TARGETS.items() if other.suffix and other.suffix == output.suffix.lower()]
         remedy = f", or choose to={others[0]!r}" if others else ""
         raise SenetError(f"{output} does not end in {info.suffix}, as files of {config.to} do; name it so{remedy}")

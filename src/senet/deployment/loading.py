@@ -165,12 +165,13 @@ def opened(path: Path) -> tuple[Runner, Any]:
     Raises:
         SenetError: it is no exported file, or not one of this library.
     """
-    if path.suffix not in EXPORTED:
+    suffix = path.suffix.lower()
+    if suffix not in EXPORTED:
         known = ", ".join(EXPORTED)
         raise SenetError(f"{path} is no exported network; expected a file that ends in one of {known}")
     if not path.exists():
         raise MissingFileError(f"there is no file {path}")
-    info = TARGETS[EXPORTED[path.suffix]]  # type: ignore[index]  # its values are the names of formats
+    info = TARGETS[EXPORTED[suffix]]  # type: ignore[index]  # its values are the names of formats
     if path.is_dir() and not info.elsewhere:
         raise SenetError(f"{path} is a folder; expected a file that `senet export` wrote")
     check_installed(str(path), info.needed_to_run)

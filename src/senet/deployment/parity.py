@@ -195,7 +195,7 @@ def compare_exported(
         pictures = pictures_for(prepared, data, images, candidate.size)
         tally, some = compared(model, candidate.run, pictures, allowed)
         contestants = {"original": model, "exported": candidate.run, "optimized": optimized}
-        times = timed_in_turn(contestants, some) if timed else ()
+        times = timed_in_turn(contestants, some, candidate.batch or 1) if timed else ()
         inner = inner_errors(model, candidate, some) if by_block else None
     return ParityReport(
         original=own,
@@ -254,10 +254,16 @@ def logits_of(exported: Run, images: Tensor) -> Tensor:
     return torch.as_tensor(exported(images)).float().cpu()
 
 
-def timed_in_turn(contestants: Mapping[str, Any], images: Tensor) -> tuple[Latency, ...]:
-    """Time networks on images at each of `BATCH_SIZES`, the original first; None stands for one that is not there."""
+def timed_in_turn(contestants: Mapping[str, Any], images: Tensor, at_once: int) -> tuple[Latency, ...]:
+    """Time networks on images, the original first.
+
+    Args:
+        contestants: None stands for one that is not there.
+        images: (N, C, H, W).
+        at_once: images that a file computes at once: of `BATCH_SIZES` the multiples are timed, or if there is none it.
+    """
     found: list[Latency] = []
-    for size in BATCH_SIZES:
+    for size in [size for size in BATCH_SIZES if size % at_once == 0] or [at_once]:
         batch = images.repeat(-(-size // len(images)), 1, 1, 1)[:size].contiguous()
         runs = {name: partial(network, batch) for name, network in contestants.items() if network is not None}
         found += latencies(runs, size)

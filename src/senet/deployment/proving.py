@@ -32,7 +32,8 @@ def check_proof(model: nn.Module, target: str, info: TargetInfo, data: DataSourc
         page: that was asked for.
     """
     if info.elsewhere and (data is not None or page is not None):
-        raise SenetError(f"data and report have no effect on {target}, for {info.elsewhere}; leave them out")
+        name = "report" if data is None else "data"
+        raise SenetError(f"{name} has no effect on {target}, for {info.elsewhere}; leave it out")
     if isinstance(data, str | Path):
         pictures_for(model, data, 1)
     check_report(page)

@@ -71,12 +71,17 @@ class Sensitivity:
         Raises:
             SenetError: there are not more than that, so that nothing would be left to compute in int8.
         """
-        if number >= max(1, len(self.layers)):
-            raise SenetError(
-                f"keep_float is {number}, but the network has {counted(len(self.layers), 'layer')} outside of gates; "
-                "keep fewer in float, or export in float"
-            )
+        check_kept(number, len(self.layers))
         return tuple(cost.name for cost in self.layers[:number])
+
+
+def check_kept(number: int, layers: int) -> None:
+    """Raise a SenetError for so many layers in float that none is left to compute in int8."""
+    if number >= max(1, layers):
+        raise SenetError(
+            f"keep_float is {number}, but the network has {counted(layers, 'layer')} outside of gates; "
+            "keep fewer in float, or export in float"
+        )
 
 
 def measure(network: nn.Module, images: Tensor, names: Sequence[str], labels: Tensor | None = None) -> Sensitivity:
@@ -129,6 +134,7 @@ def layer_costs(
     names = named_layers(layers, {name: value.numpy() for name, value in graph.network.state_dict().items()})
     modules = {name for name, _ in graph.network.named_modules()}
     nodes = {names[layer.node]: layer.node for layer in layers if not layer.in_gate and names[layer.node] in modules}
+    check_kept(keep_float, len(nodes))  # before the minutes that measuring takes
     images = normalized(calibration.pixels, calibration.preprocessing)
     costs = measure(graph.network, images, list(nodes), calibration.labels)
     kept = costs.worst(keep_float)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torchvision.models.detection import FasterRCNN, RetinaNet
 
-from senet.errors import SenetError
+from senet.errors import SenetError, counted
 from senet.evaluation.batches import open_any
-from senet.evaluation.functions import Network, name_of
+from senet.evaluation.functions import Network, class_names_of, name_of
 from senet.files import parse_json
 from senet.nn.modes import default_device, device_of
 from senet.weights.checkpoint import CONFIG_FILE
@@ -118,6 +119,32 @@ def open_detector(run_or_model: Network, device: torch.device | str | None = Non
 
 
 def names_of_classes(model: nn.Module) -> tuple[str, ...] | None:
-    """Return the names of labels 1, 2, ...; None for a detector that has none, such as one built by torchvision."""
-    names = getattr(model, "class_names", None)
-    return None if names is None else tuple(map(str, names))
+    """Return the names of labels 1, 2, ...; None for a detector that has none, such as one built by torchvision.
+
+    Raises:
+        SenetError: there are more or fewer than kinds of objects; torchvision's lists name the background too.
+    """
+    names = class_names_of(model)
+    if not names:
+        return None
+    kinds = kinds_of(model)
+    if kinds is None or len(names) == kinds:
+        return names
+    background = len(names) == kinds + 1 and "background" in names[0].lower()
+    remedy = f"leave out {names[0]!r}" if background else "give a name for each"
+    raise SenetError(
+        f"model.class_names has {counted(len(names), 'name')}, but {type(model).__name__} finds "
+        f"{counted(kinds, 'kind')} of objects; {remedy}, for label k is class_names[k - 1]"
+    )
+
+
+def kinds_of(model: nn.Module) -> int | None:
+    """Return how many kinds of objects a detector finds, without the background; None if it is of no known kind."""
+    detector: Any = model
+    if isinstance(model, FasterRCNN):
+        outputs = getattr(getattr(detector.roi_heads.box_predictor, "cls_score", None), "out_features", None)
+    elif isinstance(model, RetinaNet):
+        outputs = detector.head.classification_head.num_classes
+    else:
+        return None
+    return None if outputs is None else outputs - 1

@@ -42,12 +42,13 @@ NO_BATCHES = (
 
 
 def run_data(source: str | Path) -> DataConfig | None:
-    """Return the data that a run was trained on; None if `source` is not a run folder or a model folder in one.
+    """Return the data that a run was trained on; None if `source` is not a run folder, or a folder or file in one.
 
     Raises:
         SenetError: the run's configuration cannot be read.
     """
-    for folder in (Path(source), Path(source).parent):
+    own = Path(source)
+    for folder in (own, own.parent) if own.exists() else ():  # the name of a network may be said in a run's folder
         path = folder / CONFIG_FILE
         try:
             values = parse_json(path.read_text()).get("data")

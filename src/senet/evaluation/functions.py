@@ -1,6 +1,6 @@
 """Any function that classifies images, such as an exported network, as a module that is evaluated like the others."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -93,6 +93,38 @@ def check_device(model: nn.Module, device: torch.device | str | None) -> None:
 
 
 def class_names_of(model: Any) -> tuple[str, ...]:
-    """Return the names of a network's classes, of a list, an array or another sequence; empty if it has none."""
+    """Return the names of a network's classes in the order of its outputs; empty if it has none.
+
+    Args:
+        model: whose `class_names` are a list, an array or another sequence; or as Hugging Face and torchvision keep
+            them, a mapping from number to name or from name to number.
+
+    Raises:
+        SenetError: they have no order, or are a mapping that does not number them 0, 1, ...
+    """
     names = getattr(model, "class_names", None)
-    return () if names is None else tuple(map(str, names))
+    if names is None:
+        return ()
+    if isinstance(names, Mapping):
+        return in_order(names)
+    if isinstance(names, str | Set):
+        raise SenetError(
+            f"model.class_names is a {type(names).__name__}; expected a list of names in the order of the outputs"
+        )
+    return tuple(map(str, names))
+
+
+def in_order(names: Mapping[Any, Any]) -> tuple[str, ...]:
+    """Return names from {number: name} or {name: number} in the order of the numbers, which may be text.
+
+    Raises:
+        SenetError: the numbers are not 0, 1, ...
+    """
+    for pairs in (names.items(), ((number, name) for name, number in names.items())):
+        numbered = {str(number): str(name) for number, name in pairs}
+        if set(numbered) == set(map(str, range(len(names)))):
+            return tuple(numbered[str(i)] for i in range(len(names)))
+    raise SenetError(
+        f"model.class_names is a {type(names).__name__} that does not number its names 0, 1, ...; give a list of names "
+        "in the order of the outputs"
+    )

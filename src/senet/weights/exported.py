@@ -21,7 +21,7 @@ def exported_file(source: str | Path) -> Path | None:
         SenetError: it is such a folder with several networks.
     """
     path = Path(source)
-    if path.suffix in EXPORTED:
+    if path.suffix.lower() in EXPORTED:
         return path
     if not path.is_dir():
         return None
