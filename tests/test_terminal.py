@@ -173,6 +173,7 @@ def test_insert_names_its_folder(tmp_path, capsys):
     assert f"{folder} holds the model" in said(capsys, "insert", source, "--output", folder)
 
 
+@pytest.mark.slow
 def test_ablate_and_demo_name_their_folders(images, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "x [/b] [red]runs"
     settings = ("--data", images, "--epochs", "1", "--batch-size", "8")

@@ -369,6 +369,7 @@ def test_convert_refuses_in_one_sentence(capsys: pytest.CaptureFixture[str], tmp
     assert_refused(capsys, ["convert", "resnet18", str(file), "--output", str(tmp_path)], "exists already", "--output")
 
 
+@pytest.mark.slow
 def test_models_paper(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "se_resnet50", "--paper"]) == 0
     printed = capsys.readouterr().out

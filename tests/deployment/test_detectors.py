@@ -103,7 +103,9 @@ def test_pixels_retinanet_and_openvino(tmp_path: Path) -> None:
     ("kind", "options"),
     [("faster_rcnn", {"box_score_thresh": 0.999}), pytest.param("retinanet", {}, marks=pytest.mark.slow)],
 )
-@pytest.mark.parametrize(("to", "suffix"), [("onnx", ".onnx"), ("openvino", ".xml")])
+@pytest.mark.parametrize(
+    ("to", "suffix"), [("onnx", ".onnx"), pytest.param("openvino", ".xml", marks=pytest.mark.slow)]
+)
 def test_no_objects(kind: str, options: dict, to: str, suffix: str, tmp_path: Path) -> None:
     """OpenVINO computes a branch that returns nothing as one that returns something."""
     pytest.importorskip(to)
@@ -173,8 +175,7 @@ def more_overlap(model: torch.nn.Module) -> None:
     [
         None,
         shifted,
-        exchanged,
-        *(pytest.param(each, marks=pytest.mark.slow) for each in (other_scale, other_mean, more_overlap)),
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (exchanged, other_scale, other_mean, more_overlap)),
     ],
 )
 def test_a_damaged_export(damage: Callable[[torch.nn.Module], None] | None, tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ def test_a_damaged_export(damage: Callable[[torch.nn.Module], None] | None, tmp_
 # ---- detectors of all kinds ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rewrite", [True, False])
+@pytest.mark.parametrize("rewrite", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_inserted_blocks(rewrite: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     options = {**SMALL, "weights": None, "pyramid_channels": 16, "box_features": 32}
@@ -206,6 +207,7 @@ def test_inserted_blocks(rewrite: bool, tmp_path: Path) -> None:
     assert made.parity.pairs > 100
 
 
+@pytest.mark.slow
 def test_a_trunk_of_timm(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     torch.manual_seed(0)

@@ -133,6 +133,7 @@ def test_labels_are_one_line_each(name, fault, tmp_path):
         settings_of(tmp_path, ExportConfig(layout="triton"), metadata(["batch", 3, 8, 8], (name, "b")))
 
 
+@pytest.mark.slow
 def test_openvino_model_servers_schema_accepts_the_configuration(tmp_path):
     made = senet.export(NAME, tmp_path / "a", to="openvino", layout="ovms")
     settings = json.loads((tmp_path / "a" / "config.json").read_text())

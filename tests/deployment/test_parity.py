@@ -107,6 +107,7 @@ def test_the_data_of_the_run_at_equal_distances(digits_run):
     assert everything.accuracy.original == pytest.approx(senet.evaluate(digits_run).top1)
 
 
+@pytest.mark.slow
 def test_onnx_runtime_computes_the_same(tmp_path, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -63,6 +63,7 @@ def test_pictures_that_are_given_and_those_that_are_not(network, pictures, tmp_p
     assert {each.batch_size for each in other.parity.latencies} == {1, 16}
 
 
+@pytest.mark.slow
 def test_images_of_another_size_than_data_have(network, pictures, tmp_path):
     wide = senet.export(network, tmp_path / "a.pt2", to="torch_export", data=pictures, image_size=(32, 48), dynamic=())
     assert wide.parity.unscored == "the file takes images of 32x48 pixels, and data are cut to squares"

@@ -83,6 +83,7 @@ def test_metadata(classifier, network):
     assert stated["versions"]["coremltools"] == coremltools.__version__
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(("precision", "tolerance", "share"), [("fp16", 0.02, 0.6), ("int8_weights", 0.1, 0.4)])
 def test_smaller_weights(network, arrays, tmp_path, precision, tolerance, share):

@@ -77,7 +77,9 @@ def said(code, packages, folder, *arguments):
     ("package", "file", "options"),
     [
         ("onnxruntime", "a.onnx", {}),
-        ("openvino", "a.xml", {"to": "openvino", "preprocess": True, "resize": True}),
+        pytest.param(
+            *("openvino", "a.xml", {"to": "openvino", "preprocess": True, "resize": True}), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_the_programs_say_what_predict_says(tmp_path, package, file, options):

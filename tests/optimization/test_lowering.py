@@ -72,7 +72,7 @@ NETWORKS = (
     ("se_vgg16_bn", 13, 2),
     ("se_mobilenet_v1", 13, 1 + 13),
 )
-QUICK = ("timm_legacy_seresnext26_32x4d", "cifar_se_resnet20")
+QUICK = ("cifar_se_resnet20",)
 
 
 @torch.no_grad()

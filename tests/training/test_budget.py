@@ -83,7 +83,13 @@ def test_as_many_epochs_are_trained_as_fit_and_the_schedule_ends_with_them(tmp_p
     assert read_run(run).state != "early"  # nothing tells
 
 
-@pytest.mark.parametrize("stops", [[(0, 1)], [(0, 2), (2, 1)], [(1, 0), (1, 2)], [(3, 1)]])
+@pytest.mark.parametrize(
+    "stops",
+    [
+        [(0, 2), (2, 1)],
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ([(0, 1)], [(1, 0), (1, 2)], [(3, 1)])),
+    ],
+)
 def test_interruptions_cost_none_of_the_time_that_is_left(tmp_path, clock, monkeypatch, stops):
     whole, run = train(LIMITED, tmp_path / "whole"), tmp_path / "run"
     for number, (epoch, batch) in enumerate(stops):

@@ -57,6 +57,7 @@ def test_two_processes_train_one_network_stop_together_and_go_on(tmp_path: Path)
         assert_same_tensors(*(state[part] for state in states))
 
 
+@pytest.mark.slow
 def test_compressed_gradients_are_the_mean_rounded_to_16_bits(tmp_path: Path):
     """Bit for bit what the two processes' own gradients give when they are rounded, halved and added in 16 bits."""
     kinds = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -185,7 +185,9 @@ def assert_still_good(run) -> None:
 
 
 @pytest.mark.usefixtures("few_digits")
-@pytest.mark.parametrize("how", ["layers", "fused", "bf16", "compiled", "accumulated"])
+@pytest.mark.parametrize(
+    "how", ["layers", "fused", "bf16", pytest.param("compiled", marks=pytest.mark.slow), "accumulated"]
+)
 def test_a_run_names_the_layer_in_which_it_overflows(how, tmp_path, monkeypatch, request):
     """Whichever way the steps are computed; the run goes on from its last good state once the reason is gone."""
     compute = RUN.compute
