@@ -256,7 +256,7 @@ def test_a_run_is_the_same_bit_for_bit_if_another_number_only_evaluated_and_save
 @pytest.mark.slow
 def test_synchronized_processes_train_as_one_with_all_their_images(tmp_path):
     go(1, tmp_path, "whole", "whole", "end")
-    go(2, tmp_path, "synchronized", "two", "end", "two_four", "0.3")
+    go(2, tmp_path, "synchronized", "two", "end", "two_four", "0.3", "two_one", "0.1")
     go(4, tmp_path, "synchronized", "two_four", "end")
     assert_same_runs(tmp_path, "two_four", "two")
     states = [torch.load(tmp_path / name / "last/training_state.pt") for name in ("two", "whole")]
@@ -264,4 +264,4 @@ def test_synchronized_processes_train_as_one_with_all_their_images(tmp_path):
         for key, expected in states[1][part].items():
             torch.testing.assert_close(states[0][part][key], expected, rtol=2e-5, atol=2e-5, msg=key)
     with pytest.raises(AssertionError, match=r"compute.sync_batch_norm takes statistics over .* start at least 2"):
-        go(1, tmp_path, "synchronized", "two", "0.0")
+        go(1, tmp_path, "synchronized", "two_one", "end")
