@@ -336,7 +336,8 @@ def test_predictions_that_are_stopped_are_whole_so_far(tmp_path):
     argv = [*TORCHRUN, "2", "-m", "senet", *words]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=CPU) as started:
         deadline = time.monotonic() + 200
-        while not (output.exists() and output.stat().st_size > 2000):
+        growing = output.with_name(f"{output.name}.part")
+        while not (growing.exists() and growing.stat().st_size > 2000):
             assert started.poll() is None, started.communicate()[0]
             assert time.monotonic() < deadline
             time.sleep(0.05)

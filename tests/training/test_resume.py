@@ -315,7 +315,7 @@ def test_a_kill_between_any_two_files_of_a_save_loses_nothing(tmp_path, monkeypa
         assert_same_run(resume(run), whole)
     assert len(killed) == 10 + 8
     assert "metrics.jsonl" in killed[0]
-    assert not any(name.startswith("last/") for name in killed[0])
+    assert [name for name in killed[0] if name.startswith("last/")] in ([], ["last/model.safetensors.sha256"])
 
 
 def stopped(monkeypatch, run, config=SIMPLE, epoch=1, batch=0):
