@@ -123,7 +123,7 @@ def test_where_it_is_computed_is_said(arrays, tmp_path, capsys):
     with pytest.raises(SenetError, match="is computed by Core ML, on Apple's systems only"):
         senet.load_exported(arrays.path)
     assert arrays.parity is None
-    with pytest.raises(SenetError, match="data and report have no effect on coreml, for Core ML computes on Apple's"):
+    with pytest.raises(SenetError, match="report has no effect on coreml, for Core ML computes on Apple's"):
         senet.export(NAME, tmp_path / "a.mlpackage", to="coreml", report=tmp_path / "a.html")
     assert main(["export", NAME, str(tmp_path / "a.mlpackage"), "--to", "coreml", "--resize", "--preprocess"]) == 2
     assert "--resize has no effect on coreml" in capsys.readouterr().err
