@@ -132,6 +132,7 @@ def test_a_process_waits_for_others_on_its_own_machine_without_a_watch(monkeypat
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "9")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")  # torchrun ends it when another one ends
     before = threading.active_count()
     with watching_others(2, 5, "resume"):
         assert threading.active_count() == before

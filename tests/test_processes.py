@@ -6,6 +6,7 @@ The processes are forks of this one, which has PyTorch already, so that they sta
 import functools
 import operator
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 
 import senet
 from senet.analysis.knockout import knock_out_blocks
+from senet.cli import main
 from senet.data.config import DataConfig
 from senet.errors import SenetError
 from senet.evaluation.prediction import predict_each
@@ -220,3 +222,28 @@ def alone_in_a_group(rank):
 
 def test_outside_of_the_block_each_process_works_alone(tmp_path):
     assert in_processes(alone_in_a_group, tmp_path) == [[0], 2, [2]]
+
+
+# ---- the environment -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE is ''; expected a whole number; unset it, or start by torchrun"),
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE is 'abc'; expected a whole number"),
+        ({"LOCAL_RANK": "x", "WORLD_SIZE": "1"}, "LOCAL_RANK is 'x'|invalid literal"),
+        ({"WORLD_SIZE": "2"}, "the processes that the environment announces cannot be joined .*MASTER_ADDR"),
+        (
+            {"LOCAL_RANK": "0"},
+            "cannot be joined .*; start them by torchrun or `accelerate launch`, or unset LO",
+        ),
+        ({"WORLD_SIZE": "2", "RANK": "5"}, "RANK is 5, but WORLD_SIZE is 2; expected 0 to 1; start by torchrun"),
+    ],
+)
+def test_an_environment_that_announces_nobody_is_one_sentence(environment, said, monkeypatch, tmp_path, capsys):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(["train", "digits", "--output", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(said, line), line

@@ -5,6 +5,8 @@ import socket
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from senet.errors import SenetError
+
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
@@ -16,9 +18,33 @@ ANSWER_S = 20.0
 """Within which a store answers that can be reached."""
 
 
+def told(name: str, default: int) -> int:
+    """Return a number of the environment.
+
+    Raises:
+        SenetError: it is none.
+    """
+    value = os.environ.get(name)
+    if value is not None and not value.isdecimal():
+        raise SenetError(f"{name} is {value!r}; expected a whole number; unset it, or start by torchrun")
+    return default if value is None else int(value)
+
+
 def num_started() -> int:
     """Return the number of processes that were started together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return told("WORLD_SIZE", 1)
+
+
+def check_rank() -> None:
+    """Raise a SenetError for a process whose number is none of those that were started."""
+    rank, number = told("RANK", 0), num_started()
+    if rank >= number > 1:
+        raise SenetError(f"RANK is {rank}, but WORLD_SIZE is {number}; expected 0 to {number - 1}; start by torchrun")
+
+
+def by_torchrun() -> bool:
+    """Return whether torchrun watches over the processes, and keeps their store."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def is_first() -> bool:
@@ -28,12 +54,12 @@ def is_first() -> bool:
 
 def local_rank() -> int:
     """Return the number of this process among those on its machine, from 0."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return told("LOCAL_RANK", 0)
 
 
 def num_on_machine() -> int:
     """Return the number of processes that were started on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", num_started()))
+    return told("LOCAL_WORLD_SIZE", num_started())
 
 
 def job() -> str:
@@ -83,10 +109,10 @@ def first_to_fail() -> bool:
 
     Where no store can be reached, the first process of each machine reports its failure.
     """
-    if num_started() == 1:
-        return True
     try:
-        return count_failure() == 1
+        return num_started() == 1 or count_failure() == 1
+    except SenetError:  # of the environment
+        return True
     except RuntimeError:  # there is no store, or no longer, or this machine is cut off
         return local_rank() == 0
 
@@ -101,7 +127,7 @@ def count_failure() -> int:
     from torch.distributed.distributed_c10d import _get_default_store
 
     address = store_address()
-    if address and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+    if address and by_torchrun():
         return int(connected_store(address).add(FAILURES, 1))
     if not is_initialized():
         raise RuntimeError("there is no store yet")

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from senet.errors import SenetError
 from senet.launch import (
     ANSWER_S,
+    by_torchrun,
     connected_store,
     first_to_fail,
     local_rank,
@@ -133,8 +134,8 @@ class Watch:
         key = self.key(f"host of {other}")
         host = store.get(key).decode() if store.check([key]) else ""
         said = (
-            f"process {other}{f' on {host}' if host else ''} has given no sign of life for {self.seconds:g} s: its "
-            f"machine is off or cut off from the others, or it was stopped; {self.remedy}"
+            f"process {other}{f' on {host}' if host else ''} has given no sign of life for {self.seconds:g} s: it was "
+            f"killed or stopped, or its machine is off or cut off from the others; {self.remedy}"
         )
         store.set(self.key(LOST), said)
         self.decide(said)
@@ -175,8 +176,9 @@ def end_process(said: str, speaks: bool) -> None:
 def watching_others(num_processes: int, minutes: float | None, remedy: str) -> Iterator[None]:
     """End this process, in one sentence, when another one that works with it is lost.
 
-    A connection that breaks, as that to a killed process does, raises an error. On several machines silence counts too,
-    for which all processes come here at about the same time, and in the same order if they come again.
+    A connection that breaks, as that to a killed process does, raises an error. Silence counts too on several machines,
+    and where no torchrun ends the others when one ends. For that all processes come here at about the same time, and in
+    the same order if they come again.
 
     Args:
         num_processes: that work together; nothing is done for one.
@@ -190,7 +192,7 @@ def watching_others(num_processes: int, minutes: float | None, remedy: str) -> I
         yield
         return
     address, watch = store_address(), None
-    if minutes is not None and address and on_several_machines():
+    if minutes is not None and address and (on_several_machines() or not by_torchrun()):
         watch = Watch(address, dist.get_rank(), num_processes, minutes * 60, remedy, end_process)
         watch.thread.start()
     try:

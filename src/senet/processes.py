@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from senet.errors import SenetError, first_line
-from senet.launch import local_rank, num_started
+from senet.launch import check_rank, local_rank, num_started
 from senet.lost import LOST_MINUTES, watching_others
 from senet.restarts import fresh_store
 
@@ -59,6 +59,7 @@ def join_process_group() -> None:
     """
     if in_process_group():
         return
+    check_rank()
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     try:

@@ -214,6 +214,25 @@ def test_webdataset_reads_our_shards_and_we_read_theirs(folder, tar, config, tmp
 # ---- damage ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_damaged_shard_on_this_machine_is_refused_as_one_from_far_away(folder, tmp_path, config):
+    """Of the same size, with an image that can still be decoded."""
+    write_shards(folder, tmp_path / "out", megabytes=0.02)
+    images = open_split(replace(config, dataset=str(tmp_path / "out")), "val")
+    shard = min((tmp_path / "out").glob("val-*"))
+    content = shard.read_bytes()
+    described = next(
+        each for each in json.loads((tmp_path / "out" / INDEX).read_text())["shards"] if each["name"] == shard.name
+    )
+    damaged = bytearray(content)
+    damaged[described["offsets"][1] + described["sizes"][1] - 1] ^= 1
+    shard.write_bytes(damaged)
+    images[0]
+    with pytest.raises(SenetError, match=rf"in {shard} is not what was written, its SHA-256 is another one; copy the"):
+        images[1]
+    shard.write_bytes(content)  # the remedy
+    pictures(open_split(replace(config, dataset=str(tmp_path / "out")), "val"))
+
+
 def test_a_shard_that_vanishes_or_shrinks_is_said_when_it_is_needed(folder, tmp_path, config):
     write_shards(folder, tmp_path / "out", megabytes=0.02)
     shards = sorted((tmp_path / "out").glob("train-*"))
@@ -414,6 +433,12 @@ def test_complete_shards_are_compared_again(folder, tmp_path):
     write_shards(folder, out, megabytes=0.02)
     with pytest.raises(SenetError, match="holds shards of other images, or written in another way"):
         write_shards(folder, out, megabytes=0.03)
+    picture = next(folder.glob("train/*/*"))
+    before = picture.read_bytes()
+    picture.write_bytes(before + b" ")
+    with pytest.raises(SenetError, match="holds shards of other images, or written in another way"):
+        write_shards(folder, out, megabytes=0.02)
+    picture.write_bytes(before)
     content = bytearray((out / "train-000001.tar").read_bytes())
     content[600] ^= 1
     (out / "train-000001.tar").write_bytes(content)

@@ -80,6 +80,15 @@ def test_a_server_that_stays_busy_is_given_up_in_a_sentence_and_what_came_is_kep
     assert left(tmp_path) == [".shard"]
 
 
+def test_a_server_without_ranges_that_always_breaks_at_one_place_is_given_up(tmp_path, server, monkeypatch):
+    """Each try brings a million bytes, and none gets any further."""
+    monkeypatch.setattr("senet.shards.sources.DELAY", 0.001)
+    server.cut_after, server.ranges = 1_000_000, False
+    with pytest.raises(HubError, match=r"a.tar cannot be read \(.*, 6 times in a row\); check the network"):
+        cache(tmp_path).fetch(wanted(server))
+    assert len(server.requests) == 6
+
+
 def test_a_file_that_is_replaced_while_it_comes_is_read_from_its_beginning(tmp_path, server):
     server.cut_after, server.cuts = 1_000_000, 1
     other = bytes(reversed(CONTENT))

@@ -41,6 +41,7 @@ from senet.shards.index import (
     index_to_json,
     shard_from_json,
     shard_to_json,
+    short_digest,
 )
 from senet.shards.writing import ParquetShard, TarShard, Writer
 from senet.terminal import tracked
@@ -204,6 +205,7 @@ class Job:
             said.update(f"\n{part.split} {len(part.order)}\n".encode())
             said.update(b"" if labels is None else labels.tobytes())
             said.update("\n".join(part.names).encode("utf-8", "surrogateescape"))
+            said.update(json.dumps([size_of(file) for file, _ in part.images.files or ()]).encode())
         return said.hexdigest()
 
     @contextmanager
@@ -347,7 +349,7 @@ def check_shard(path: Path, shard: Shard) -> None:
         with path.open("rb") as file:
             for place, size, digest in zip(shard.offsets, shard.sizes, shard.digests or (), strict=False):
                 file.seek(int(place))
-                if hashlib.sha256(file.read(int(size))).hexdigest()[:16] != digest:
+                if short_digest(file.read(int(size))) != digest:
                     problem = problem or f"another image lies at byte {place:,}"
     except OSError as error:
         problem = f"it cannot be read: {error.strerror}"
@@ -391,3 +393,11 @@ def ending_of(content: bytes, images: ImageSplit, index: int) -> str:
             return FORMATS.get(image.format or "", "png")
     except Exception as error:  # what decoders raise on damaged files has no common parent
         raise SenetError(f"{images.name(index)} is not an image in a known format; replace or remove it") from error
+
+
+def size_of(file: str | Path) -> int:
+    """Return the bytes of a file; -1 if it is not there, which is said when it is read."""
+    try:
+        return os.stat(file).st_size  # noqa: PTH116  # there are many
+    except OSError:
+        return -1

@@ -7,6 +7,7 @@
 An index comes from anywhere, so that everything in it is checked before it is used.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +88,11 @@ def index_to_json(class_names: Sequence[str], shards: Sequence[Shard]) -> dict[s
     """Return an index as JSON has it."""
     described = [shard_to_json(shard) for shard in shards]
     return {"format": FORMAT, "version": VERSION, "class_names": list(class_names), "shards": described}
+
+
+def short_digest(content: bytes) -> str:
+    """Return what an index has of the content of an image: 16 hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def shard_to_json(shard: Shard) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from senet.errors import MissingFileError, SenetError
 from senet.shards.cache import ShardCache
-from senet.shards.index import Index, Shard
+from senet.shards.index import Index, Shard, short_digest
 from senet.shards.patterns import base_name, is_address, joined, shown
 
 OPEN = 128
@@ -114,7 +114,7 @@ class ShardStore:
         """Return the content of an image.
 
         Raises:
-            SenetError: its shard cannot be read.
+            SenetError: its shard cannot be read, or is damaged.
         """
         shard, place = self.place(number)
         described = self.shards[shard]
@@ -122,6 +122,11 @@ class ShardStore:
         content = self.handle(shard).read(int(described.offsets[place]), size)
         if len(content) < size:
             raise SenetError(f"{self.name(number)} is cut short; copy the shard again")
+        if described.digests is not None and short_digest(content) != described.digests[place]:
+            raise SenetError(
+                f"{self.name(number)} is not what was written, its SHA-256 is another one; copy the shard again, or "
+                "write its index again"
+            )
         return content
 
     def handle(self, shard: int) -> Opened:

@@ -54,8 +54,8 @@ def download(wanted: Wanted, part: Path, room: Callable[[int], bool]) -> None:
     if wanted.sha256 is None:
         part.write_bytes(b"")  # nothing would tell the beginning of an older version
     for last in (False, True):
-        versions = [""]
-        persistently(wanted.name, lambda versions=versions: continue_copy(wanted, part, versions, room))  # type: ignore[misc]
+        state = CopyState(reached=part.stat().st_size if part.exists() else 0)
+        persistently(wanted.name, lambda state=state: continue_copy(wanted, part, state, room))  # type: ignore[misc]
         problem = mismatch(wanted, part)
         if not problem:
             return
@@ -81,11 +81,29 @@ def mismatch(wanted: Wanted, part: Path) -> str:
     )
 
 
-def continue_copy(wanted: Wanted, part: Path, versions: list[str], room: Callable[[int], bool]) -> None:
+@dataclass
+class CopyState:
+    """What the tries of one copy have in common.
+
+    Args:
+        version: of the file, as the server calls it.
+        reached: bytes that the furthest try had.
+    """
+
+    version: str = ""
+    reached: int = 0
+
+    def passes(self, size: int) -> bool:
+        """Return whether a try got further than all before: one that begins anew each time never ends."""
+        before, self.reached = self.reached, max(self.reached, size)
+        return size > before
+
+
+def continue_copy(wanted: Wanted, part: Path, state: CopyState, room: Callable[[int], bool]) -> None:
     """Go on with a copy where it ended.
 
     Raises:
-        BrokenError: the connection broke, with whether some bytes came.
+        BrokenError: the connection broke, with whether it got further than before.
         SenetError: the file is not there, or the disk is full.
     """
     have = part.stat().st_size if part.exists() else 0
@@ -93,8 +111,8 @@ def continue_copy(wanted: Wanted, part: Path, versions: list[str], room: Callabl
         return  # `mismatch` says if it is too much
     came = 0
     try:
-        with opened(wanted.name, have, versions[0]) as (stream, version), part.open("ab", buffering=0) as file:
-            versions[0] = version
+        with opened(wanted.name, have, state.version) as (stream, version), part.open("ab", buffering=0) as file:
+            state.version = version
             if stream.start != have:
                 file.truncate(stream.start)
                 have = stream.start
@@ -105,11 +123,13 @@ def continue_copy(wanted: Wanted, part: Path, versions: list[str], room: Callabl
     except BrokenError as error:
         if error.args[0] == "the server has fewer bytes":
             part.unlink(missing_ok=True)
-        raise BrokenError(error.args[0], came > 0) from error
+        raise BrokenError(error.args[0], state.passes(have + came)) from error
     except HTTPException as error:
-        raise BrokenError(str(error) or type(error).__name__, came > 0) from error
+        raise BrokenError(str(error) or type(error).__name__, state.passes(have + came)) from error
     if stream.size is not None and have + came < stream.size:
-        raise BrokenError(f"the connection ended after {have + came:,} of {stream.size:,} bytes", came > 0)
+        raise BrokenError(
+            f"the connection ended after {have + came:,} of {stream.size:,} bytes", state.passes(have + came)
+        )
 
 
 def write(file: BinaryIO, chunk: bytes, room: Callable[[int], bool]) -> None:

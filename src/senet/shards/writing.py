@@ -1,6 +1,5 @@
 """Writing one shard: a tar file as webdataset reads it, or a parquet file as Hugging Face's `datasets` does."""
 
-import hashlib
 import io
 import tarfile
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ import numpy as np
 
 from senet.checksums import digest_of
 from senet.errors import SenetError, needed_for
-from senet.shards.index import Shard
+from senet.shards.index import Shard, short_digest
 from senet.shards.parquet import Places, contents_in, metadata_of
 
 ROWS = 64
@@ -51,7 +50,7 @@ class Described:
         self.labels.append(label)
         self.sizes.append(len(content))
         self.names.append(name)
-        self.digests.append(hashlib.sha256(content).hexdigest()[:16])
+        self.digests.append(short_digest(content))
         self.size += len(content)
 
     def shard(self, name: str, split: str, offsets: Sequence[int]) -> Shard:

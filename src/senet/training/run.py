@@ -145,7 +145,8 @@ class RunFolder:
                 raise
             except OSError as error:
                 done = "written" if self.path.is_dir() else "made"
-                raise SenetError(f"{self.path} cannot be {done} ({error.strerror}); choose another --output") from error
+                remedy = "choose another --output" if self.is_new else "permit it, or copy the run to another place"
+                raise SenetError(f"{self.path} cannot be {done} ({error.strerror}); {remedy}") from error
             if self.is_new:
                 self.check_free()
             self.remove_unfinished()
