@@ -298,3 +298,10 @@ def test_a_word_that_is_neither_a_picture_nor_a_network_is_no_reason_to_ask_anot
     assert capsys.readouterr().out == named
     assert main(["predict", "gone.png", "photos", "--top", "1"]) == 1  # a picture that is missing is told at the end
     assert "there is no image gone.png" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("photos")
+def test_an_extension_that_says_no_format_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "photos", "--output", "found.xlsx"]) == 2
+    assert "found.xlsx ends in .xlsx, which says no format; expected .csv, " in capsys.readouterr().err
+    assert not Path("found.xlsx").exists()

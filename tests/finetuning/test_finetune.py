@@ -279,3 +279,17 @@ def test_a_full_disk_and_a_taken_folder_are_refused(tmp_path, pictures, monkeypa
     (tmp_path / "run" / "notes.txt").touch()
     with pytest.raises(SenetError, match=re.escape("exists and is not a run folder; choose another --output")):
         tuned(pictures, tmp_path / "run", "cifar_se_resnet20")
+
+
+def test_an_output_among_the_pictures_is_refused_and_a_folder_is_called_by_its_name(
+    pictures, tmp_path, capsys, monkeypatch
+):
+    """A run would be one of the classes; and "mixed" is also the name of an option."""
+    shutil.copytree(pictures / "train" if (pictures / "train").is_dir() else pictures, tmp_path / "flat")
+    with pytest.raises(SenetError, match=r"is inside .*, whose folders are classes; name an output elsewhere"):
+        senet.finetune(tmp_path / "flat", tmp_path / "flat" / "run", model="cifar_se_resnet20")
+    assert not (tmp_path / "flat" / "run").exists()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mixed" / "val").mkdir(parents=True)
+    assert main(["finetune", "mixed", "--model", "cifar_se_resnet20", "--output", "run"]) == 2
+    assert capsys.readouterr().err.startswith("senet: mixed has no ")

@@ -284,7 +284,7 @@ def as_typed(sentence: str, kind: type) -> str:
         )
         if "." in name or "_" in name:
             sentence = re.sub(rf"{whole}(?![\w\-/'\"`=(]|\.\w)", option.flag, sentence)
-        else:
+        elif not Path(name).exists():  # a folder of the user's that is called so
             sentence = re.sub(rf"^{re.escape(name)}(?= is | has )", option.flag, sentence)
     return sentence
 

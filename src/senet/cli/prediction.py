@@ -218,8 +218,15 @@ class PredictCommand(Command):
         """Return the format that was asked for.
 
         Raises:
-            SenetError: two were.
+            SenetError: two were, or the extension of the output says none.
         """
+        suffix = "" if self.output is None else self.output.suffix.lower()
+        if suffix not in ("", ".txt", *FORMATS) and not (self.json or self.format):
+            known = ", ".join(FORMATS)
+            raise SenetError(
+                f"{self.output} ends in {suffix}, which says no format; expected {known}, or .txt for a table, or name "
+                "the format by --format"
+            )
         if self.json and self.format not in (None, "json"):
             raise SenetError(f"json=True contradicts format={self.format}; leave one of them out")
         by_name = FORMATS.get(self.output.suffix.lower(), "table") if self.output is not None else "table"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from senet.configs import check_setting
+from senet.data.datasets import folders_of_splits
 from senet.errors import SenetError, counted
 from senet.files import read_jsonl
 from senet.finetuning.budget import parse_time
@@ -119,6 +120,10 @@ def prepare(
         if not isinstance(value, str | Path):
             raise SenetError(f"{argument} is of class {type(value).__name__}; expected {expected}")
     RunFolder(output).check_free()
+    if Path(data).is_dir():
+        classes = folders_of_splits(Path(data))[0] or Path(data)
+        if classes.resolve() in Path(output).resolve().parents:
+            raise SenetError(f"{output} is inside {classes}, whose folders are classes; name an output elsewhere")
     check_settings(asked)
     source = resolve_source(str(model), pretrained)
     request = Request(data=str(data), source=source, pretrained=pretrained, asked=asked)
