@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 import senet
@@ -242,6 +243,7 @@ def test_outside_of_the_block_each_process_works_alone(tmp_path):
     ],
 )
 def test_an_environment_that_announces_nobody_is_one_sentence(environment, said, monkeypatch, tmp_path, capsys):
+    AcceleratorState._reset_state(reset_partial_state=True)  # as in a new process
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert main(["train", "digits", "--output", str(tmp_path / "run")]) == 2
