@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from senet.launch import START, num_started
+from senet.launch import START, by_torchrun, num_started
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -31,7 +31,7 @@ def fresh_store(seconds: float) -> "Store | None":
     Raises:
         RuntimeError: torchrun's store cannot be reached, or the other processes do not come.
     """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    if not by_torchrun():
         return None
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
     from torch.distributed.distributed_c10d import PrefixStore

@@ -27,6 +27,7 @@ from senet.data.images import ImageSplit
 from senet.data.order import seed_of
 from senet.data.readers import contents_of, shards_read
 from senet.data.reading import NEEDS, formats
+from senet.data.splitting import size_of
 from senet.errors import MissingFileError, SenetError, check_ranges, counted
 from senet.files import check_writable, make_folder, parse_json, write_json, writing_to, written_beside
 from senet.locks import held
@@ -393,11 +394,3 @@ def ending_of(content: bytes, images: ImageSplit, index: int) -> str:
             return FORMATS.get(image.format or "", "png")
     except Exception as error:  # what decoders raise on damaged files has no common parent
         raise SenetError(f"{images.name(index)} is not an image in a known format; replace or remove it") from error
-
-
-def size_of(file: str | Path) -> int:
-    """Return the bytes of a file; -1 if it is not there, which is said when it is read."""
-    try:
-        return os.stat(file).st_size  # noqa: PTH116  # there are many
-    except OSError:
-        return -1

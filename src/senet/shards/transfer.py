@@ -94,7 +94,7 @@ class CopyState:
     reached: int = 0
 
     def passes(self, size: int) -> bool:
-        """Return whether a try got further than all before: one that begins anew each time never ends."""
+        """Return whether a try got further than all before: one that begins again each time never ends."""
         before, self.reached = self.reached, max(self.reached, size)
         return size > before
 
