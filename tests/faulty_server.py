@@ -20,6 +20,8 @@ class FaultyServer:
         self.cuts = 10**9  # how often
         self.busy = 0  # answers 503 so often
         self.ranges = True
+        self.lengths = True  # whether answers say how long they are
+        self.shift = 0  # of the part that is sent, from the one that is asked for
         self.requests: list[tuple[str, str]] = []  # path, range
         self.sent = 0
         self.address = ""
@@ -47,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
             tag = f'"{hash(content)}"'
             found = re.fullmatch(r"bytes=(\d+)-", wanted) if state.ranges else None
             if found and self.headers.get("If-Range", tag) == tag:
-                start = int(found[1])
+                start = int(found[1]) + state.shift
                 if start >= len(content):
                     self.answer(416, b"", {})
                     return
@@ -59,7 +61,8 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, code: int, content: bytes, headers: dict[str, str]) -> None:
         """Send an answer, whose connection may break before its end."""
         self.send_response(code)
-        for name, value in {**headers, "Content-Length": str(len(content))}.items():
+        lengths = {"Content-Length": str(len(content))} if self.state.lengths else {"Connection": "close"}
+        for name, value in {**headers, **lengths}.items():
             self.send_header(name, value)
         self.end_headers()
         cut = self.state.cut_after

@@ -21,6 +21,7 @@ from pyarrow import parquet as pq
 
 from faulty_server import serving
 from senet.data import sharding
+from senet.data import shards as data_shards
 from senet.data.config import DataConfig, ShardConfig
 from senet.data.datasets import open_split
 from senet.data.division import Division
@@ -133,10 +134,33 @@ def test_a_server_gives_the_same_images_with_its_index_and_by_a_pattern(form, re
         assert found.class_names == (("0", "1", "2") if form == "tar" else ("cat", "dog", "fox"))
         assert_same_pictures(open_split(foreign, "train"), found)
         assert len(server.requests) == asked  # looked through once
+        data_shards.index_once.cache_clear()  # as a new process does
+        open_split(foreign, "train")
+        assert len(server.requests) == asked + number + 1  # each is asked whether it is the same
         with pytest.raises(
             MissingFileError, match=r"has no senet-shards.json, and an HTTP server lists no files; name"
         ):
             open_split(replace(config, dataset=f"{server.address}/nowhere"), "train")
+
+
+def test_a_shard_that_is_replaced_on_its_server_is_looked_through_again(tar, tmp_path, config, caplog):
+    """Without an index nothing else tells that the copies and what was found in them are old."""
+    served = tmp_path / "served"
+    served.mkdir()
+    shards = sorted(tar.glob("train-*"))[:2]
+    (served / "train-0.tar").write_bytes(shards[0].read_bytes())
+    own = {"shards": ShardConfig(cache=tmp_path / "other", cache_gb=0.01)}
+    with serving(served) as server:
+        foreign = replace(config, dataset=f"{server.address}/train-0.tar", **own)
+        before = pictures(open_split(foreign, "train"))
+        (served / "train-0.tar").write_bytes(shards[1].read_bytes())
+        data_shards.index_once.cache_clear()  # as a new process does
+        after = pictures(open_split(foreign, "train"))
+        assert not {pixels for _, pixels in before} & {pixels for _, pixels in after}
+    data_shards.index_once.cache_clear()
+    again = pictures(open_split(foreign, "train"))  # what is here is used without the server
+    assert again == after
+    assert "have been replaced cannot be asked" in caplog.text
 
 
 def test_an_object_store_gives_the_same_images(tar, config):

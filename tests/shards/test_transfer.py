@@ -57,6 +57,21 @@ def test_a_connection_that_breaks_goes_on_where_it_broke(tmp_path, server, known
     assert len(server.requests) == 3  # a complete copy is not asked for again
 
 
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_answer_without_a_length_that_is_cut_goes_on_too(tmp_path, server, ranges):
+    server.cut_after, server.cuts, server.lengths, server.ranges = 1_600_000, 1, False, ranges
+    assert cache(tmp_path).fetch(wanted(server)).read_bytes() == CONTENT
+    assert len(server.requests) == 2
+
+
+def test_another_part_than_was_asked_for_is_not_taken(tmp_path, server):
+    server.cut_after, server.cuts, server.shift = 1_000_000, 1, 500
+    with pytest.raises(HubError, match=r"the server sends another part of it than it was asked for, 6 times in a row"):
+        cache(tmp_path).fetch(wanted(server))
+    server.shift = 0
+    assert cache(tmp_path).fetch(wanted(server)).read_bytes() == CONTENT
+
+
 def test_a_busy_server_is_asked_again(tmp_path, server):
     server.busy = 3
     assert cache(tmp_path).fetch(wanted(server)).read_bytes() == CONTENT

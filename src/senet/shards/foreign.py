@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ from senet.shards.cache import ShardCache
 from senet.shards.index import EVALUATION, TRAIN, WHOLE, Index, Shard, shard_from_json, shard_to_json
 from senet.shards.patterns import PARQUET, base_name, is_address, path_of, shown
 from senet.shards.samples import Label, Sample, Shape
+from senet.shards.sources import BrokenError, stamp_of
 from senet.shards.transfer import Wanted
 from senet.shards.unpacking import GZIP
 from senet.terminal import tracked
 
 FOUND = "indexes"
+ASKED = 16
+"""Shards that are asked for at once whether they have been replaced."""
 MOST_CLASSES = 2**20
 """More numbers of classes than any data set has; a damaged label may be any number."""
 Piece = tuple[Shard, list[Label], tuple[str, ...]]
@@ -48,9 +52,9 @@ def index_of(
     Raises:
         SenetError: one cannot be read, or does not hold images with classes.
     """
-    pieces = []
+    pieces, stamps = [], stamps_of([name for name in names if is_address(name)])
     for name in tracked(names, "Looking through shards", len(names)):
-        pieces.append(piece_of(name, cache, shape, extensions))
+        pieces.append(piece_of(name, stamps.get(name, ""), cache, shape, extensions))
     found = [split_of(name, splits) for name in names]
     own = next((word for word in splits[1] if word in found), None)
     chosen = [EVALUATION if split == own else split for split in found]
@@ -76,34 +80,63 @@ def split_of(name: str, splits: tuple[Sequence[str], Sequence[str]]) -> str:
 # ---- looking through -------------------------------------------------------------------------------------------------
 
 
-def piece_of(name: str, cache: ShardCache, shape: Shape, extensions: frozenset[str]) -> Piece:
+def stamps_of(addresses: Sequence[str]) -> dict[str, str]:
+    """Return what tells each shard from one that has replaced it, of those that can be asked.
+
+    Raises:
+        SenetError: one is not there, or may not be read.
+    """
+    stamps: dict[str, str] = {}
+    pool = ThreadPoolExecutor(ASKED)
+    try:
+        stamps.update(zip(addresses, pool.map(stamp_of, addresses), strict=True))
+    except BrokenError as error:
+        warn(
+            f"whether {shown(addresses[0])} and the like have been replaced cannot be asked ({error.args[0]}); what "
+            "they held when they were last read is used"
+        )
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return stamps
+
+
+def piece_of(name: str, stamp: str, cache: ShardCache, shape: Shape, extensions: frozenset[str]) -> Piece:
     """Return what a shard holds, as it was found now or earlier.
+
+    Args:
+        name: its path or address.
+        stamp: what tells it from one that has replaced it, where it is far away; "" to believe what was found.
+        cache: see `index_of`.
+        shape: see `index_of`.
+        extensions: see `index_of`.
 
     Raises:
         SenetError: it cannot be read, or does not hold images.
     """
     is_local = not is_address(name)
-    stamp = ""
     if is_local:
         try:
             stat = Path(name).stat()
         except OSError as error:
             raise SenetError(f"there is no shard {name} ({error.strerror}); check the path") from error
         stamp = f"{stat.st_size} {stat.st_mtime_ns}"
-    identity = "\n".join((str(Path(name).absolute()) if is_local else name, stamp, shape.image, shape.label))
+    place = f"{Path(name).absolute()}\n{stamp}" if is_local else f"{name}\n"
+    identity = "\n".join((place, shape.image, shape.label))
     kept = cache.folder / FOUND / f"{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:40]}.json"
-    piece = kept_piece(kept, name)
+    piece = kept_piece(kept, name, stamp)
     if piece is not None:
         return piece
     piece = looked_through(name, cache, shape, extensions)
-    keep(kept, piece, cache)
+    keep(kept, piece, stamp, cache)
     return piece
 
 
-def kept_piece(kept: Path, name: str) -> Piece | None:
-    """Return what was found in a shard earlier; None if nothing was, or it cannot be read any more."""
+def kept_piece(kept: Path, name: str, stamp: str) -> Piece | None:
+    """Return what was found in a shard earlier; None if nothing was, it cannot be read, or the shard is another now."""
     try:
         value = parse_json(kept.read_text())
+        if stamp and value["stamp"] != stamp:
+            return None
         shard = shard_from_json({**value, "name": name}, None)
         labels, given = value["classes"], value["given"]
         if len(labels) != len(shard) or not all(label is None or isinstance(label, int | str) for label in labels):
@@ -113,14 +146,14 @@ def kept_piece(kept: Path, name: str) -> Piece | None:
         return None
 
 
-def keep(kept: Path, piece: Piece, cache: ShardCache) -> None:
+def keep(kept: Path, piece: Piece, stamp: str, cache: ShardCache) -> None:
     """Write what was found in a shard.
 
     Raises:
         SenetError: the cache cannot be written.
     """
     shard, labels, given = piece
-    value = {**shard_to_json(replace(shard, name="")), "classes": labels, "given": given}
+    value = {**shard_to_json(replace(shard, name="")), "classes": labels, "given": given, "stamp": stamp}
     try:
         make_folder(kept.parent)
         with written_beside(kept) as beside:
@@ -143,8 +176,10 @@ def looked_through(name: str, cache: ShardCache, shape: Shape, extensions: froze
     try:
         if is_parquet:
             samples, given, is_packed = parquet.samples_in(path, shown(name), shape)
+            digest = digest or (digest_of(path) if is_packed else None)  # tells its copy from that of an older one
         else:
             if is_packed:
+                digest = digest or digest_of(path)
                 path = cache.fetch(Wanted(name=name, size=size, sha256=digest, unpack=GZIP))
             with path.open("rb") as file:
                 samples = tar.samples_in(file, path.stat().st_size, shown(name), extensions, shape)

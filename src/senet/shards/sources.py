@@ -3,6 +3,7 @@
 HTTP is read with Python's own library: fsspec's needs one package more and begins again where a connection breaks.
 """
 
+import re
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -69,11 +70,13 @@ class Stream(NamedTuple):
         start: the place, which is 0 where the server cannot begin later.
         size: of the whole file; None if it is not known.
         chunks: yields the bytes; raises BrokenError.
+        stamp: what changes when the file is replaced, its tag or the time; "" where nothing is said.
     """
 
     start: int
     size: int | None
     chunks: Iterator[bytes]
+    stamp: str = ""
 
 
 def is_http(name: str) -> bool:
@@ -102,7 +105,7 @@ def opened(name: str, start: int = 0, version: str = "") -> Iterator[tuple[Strea
 def opened_http(name: str, start: int, version: str) -> Iterator[tuple[Stream, str]]:
     """Open a file on an HTTP server, see `opened`.
 
-    Source: ranges and If-Range as in RFC 9110, sections 13.1.5 and 14.
+    Source: ranges, If-Range and Content-Range as in RFC 9110, sections 13.1.5 and 14.
     """
     headers = {"User-Agent": "senet", "Accept-Encoding": "identity"}
     parts = urlsplit(name)
@@ -127,12 +130,33 @@ def opened_http(name: str, start: int, version: str) -> Iterator[tuple[Stream, s
     except ValueError as error:
         raise SenetError(f"{shown(name)} is no address ({first_line(error)}); check it") from error
     with response:
-        is_part = response.status == 206
-        length = response.headers.get("Content-Length", "")
-        begins = start if is_part else 0
-        size = begins + int(length) if length.isdigit() else None
-        tag = response.headers.get("ETag", "")
-        yield Stream(begins, size, chunks_of(response)), "" if tag.startswith("W/") else tag
+        said = {name: response.headers.get(name, "") for name in ("Content-Length", "ETag", "Last-Modified")}
+        begins, size = 0, int(said["Content-Length"]) if said["Content-Length"].isdigit() else None
+        if response.status == 206:
+            part = re.match(r"bytes (\d+)-\d+/(\d+)?", response.headers.get("Content-Range", ""))
+            if part is None or int(part[1]) != start:
+                raise BrokenError("the server sends another part of it than it was asked for")
+            begins, size = start, int(part[2]) if part[2] else None if size is None else start + size
+        version = "" if said["ETag"].startswith("W/") else said["ETag"]
+        yield Stream(begins, size, chunks_of(response), said["ETag"] or said["Last-Modified"]), version
+
+
+def stamp_of(name: str) -> str:
+    """Return what changes when a file of a server or store is replaced; "" where it does not say enough.
+
+    Raises:
+        BrokenError: it cannot be reached now.
+        SenetError: the file is not there, or may not be read.
+    """
+    if is_http(name):
+        with opened_http(name, 0, "") as (stream, _):  # a GET, for a signed address allows nothing else
+            return f"{stream.size} {stream.stamp}" if stream.stamp else ""
+    system, path = file_system(name)
+    with asking(name):
+        try:
+            return f"{system.size(path)} {system.modified(path)}"
+        except NotImplementedError:
+            return ""
 
 
 @contextmanager

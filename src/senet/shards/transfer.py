@@ -63,7 +63,7 @@ def download(wanted: Wanted, part: Path, room: Callable[[int], bool]) -> None:
         if last:
             raise SenetError(
                 f"{shown(wanted.name)} {problem}; it is damaged or has been replaced: copy it there again, or write "
-                "its index again"
+                "its index again (shards without one are looked through again when a command starts)"
             )
 
 
@@ -126,9 +126,10 @@ def continue_copy(wanted: Wanted, part: Path, state: CopyState, room: Callable[[
         raise BrokenError(error.args[0], state.passes(have + came)) from error
     except HTTPException as error:
         raise BrokenError(str(error) or type(error).__name__, state.passes(have + came)) from error
-    if stream.size is not None and have + came < stream.size:
+    expected = wanted.size if stream.size is None else stream.size
+    if expected is not None and have + came < expected:
         raise BrokenError(
-            f"the connection ended after {have + came:,} of {stream.size:,} bytes", state.passes(have + came)
+            f"the connection ended after {have + came:,} of {expected:,} bytes", state.passes(have + came)
         )
 
 
