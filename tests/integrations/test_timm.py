@@ -22,6 +22,7 @@ from networks import randomize
 from senet.data.preprocessing import CIFAR
 from senet.errors import SenetError
 from senet.models.resnet import ResNet
+from senet.models.timm_protocol import NAMES_IN_TIMM, name_for_timm
 
 NAME = "cifar_se_resnet20"
 
@@ -42,10 +43,10 @@ def test_importing_this_library_changes_nothing_in_timm() -> None:
 def test_every_network_of_senet_is_in_the_registry_and_none_of_timms_is_replaced() -> None:
     alone = set(run("import timm; print(*timm.list_models())").split())
     now = set(timm.list_models())
-    assert now - alone == set(senet.list_models()) - alone
+    assert now - alone == set(map(name_for_timm, senet.list_models()))
     assert alone <= now
     both = alone & set(senet.list_models())
-    assert {"resnet50", "senet154", "resnext50_32x4d", "vgg16_bn"} <= both
+    assert both == set(NAMES_IN_TIMM)
     assert all(timm.models.model_entrypoint(name).__module__.startswith("timm.") for name in both)
     assert {"se_resnet50", "se_resnext50_32x4d", NAME} <= now - alone
 
@@ -210,6 +211,21 @@ def test_a_model_folder_comes_back_as_it_was_saved(saved) -> None:
     assert_same_weights(model, expected)
     x = torch.randn(2, 1, 16, 16)
     assert torch.equal(model.eval()(x), expected(x))
+
+
+def test_a_model_folder_of_a_name_that_timm_has_too_is_never_taken_for_its_own(tmp_path: Path) -> None:
+    """timm's resnet50 has its strides in other layers, and tensors of the same names and shapes."""
+    model = senet.create_model("resnet50", num_classes=3).eval()
+    randomize(model)
+    senet.save_pretrained(model, tmp_path)
+    x = torch.randn(1, 3, 64, 64)
+    opened = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.equal(opened(x), model(x))
+    timm.models.save_for_hf(opened, tmp_path / "again")
+    assert torch.equal(senet.create_model("resnet50", 3, weights=tmp_path / "again").eval()(x), model(x))
+    code = f"import timm; timm.create_model({f'local-dir:{tmp_path}'!r}, pretrained=True)"
+    alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "Unknown model (senet_resnet50)" in alone.stderr
 
 
 def test_a_model_folder_for_another_task(saved) -> None:

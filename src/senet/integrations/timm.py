@@ -1,6 +1,6 @@
 """senet's networks in timm's registry: import this module, and `timm.create_model("se_resnet50")` builds them.
 
-Names that timm has itself (resnet50, senet154, ...) stay timm's.
+Names that timm has itself (resnet50, senet154, ...) stay timm's; this library's are "senet_resnet50" and the like.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +15,7 @@ from senet.factory import create_model, public_weights
 from senet.integrations.timm_features import wrap
 from senet.models.catalog import CARDS, Card
 from senet.models.config import se_from_dict
+from senet.models.timm_protocol import name_for_timm
 from senet.weights.folder import packaged_folder, packaged_weights
 
 with needed_for("senet.integrations.timm"):
@@ -127,16 +128,16 @@ def entrypoint(name: str) -> Callable[..., nn.Module]:
 
         return wrap(model, **wanted)
 
-    build.__name__ = build.__qualname__ = name
+    build.__name__ = build.__qualname__ = name_for_timm(name)
     build.__doc__ = f"Build senet's {name}; see `senet.create_model`."
     return build
 
 
 def register() -> None:
-    """Register the networks whose names timm does not have."""
+    """Register the networks, but for those whose names timm has."""
     for name, card in CARDS.items():
-        if not is_model(name):
-            default_cfgs[name] = describe_card(card)
+        if not is_model(name_for_timm(name)):
+            default_cfgs[name_for_timm(name)] = describe_card(card)
             register_model(entrypoint(name))
 
 

@@ -13,6 +13,24 @@ from senet.models.config import ModelConfig
 from senet.models.initialization import build_classifier, initialize
 from senet.nn.fused import Fusible
 
+NAMES_IN_TIMM = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x4d"),
+    *("senet154", "vgg16_bn", "inception_resnet_v2"),
+)
+"""Names of networks that timm has too: in timm they mean its own, some of which compute something else."""
+PREFIX = "senet_"
+
+
+def name_for_timm(name: str) -> str:
+    """Return what one of this library's networks is called in timm: its name, or "senet_resnet50" where timm has it."""
+    return f"{PREFIX}{name}" if name in NAMES_IN_TIMM else name
+
+
+def name_from_timm(name: str) -> str | None:
+    """Return the name of one of this library's networks by that in timm; None for one of timm's own."""
+    own = name.removeprefix(PREFIX)
+    return own if name_for_timm(own) == name else None
+
 
 class TimmProtocol(Fusible):
     """A mixin of `Network`, which has the chain of modules that this describes, cuts and runs in part."""
@@ -113,7 +131,7 @@ class TimmProtocol(Fusible):
         wants = self.preprocessing
         side = self.last_side(wants.image_size)
         return {
-            "architecture": self.config.name,
+            "architecture": name_for_timm(self.config.name),
             "num_classes": self.num_classes,
             "input_size": (wants.in_channels, wants.image_size, wants.image_size),
             "fixed_input_size": False,

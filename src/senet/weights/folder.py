@@ -16,13 +16,13 @@ from senet.models.base import Network
 from senet.models.build import skeleton, surgery_of
 from senet.models.config import ModelConfig, config_from_dict, config_to_dict, se_to_dict
 from senet.models.description import Surgery, block_class, describe, surgery_from_dict, surgery_to_dict, usual_block
+from senet.models.timm_protocol import name_for_timm
 from senet.nn.attached import plain_class
 from senet.nn.block import SEOptions
 from senet.nn.excitation import ExcitationBlock
 from senet.weights.card import card_of_task, model_card_of, write_card
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from senet.weights.hub import Upload, upload_model_folder
-from senet.weights.reading import NAMES_IN_TIMM
 from senet.weights.tasks import module_of, task_of
 from senet.weights.tensors import DESCRIPTION_KEY
 
@@ -112,16 +112,14 @@ def describe_for_timm(network: Network) -> dict[str, Any]:
     """Return the entries of config.json from which timm builds a network without its weights."""
     config = network.config
     described = {
-        "architecture": config.name,
+        "architecture": name_for_timm(config.name),
         "num_classes": network.num_classes,
         "pretrained_cfg": network.default_cfg,
     }
     arguments: dict[str, Any] = dict(config.options)
     if config.se != SEOptions():
         arguments["se"] = se_to_dict(config.se)
-    if not arguments or config.name in NAMES_IN_TIMM:  # timm's own networks of these names have other arguments
-        return described
-    return described | {"model_args": arguments}
+    return described | ({"model_args": arguments} if arguments else {})
 
 
 def describe_of_timm(network: Any) -> dict[str, Any]:

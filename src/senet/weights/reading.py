@@ -15,6 +15,7 @@ from senet.models.config import ModelConfig, config_from_dict, se_from_dict
 from senet.models.description import FORMATS, surgery_from_dict
 from senet.models.external import is_external
 from senet.models.from_torchvision import output_kept_clean, preprocessing_from_torchvision
+from senet.models.timm_protocol import name_from_timm
 from senet.nn.block import SEOptions
 from senet.plugins import MAIN, check_imported
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint
@@ -24,11 +25,6 @@ from senet.weights.tasks import module_of
 from senet.weights.tensors import read_state
 
 TIMM_WEIGHTS_FILE = "pytorch_model.bin"
-NAMES_IN_TIMM = (
-    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x4d"),
-    *("senet154", "vgg16_bn", "inception_resnet_v2"),
-)
-"""Names of networks that timm has too: a config.json of timm's means its own."""
 TOLD_ELSEWHERE = ("num_classes", "global_pool", "in_chans")
 """Arguments of a network of timm's that its config.json has elsewhere too."""
 
@@ -269,8 +265,9 @@ def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
 def parse_timm(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields of `Checkpoint` from a config.json that timm wrote."""
     name, preprocessing = values["architecture"], preprocessing_from_timm(values.get("pretrained_cfg", values))
-    if name in CARDS and name not in NAMES_IN_TIMM:
-        return {"config": config_of_timm(values), "name": name, "preprocessing": preprocessing}
+    own = name_from_timm(name)
+    if own is not None and own in CARDS:
+        return {"config": config_of_timm(own, values), "name": own, "preprocessing": preprocessing}
     if name_of_timm(name) is None and is_in_timm(name):
         config = ModelConfig(
             name=f"timm/{name}",
@@ -304,13 +301,13 @@ def name_of_timm(architecture: str) -> str | None:
     return name if name in CARDS else None
 
 
-def config_of_timm(values: Mapping[str, Any]) -> ModelConfig:
+def config_of_timm(name: str, values: Mapping[str, Any]) -> ModelConfig:
     """Return the configuration of one of this library's networks that timm's functions have saved.
 
     Raises:
         SenetError: an argument of the network that cannot be read back.
     """
-    name, arguments = values["architecture"], dict(values.get("model_args", {}))
+    arguments = dict(values.get("model_args", {}))
     se = arguments.pop("se", {})
     for told_elsewhere in ("num_classes", "global_pool"):
         arguments.pop(told_elsewhere, None)
