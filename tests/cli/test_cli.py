@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from senet import __version__
 from senet.cli import COMMANDS, main
 from senet.cli.evaluation import EvaluateCommand
-from senet.cli.parsing import as_typed, keyword_argument, options
+from senet.cli.options import as_typed, options
+from senet.cli.parsing import keyword_argument
 from senet.data.datasets import open_split
 from senet.errors import SenetError
 from senet.factory import from_pretrained

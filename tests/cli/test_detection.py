@@ -16,7 +16,7 @@ from senet.cli.detection import EvaluateDetectorCommand
 from senet.cli.evaluation import EvaluateCommand
 from senet.cli.export import ExportCommand
 from senet.cli.names import CLASSIFYING, DETECTING, EVALUATING, EXPORTING, PREDICTING
-from senet.cli.parsing import options
+from senet.cli.options import options
 from senet.cli.prediction import PredictCommand
 from senet.cli.training import TrainDetector
 from senet.detection import opening, prediction

@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 from senet.cli import main
 from senet.cli.finetuning import FinetuneCommand, class_table, divided, read_settings
 from senet.cli.names import FINETUNING
-from senet.cli.parsing import options
+from senet.cli.options import options
 from senet.errors import SenetError
 from senet.evaluation.accuracy import sums_of
 from senet.training.config import TrainConfig

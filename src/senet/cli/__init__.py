@@ -171,7 +171,7 @@ def run(argv: Sequence[str]) -> None:
 @contextmanager
 def options_as_typed(kind: "type[Command]") -> Iterator[None]:
     """Print the library's warnings, and reword warnings and errors to name a command's options as they are typed."""
-    from senet.cli.parsing import as_typed
+    from senet.cli.options import as_typed
 
     class WarningLines(logging.Handler):
         """Prints a line for each warning on standard error."""

@@ -1,7 +1,7 @@
 """`senet evaluate` for networks that detect objects."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import tyro
 from tyro.conf import Positional
 
-from senet.cli.names import EVALUATING, check_options
+from senet.cli.names import EVALUATING
 from senet.cli.parsing import Command, parse
 from senet.cli.writing import checked_device
 from senet.detection.data_config import BoxAugmentation, DetectionDataConfig
@@ -50,6 +50,7 @@ class EvaluateDetectorCommand(Command):
     """
 
     in_processes: ClassVar[Literal["share"]] = "share"
+    elsewhere: ClassVar[Mapping[str, str]] = EVALUATING
     model: Annotated[Positional[str], tyro.conf.arg(metavar="RUN_OR_MODEL")]
     """the network"""
     data: EvaluationData = field(default_factory=EvaluationData)
@@ -87,7 +88,6 @@ class EvaluateDetectorCommand(Command):
                 f"{networks[1]} comes after {networks[0]}, but networks that detect are evaluated one by one; name "
                 "one, and compare runs by `senet runs`"
             )
-        check_options(cls, argv, EVALUATING)
         command = parse(cls, [word for word in argv if word not in ("-h", "--help")], prog)
         trained_on, default = run_detection_data(command.model), EvaluationData()
         if trained_on is not None:

@@ -1,7 +1,7 @@
 """`senet evaluate`."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, cast
@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from senet.cli.data import OnData, check_name
 from senet.cli.detection import EvaluateDetectorCommand, named_detector
-from senet.cli.names import CLASSIFYING, check_options
+from senet.cli.names import CLASSIFYING
 from senet.data.config import DataConfig
 from senet.errors import SenetError, counted, warn
 from senet.evaluation.accuracy import Evaluation
@@ -120,6 +120,7 @@ class EvaluateCommand(OnData):
         if page is not None:
             say(f"{page} is the report; open it in a browser")
 
+    elsewhere: ClassVar[Mapping[str, str]] = CLASSIFYING
     configuration: ClassVar[type] = EvaluateDetectorCommand  # which takes over for a network that detects
 
     @classmethod
@@ -134,7 +135,6 @@ class EvaluateCommand(OnData):
         """
         if named_detector(argv):
             return cast(Self, EvaluateDetectorCommand.read(argv, prog))
-        check_options(cls, argv, CLASSIFYING)
         command = super().read(argv, prog)
         named = any(word.partition("=")[0] == "--data" for word in argv)
         for other in command.others:

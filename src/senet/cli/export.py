@@ -1,15 +1,15 @@
 """`senet export`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, ClassVar, Self, cast
 
 import tyro
 from tyro.conf import Positional
 
-from senet.cli.names import EXPORTED_AS, EXPORTING, check_options, check_values
+from senet.cli.names import EXPORTED_AS, EXPORTING, check_values
 from senet.cli.parity import show_detection, show_parity
 from senet.cli.parsing import Command
 from senet.cli.progress import lines_shown
@@ -41,6 +41,7 @@ class ExportCommand(Command):
         senet export timm/seresnet50.ra2_in1k seresnet50.onnx --data photos
     """
 
+    elsewhere: ClassVar[Mapping[str, str]] = EXPORTING
     model: Annotated[Positional[str], tyro.conf.arg(metavar="RUN_OR_MODEL")]
     """the network"""
     output: Annotated[Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
@@ -90,7 +91,6 @@ class ExportCommand(Command):
     @classmethod
     def read(cls, argv: Sequence[str], prog: str) -> Self:
         """Read the arguments; an option of another program is answered with what does the same here."""
-        check_options(cls, argv, EXPORTING)
         check_values(argv, EXPORTED_AS)
         command = cast(Self, super().read(argv, prog))
         typed = {word.partition("=")[0] for word in argv}

@@ -10,8 +10,9 @@ import tyro
 from torch import Tensor
 from tyro.conf import Fixed, Positional, Suppress
 
-from senet.cli.names import FINETUNING, flag_of, unknown_option
-from senet.cli.parsing import Command, options, parse
+from senet.cli.names import FINETUNING
+from senet.cli.options import flag_of, options, unknown_option
+from senet.cli.parsing import Command, parse
 from senet.cli.progress import run_shown
 from senet.cli.training import ResumeCommand, going_on_later
 from senet.configs import settings
@@ -90,6 +91,7 @@ class FinetuneCommand(Command):
     """start from the weights; without them at random, to compare"""
     settings: Annotated[Mapping[str, Any], Suppress, Fixed] = field(default_factory=dict)
     configuration = TrainConfig
+    elsewhere: ClassVar[Mapping[str, str]] = FINETUNING
 
     @classmethod
     def read(cls, argv: Sequence[str], prog: str) -> Command:

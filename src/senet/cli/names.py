@@ -1,19 +1,13 @@
 """Options of other programs: what does the same here."""
 
-import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from types import MappingProxyType
 
-from senet.cli.parsing import options
-from senet.errors import SenetError, nearest
+from senet.errors import SenetError
 
 Names = Mapping[str, str]
 """Options elsewhere, such as "--imgsz" -> the options here."""
-
-CHECKED_BY_TYRO = ("--help", "--tyro-", "--model.se.")
-"""Beginnings of options that are no fields of a command, or fields of one that may be None."""
 
 FINETUNING: Names = MappingProxyType(
     {
@@ -43,6 +37,7 @@ FINETUNING: Names = MappingProxyType(
         "--project": "--output",
         "--reprob": "--data.augmentation.random-erasing",
         "--smoothing": "--regularization.label-smoothing",
+        "--sched": "--schedule.name",
         "--sync-bn": "--compute.sync-batch-norm",
         "--train-dir": "the folder, which comes first",
         "--val-split": "--data.val-fraction",
@@ -51,6 +46,21 @@ FINETUNING: Names = MappingProxyType(
     }
 )
 """Of timm's train.py, Ultralytics, fastai and Hugging Face's trainer."""
+
+TRAINING: Names = MappingProxyType(
+    {
+        **FINETUNING,
+        **dict.fromkeys(("--data-dir", "--data-path", "--dataset", "--train-dir"), "--data"),
+        "--image-size": "--data.preprocessing.image-size",
+        "--img-size": "--data.preprocessing.image-size",
+        "--imgsz": "--data.preprocessing.image-size",
+        "--initial-checkpoint": "--weights",
+        "--input-size": "--data.preprocessing.image-size",
+        "--model": "--model.name",
+        "--pretrained": "--weights, or `senet finetune` for pictures of your own",
+    }
+)
+"""The same for training by a recipe, where the data are an option."""
 
 SIZES = "--model.min-size and --model.max-size"
 DETECTING: Names = MappingProxyType(
@@ -273,50 +283,6 @@ EXPORTED_AS: Mapping[str, Names] = MappingProxyType(
     }
 )
 """Values of other programs for options of `senet export`: the remedy."""
-
-
-def flag_of(word: str) -> str:
-    """Return the option that a word names, in the form in which it is listed; empty for a value."""
-    name = word.partition("=")[0].replace("_", "-")
-    return re.sub(r"(^--|\.)no-", r"\1", name) if word.startswith("--") else ""
-
-
-def unknown_option(typed: str, flag: str, known: Set[str], elsewhere: Names) -> str:
-    """Return the message about an unknown option: a user of timm's types --lr for --optimizer.lr.
-
-    Args:
-        typed: the option.
-        flag: in the form in which it is listed.
-        known: the options of the command.
-        elsewhere: those of other programs.
-    """
-    if flag in elsewhere:
-        return f"no option is called {typed}; here that is {elsewhere[flag]}"
-    last = flag.removeprefix("--")
-    same = sorted(other for other in known if other.rpartition(".")[2] == last)
-    if typed.startswith("--no-"):
-        same = [f"{other.removesuffix(last)}no-{last}" for other in same]
-    return f"no option is called {typed}; the nearest are {', '.join(same) or nearest(flag, known)}"
-
-
-def check_options(kind: type, argv: Sequence[str], elsewhere: Names) -> None:
-    """Raise a SenetError for an option that a command does not have, and for one written as Ultralytics's, imgsz=640.
-
-    Args:
-        kind: the command.
-        argv: its arguments.
-        elsewhere: options of other programs.
-    """
-    known = {option.flag for _, option in options(kind)}
-    for word in argv:
-        typed, _, value = word.partition("=")
-        flag = flag_of(word)
-        if flag and flag not in known and not flag.startswith(CHECKED_BY_TYRO):
-            raise SenetError(unknown_option(typed, flag, known, elsewhere))
-        flag = f"--{typed.replace('_', '-')}"
-        if value and not word.startswith("-") and (flag in known or flag in elsewhere) and not Path(word).exists():
-            here = f"{flag} {value}" if flag in known else elsewhere[flag]
-            raise SenetError(f"no option is written {word!r}; here that is {here}")
 
 
 def check_values(argv: Sequence[str], elsewhere: Mapping[str, Names]) -> None:

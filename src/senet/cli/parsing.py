@@ -5,23 +5,23 @@ import contextlib
 import inspect
 import io
 import json
-import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 import tyro
 
+from senet.cli.options import check_options
 from senet.configs import settings
 from senet.errors import SenetError
 from senet.files import check_writable
 from senet.terminal import say
 
 Arguments = TypeVar("Arguments")
-POSITIONAL = tyro.conf.Positional[str].__metadata__[0]  # type: ignore[attr-defined]
 
 
 class Command(ABC):
@@ -30,6 +30,8 @@ class Command(ABC):
     in_processes: ClassVar[Literal["share", "train", "first"]] = "first"
     """What several processes do: share the work, see `senet.processes.shared_work`; train together, or each its runs;
     or nothing but in the first."""
+    elsewhere: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Options of other programs, such as "--imgsz", and what does the same here."""
 
     @classmethod
     def read(cls, argv: Sequence[str], prog: str) -> "Command":
@@ -64,9 +66,11 @@ def parse(
         description: what `--help` says first; None for the dataclass's docstring.
 
     Raises:
-        SenetError: a value that a dataclass refuses, or an integer that does not fit 64 bits.
+        SenetError: an option that the command does not have, a value that a dataclass refuses, or an integer that
+            does not fit 64 bits.
         SystemExit: `--help` was printed, or tyro refused the arguments and said why on standard error.
     """
+    check_options(kind, argv, getattr(kind, "elsewhere", {}))
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -214,79 +218,6 @@ def check_integers(parsed: Any) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int) and abs(number) >= 2**63:
                 raise SenetError(f"{name} is {number}; expected an integer of less than 19 digits")
-
-
-# ---- options as they are typed ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Option:
-    """An option of a command: how it is typed, and whether it takes no value but is on or off."""
-
-    flag: str
-    is_switch: bool
-
-    def with_value(self, value: str) -> str:
-        """Return how a value is given, such as `--epochs 3`, `--json` or `--no-json`."""
-        if not self.is_switch:
-            return f"{self.flag} {value}"
-        place, dot, name = self.flag.removeprefix("--").rpartition(".")
-        return self.flag if value == "True" else f"--{place}{dot}no-{name}"
-
-
-def options(kind: type, place: str = "", typed: str = "") -> Iterator[tuple[str, Option]]:
-    """Yield the options of a dataclass of arguments with the names that Python knows them by.
-
-    Args:
-        kind: the dataclass.
-        place: dotted name of the field that holds it, ending in a dot; empty for the command itself.
-        typed: the same as the user types it.
-    """
-    for name, hint in get_type_hints(kind, include_extras=True).items():
-        marks = getattr(hint, "__metadata__", ())
-        if POSITIONAL in marks or tyro.conf.Suppress in marks or get_origin(hint) is ClassVar:
-            continue
-        mark = next((mark for mark in marks if getattr(mark, "name", None) is not None), None)
-        word = name.replace("_", "-") if mark is None else mark.name
-        whole = word if mark is not None and mark.prefix_name is False else ".".join(filter(None, (typed, word)))
-        inner = hint.__origin__ if marks else hint
-        if isinstance(inner, type) and get_origin(inner) is None and is_dataclass(inner):
-            yield from options(inner, f"{place}{name}.", whole)
-        else:
-            yield f"{place}{name}", Option(f"--{whole}", inner is bool)
-
-
-def by_every_name(kind: type) -> Mapping[str, Option]:
-    """Return the options of a command by their dotted names, and by every end of such a name that is unambiguous."""
-    found: dict[str, set[Option]] = {}
-    typed = {}
-    configured = getattr(kind, "configuration", None)  # whose fields the command takes as well
-    for name, option in (*options(kind), *(() if configured is None else options(configured))):
-        words = name.split(".")
-        for i in range(len(words)):
-            found.setdefault(".".join(words[i:]), set()).add(option)
-        typed[option.flag.removeprefix("--").replace("-", "_")] = option
-    return {name: next(iter(known_as)) for name, known_as in found.items() if len(known_as) == 1} | typed
-
-
-def as_typed(sentence: str, kind: type) -> str:
-    """Return a message of the library with the arguments that it names written as options of a command.
-
-    "data.val_fraction is 2" becomes "--data.val-fraction is 2", and "json=False" becomes "--no-json". Names without a
-    dot or underscore could be plain English: they count as options only with "=value" or at the start of the sentence.
-    """
-    for name, option in sorted(by_every_name(kind).items(), key=lambda item: -len(item[0])):
-        whole = rf"(?<![\w.\-/'\"`=]){re.escape(name)}"
-        sentence = re.sub(
-            rf"{whole}=(['\"]?)([^\s'\",;)]*[^\s'\",;).])\1",
-            lambda found, option=option: option.with_value(found[2]),  # type: ignore[misc]
-            sentence,
-        )
-        if "." in name or "_" in name:
-            sentence = re.sub(rf"{whole}(?![\w\-/'\"`=(]|\.\w)", option.flag, sentence)
-        elif not Path(name).exists():  # a folder of the user's that is called so
-            sentence = re.sub(rf"^{re.escape(name)}(?= is | has )", option.flag, sentence)
-    return sentence
 
 
 # ---- output ----------------------------------------------------------------------------------------------------------

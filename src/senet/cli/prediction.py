@@ -3,7 +3,7 @@
 import glob
 import io
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
 import tyro
 from tyro.conf import Positional, Suppress, UseAppendAction
 
-from senet.cli.names import PREDICTING, check_options
+from senet.cli.names import PREDICTING
 from senet.cli.parsing import Command, parse
 from senet.cli.writing import (
     FORMATS,
@@ -66,6 +66,7 @@ class PredictCommand(Command):
     list: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """a file that lists more images, one a line"""
     in_processes: ClassVar[Literal["share"]] = "share"
+    elsewhere: ClassVar[Mapping[str, str]] = PREDICTING
     model: Annotated[tuple[str, ...], UseAppendAction, tyro.conf.arg(metavar="RUN_OR_MODEL")] = ()
     """the network, as for `senet evaluate`; repeated for several, whose probabilities are averaged; left out, a small
     one that knows CIFAR-10's classes"""
@@ -106,7 +107,6 @@ class PredictCommand(Command):
         """Read the arguments; for a network that detects, `--help` explains what has an effect on it."""
         from senet.cli.detection import named_detector
 
-        check_options(cls, argv, PREDICTING)
         if {"-h", "--help"} & set(argv) and named_detector(argv):
             return cast(Self, parse(DetectCommand, argv, prog))
         return cast(Self, super().read(argv, prog))

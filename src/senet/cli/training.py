@@ -4,7 +4,7 @@ import inspect
 import json
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from senet.cli.ablation import ablation_tables
-from senet.cli.names import DETECTING, check_options
+from senet.cli.names import DETECTING, TRAINING
+from senet.cli.options import flag_of, options
 from senet.cli.parsing import Command, parse
 from senet.cli.processes import launcher
 from senet.cli.progress import lines_shown, run_shown
@@ -49,6 +50,7 @@ class ByRecipe(Command):
     """the folder of what is trained"""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
     purpose: ClassVar[str] = "the ablations classify"
+    elsewhere: ClassVar[Mapping[str, str]] = TRAINING
 
     @classmethod
     def read(cls, argv: Sequence[str], prog: str) -> Command:
@@ -69,8 +71,6 @@ class ByRecipe(Command):
         name = argv[0]
         config = get_recipe(name)
         kind = cls.form(config, name)
-        if isinstance(config, DetectionConfig):
-            check_options(kind, argv[1:], DETECTING)
         default = kind(output=tyro.MISSING, config=kind.with_sections(config, argv))
         description = f"{inspect.getdoc(cls)}\n\nThe recipe: {inspect.getdoc(RECIPES[name])}"
         command = parse(kind, argv[1:], f"{prog} {name}", default=default, description=description)
@@ -159,6 +159,7 @@ class TrainDetector(TrainCommand):
     """`senet train` with a recipe that detects."""
 
     config: Annotated[DetectionConfig, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]  # type: ignore[assignment]
+    elsewhere: ClassVar[Mapping[str, str]] = DETECTING
 
     @classmethod
     def with_sections(cls, config: Config, argv: Sequence[str]) -> Config:
@@ -205,6 +206,21 @@ class ResumeCommand(Command):
     """processes that read the data"""
     trackers: tuple[Tracker, ...] | None = None
     """other places for the metrics, which get those of all epochs"""
+
+    @classmethod
+    def read(cls, argv: Sequence[str], prog: str) -> Command:
+        """Read which run goes on, and what changes.
+
+        Raises:
+            SenetError: an option that a run keeps.
+        """
+        kept = {option.flag for kind in (TrainConfig, DetectionConfig) for _, option in options(kind)}
+        kept -= {option.flag for _, option in options(cls)}
+        for word in argv:
+            if flag_of(word) in kept:
+                typed = word.partition("=")[0]
+                raise SenetError(f"{typed} has no effect with --resume, for a run keeps its own; leave it out")
+        return super().read(argv, prog)
 
     def run(self) -> None:
         """Train on, and say what can be done next."""
