@@ -94,7 +94,12 @@ WRITTEN = {
 }
 
 
-@pytest.mark.parametrize("writes", WRITTEN, ids=lambda writes: writes.__name__)
+LIKE_OTHERS = (export_a_file, ablate, finetune)
+"""What is written by the same functions as by the others; these tests are slow ones."""
+CASES = [pytest.param(each, marks=pytest.mark.slow) if each in LIKE_OTHERS else each for each in WRITTEN]
+
+
+@pytest.mark.parametrize("writes", CASES, ids=lambda writes: writes.__name__)
 def test_every_rename_comes_between_the_file_and_its_folder(tmp_path, request, writes):
     if writes in (train, ablate):
         request.getfixturevalue("few_digits")

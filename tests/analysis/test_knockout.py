@@ -23,7 +23,7 @@ class WithoutGate(nn.Module):
         return x * self.gate
 
 
-@pytest.mark.parametrize("replacement", ["one", "mean"])
+@pytest.mark.parametrize("replacement", ["mean", pytest.param("one", marks=pytest.mark.slow)])
 def test_a_knockout_is_evaluation_of_the_network_without_the_gate(digits_run, replacement):
     recording = record_excitations(digits_run)
     study = knock_out_blocks(

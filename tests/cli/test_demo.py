@@ -13,6 +13,7 @@ from senet.errors import SenetError
 from senet.recipes import get_recipe
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_digits")
 def test_demo_leaves_runs_that_evaluate_and_predict_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "demo"

@@ -173,9 +173,11 @@ def more_overlap(model: torch.nn.Module) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        None,
         shifted,
-        *(pytest.param(each, marks=pytest.mark.slow) for each in (exchanged, other_scale, other_mean, more_overlap)),
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in (None, exchanged, other_scale, other_mean, more_overlap)
+        ),
     ],
 )
 def test_a_damaged_export(damage: Callable[[torch.nn.Module], None] | None, tmp_path: Path) -> None:
@@ -192,7 +194,8 @@ def test_a_damaged_export(damage: Callable[[torch.nn.Module], None] | None, tmp_
 # ---- detectors of all kinds ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rewrite", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rewrite", [True, False])
 def test_inserted_blocks(rewrite: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     options = {**SMALL, "weights": None, "pyramid_channels": 16, "box_features": 32}
@@ -236,6 +239,7 @@ def test_detectors_of_torchvision(name: str, to: str, suffix: str, tmp_path: Pat
     assert made.metadata["class_names"] is None
 
 
+@pytest.mark.slow
 def test_openvino_alone_finds_the_same(original: torch.nn.Module, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     made = senet.export(original, tmp_path / "a.xml", to="openvino")

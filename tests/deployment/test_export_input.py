@@ -43,7 +43,7 @@ def outputs(model, config=None, size=32):
         return graph.program().module()(x), x
 
 
-@pytest.mark.parametrize("channels", [1, 4, 12])
+@pytest.mark.parametrize("channels", [1, *(pytest.param(number, marks=pytest.mark.slow) for number in (4, 12))])
 def test_only_networks_of_color_images_take_pixels(channels):
     with pytest.raises(SenetError, match=rf"preprocess=True takes RGB pictures, but the network takes {channels} chan"):
         build_graph(Small(channels=channels), ExportConfig(preprocess=True))

@@ -17,10 +17,11 @@ for name in senet.list_models("*se*"):
     SHALLOWEST.setdefault(senet.model_card(name).family, name)
 CASES = [("onnx", name) for name in senet.list_models()]
 CASES += [(to, name) for to in RUNTIMES[1:] for name in SHALLOWEST.values()]
+"""All slow: quick tests of what a file computes are in test_export.py."""
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("to", "name"), slow_except({"cifar_se_resnet20"}, CASES))
+@pytest.mark.parametrize(("to", "name"), slow_except((), CASES))
 def test_the_file_computes_what_the_network_does(to, name, tmp_path):
     torch.manual_seed(0)
     size, network = side_of(name), senet.create_model(name, num_classes=10)

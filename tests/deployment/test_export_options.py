@@ -141,7 +141,7 @@ def test_numbers_of_numpy_are_numbers():
     assert type(config.opset) is int
 
 
-@pytest.mark.parametrize("command", ["export", "predict", "evaluate", "train", "finetune", "models", "shard", "record"])
+@pytest.mark.parametrize("command", ["export", "predict", "evaluate", "train", "finetune", "shard", "record"])
 def test_a_command_without_arguments_says_what_it_needs(command, capsys):
     try:
         status = main([command])

@@ -107,7 +107,7 @@ def test_a_network_without_weights_is_refused(tmp_path):
         senet.export(Net().to("meta"), tmp_path / "a.pt2", to="torch_export")
 
 
-@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("channels", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_channels_that_the_preprocessing_does_not_have_and_the_remedy(channels, tmp_path):
     model = timm.create_model("mobilenetv3_small_050", in_chans=channels, num_classes=3).eval()
     said = (

@@ -110,6 +110,7 @@ def test_the_command_says_how_far_they_are_apart(pictures, tmp_path, capsys, mon
     assert "beyond the tolerance of fp32: the largest difference of the logits is" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_file_that_exists_and_any_network(network, tmp_path):
     """As `senet.deployment.parity.compare_exported` is used by hand: another network's file is found out."""
     senet.export(network, tmp_path / "a.onnx", preprocess=True, resize=True)
@@ -127,6 +128,7 @@ def test_fewer_images_are_compared_where_they_are_large(side, number):
     assert usual_number(side) == number
 
 
+@pytest.mark.slow
 def test_the_usual_number_of_images_is_that_of_the_network(network, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr("senet.deployment.pictures.PIXELS", 17 * 40**2)
     made = senet.export(network, tmp_path / "a.pt2", to="torch_export", data=pictures, image_size=40)

@@ -222,6 +222,7 @@ def _code_of_its_own():
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_every_kind_is_compiled():
     """But for their depth the networks that are not in the tables are those that are."""
 

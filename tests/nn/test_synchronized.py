@@ -13,6 +13,7 @@ from senet.nn.attached import attached, plain_class
 from senet.nn.synchronized import is_plain_norm, is_synchronized, synchronize
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_computes_with_all_images(tmp_path):
     """Outputs, gradients of images and weights, running statistics; one has 5 images, the other 3."""
     torch.manual_seed(1)

@@ -266,7 +266,7 @@ def test_a_network_in_float64_stays_in_it(model):
 
 
 @pytest.mark.parametrize("any_size", [False, True])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_every_candidate_of_this_machine_agrees(model, precision, any_size):
     expected = model(X).detach()
     graph = rewrite(model)

@@ -156,7 +156,9 @@ def test_folding_keeps_small_variances():
 
 
 @pytest.mark.parametrize("name", slow_except(["tiny"], ["tiny", "se_resnet50", "timm_seresnet50", "cifar_se_resnet20"]))
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", FLOAT32), ("bf16", BFLOAT16)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("fp32", FLOAT32), pytest.param("bf16", BFLOAT16, marks=pytest.mark.slow)]
+)
 def test_openvino(name, precision, tolerance):
     model, x = network(name)
     optimized = senet.optimize_for_inference(model, backend="openvino", precision=precision, micro_batch=2)

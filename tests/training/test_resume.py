@@ -138,9 +138,9 @@ def send_at(monkeypatch, epoch, batch, signum):
     ("name", "stops"),
     [
         ("simple", [(0, 0)]),
-        ("simple", [(1, 1)]),
-        ("simple", [(1, "evaluation")]),
-        ("everything", [(0, 1), (3, 0)]),
+        pytest.param("simple", [(1, 1)], marks=pytest.mark.slow),
+        pytest.param("simple", [(1, "evaluation")], marks=pytest.mark.slow),
+        pytest.param("everything", [(0, 1), (3, 0)], marks=pytest.mark.slow),
         ("everything", [(1, 2), (1, "evaluation"), (2, 3)]),
         ("everything", [(2, 5)]),  # in the epoch's last window: the epoch is ended first
     ],
