@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from senet import __version__
 from senet.cli import COMMANDS, main
 from senet.cli.evaluation import EvaluateCommand
-from senet.cli.options import as_typed, options
+from senet.cli.options import as_typed, check_options, options
 from senet.cli.parsing import keyword_argument
 from senet.data.datasets import open_split
 from senet.errors import SenetError
@@ -24,6 +24,7 @@ from senet.factory import from_pretrained
 from senet.models.catalog import model_card
 from senet.recipes import RECIPES
 from senet.recipes.digits import digits
+from senet.training.config import TrainConfig
 from senet.weights.folder import PACKAGED
 
 FAST = ("--epochs", "1", "--batch-size", "256")
@@ -140,7 +141,6 @@ def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path:
     ("argv", "said"),
     [
         (["train", "digits"], ["Missing from senet train digits", "--output FOLDER"]),
-        (["train", "digits", "--output", "x", "--epoch", "3"], ["--epoch", "Perhaps you meant: --epochs"]),
         (["train", "digits", "--output", "x", "--epochs", "x"], ["Error parsing --epochs", "'x'"]),
         (
             ["train", "digits", "--output", "x", "--model.se.placement", "up"],
@@ -165,6 +165,35 @@ def test_arguments_that_cannot_be_read_are_told_with_the_option(
     monkeypatch.chdir(tmp_path)
     assert_not_read(capsys, argv, *said)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--epoch", "3"], "no option is called --epoch; the nearest are --epochs"),
+        (["--lr", "0.1"], "no option is called --lr; the nearest are --optimizer.lr"),
+        (["--sched", "cosine"], "no option is called --sched; here that is --schedule.name"),
+        (["--data-dir", "photos"], "no option is called --data-dir; here that is --data"),
+        (["--model", "resnet18"], "no option is called --model; here that is --model.name"),
+        (
+            ["-b", "8"],
+            "no option is called -b; options are written in full, such as --batch-size or --compute.bucket-mb",
+        ),
+        (["-j4"], "no option is called -j4; the nearest are"),
+        (["-epochs", "3"], "no option is called -epochs; here that is --epochs"),
+        (["-imgsz=32"], "no option is called -imgsz; here that is --data.preprocessing.image-size"),
+        (["--epochs", "3", "batch=8"], "no option is written 'batch=8'; here that is --batch-size"),
+    ],
+)
+def test_options_of_other_programs_and_of_other_forms(words, said, capsys) -> None:
+    assert_refused(capsys, ["train", "digits", "--output", "x", *words], said)
+
+
+def test_negative_numbers_files_and_keyword_arguments_are_no_such_options(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-b").touch()
+    words = ["--seed", "-1", "--model-kwargs", "dropout=0.2", "epochs=3", "--data", "-b"]
+    check_options(TrainConfig, words, {"--dropout": "--model-kwargs dropout=0.2"})
 
 
 def test_train_evaluate_predict(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -196,7 +225,8 @@ def test_train_evaluate_predict(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert predicted["classes"][0]["class_name"] in capsys.readouterr().out
 
     assert_refused(capsys, ["train", "digits", "--output", str(run), *FAST, *options], "holds a run already")
-    assert_not_read(capsys, ["train", "--resume", str(run), "--optimizer.lr", "0.1"], "--optimizer.lr")
+    kept = "--optimizer.lr has no effect with --resume, for a run keeps its own"
+    assert_refused(capsys, ["train", "--resume", str(run), "--optimizer.lr", "0.1"], kept)
     assert main(["train", "--resume", str(run)]) == 0
     assert "is finished: epoch 1 of 1 is trained" in capsys.readouterr().err
 

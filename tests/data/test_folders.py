@@ -156,6 +156,16 @@ def test_groups_of_classes_are_pointed_out(tmp_path, said):
     assert opened(tmp_path).class_names == ("cat", "dog", "elm", "oak")
 
 
+def test_splits_below_the_classes_are_pointed_out(tmp_path, said):
+    write(tmp_path / "a", *(f"{name}/{split}/0.png" for name in ("cat", "dog") for split in ("Train", "val")))
+    opened(tmp_path / "a", "eval")
+    assert f"put them above the classes, as in {tmp_path}/a/Train/cat" in said()
+    write(tmp_path / "b", *(f"pets/{split}/{name}/0.png" for name in ("cat", "dog") for split in ("train", "val")))
+    opened(tmp_path / "b", "eval")
+    assert f"on, name {tmp_path}/b/pets in place of {tmp_path}/b" in said()
+    assert opened(tmp_path / "b" / "pets").class_names == ("cat", "dog")  # the remedy
+
+
 @pytest.mark.parametrize("empty", [True, False])
 def test_a_class_missing_in_the_evaluation_images_is_said(tmp_path, said, empty):
     write(tmp_path / "train", "cat/0.png", "dog/0.png", "emu/0.png")

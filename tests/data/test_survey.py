@@ -54,7 +54,7 @@ def test_a_tidy_folder(pets):
     assert dict(found.formats) == {"PNG": 30}
     assert (found.num_images, found.num_looked_at, found.num_decoded) == (30, 30, 30)
     assert (found.skipped, found.unusable, found.unused) == ("", (), ())
-    assert (found.copies, found.leaks, found.contradictions) == ((), (), ())
+    assert (found.copies, found.eval_copies, found.leaks, found.contradictions) == ((), (), (), ())
     found.check()
     text = str(found)
     assert "3 classes, 17 training images, 13 evaluation images" in text
@@ -70,7 +70,11 @@ def test_copies_leaks_and_contradictions(pets):
         shutil.copy(pets / "train/cat/0.png", pets / copy)
     pixels = Image.open(pets / "train/dog/1.png")
     pixels.save(pets / "train/dog/same pixels.bmp")
+    shutil.copy(pets / "val/emu/0.png", pets / "val/emu/again.png")
     found = look(pets)
+    assert [set(group) for group in found.eval_copies] == [
+        {str(pets / "val/emu/0.png"), str(pets / "val/emu/again.png")}
+    ]
     assert [set(group) for group in found.copies] == [
         {str(pets / "train/cat/0.png"), str(pets / "train/cat/copy.png")},
         {str(pets / "train/dog/1.png"), str(pets / "train/dog/same pixels.bmp")},
@@ -82,6 +86,7 @@ def test_copies_leaks_and_contradictions(pets):
     assert "2 evaluation images also among the training images, such as " in notes
     assert "1 picture in several classes" in notes
     assert "2 training images the same as others" in notes
+    assert "1 evaluation image the same as others, such as " in notes
     found.check()  # warnings, no errors
 
 

@@ -184,7 +184,7 @@ def path_below(folder: Path, file: str) -> str:
 
 
 def warn_of_groups(folder: Path, by_class: dict[str, list[str]]) -> None:
-    """Warn of folders that contain only folders of images: they may be groups of classes."""
+    """Warn of folders that contain only folders of images: they may be groups of classes, or each have the splits."""
     groups = {}
     for name, files in by_class.items():
         below = [path_below(folder / name, file) for file in files]
@@ -193,9 +193,18 @@ def warn_of_groups(folder: Path, by_class: dict[str, list[str]]) -> None:
             groups[name] = sorted(parents)
     if groups:
         name, inside = next(iter(groups.items()))
+        if not {each.lower() for each in inside} <= {*TRAIN_SPLITS, *EVAL_SPLITS}:
+            remedy = f"If those are the classes, move their folders up into {folder}"
+        elif len(by_class) == 1:
+            remedy = f"If those are the images to train and to evaluate on, name {folder / name} in place of {folder}"
+        else:
+            remedy = (
+                "If those are the images to train and to evaluate on, put them above the classes, as in "
+                f"{folder / inside[0] / name}"
+            )
         warn(
             f"{folder}: {listed(list(groups))} contain no images but folders of images; {name} "
-            f"({listed(inside)}) counts as one class. If those are the classes, move their folders up into {folder}"
+            f"({listed(inside)}) counts as one class. {remedy}"
         )
 
 

@@ -54,6 +54,7 @@ class Survey:
         num_decoded: of these, images that were decoded.
         unusable: sentences on images that cannot be read, or that the network cannot take.
         copies: groups of names of training images that are the same picture.
+        eval_copies: groups of names of evaluation images that are the same picture, and no training image.
         leaks: pairs of names, evaluation and training image, that are the same picture.
         contradictions: groups of names of the same picture in several classes.
         all_equal: whether all training images that were looked at are the same picture.
@@ -74,6 +75,7 @@ class Survey:
     num_decoded: int
     unusable: tuple[str, ...]
     copies: tuple[tuple[str, ...], ...]
+    eval_copies: tuple[tuple[str, ...], ...]
     leaks: tuple[tuple[str, str], ...]
     contradictions: tuple[tuple[str, ...], ...]
     all_equal: bool
@@ -115,12 +117,11 @@ class Survey:
                 f"{counted(len(self.contradictions), 'picture')} in several classes, such as "
                 f"{' = '.join(self.contradictions[0][:3])}: the network cannot learn both; keep one of each"
             )
-        if self.copies:
-            number = counted(sum(len(group) - 1 for group in self.copies), "training image")
-            found.append(
-                f"{number} the same as others, such as {' = '.join(self.copies[0][:3])}: "
-                "such pictures count several times"
-            )
+        for what, groups in (("training image", self.copies), ("evaluation image", self.eval_copies)):
+            if groups:
+                number = counted(sum(len(group) - 1 for group in groups), what)
+                such_as = " = ".join(groups[0][:3])
+                found.append(f"{number} the same as others, such as {such_as}: such pictures count several times")
         if self.tables:
             found.append(
                 f"{listed(self.tables)}: not read, for folders are the classes; if a table says the classes of the "
@@ -224,6 +225,7 @@ def survey_of(config: DataConfig, splits: tuple[ImageSplit, ImageSplit]) -> Surv
         num_decoded=sum(look.pixels is not None for look in seen),
         unusable=tuple(look.problem for found in looks for look in found.values() if look.problem),
         copies=(),
+        eval_copies=(),
         leaks=(),
         contradictions=(),
         all_equal=False,
@@ -282,19 +284,22 @@ def with_copies(described: Survey, splits: Sequence[ImageSplit], looks: Sequence
     def name(place: int) -> str:
         return splits[0].name(place) if place < num_train else splits[1].name(place - num_train)
 
-    copies, leaks, contradictions = [], [], []
+    copies, eval_copies, leaks, contradictions = [], [], [], []
     for group in groups.values():
-        train = [place for place in group if place < num_train]
+        train, evaluation = ([place for place in group if (place < num_train) == side] for side in (True, False))
         if len(train) > 1:
             copies.append(tuple(map(name, train)))
         if train:
-            leaks += [(name(place), name(train[0])) for place in group if place >= num_train]
+            leaks += [(name(place), name(train[0])) for place in evaluation]
+        elif len(evaluation) > 1:
+            eval_copies.append(tuple(map(name, evaluation)))
         if len(set(labels[group].tolist())) > 1:
             contradictions.append(tuple(map(name, group)))
     looked_at = {first_of[index] for index in looks[0]}
     return replace(
         described,
         copies=tuple(copies),
+        eval_copies=tuple(eval_copies),
         leaks=tuple(leaks),
         contradictions=tuple(contradictions),
         all_equal=len(looks[0]) > 1 and len(looked_at) == 1,
