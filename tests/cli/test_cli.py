@@ -370,15 +370,23 @@ def test_convert_makes_a_model_folder_of_anybodys_weights(capsys: pytest.Capture
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
     folder = tmp_path / "models" / "resnet18"
     assert main(["convert", "resnet18", str(tmp_path / "resnet18.pth"), "--output", str(folder)]) == 0
-    assert f"{folder} holds resnet18 with 1000 classes (layout torchvision)" in capsys.readouterr().out
+    said = (
+        f"{folder} holds resnet18 with 1000 classes (layout torchvision); they have no names: --class-names gives them"
+    )
+    assert said in capsys.readouterr().out
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(from_pretrained(folder)(x), theirs(x))
 
     fresh = tmp_path / "fresh"
     argv = ["convert", "se_resnet18", str(folder), "--output", str(fresh), "--num-classes", "7", "--in-channels", "1"]
-    assert main(argv) == 0
+    assert_refused(
+        capsys, [*argv, "--class-names", *"abb"], "--class-names has 2 different names, but the network has 7"
+    )
+    assert main([*argv, "--class-names", *"abcdefg"]) == 0
+    assert "names" not in capsys.readouterr().out
     model = from_pretrained(fresh)
+    assert model.class_names == tuple("abcdefg")
     assert (model.num_classes, model.config.in_channels, model.config.name) == (7, 1, "se_resnet18")
 
     own = ["--output", str(tmp_path / "s"), "--layout", "senet"]

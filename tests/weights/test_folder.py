@@ -1,6 +1,7 @@
 """A model folder gives back the network that was written, or says in one sentence why it cannot."""
 
 import copy
+import importlib
 import json
 import pickle
 from dataclasses import dataclass, fields
@@ -477,6 +478,17 @@ def test_a_class_of_ones_own_would_come_back_as_another(tmp_path: Path) -> None:
     model.__class__ = Halved
     with pytest.raises(SenetError, match=r"Halved cannot be saved: it would come back as ResNet; .*register_model"):
         save_pretrained(model, tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ["seresnet18", "resnet18", "test_resnet", "se_resnet18"])
+@pytest.mark.parametrize("names", [["cat", "dog", "fox"], {0: "cat", 1: "dog", 2: "fox"}, ["of", "another"], None])
+def test_class_names_of_a_folder_that_timm_wrote_are_read(architecture, names, tmp_path):
+    """Its trainers write them as "label_names", in either form."""
+    importlib.import_module("senet.integrations.timm")  # has se_resnet18
+    theirs = timm.create_model(architecture, num_classes=3)
+    timm.models.save_for_hf(theirs, tmp_path, model_config={} if names is None else {"label_names": names})
+    names = None if names is None or len(names) != 3 else ("cat", "dog", "fox")
+    assert from_pretrained(tmp_path).class_names == names
 
 
 @pytest.mark.parametrize("options", [{}, {"drop_path_rate": 0.1}])

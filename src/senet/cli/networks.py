@@ -48,6 +48,8 @@ class ConvertCommand(Command):
     """classes of a new classifier; None keeps that of the weights"""
     in_channels: int | None = None
     """channels of the images; another number than the weights' converts the first convolution; None keeps it"""
+    class_names: tuple[str, ...] | None = None
+    """names of the classes, in the order of the outputs; None for those that the weights come with"""
     layout: str | None = None
     """the layout, instead of the one recognized from the keys, see `senet.load_weights`"""
     key: str | None = None
@@ -73,9 +75,17 @@ class ConvertCommand(Command):
         )
         checkpoint = read_weights(self.name, self.source, layout=self.layout, key=self.key)
         model = assemble(checkpoint, asked)
+        if self.class_names is not None:
+            if len(set(self.class_names)) != model.num_classes:
+                raise SenetError(
+                    f"class_names has {len(set(self.class_names))} different names, but the network has "
+                    f"{model.num_classes} classes; give one for each, in the order of the outputs"
+                )
+            model.class_names = self.class_names
         save_pretrained(model, self.output)
         layout = "" if is_external(self.name) else f" (layout {checkpoint.layout.name})"
-        say(f"{self.output} holds {self.name} with {model.num_classes} classes{layout}")
+        unnamed = "" if model.class_names else "; they have no names: --class-names gives them some"
+        say(f"{self.output} holds {self.name} with {model.num_classes} classes{layout}{unnamed}")
 
 
 @dataclass(frozen=True, kw_only=True)

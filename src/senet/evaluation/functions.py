@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from senet.data.classes import named_in_order
 from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
 
@@ -106,25 +107,9 @@ def class_names_of(model: Any) -> tuple[str, ...]:
     if names is None:
         return ()
     if isinstance(names, Mapping):
-        return in_order(names)
+        return named_in_order(names, "model.class_names")
     if isinstance(names, str | Set):
         raise SenetError(
             f"model.class_names is a {type(names).__name__}; expected a list of names in the order of the outputs"
         )
     return tuple(map(str, names))
-
-
-def in_order(names: Mapping[Any, Any]) -> tuple[str, ...]:
-    """Return names from {number: name} or {name: number} in the order of the numbers, which may be text.
-
-    Raises:
-        SenetError: the numbers are not 0, 1, ...
-    """
-    for pairs in (names.items(), ((number, name) for name, number in names.items())):
-        numbered = {str(number): str(name) for number, name in pairs}
-        if set(numbered) == set(map(str, range(len(names)))):
-            return tuple(numbered[str(i)] for i in range(len(names)))
-    raise SenetError(
-        f"model.class_names is a {type(names).__name__} that does not number its names 0, 1, ...; give a list of names "
-        "in the order of the outputs"
-    )

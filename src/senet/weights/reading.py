@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from senet.configs import from_dict
+from senet.data.classes import named_in_order
 from senet.data.preprocessing import Preprocessing, preprocessing_from_timm
 from senet.errors import HubError, MissingExtraError, MissingFileError, SenetError, nearest
 from senet.files import parse_json
@@ -265,9 +266,10 @@ def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
 def parse_timm(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields of `Checkpoint` from a config.json that timm wrote."""
     name, preprocessing = values["architecture"], preprocessing_from_timm(values.get("pretrained_cfg", values))
-    own = name_from_timm(name)
+    own, class_names = name_from_timm(name), class_names_of_timm(values)
     if own is not None and own in CARDS:
-        return {"config": config_of_timm(own, values), "name": own, "preprocessing": preprocessing}
+        config = config_of_timm(own, values)
+        return {"config": config, "name": own, "preprocessing": preprocessing, "class_names": class_names}
     if name_of_timm(name) is None and is_in_timm(name):
         config = ModelConfig(
             name=f"timm/{name}",
@@ -275,8 +277,22 @@ def parse_timm(values: Mapping[str, Any]) -> dict[str, Any]:
             in_channels=preprocessing.in_channels,
             options={k: single(v) for k, v in (values.get("model_args") or {}).items() if k not in TOLD_ELSEWHERE},
         )
-        return {"config": config, "name": config.name, "preprocessing": preprocessing}
-    return {"architecture": name, "name": name_of_timm(name), "preprocessing": preprocessing}
+        return {"config": config, "name": config.name, "preprocessing": preprocessing, "class_names": class_names}
+    return {
+        "architecture": name,
+        "name": name_of_timm(name),
+        "preprocessing": preprocessing,
+        "class_names": class_names,
+    }
+
+
+def class_names_of_timm(values: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the names of the classes in a config.json that timm wrote, a list or {number: name}; None without any."""
+    about = values.get("pretrained_cfg", values)
+    names = values.get("label_names") or about.get("label_names")
+    if not names or len(names) != values.get("num_classes", about.get("num_classes")):
+        return None
+    return named_in_order(names, "label_names") if isinstance(names, Mapping) else tuple(map(str, names))
 
 
 def single(value: Any) -> Any:
