@@ -27,7 +27,7 @@ from senet.weights.hub import EXPORTED, FILES, Download, is_hub_id
 from senet.weights.layouts import TORCHVISION
 from senet.weights.loading import LoadReport, load, trunk_names
 from senet.weights.matching import Asked, computed_options, has_se, resolve, se_options
-from senet.weights.reading import find_model_folder, read
+from senet.weights.reading import alike, find_model_folder, read
 from senet.weights.tasks import module_of
 
 logger = logging.getLogger(__name__)
@@ -223,7 +223,7 @@ def read_weights(
         raise SenetError(
             f"weights is {str(weights)!r}; expected a tag of the package (for {name}: {', '.join(tags) or 'none'}), "
             "a model folder, a file or a hub id (owner/name); `senet models --weights` lists the public ones, "
-            "and pretrained=True takes the first"
+            f"and pretrained=True takes the first{alike(Path(weights))}"
         )
     if not is_external(name):
         return read(weights, layout=layout, key=key, download=download)
@@ -253,6 +253,21 @@ def names_a_network(word: str) -> bool:
 def is_known_name(word: str) -> bool:
     """Whether a word names one of this library's networks, or of timm's or torchvision's."""
     return word in CARDS or is_external(word)
+
+
+def refuse_unknown(word: str) -> None:
+    """Raise the error for a word that names no network, and is no file or folder: with the names that are nearest.
+
+    Raises:
+        SenetError: there is no such network, or no such folder.
+    """
+    if "/" in word:
+        find_model_folder(word)
+    try:
+        model_card(word)
+    except SenetError as error:
+        error.args = (f"{error}{alike(Path(word))}",)
+        raise
 
 
 def is_image(path: Path) -> bool:
@@ -310,9 +325,7 @@ def from_pretrained(
     if word in CARDS and not exists:
         return assemble(read_weights(word, public_weights(word), download=download), Asked(name=word)).eval()
     if not is_source(source):
-        if "/" not in word:
-            model_card(word)  # raises for a misspelled name
-        find_model_folder(source)  # says what is wrong
+        refuse_unknown(word)
     checkpoint = read(source, download=download)
     if checkpoint.description is not None:
         return rebuilt(checkpoint)

@@ -290,7 +290,7 @@ def test_a_word_that_is_neither_a_picture_nor_a_network_is_no_reason_to_ask_anot
         assert printed.out == ""
         assert printed.err == (
             f"senet: there is no picture or network {word}; check the path, or name a network of the hub by "
-            f"--model {word}\n"
+            "--model OWNER/NAME\n"
         )
     assert main(["predict", "cifar_se_resnet20", "photos", "--top", "1", "--format", "csv"]) == 0
     named = capsys.readouterr().out

@@ -14,8 +14,7 @@ from senet.data.config import DataConfig
 from senet.detection.opening import detects
 from senet.errors import SenetError
 from senet.evaluation.batches import open_model, run_data
-from senet.factory import names_a_network
-from senet.models.catalog import model_card
+from senet.factory import names_a_network, refuse_unknown
 
 DATA_OF_THE_RUN = "of-the-run"
 """The default of --data: the data that the run was trained on."""
@@ -66,4 +65,4 @@ class OnData(Command):
 def check_name(model: str) -> None:
     """Raise a SenetError for a word that is no network's name and no file or folder."""
     if not (Path(model).exists() or names_a_network(model)):
-        model_card(model)
+        refuse_unknown(model)

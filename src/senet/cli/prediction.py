@@ -130,7 +130,7 @@ class PredictCommand(Command):
         from senet.factory import is_image, is_known_name
         from senet.weights.exported import exported_file
         from senet.weights.hub import FILES
-        from senet.weights.reading import find_model_folder
+        from senet.weights.reading import alike, find_model_folder
 
         others = self.images[1:]
         if not self.model and self.images and exported_file(self.images[0]) is not None:
@@ -147,8 +147,8 @@ class PredictCommand(Command):
                 if first.exists() or is_image(first) or glob.has_magic(str(first)) or str(first) == STANDARD_INPUT:
                     return self
                 raise SenetError(
-                    f"there is no picture or network {first}; check the path, or name a network of the hub by "
-                    f"--model {first}"
+                    f"there is no picture or network {first}{alike(first)}; check the path, or name a network of the "
+                    "hub by --model OWNER/NAME"
                 ) from error
         return replace(self, model=self.images[:1], images=others)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from senet.errors import SenetError
-from senet.factory import is_source, public_weights
+from senet.factory import is_source, public_weights, refuse_unknown
 from senet.models.catalog import CARDS, model_card
 from senet.models.external import is_external, names_elsewhere, split_name
 from senet.weights.reading import find_model_folder
@@ -49,9 +49,7 @@ def resolve_source(model: str, pretrained: bool = True) -> Source:
     if not is_source(word):
         if elsewhere := names_elsewhere(word):
             raise SenetError(f"{word} is no network of this library; name it {' or '.join(elsewhere)}")
-        if "/" not in word:
-            model_card(word)  # raises for a misspelled name
-        find_model_folder(word)  # says what is wrong
+        refuse_unknown(word)
     return Source(name="", weights=word)
 
 

@@ -33,15 +33,21 @@ EXPORTED: Mapping[str, str] = MappingProxyType(
     }
 )
 """How files of exported networks end, and the format that each is of, see `senet.deployment.targets`."""
+LIBRARIES = ("timm", "torchvision")
+"""Whose networks are named as if they were owners on the hub, whatever folders are here."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def is_hub_id(source: str) -> bool:
     """Return whether `source` has the form of a hub id: "owner/name", "hf-hub:owner/name", "owner/name@revision".
 
-    What ends like a file of weights or an exported network, or starts with a dot, is a path.
+    What ends like a file of weights or an exported network, starts with a dot, or begins with a folder that is here, is
+    a path: "runs/mine" where there are runs.
     """
-    return HUB_ID.match(source) is not None and Path(source).suffix not in (*FILES, *EXPORTED)
+    if HUB_ID.match(source) is None or Path(source).suffix in (*FILES, *EXPORTED):
+        return False
+    owner = source.partition("/")[0]
+    return owner in LIBRARIES or not Path(owner).is_dir()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from senet.models.timm_protocol import name_from_timm
 from senet.nn.block import SEOptions
 from senet.plugins import MAIN, check_imported
 from senet.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint
-from senet.weights.hub import FILES, Download, fetch_model_folder, is_hub_id
+from senet.weights.hub import FILES, HUB_ID, Download, fetch_model_folder, is_hub_id
 from senet.weights.layouts import CAFFE, SENET, Layout, State, find_layout, recognize
 from senet.weights.tasks import module_of
 from senet.weights.tensors import read_state
@@ -85,12 +86,20 @@ def find_model_folder(source: str | Path) -> Path:
         if has_weights and (folder / CONFIG_FILE).is_file():
             return folder
     if not source.exists():
-        raise MissingFileError(f"there is no folder {source}")
+        on_hub = f"; a model of the hub is named hf-hub:{source}" if HUB_ID.match(str(source)) else ""
+        raise MissingFileError(f"there is no folder {source}{alike(source)}{on_hub}")
     files = [file for file in sorted(source.iterdir()) if file.suffix in FILES] if source.is_dir() else []
     remedy = f"; name the file in it, {files[0]}" if files else "; name one that senet train or senet convert wrote"
     raise SenetError(
         f"{source} is neither a model folder ({WEIGHTS_FILE} and {CONFIG_FILE}) nor a run folder (best/, last/){remedy}"
     )
+
+
+def alike(absent: Path) -> str:
+    """Return which folders beside one that is not there have names like its, for the end of a sentence."""
+    beside = [entry.name for entry in absent.parent.iterdir() if entry.is_dir()] if absent.parent.is_dir() else []
+    near = get_close_matches(absent.name, beside)
+    return f"; the nearest folders in {absent.parent.absolute().name} are {', '.join(near)}" if near else ""
 
 
 def read_folder(folder: Path, source: str, layout: str | None, *, renamed: bool) -> Checkpoint:
