@@ -200,6 +200,22 @@ def test_table_in_another_encoding(tmp_path):
     refused(tmp_path / "table.csv", "cannot be read as CSV in UTF-8")
 
 
+def test_rows_of_other_splits_are_pointed_out(tmp_path, caplog):
+    write_pictures(tmp_path)
+    rows, path = pd.DataFrame(ROWS, columns=["id", "label"]), tmp_path / "table.csv"
+    rows["split"] = ["train", "train", "val", "held back", ""] * 3
+    rows.to_csv(path, index=False)
+    check(path, 6, split="train")
+    assert not caplog.text
+    check(path, 3)
+    said = "6 pictures not used, for in the column 'split' they have '', 'held back'; expected train, and val"
+    assert said in caplog.text
+    rows["split"] = ["fit", "fit", "fit", "dev", "dev"] * 3
+    rows.to_csv(path, index=False)
+    for options in ({}, {"split": "train", "val_fraction": 0.4}, {"val_fraction": 0.4}):
+        refused(path, "15 pictures not used", "they have 'dev', 'fit'; expected train", **options)
+
+
 def test_split_of_a_table_can_be_pickled(tmp_path):
     write_pictures(tmp_path)
     images = open_split(DataConfig(dataset=str(table(["id", "label"], tmp_path / "table.csv"))), "eval")

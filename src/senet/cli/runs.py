@@ -60,6 +60,8 @@ class RunsCommand(Command):
             print(json.dumps(made))
         else:
             show(runs, names, grouped(runs) if self.group else None)
+            if len({run.measure for run in runs}) > 1:
+                say("The runs are in the order of a metric each; --by top1 compares all by one.")
             for run in runs:
                 if waiting := waiting_of(run):
                     say(f"{printable(names[run.path])}: {waiting.replace('data.num_workers', '--data.num-workers')}")

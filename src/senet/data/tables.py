@@ -129,6 +129,7 @@ def open_table(config: DataConfig, split: Split) -> ImageSplit:
         wanted = "train" if split == "train" or divided else own
         training, chosen = ([row for row in rows if row.split == part] for part in ("train", wanted))
         source = f"{source} ({wanted})"
+        check_other_splits(config.dataset, rows, quiet=split == "train")
     names = classes_of(training or chosen)
     own_names = {row.label for row in chosen}
     others = sorted(own_names - set(names))
@@ -139,6 +140,29 @@ def open_table(config: DataConfig, split: Split) -> ImageSplit:
         warn(f"{source} has no pictures of {listed(missing)}; they are not measured")
     images = split_of_rows(source, chosen, names, Pictures(folder_of(config.dataset)))
     return images if config.val_fraction is None else divided_by(config, images, chosen, split)
+
+
+def check_other_splits(source: str, rows: Sequence[Row], *, quiet: bool) -> None:
+    """Warn of pictures that are neither trained nor evaluated on, for their split has another name.
+
+    Args:
+        source: of the rows.
+        rows: some of which have a split.
+        quiet: whether to check only, for the warning comes when the other split is opened.
+
+    Raises:
+        SenetError: all pictures are such.
+    """
+    others = sorted({row.split for row in rows} - {TRAIN_SPLITS[0], *EVAL_SPLITS})
+    number = sum(row.split in others for row in rows)
+    said = (
+        f"{source}: {counted(number, 'picture')} not used, for in the column {SPLIT_COLUMN!r} they have "
+        f"{listed([repr(other) for other in others])}; expected train, and val, valid, validation or test"
+    )
+    if number == len(rows):
+        raise SenetError(said)
+    if number and not quiet:
+        warn(said)
 
 
 def divided_by(config: DataConfig, images: ImageSplit, rows: Sequence[Row], split: Split) -> ImageSplit:
