@@ -156,6 +156,12 @@ def test_groups_of_classes_are_pointed_out(tmp_path, said):
     assert opened(tmp_path).class_names == ("cat", "dog", "elm", "oak")
 
 
+def test_a_class_that_is_spelled_in_two_ways(tmp_path):
+    write(tmp_path, "train/Cat/0.png", "train/dog/0.png", "val/cat/0.png", "val/dog/0.png")
+    with pytest.raises(SenetError, match=r"val/cat is called Cat in .*train; give a class one name"):
+        opened(tmp_path, "eval")
+
+
 def test_splits_below_the_classes_are_pointed_out(tmp_path, said):
     write(tmp_path / "a", *(f"{name}/{split}/0.png" for name in ("cat", "dog") for split in ("Train", "val")))
     opened(tmp_path / "a", "eval")

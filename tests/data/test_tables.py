@@ -5,6 +5,7 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -214,6 +215,16 @@ def test_rows_of_other_splits_are_pointed_out(tmp_path, caplog):
     rows.to_csv(path, index=False)
     for options in ({}, {"split": "train", "val_fraction": 0.4}, {"val_fraction": 0.4}):
         refused(path, "15 pictures not used", "they have 'dev', 'fit'; expected train", **options)
+
+
+def test_numbers_that_were_measured_are_no_classes(tmp_path):
+    write_pictures(tmp_path)
+    rows, path = pd.DataFrame(ROWS, columns=["id", "label"]), tmp_path / "table.csv"
+    rows["age"] = np.random.default_rng(0).uniform(0, 90, len(rows))
+    rows[["id", "age"]].to_csv(path, index=False)
+    refused(path, "15 different numbers in 15 rows of the column 'age'", "another column by data.label_column")
+    rows.to_csv(path, index=False)
+    check(path, 15, label_column="label")
 
 
 def test_split_of_a_table_can_be_pickled(tmp_path):

@@ -67,6 +67,7 @@ def test_a_file_may_be_called_like_a_pattern(photos: Path) -> None:
     ("source", "said"),
     [
         ("photos/*.bmp", "photos/*.bmp matches no images; check the path"),
+        ("s3://a/b.jpg", "s3://a/b.jpg is an address, and images are read from files; download it, and name the file"),
         ("photos/*.txt", "photos/*.txt matches no images (left out: 1 .txt); check the path"),
         ("empty", "empty has no images; check the path"),
     ],

@@ -216,6 +216,12 @@ def check_same_classes(folder: Path, train_folder: Path, names: Sequence[str]) -
     """
     found = {entry.name for entry in class_folders(folder)}
     others = sorted(found - set(names))
+    spelled = {name.lower(): name for name in names}
+    for other in others:
+        if other.lower() in spelled:
+            raise SenetError(
+                f"{folder / other} is called {spelled[other.lower()]} in {train_folder}; give a class one name"
+            )
     if others:
         raise SenetError(
             f"{folder} and {train_folder} have different classes: {listed(others)} only in {folder}; "

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,10 @@ from senet.errors import MissingFileError, SenetError, counted, first_line, warn
 
 EXTENSIONS = (".csv", ".tsv")
 SPLIT_COLUMN = "split"
+DECIMAL = re.compile(r"-?\d+[.,]\d+")
+"""A number that was measured."""
+FEW = 10
+"""So many different numbers may be classes, whatever they look like."""
 DEFAULTS = DataConfig()
 
 
@@ -262,6 +267,12 @@ def rows_of(path: Path, split: str, config: DataConfig) -> list[Row]:
         rows.append(Row(name=words[image], label=words[label], split=named))
     if not rows:
         raise SenetError(f"{path} has no pictures, only a heading ({', '.join(heading)})")
+    values = {row.label for row in rows}
+    if len(values) > max(FEW, len(rows) / 2) and all(map(DECIMAL.fullmatch, values)):
+        raise SenetError(
+            f"{path} has {len(values)} different numbers in {len(rows):,} rows of the column {heading[label]!r}, which "
+            "are no classes; write in which range each is, or name another column by data.label_column"
+        )
     return rows
 
 

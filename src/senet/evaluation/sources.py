@@ -16,6 +16,7 @@ from torch import Tensor
 from senet.data.channels import Picture
 from senet.data.folders import Skipped, images_below, walk
 from senet.errors import MissingFileError, SenetError, first_line
+from senet.shards.patterns import is_address
 
 OnError = Literal["raise", "keep"]
 
@@ -29,9 +30,11 @@ def find_images(source: str | Path) -> list[str]:
             is returned as it is.
 
     Raises:
-        SenetError: a folder without images, or a pattern that matches none.
+        SenetError: a folder without images, a pattern that matches none, or an address.
     """
     name, skipped = str(source), Skipped()
+    if is_address(name):
+        raise SenetError(f"{name} is an address, and images are read from files; download it, and name the file")
     if os.path.isdir(name):  # noqa: PTH112  # Path("") would be the current folder
         found, problem = list(images_below(Path(name), skipped)), f"{name} has no images"
     elif glob.has_magic(name) and not os.path.lexists(name):
