@@ -77,8 +77,8 @@ def resume(
     """Go on with a run that was stopped; all that it needs is in its folder.
 
     With nothing changed, on the CPU, it ends with the same weights, bit for bit, as if it had never stopped. In another
-    number of processes it goes on with the same images in the same batches, and the same weights but for rounding. A
-    run that is finished is left as it is.
+    number of processes it goes on with the same images in the same batches, and gradients equal to rounding, which
+    training enlarges from step to step. A run that is finished is left as it is.
 
     Args:
         folder: the run folder.
