@@ -5,13 +5,17 @@ The whole of it, with two hosts and a cable, is in tests/training/test_two_hosts
 
 import os
 import socket
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from senet import lost
+from drivers import ENVIRONMENT
+from senet import launch, lost
 from senet.errors import SenetError
 from senet.lost import Watch, watching_others
 from senet.processes import PATIENCE, Team, be_patient, shared_work
@@ -178,3 +182,50 @@ def test_a_killed_process_is_noticed_by_one_that_waits_for_it(tmp_path):
     torch.multiprocessing.start_processes(one_of_two, (tmp_path,), nprocs=2, start_method="fork")
     said = (tmp_path / "said").read_text()
     assert said.endswith("has broken, so that process or its machine has failed; start all processes again")
+
+
+@pytest.mark.slow
+def test_where_the_first_process_is_killed_the_second_says_so(tmp_path):
+    """Without torchrun the store is the first process's, and is gone with it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    words = ["train", "digits", "--output", str(tmp_path / "run"), "--compute.cpu", "--epochs", "500"]
+    both = []
+    for rank in "01":
+        told = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": "2",
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+        }
+        options = {"env": ENVIRONMENT | told, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        both.append(subprocess.Popen([sys.executable, "-m", "senet", *words], **options))
+    try:
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            assert [each.poll() for each in both] == [None, None]
+            time.sleep(0.1)
+        both[0].kill()
+        said = both[1].communicate(timeout=120)[1]
+    finally:
+        for each in both:
+            each.kill()
+            each.wait()
+    assert both[1].returncode == 2
+    sentences = [line for line in said.splitlines() if line.startswith("senet: ")]
+    assert len(sentences) == 1, said
+    assert "start all processes again with `senet train --resume " in sentences[0]
+    assert "frame #" not in said
+
+
+@pytest.mark.parametrize(("rank", "local_rank", "speaks"), [(1, 1, True), (2, 2, False), (4, 0, True), (5, 1, False)])
+def test_who_speaks_when_the_store_is_gone_with_the_first_process(rank, local_rank, speaks, monkeypatch):
+    for name, value in {"WORLD_SIZE": 8, "RANK": rank, "LOCAL_RANK": local_rank}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+
+    def gone():
+        raise RuntimeError("the store is gone")
+
+    monkeypatch.setattr(launch, "count_failure", gone)
+    assert launch.first_to_fail() == speaks

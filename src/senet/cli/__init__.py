@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TextIO, cast
 
 import senet
-from senet.cli.processes import only_first_prints, run_together, stacks_on_request
+from senet.cli.processes import only_first_prints, run_together, stacks_on_request, without_frames
 from senet.errors import SenetError, nearest
 from senet.launch import first_to_fail, is_first
 from senet.terminal import bars_shown, console, printable, say, shortened
@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a name that the encoding lacks is printed with escapes
             stream.reconfigure(errors="backslashreplace")
     stacks_on_request()
+    without_frames()
     try:
         with only_first_prints(), bars_shown():
             run(sys.argv[1:] if argv is None else argv)

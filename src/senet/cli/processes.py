@@ -74,6 +74,16 @@ def only_first_prints() -> Iterator[None]:
             logging.disable(logging.NOTSET)
 
 
+def without_frames() -> None:
+    """Let PyTorch's C++ part leave out its warnings, each with a stack, of a store that is gone with its process.
+
+    What has happened is said in a sentence. Only before PyTorch is imported this has an effect; a level that the
+    environment has stays.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 def stacks_on_request() -> None:
     """Let SIGUSR1 print the stacks of all threads, in every process: a run writes them into its folder instead.
 
