@@ -64,7 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     It is 0; 1 if inputs were skipped; 2 for bad input; 3 if an exported network differs from its original beyond the
     tolerance; 128 + a signal's number.
 
-    It is 3 where an exported network is further from its original than the tolerance.
     Under torchrun only the first process prints. When one fails, all exit, and only the first failure is reported.
     """
     for stream in (sys.stdout, sys.stderr):

@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar, Self, cast
 import tyro
 from tyro.conf import Positional
 
-from senet.cli.names import EXPORTED_AS, EXPORTING, check_values
+from senet.cli.names import EXPORTED_AS, EXPORTING
+from senet.cli.options import check_values
 from senet.cli.parity import show_detection, show_parity
 from senet.cli.parsing import Command
 from senet.cli.progress import lines_shown

@@ -1,10 +1,7 @@
 """Options of other programs: what does the same here."""
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping
 from types import MappingProxyType
-
-from senet.errors import SenetError
 
 Names = Mapping[str, str]
 """Options elsewhere, such as "--imgsz" -> the options here."""
@@ -283,18 +280,3 @@ EXPORTED_AS: Mapping[str, Names] = MappingProxyType(
     }
 )
 """Values of other programs for options of `senet export`: the remedy."""
-
-
-def check_values(argv: Sequence[str], elsewhere: Mapping[str, Names]) -> None:
-    """Raise a SenetError for a value that an option has in other programs only.
-
-    Args:
-        argv: the arguments of a command.
-        elsewhere: for some of its options, the values of other programs and what does the same here.
-    """
-    for word, following in pairwise((*argv, "")):
-        flag, equals, value = word.partition("=")
-        value = value if equals else following
-        remedy = elsewhere.get(flag, {}).get(value.lower())
-        if remedy is not None:
-            raise SenetError(f"{flag} has no {value}; {remedy}")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, get_origin, get_type_hints
 
@@ -151,3 +152,18 @@ def unknown_short_option(typed: str, name: str, known: Set[str], elsewhere: Mapp
     meant = [flag for flag in known if flag.rpartition(".")[2].lstrip("-").startswith(typed[1:])]
     such_as = ", such as " + " or ".join(sorted(meant, key=lambda flag: ("." in flag, flag))[:2]) if meant else ""
     return f"no option is called {typed}; options are written in full{such_as}"
+
+
+def check_values(argv: Sequence[str], elsewhere: Mapping[str, Mapping[str, str]]) -> None:
+    """Raise a SenetError for a value that an option has in other programs only.
+
+    Args:
+        argv: the arguments of a command.
+        elsewhere: for some of its options, the values of other programs and what does the same here.
+    """
+    for word, following in pairwise((*argv, "")):
+        flag, equals, value = word.partition("=")
+        value = value if equals else following
+        remedy = elsewhere.get(flag, {}).get(value.lower())
+        if remedy is not None:
+            raise SenetError(f"{flag} has no {value}; {remedy}")

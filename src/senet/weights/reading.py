@@ -97,7 +97,9 @@ def find_model_folder(source: str | Path) -> Path:
 
 def alike(absent: Path) -> str:
     """Return which folders beside one that is not there have names like its, for the end of a sentence."""
-    beside = [entry.name for entry in absent.parent.iterdir() if entry.is_dir()] if absent.parent.is_dir() else []
+    beside: list[str] = []
+    with suppress(OSError, ValueError):  # a name that no file can have
+        beside = [entry.name for entry in absent.parent.iterdir() if entry.is_dir()]
     near = get_close_matches(absent.name, beside)
     return f"; the nearest folders in {absent.parent.absolute().name} are {', '.join(near)}" if near else ""
 
