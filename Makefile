@@ -7,7 +7,8 @@ OLDEST := $(VENV)-oldest
 TOOLS := $(VENV)-release
 
 # What pip installs is what was tested, byte for byte; the project itself needs nothing else.
-HASHED := -m pip install --quiet --require-hashes --requirement
+# Modules are compiled when they are first imported: most never are.
+HASHED := -m pip install --quiet --no-compile --require-hashes --requirement
 ITSELF := -m pip install --quiet --no-deps --no-build-isolation --editable .
 
 # glibc keeps what is freed: times without page faults (benchmarks/report.py)

@@ -21,9 +21,15 @@ def slow_except(quick: Iterable[str], cases: Iterable[Any]) -> list[Any]:
     missing = quick - {name for case in cases for name in names(case)}
     assert not missing, f"no case is called {', '.join(sorted(missing))}"
 
-    def marked(case: Any) -> Any:
-        if quick & names(case):
-            return case
-        return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+    return [case if quick & names(case) else slow(case) for case in cases]
 
-    return [marked(case) for case in cases]
+
+def slow_after(number: int, cases: Iterable[Any]) -> list[Any]:
+    """Mark as slow all cases but the first ones, where the others differ from them in a detail."""
+    cases = list(cases)
+    return [*cases[:number], *map(slow, cases[number:])]
+
+
+def slow(case: Any) -> Any:
+    """Return a case, a value or a tuple of arguments, that is marked as slow."""
+    return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)

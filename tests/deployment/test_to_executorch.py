@@ -46,6 +46,7 @@ def pixels(network, tmp_path_factory):
     return senet.export(network, tmp_path_factory.mktemp("a") / "a.pte", to="executorch", preprocess=True)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_pixels_give_the_logits_of_the_network(pixels, network):
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -53,6 +54,7 @@ def test_pixels_give_the_logits_of_the_network(pixels, network):
     assert_relatively_close(computed(pixels.path, torch.from_numpy(picture)[None]), wanted, 1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_it_is_used_as_any_network(pixels, network):
     opened = senet.load_exported(pixels.path)
@@ -67,6 +69,7 @@ def random_pictures(number=3):
     return torch.randint(0, 256, (number, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 def test_the_file_returns_its_metadata(pixels, network):
     program = runtime.Runtime.get().load_program(pixels.path)
     stated = json.loads(program.load_method("senet").execute([])[0])
@@ -76,6 +79,7 @@ def test_the_file_returns_its_metadata(pixels, network):
     assert {"executorch", "torch"} <= set(stated["versions"])
 
 
+@pytest.mark.slow
 def test_xnnpack_computes_the_convolutions(pixels):
     content = pixels.path.read_bytes()
     assert b"XnnpackBackend" in content

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import timm
@@ -22,6 +23,7 @@ from senet.finetuning.run import finetune, prepare, summary
 from senet.nn.attached import attached_blocks
 from senet.training.selection import Selection
 from small_pictures import QUICK, SIZES, write_pictures
+from tiers import slow_after
 
 
 def tuned(pictures, output, model, **changes):
@@ -50,8 +52,11 @@ def starts(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4, 5])
-@pytest.mark.parametrize("kind", ["own", "timm", "torchvision", "inserted"])
+ONCE = [("own", 3), ("timm", 4), ("torchvision", 1), ("inserted", 5)]
+OTHERS = sorted({*product(("own", "timm", "torchvision", "inserted"), (1, 3, 4, 5))} - {*ONCE})
+
+
+@pytest.mark.parametrize(("kind", "channels"), slow_after(len(ONCE), [*ONCE, *OTHERS]))
 def test_every_kind_of_network_and_any_number_of_channels(kind, channels, starts, tmp_path):
     """Gray pictures are shown to a network of three channels as they are; others convert its first convolution."""
     if channels in (1, 5) and kind == "timm":

@@ -19,6 +19,7 @@ from senet.models.catalog import CARDS
 from senet.models.config import ModelConfig
 from senet.models.external import describe_external
 from senet.weights.loading import load_weights
+from tiers import slow_after
 
 TIMM, TORCHVISION = "timm/resnet18.a1_in1k", "torchvision/resnet18.IMAGENET1K_V1"
 
@@ -154,7 +155,9 @@ def test_weights_of_torchvision_with_other_classes_and_channels(libraries, publi
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("architecture", ["squeezenet1_1", "shufflenet_v2_x0_5", "googlenet", "mnasnet0_5"])
+@pytest.mark.parametrize(
+    "architecture", slow_after(2, ["squeezenet1_1", "mnasnet0_5", "shufflenet_v2_x0_5", "googlenet"])
+)
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
 def test_the_classifier_of_every_kind_of_network_is_replaced(architecture, tmp_path, monkeypatch):
     """GoogLeNet's classifiers in the middle, which only training runs, are left out; MNASNet asks for its version."""

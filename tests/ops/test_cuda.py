@@ -12,6 +12,7 @@ import torch
 from drivers import ENVIRONMENT, command
 from senet.ops import plain
 from senet.ops.plain import accumulator
+from tiers import slow
 
 triton = pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -75,6 +76,7 @@ CASES = [
     for kind in ("none", "plain", "affine")
     for relu in (True, False)
 ]
+CASES = [slow(case) if case[0] is IN_SPANS and case[-1] else case for case in CASES]
 
 
 @pytest.mark.parametrize(("shape", "dtype", "layout", "kind", "relu"), CASES)

@@ -21,6 +21,7 @@ from senet.nn import fused
 from senet.nn.attached import attached
 from senet.optimization.rewriting import EarlyGate, rewrite
 from surgery_models import excite, image, randomize
+from tiers import slow_after
 
 torchvision_model = partial(torchvision.models.get_model, weights=None)
 
@@ -119,7 +120,7 @@ def test_twice_is_an_error(inserted):
 
 
 @pytest.mark.parametrize("create", [timm.create_model, torchvision_model], ids=["timm", "torchvision"])
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", slow_after(1, ["resnet18", "resnet50"]))
 @pytest.mark.parametrize("small", [False, True], ids=["four operators", "few operations"])
 def test_inserted_blocks_run_fused(create, name, small, monkeypatch):
     model = randomize(create(name, num_classes=5)).double()

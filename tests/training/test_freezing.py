@@ -17,6 +17,7 @@ from senet.training.interrupt import TrainingInterrupted
 from senet.training.loop import resume, train
 from senet.training.sections import ComputeConfig, OptimizerConfig, RegularizationConfig
 from stopping import stop_at
+from tiers import slow_after
 
 SIMPLE = replace(digits(), epochs=3, compute=ComputeConfig(cpu=True))  # three batches of 32 an epoch
 STRONG = replace(
@@ -81,7 +82,7 @@ def test_the_trunk_is_trained_after_the_head_s_epochs(tmp_path):
     assert [group["lr_scale"] for group in groups] == [1.0, 0.125, 0.25, 0.5]
 
 
-@pytest.mark.parametrize("stops", [[(0, 1)], [(0, 2), (1, 0)], [(2, 1)]])
+@pytest.mark.parametrize("stops", slow_after(1, [[(0, 2), (1, 0)], [(0, 1)], [(2, 1)]]))
 def test_a_run_with_a_warm_head_resumes_bit_for_bit(tmp_path, monkeypatch, stops):
     """Stopped in the head's epoch, at its end, in the first step of the trunk, and later."""
     config = replace(STRONG, head_epochs=1)

@@ -106,7 +106,7 @@ def best_of(run):
     return json.loads((run / "best" / "config.json").read_text())["metrics"]["epoch"]
 
 
-@pytest.mark.parametrize("stops", [(), (1,), (0, 3)])
+@pytest.mark.parametrize("stops", [(0, 3), *(pytest.param(stops, marks=pytest.mark.slow) for stops in ((), (1,)))])
 def test_a_run_ends_when_no_epoch_is_better_also_if_it_was_stopped(tmp_path, monkeypatch, caplog, stops):
     """By balanced accuracy, the first epoch, which is best by top-1, is not kept."""
     config = replace(SHORT, selection=SelectionConfig(metric="balanced_accuracy", patience=2))

@@ -69,7 +69,7 @@ def test_the_norm_of_the_gradient_is_told_where_it_is_computed(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("few_digits")
-@pytest.mark.parametrize("moment", [(0, 3), (1, 0), (1, 4)])
+@pytest.mark.parametrize("moment", [(0, 3), *(pytest.param(each, marks=pytest.mark.slow) for each in ((1, 0), (1, 4)))])
 def test_a_run_that_goes_on_has_each_step_in_one_line(
     moment: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

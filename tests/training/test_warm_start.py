@@ -29,6 +29,7 @@ from senet.training.run import RunFolder
 from senet.training.sections import ComputeConfig
 from senet.training.warm_start import start_from_weights
 from senet.weights.folder import save_pretrained
+from tiers import slow_after
 
 OWN = Preprocessing(image_size=12, resize=14, mean=(0.2,), std=(0.01,), interpolation="bicubic")
 """The weights' preprocessing; the recipe's would feed values 37 times smaller."""
@@ -260,8 +261,12 @@ def test_an_option_on_the_command_line_is_asked_for_even_if_it_is_the_recipe_s(t
     assert kept == replace(OWN, image_size=8, resize=8)
 
 
-@pytest.mark.parametrize("kind", ["own_weights", "other_library"])
-@pytest.mark.parametrize("stop", ["start", "step"])
+@pytest.mark.parametrize(
+    ("kind", "stop"),
+    slow_after(
+        2, [("own_weights", "start"), ("other_library", "step"), ("own_weights", "step"), ("other_library", "start")]
+    ),
+)
 def test_a_run_goes_on_without_the_weights_it_started_from(tmp_path, request, monkeypatch, kind, stop):
     weights = tmp_path / "weights"
     shutil.copytree(request.getfixturevalue(kind), weights)
