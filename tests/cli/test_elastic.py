@@ -96,9 +96,9 @@ def test_finetuning_that_is_started_again_plans_nothing(tmp_path, monkeypatch):
 # ---- real processes --------------------------------------------------------------------------------------------------
 
 
-def start(launcher, *words, **variables):
+def start(launcher, *words, command="train", **variables):
     """Start a run of digits in two processes, or what `words` say, in a process group of its own, as a shell does."""
-    argv = [*launcher, "-m", "senet", "train", *map(str, words)]
+    argv = [*launcher, "-m", "senet", command, *map(str, words)]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen(argv, **streams, text=True, env={**ENVIRONMENT, **variables}, start_new_session=True)
 
@@ -180,6 +180,26 @@ def test_a_run_goes_on_by_itself_after_either_process_was_killed(images, tmp_pat
     assert [row["epoch"] for row in read_jsonl(run / "metrics.jsonl")] == [1, 2, 3]
     steps = [row["step"] for row in read_jsonl(run / "steps.jsonl")]
     assert steps == sorted(set(steps))
+
+
+@pytest.mark.slow
+@linux
+def test_a_fine_tuning_goes_on_by_itself_after_a_process_was_killed(images, tmp_path):
+    """The same command finds its run, whose length and batches it does not choose again."""
+    found = []
+    for name, killed in (("run", True), ("whole", False)):
+        run = tmp_path / name
+        words = [images, "--model", "cifar_se_resnet20", "--output", run, "--epochs", 8, "--batch-size", 4]
+        words += ["--compute.cpu", "--checkpoint-every", 2]
+        process = start([*TORCHRUN, "--max-restarts", "3"], *words, command="finetune")
+        if killed:
+            wait_for(lambda run=run: batches_saved(run) >= 1002, seconds=200)
+            os.kill(worker(run, 1), signal.SIGKILL)
+        said = process.communicate(timeout=400)[0]
+        assert process.returncode == 0, said
+        assert read_jsonl(run / "metrics.jsonl")[-1]["epoch"] == 8
+        found.append(weights(run))
+    assert all(torch.equal(found[0][key], tensor) for key, tensor in found[1].items())
 
 
 @pytest.mark.slow
