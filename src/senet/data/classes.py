@@ -1,7 +1,7 @@
 """Matching the classes of data with the outputs of a network: by name, never silently by position."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 from unicodedata import normalize
@@ -14,26 +14,6 @@ from senet.errors import SenetError, nearest, warn
 def spelled(name: str) -> str:
     """Return a name as it is compared: macOS may store an accent as a character of its own, which NFC joins."""
     return normalize("NFC", name)
-
-
-def named_in_order(names: Mapping[Any, Any], what: str) -> tuple[str, ...]:
-    """Return names from {number: name} or {name: number} in the order of the numbers, which may be text.
-
-    Args:
-        names: as Hugging Face's id2label and label2id, and torchvision's class_to_idx.
-        what: they are, for the message.
-
-    Raises:
-        SenetError: the numbers are not 0, 1, ...
-    """
-    for pairs in (names.items(), ((number, name) for name, number in names.items())):
-        numbered = {str(number): str(name) for number, name in pairs}
-        if set(numbered) == set(map(str, range(len(names)))):
-            return tuple(numbered[str(i)] for i in range(len(names)))
-    raise SenetError(
-        f"{what} is a {type(names).__name__} that does not number its names 0, 1, ...; give a list of names in the "
-        "order of the outputs"
-    )
 
 
 def places_of(names: Sequence[str], among: Sequence[str], key: Callable[[str], Any] = spelled) -> list[int | None]:

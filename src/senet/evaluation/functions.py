@@ -7,9 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from senet.data.classes import named_in_order
 from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
+from senet.models.description import named_in_order
 
 
 @runtime_checkable

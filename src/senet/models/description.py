@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from senet.configs import to_dict
+from senet.errors import SenetError
 from senet.models.base import Network, SEUnit
 from senet.models.catalog import CARDS
 from senet.models.config import ModelConfig, config_to_dict, se_from_dict, se_to_dict
@@ -142,3 +143,23 @@ def describe_state(model: nn.Module, state: Any, prefix: str, metadata: dict[str
     """Add the network's description to a state dict's metadata: its keys alone could be torchvision's as well."""
     if isinstance(getattr(model, "config", None), ModelConfig):
         metadata["senet"] = json.dumps(describe(cast(Network, model), derive_surgery(model)))
+
+
+def named_in_order(names: Mapping[Any, Any], what: str) -> tuple[str, ...]:
+    """Return names from {number: name} or {name: number} in the order of the numbers, which may be text.
+
+    Args:
+        names: as Hugging Face's id2label and label2id, and torchvision's class_to_idx.
+        what: they are, for the message.
+
+    Raises:
+        SenetError: the numbers are not 0, 1, ...
+    """
+    for pairs in (names.items(), ((number, name) for name, number in names.items())):
+        numbered = {str(number): str(name) for number, name in pairs}
+        if set(numbered) == set(map(str, range(len(names)))):
+            return tuple(numbered[str(i)] for i in range(len(names)))
+    raise SenetError(
+        f"{what} is a {type(names).__name__} that does not number its names 0, 1, ...; give a list of names in the "
+        "order of the outputs"
+    )

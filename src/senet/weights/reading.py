@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from senet.configs import from_dict
-from senet.data.classes import named_in_order
 from senet.data.preprocessing import Preprocessing, preprocessing_from_timm
 from senet.errors import HubError, MissingExtraError, MissingFileError, SenetError, nearest
 from senet.files import parse_json
 from senet.models.catalog import CARDS, model_card
 from senet.models.config import ModelConfig, config_from_dict, se_from_dict
-from senet.models.description import FORMATS, surgery_from_dict
+from senet.models.description import FORMATS, named_in_order, surgery_from_dict
 from senet.models.external import is_external
 from senet.models.from_torchvision import output_kept_clean, preprocessing_from_torchvision
 from senet.models.timm_protocol import name_from_timm
