@@ -110,13 +110,13 @@ def first_to_fail() -> bool:
     Where no store can be reached, the first process of each machine reports its failure; and the second of all, if the
     store was in the first, which is gone then.
     """
-    from torch.distributed import is_initialized
-
     try:
         return num_started() == 1 or count_failure() == 1
     except SenetError:  # of the environment
         return True
     except RuntimeError:  # there is no store, or no longer, or this machine is cut off
+        from torch.distributed import is_initialized
+
         stands_in = is_initialized() and not by_torchrun() and told("RANK", 0) == local_rank() == 1
         return local_rank() == 0 or stands_in
 

@@ -276,10 +276,9 @@ def parse_description(values: Mapping[str, Any]) -> dict[str, Any]:
 def parse_timm(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields of `Checkpoint` from a config.json that timm wrote."""
     name, preprocessing = values["architecture"], preprocessing_from_timm(values.get("pretrained_cfg", values))
-    own, class_names = name_from_timm(name), class_names_of_timm(values)
+    own, about = name_from_timm(name), {"preprocessing": preprocessing, "class_names": class_names_of_timm(values)}
     if own is not None and own in CARDS:
-        config = config_of_timm(own, values)
-        return {"config": config, "name": own, "preprocessing": preprocessing, "class_names": class_names}
+        return {"config": config_of_timm(own, values), "name": own, **about}
     if name_of_timm(name) is None and is_in_timm(name):
         config = ModelConfig(
             name=f"timm/{name}",
@@ -287,13 +286,8 @@ def parse_timm(values: Mapping[str, Any]) -> dict[str, Any]:
             in_channels=preprocessing.in_channels,
             options={k: single(v) for k, v in (values.get("model_args") or {}).items() if k not in TOLD_ELSEWHERE},
         )
-        return {"config": config, "name": config.name, "preprocessing": preprocessing, "class_names": class_names}
-    return {
-        "architecture": name,
-        "name": name_of_timm(name),
-        "preprocessing": preprocessing,
-        "class_names": class_names,
-    }
+        return {"config": config, "name": config.name, **about}
+    return {"architecture": name, "name": name_of_timm(name), **about}
 
 
 def class_names_of_timm(values: Mapping[str, Any]) -> tuple[str, ...] | None:
