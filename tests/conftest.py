@@ -2,10 +2,13 @@
 
 import logging
 import os
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -19,6 +22,15 @@ from senet.data import loading
 from senet.evaluation import batches
 from senet.nn import fused
 from senet.recipes import get_recipe
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Give each test random numbers of its own, the same in any order, selection and process."""
+    seed = crc32(item.nodeid.encode())
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - what scikit-learn and others draw from
+    torch.manual_seed(seed)
 
 
 @pytest.fixture(scope="session")

@@ -101,7 +101,7 @@ def test_onnx(inserted, tmp_path):
 def test_optimizers_built_before_and_after():
     model = randomize(timm.create_model("resnet18", num_classes=5)).train()
     before = torch.optim.SGD(model.parameters(), lr=0.1)
-    report = insert_se(model)
+    report = insert_se(model, senet.SEOptions(reduction=4))  # of so many channels some pass the ReLU
     before.add_param_group({"params": [model.get_parameter(name) for name in report.parameters], "lr": 1.0})
     F.cross_entropy(model(image()), torch.tensor([0, 1])).backward()
     old, new = model.conv1.weight.clone(), model.layer1[0].bn2.se.fc2.weight.clone()
