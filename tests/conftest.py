@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,20 @@ from senet.data import loading
 from senet.evaluation import batches
 from senet.nn import fused
 from senet.recipes import get_recipe
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at `-m`
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what `quick_every` leaves out of a test's cases."""
+    seen = Counter[str]()
+    for item in items:
+        every = item.get_closest_marker("quick_every")
+        if every is None or item.get_closest_marker("slow"):
+            continue
+        test = item.nodeid.partition("[")[0]
+        if seen[test] % every.args[0]:
+            item.add_marker(pytest.mark.slow)
+        seen[test] += 1
 
 
 @pytest.hookimpl(tryfirst=True)

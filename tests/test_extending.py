@@ -99,6 +99,7 @@ def test_its_cost_is_counted(my_blocks):
     assert with_eca.parameters - plain.parameters == 3 * 3 + 3 * 3 + 3 * 3
 
 
+@pytest.mark.slow
 def test_a_saved_model_names_the_module_that_it_needs(ran, tmp_path):
     folder = ran["folder"] / "eca"
     described = json.loads((folder / "config.json").read_text())

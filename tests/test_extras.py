@@ -160,6 +160,7 @@ def test_what_needs_an_extra_says_which(tmp_path):
 ALONE = ("wandb", "mlflow", "comet", "int8", "executorch", "coreml")
 
 
+@pytest.mark.quick_every(4)
 @pytest.mark.parametrize("module", EXTRAS)
 def test_the_extra_that_is_named_brings_the_package(module):
     package, extra = EXTRAS[module]

@@ -120,6 +120,7 @@ CASES = [
 SLOW = {"finetune", "ablate", "export", "onnx", "openvino"}
 
 
+@pytest.mark.quick_every(3)
 @pytest.mark.parametrize(
     ("name", "kilobytes"), [pytest.param(*case, marks=[pytest.mark.slow] if case[0] in SLOW else []) for case in CASES]
 )
@@ -139,6 +140,7 @@ def test_a_full_disk_is_one_sentence_and_then_it_goes_on(disk, sources, tmp_path
     assert_no_half(small.path)
 
 
+@pytest.mark.quick_every(2)
 @pytest.mark.parametrize(
     "name",
     [

@@ -43,6 +43,7 @@ MODELS = {
 QUICK = ("ours", "ours, 3x3", "timm regnet", "mobilenet_v3")
 
 
+@pytest.mark.quick_every(2)
 @pytest.mark.parametrize("name", slow_except(QUICK, MODELS))
 def test_pruning_a_constant_gate_changes_nothing(name):
     torch.manual_seed(0)

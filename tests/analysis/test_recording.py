@@ -171,6 +171,7 @@ def inserted(model: nn.Module) -> nn.Module:
     return model
 
 
+@pytest.mark.quick_every(2)
 @pytest.mark.parametrize("name", MODELS)
 def test_gates_of_every_library_are_recorded_and_the_model_is_left_as_it_was(name):
     create, number, first, last = MODELS[name]

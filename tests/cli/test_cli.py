@@ -453,6 +453,7 @@ def test_the_data_of_a_run_are_the_defaults_wherever_its_name_stands(digits_run:
         EvaluateCommand.read([str(digits_run), "--data.augmentation.flip"], "senet evaluate")
 
 
+@pytest.mark.slow
 def test_a_module_is_imported_before_the_command(tmp_path: Path) -> None:
     (tmp_path / "my_networks.py").write_text("print('imported')")
     argv = senet("--import", "my_networks", "--import", "my_networks", "models", "resnet18", "--json")

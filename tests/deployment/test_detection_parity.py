@@ -128,6 +128,7 @@ def test_the_file_finds_what_the_run_finds(run: Path, photos: Path, made: Any, t
         torch.testing.assert_close(wanted["scores"][pairs[:, 0]], found["scores"][pairs[:, 1]], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_number_of_pictures_and_pictures_without_boxes(run: Path, photos: Path, made: Any) -> None:
     few = compare_detectors(run, made.path, images=3, timed=False)
     assert (few.num_images, few.precision is not None) == (3, True)

@@ -13,6 +13,7 @@ from PIL import Image
 import senet
 from senet.cli import main
 from senet.errors import SenetError
+from tiers import slow_except
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}
 
@@ -83,7 +84,7 @@ def test_the_runtimes_alone_compute_the_files_which_describe_themselves(exported
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("to", SUFFIXES)
+@pytest.mark.parametrize("to", slow_except(["onnx"], SUFFIXES))
 def test_pixels_in_the_file_are_normalized_inside(to, network, tmp_path):
     path = senet.export(network, tmp_path / f"a{SUFFIXES[to]}", to=to, preprocess=True).path
     pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -168,6 +168,7 @@ def test_openvino_weights_alone(packaged, program, images, tmp_path):
     assert (tmp_path / "small.bin").stat().st_size < 0.4 * (tmp_path / "float.bin").stat().st_size
 
 
+@pytest.mark.slow
 def test_nncf_is_missing(program, images, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "nncf", None)
     with pytest.raises(

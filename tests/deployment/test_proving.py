@@ -52,6 +52,7 @@ def test_of_a_run_its_own_data(digits_run, tmp_path):
         senet.export(digits_run, tmp_path / "a.onnx")
 
 
+@pytest.mark.slow
 def test_pictures_that_are_given_and_those_that_are_not(network, pictures, tmp_path):
     made = senet.export(network, tmp_path / "a.pt2", to="torch_export", data=pictures)
     assert made.parity.num_images == made.parity.accuracy.num_images == 20

@@ -10,13 +10,11 @@ from torchvision.transforms import v2
 
 import senet
 from kinds import images, side_of, with_sane_outputs
+from mil_programs import computed
 from networks import assert_relatively_close
 from senet.cli import main
 from senet.data.preprocessing import Preprocessing
 from senet.errors import SenetError
-
-coremltools = pytest.importorskip("coremltools", reason="coremltools, which writes .mlpackage, is not installed")
-from mil_programs import computed  # noqa: E402
 
 NAME = "cifar_se_resnet20"
 KINDS = (
@@ -27,7 +25,15 @@ KINDS = (
 """A network of each family; test_arrays has the family of the packaged one."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def coremltools():
+    """Imported by the process that runs these tests alone: it takes seconds."""
+    return pytest.importorskip("coremltools", reason="coremltools, which writes .mlpackage, is not installed")
+
+
 def opened(path):
+    import coremltools
+
     return coremltools.models.MLModel(str(path), skip_model_load=True)
 
 
@@ -47,6 +53,7 @@ def classifier(network, tmp_path_factory):
     return senet.export(network, path, to="coreml", preprocess=True)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_arrays(arrays, network):
     model = opened(arrays.path)
@@ -75,7 +82,7 @@ def test_a_picture_gives_classes_and_probabilities(classifier, network):
     assert list(found["classLabel"]) == list(network.class_names)
 
 
-def test_metadata(classifier, network):
+def test_metadata(classifier, network, coremltools):
     stated = json.loads(opened(classifier.path).user_defined_metadata["senet"])
     assert stated == json.loads(json.dumps(dict(classifier.metadata)))
     assert stated["class_names"] == list(network.class_names)
@@ -98,6 +105,7 @@ def test_smaller_weights(network, arrays, tmp_path, precision, tolerance, share)
         assert feature.type.multiArrayType.dataType == feature.type.multiArrayType.FLOAT32
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_meanwhile(network, tmp_path, capfd, caplog):
     senet.export(network, tmp_path / "a.mlpackage", to="coreml")
     printed = capfd.readouterr()

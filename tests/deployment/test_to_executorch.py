@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from senet.data.preprocessing import Preprocessing
 from senet.deployment.to_executorch import OLDEST_TORCH
 from senet.errors import SenetError
 
-runtime = pytest.importorskip("executorch.runtime", reason="executorch, which writes .pte, is not installed")
+RUNTIME = "executorch.runtime"
+
 if torch.__version__ < OLDEST_TORCH:
     pytest.skip(f"ExecuTorch needs PyTorch {OLDEST_TORCH}", allow_module_level=True)
 
@@ -29,9 +31,15 @@ KINDS = (
 """A network of each family; that of the packaged one is computed in the quick tests."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def runtime():
+    """Imported by the process that runs these tests alone: it takes seconds."""
+    pytest.importorskip(RUNTIME, reason="executorch, which writes .pte, is not installed")
+
+
 def computed(path, x):
     """Compute a file by ExecuTorch alone."""
-    program = runtime.Runtime.get().load_program(path)
+    program = import_module(RUNTIME).Runtime.get().load_program(path)
     (logits,) = program.load_method("forward").execute([x])
     return logits.clone()
 
@@ -71,7 +79,7 @@ def random_pictures(number=3):
 
 @pytest.mark.slow
 def test_the_file_returns_its_metadata(pixels, network):
-    program = runtime.Runtime.get().load_program(pixels.path)
+    program = import_module(RUNTIME).Runtime.get().load_program(pixels.path)
     stated = json.loads(program.load_method("senet").execute([])[0])
     assert stated == json.loads(json.dumps(dict(pixels.metadata)))
     assert stated["class_names"] == list(network.class_names)

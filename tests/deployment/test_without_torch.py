@@ -95,11 +95,12 @@ def test_the_programs_say_what_predict_says(tmp_path, package, file, options):
         assert abs(float(probability) - prediction.probability) < 2e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "file", "options"),
     [
         ("onnxruntime", "a.onnx", {}),
-        pytest.param("openvino", "a.xml", {"to": "openvino", "preprocess": True}, marks=pytest.mark.slow),
+        ("openvino", "a.xml", {"to": "openvino", "preprocess": True}),
     ],
 )
 def test_the_programs_find_what_a_detector_finds(tmp_path, package, file, options):

@@ -67,6 +67,7 @@ def test_it_finds_the_same_boxes_also_as_a_copy(backend, images):
                 assert apart.max() < 0.01
 
 
+@pytest.mark.slow
 def test_openvino_compiles_once_for_all_sizes(images, monkeypatch):
     compiled = []
     usual = OpenVINORunner.compile

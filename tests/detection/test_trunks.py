@@ -94,6 +94,7 @@ def test_all_is_trained_where_nothing_is_frozen():
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
+@pytest.mark.quick_every(3)
 @pytest.mark.parametrize(
     "trunk",
     [

@@ -46,6 +46,7 @@ def assert_features_are_the_intermediates(model: nn.Module, whole: Network, x: T
     assert model.encoder.out_channels == [x.shape[1], *(m.shape[1] for m in expected)]
 
 
+@pytest.mark.quick_every(4)
 @torch.no_grad()
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_every_decoder(decoder):
@@ -60,6 +61,7 @@ def test_every_decoder(decoder):
     assert model.encoder.output_stride == (8 if decoder == "PSPNet" else DECODERS[decoder])
 
 
+@pytest.mark.quick_every(2)
 @torch.no_grad()
 @pytest.mark.parametrize("in_channels", [1, 3, 4])
 @pytest.mark.parametrize("decoder", slow_except(("Unet", "DeepLabV3Plus"), DECODERS))

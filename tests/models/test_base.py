@@ -79,6 +79,7 @@ def test_features_pooling_and_classifier_make_the_logits(name):
         torch.testing.assert_close(seen, features.flatten(2).sum(2) / features[0, 0].numel())
 
 
+@pytest.mark.quick_every(3)
 @pytest.mark.parametrize("name", slow_except(ONE_OF_EACH_FAMILY, list_models()))
 def test_the_classifier_is_the_last_linear_layer(name):
     model = on_meta(name, num_classes=13)
@@ -98,6 +99,7 @@ def test_dropout_out_of_its_range():
 # ---- the feature pyramid ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick_every(4)
 @torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
@@ -159,6 +161,7 @@ def test_other_formats_are_refused(output_fmt):
         on_meta("cifar_resnet20").forward_intermediates(torch.empty(1, 3, 32, 32), output_fmt=output_fmt)
 
 
+@pytest.mark.quick_every(3)
 @pytest.mark.parametrize("name", slow_except(ONE_OF_EACH_FAMILY, list_models()))
 def test_feature_info_says_what_the_maps_are(name):
     """Channels, and the stride: how much a map grows with the image, and but for the convolutions without padding of
@@ -371,6 +374,7 @@ def photograph(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels.clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
 
+@pytest.mark.quick_every(3)
 @pytest.mark.parametrize("size", [(500, 375), (256, 480), (40, 33)])
 @pytest.mark.parametrize(
     "name",
@@ -403,6 +407,7 @@ def test_default_cfg(in_channels):
     assert len(cfg["mean"]) == len(cfg["std"]) == in_channels
 
 
+@pytest.mark.quick_every(2)
 @pytest.mark.parametrize("name", slow_except(ONE_OF_EACH_FAMILY, list_models()))
 def test_layer_decay_grows_along_the_network(name):
     """Every parameter is in one group of the optimizer; the earlier it is used, the smaller is its learning rate."""

@@ -56,6 +56,7 @@ def with_weights_of(model: ResNet, build) -> ResNet:
 # ---- against the networks with strides -------------------------------------------------------------------------------
 
 
+@pytest.mark.quick_every(3)
 @torch.no_grad()
 @pytest.mark.parametrize("kind", PLAIN)
 def test_every_position_with_strides_has_the_same_value_without(kind):
@@ -112,6 +113,7 @@ TIMMS = {
 }
 
 
+@pytest.mark.quick_every(3)
 @torch.no_grad()
 @pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize("se", [True, False])
@@ -160,6 +162,7 @@ def test_weights_of_timm_in_a_dilated_network(name, timms, output_stride, tmp_pa
         assert_relatively_close(level, expected, 1e-4)
 
 
+@pytest.mark.quick_every(3)
 @torch.no_grad()
 @pytest.mark.parametrize("indices", [None, (1, 2, 3, 4), (-1,)])
 @pytest.mark.parametrize("wrapper", ["getter", "fx", "list"])

@@ -29,10 +29,7 @@ from tiers import slow_except
 
 FLOAT32 = 2e-5
 DEEP = [pytest.param(f"deep {name}", marks=pytest.mark.slow) for name in list_models()]
-
-
 COMPILED = ("cifar_resnet20", "se_mobilenet_v1", "cifar_se_shake_shake26_2x96d")
-EXPORTED = ("cifar_se_resnet20",)
 
 
 @pytest.fixture(scope="module", params=[*slow_except(WITH_SE, (*PLAIN, *WITH_SE)), *DEEP])
@@ -68,6 +65,7 @@ def x(name: str) -> Tensor:
     return images(2, side_of(name))
 
 
+@pytest.mark.quick_every(3)
 def test_every_parameter_gets_a_finite_gradient(model, x):
     twin = copy.deepcopy(model).train()
     loss = F.cross_entropy(twin(x), torch.tensor([1, 7]))
@@ -82,6 +80,7 @@ def test_every_parameter_gets_a_finite_gradient(model, x):
     assert sum(inside_se) >= 0.7 * len(inside_se)
 
 
+@pytest.mark.quick_every(3)
 @torch.no_grad()
 def test_images_do_not_influence_one_another(model, x):
     y = model(x)
@@ -89,6 +88,7 @@ def test_images_do_not_influence_one_another(model, x):
     assert_relatively_close(model(x.flip(0)), y.flip(0), FLOAT32)
 
 
+@pytest.mark.quick_every(3)
 @torch.no_grad()
 def test_channels_last(model, x):
     twin = copy.deepcopy(model).to(memory_format=torch.channels_last)
@@ -98,6 +98,7 @@ def test_channels_last(model, x):
     assert first_map.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.quick_every(3)
 @torch.no_grad()
 def test_autocast(model, x):
     """The error is small beside what the image does to the logits."""
@@ -108,6 +109,7 @@ def test_autocast(model, x):
     assert_relatively_close(y, expected, relative_difference(expected[0], expected[1]) / 4)
 
 
+@pytest.mark.quick_every(3)
 @torch.no_grad()
 def test_copies_are_equal_and_independent(model, x):
     twin = copy.deepcopy(model)
@@ -121,6 +123,7 @@ def test_copies_are_equal_and_independent(model, x):
     assert torch.equal(model(x), expected)
 
 
+@pytest.mark.quick_every(4)
 @torch.no_grad()
 def test_saved_state(create, model, x):
     """Through a file that torch.load reads without executing anything."""
@@ -133,6 +136,7 @@ def test_saved_state(create, model, x):
     assert not [key for key, tensor in (*again.named_parameters(), *again.named_buffers()) if tensor.is_meta]
 
 
+@pytest.mark.quick_every(3)
 @torch.no_grad()
 def test_other_sizes(name, model):
     torch.manual_seed(1)
@@ -144,6 +148,7 @@ def test_other_sizes(name, model):
         assert relative_difference(y[0], y[1]) > CLEARLY
 
 
+@pytest.mark.quick_every(4)
 @torch.no_grad()
 @pytest.mark.parametrize("in_channels", [1, 4])
 def test_other_channels(create, model, x, in_channels):
@@ -162,6 +167,7 @@ def test_other_channels(create, model, x, in_channels):
     assert other.preprocessing.in_channels == in_channels
 
 
+@pytest.mark.quick_every(4)
 @torch.no_grad()
 @pytest.mark.parametrize("num_classes", [0, 7])
 def test_other_classes(create, model, x, num_classes):
@@ -183,6 +189,7 @@ NOTHING_TO_DOUBLE = {"se_bn_inception": 2}
 """Units that have no layers whose outputs alone reach SE: where a branch is a bare pooling."""
 
 
+@pytest.mark.quick_every(4)
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("kind", "placement"), [*((kind, "standard") for kind in WITH_SE), *product(HAVE_PLACEMENTS, ("3x3", "identity"))]
@@ -243,8 +250,9 @@ def test_compile_without_graph_breaks(kind):
     assert_relatively_close(compiled(x), model(x), FLOAT32)
 
 
+@pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize("kind", slow_except(EXPORTED, WITH_SE))
+@pytest.mark.parametrize("kind", WITH_SE)
 def test_export_and_onnx_runtime_with_dynamic_batch_and_size(kind):
     """All that a plain network computes is in its twin with SE."""
     model = with_sane_outputs(kind, short=True)

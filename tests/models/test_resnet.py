@@ -52,6 +52,7 @@ def test_se_sits_in_the_chosen_stages_only(stages):
         assert all(isinstance(unit.se, SEBlock) for unit in model.get_submodule(f"layer{stage - 1}"))
 
 
+@pytest.mark.quick_every(4)
 @pytest.mark.parametrize("name", RESNETS)
 def test_number_of_se_blocks(name):
     model = on_meta(name)
@@ -60,6 +61,7 @@ def test_number_of_se_blocks(name):
     assert len(blocks) == (len(units) if "se_" in name or name == "senet154" else 0)
 
 
+@pytest.mark.quick_every(3)
 @pytest.mark.parametrize("placement", ["pre", "post", "identity", "3x3"])
 @pytest.mark.parametrize("name", ["se_resnet50", "cifar_se_resnet20", "cifar_se_preact_resnet164"])
 def test_placement_reaches_every_unit(name, placement):

@@ -38,6 +38,7 @@ def empty(model: Network, side: int | None = None) -> Tensor:
 # ---- descriptions ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick_every(3)
 @pytest.mark.parametrize("name", slow_except(ONE_OF_EACH_FAMILY, list_models()))
 def test_the_description_is_what_the_network_does(name):
     model = fresh_on_meta(name, num_classes=13, in_channels=5)
@@ -61,6 +62,7 @@ def test_the_description_is_what_the_network_does(name):
     assert model.forward_head(features) is features
 
 
+@pytest.mark.quick_every(3)
 @pytest.mark.parametrize("name", slow_except(ONE_OF_EACH_FAMILY[2:8], [*WITH_SE, "cifar_preact_resnet110"]))
 @pytest.mark.parametrize("side", [75, 98, 225])
 def test_the_last_map_has_the_side_that_is_said(name, side):
@@ -106,6 +108,7 @@ def pyramid_and_whole(name: str, **options: object) -> tuple[nn.Module, Network]
     return tuple(models)
 
 
+@pytest.mark.quick_every(2)
 @torch.no_grad()
 @pytest.mark.parametrize("wrapper", [None, "getter", "fx", "hook", "list", "dict"])
 @pytest.mark.parametrize("name", slow_except(PYRAMIDS[:2], PYRAMIDS))

@@ -68,6 +68,7 @@ def levels_of(model: Network) -> list[str]:
 # ---- torch.fx --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick_every(3)
 @torch.no_grad()
 @pytest.mark.parametrize("training", [False, True])
 def test_a_trace_computes_the_same(model, x, training):
@@ -129,6 +130,7 @@ def test_checkpointed_gradients_are_no_matter_of_a_graph():
 # ---- TorchScript -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick_every(2)
 @torch.no_grad()
 def test_torchscript_computes_the_same(model, x):
     scripted = torch.jit.script(model)

@@ -269,6 +269,7 @@ def test_export_with_dynamic_batch_and_size(squeeze):
         assert_close(program(x), block(x), TOLERANCES[torch.float32])
 
 
+@pytest.mark.quick_every(3)
 @pytest.mark.parametrize(("squeeze", "gate"), [("avg", "sigmoid"), ("max", "hard_sigmoid"), ("none", "tanh")])
 def test_onnx_runtime(squeeze, gate):
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -342,6 +343,7 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.quick_every(3)
 @torch.no_grad()
 @pytest.mark.parametrize("options", VARIANTS)
 def test_torch_fx_and_torchscript_read_the_block(options):

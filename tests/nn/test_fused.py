@@ -429,8 +429,9 @@ def test_graphs_of_somebody_elses_network_with_fused_layers(build, calls):
     assert calls
 
 
-@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("se", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("se", [True, False])
 def test_compile_without_graph_breaks(training, se, calls):
     torch._dynamo.reset()
     model = small_network() if se else cifar_resnet(8, shortcut="projection").double()

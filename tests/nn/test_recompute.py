@@ -53,6 +53,7 @@ def assert_same(found, expected):
         torch.testing.assert_close(found[name], value, rtol=0, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.quick_every(2)
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_is_the_same_in_double_precision(case):
     torch.manual_seed(0)

@@ -74,6 +74,7 @@ def test_moments(dtype, shape, layout):
     assert_same("moments", dtype, u, False)
 
 
+@pytest.mark.quick_every(4)
 @every_dtype
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("of_images", [True, False])

@@ -79,6 +79,7 @@ CASES = [
 CASES = [slow(case) if case[0] is IN_SPANS and case[-1] else case for case in CASES]
 
 
+@pytest.mark.quick_every(5)
 @pytest.mark.parametrize(("shape", "dtype", "layout", "kind", "relu"), CASES)
 def test_apply_sums_and_gradients(cuda, shape, dtype, layout, kind, relu):
     torch.manual_seed(0)
@@ -110,6 +111,7 @@ def test_apply_sums_and_gradients(cuda, shape, dtype, layout, kind, relu):
         assert_near(found, wanted, dtype)
 
 
+@pytest.mark.quick_every(5)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("shape", [*SHAPES, IN_SPANS])

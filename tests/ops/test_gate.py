@@ -68,6 +68,7 @@ CASES = [
 ]
 
 
+@pytest.mark.quick_every(4)
 @pytest.mark.parametrize(("shape", "dtype", "layout", "full"), CASES)
 def test_the_kernels(shape, dtype, layout, full):
     """With all that may stand before and after a gate, and with none of it."""

@@ -128,6 +128,7 @@ def assert_matches_formula(case: Case, inputs: dict[str, Tensor], tolerance: flo
         assert_close(value, expected[name], tolerance, f"y, or gradient of {name}")
 
 
+@pytest.mark.quick_every(4)
 @pytest.mark.parametrize(("norm", "shortcut", "relu"), product(NORMS, SHORTCUTS, (True, False)))
 def test_every_combination(norm, shortcut, relu):
     with_se = [Case(norm, *rest, shortcut, relu) for rest in product(("bare", "biased"), GATES)]
@@ -135,6 +136,7 @@ def test_every_combination(norm, shortcut, relu):
         assert_matches_formula(case, random_inputs(case, layout=layout))
 
 
+@pytest.mark.quick_every(3)
 @pytest.mark.parametrize("case", [FULL, BARE], ids=["full", "bare"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
@@ -215,6 +217,7 @@ class Calls(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.quick_every(2)
 @pytest.mark.parametrize("case", [*REPRESENTATIVE, replace(REPRESENTATIVE[1], relu=False)], ids=str)
 @pytest.mark.parametrize("plain", [False, True], ids=["compiled", "plain"])
 def test_opcheck(case, plain, monkeypatch):

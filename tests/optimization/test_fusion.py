@@ -215,6 +215,7 @@ def test_gates(gate, squeeze):
 # ---- other libraries ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick_every(4)
 @pytest.mark.parametrize("name", TIMM)
 def test_timm(name, calls):
     assert_fusing_changes_nothing(of_timm(name), images(32))
@@ -289,6 +290,7 @@ def test_a_model_without_a_known_block():
         assert [type(m) for m in model.modules()] == classes
 
 
+@pytest.mark.slow
 def test_timms_blocks_are_found_without_importing_timm():
     code = (
         "import sys, torchvision, senet\n"

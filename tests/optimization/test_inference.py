@@ -76,6 +76,7 @@ QUICK = (
 )
 
 
+@pytest.mark.quick_every(2)
 @pytest.mark.parametrize(("name", "early", "norms"), slow_except(QUICK, NETWORKS), ids=[name for name, *_ in NETWORKS])
 def test_the_rewritten_network_has_the_same_outputs(name, early, norms):
     model, x = network(name)

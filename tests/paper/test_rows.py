@@ -39,6 +39,7 @@ def test_every_row_is_there_once() -> None:
     assert len({(row.printed.table, row.printed.label) for row in PAPER_ROWS}) == len(PAPER_ROWS) == 64
 
 
+@pytest.mark.quick_every(4)
 @ROWS
 def test_a_row_s_network_has_the_blocks_that_the_row_asks_for(row: PaperRow) -> None:
     model = network(row)

@@ -39,6 +39,7 @@ def test_a_recipe_says_how_it_is_run_and_where_it_comes_from_or_what_it_costs(na
     assert re.search(r"(Source: | Takes )\S", documented(name))
 
 
+@pytest.mark.quick_every(3)
 @pytest.mark.parametrize("name", CLASSIFYING)
 def test_a_recipe_builds_its_network_and_that_of_its_command(name):
     config = get_recipe(name)

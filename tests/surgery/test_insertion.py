@@ -45,6 +45,7 @@ TORCHVISION_PLACES = {
 }
 
 
+@pytest.mark.quick_every(3)
 @pytest.mark.parametrize(
     ("create", "name", "places"),
     [(timm.create_model, n, p) for n, p in PLACES.items()]
@@ -167,6 +168,7 @@ class Written(nn.Module):
 NORMS = {"batch": nn.BatchNorm2d, "group": partial(nn.GroupNorm, 4), "layer": LayerNorm2d, "none": nn.Identity}
 
 
+@pytest.mark.quick_every(5)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("act", [nn.ReLU, nn.GELU, nn.SiLU])
 @pytest.mark.parametrize("scale", [False, True])
@@ -251,6 +253,7 @@ def test_outputs_and_keys_stay(name):
             assert torch.equal(trained, plain_one.train()(x.to(dtype))), dtype
 
 
+@pytest.mark.quick_every(3)
 @pytest.mark.parametrize(("gate", "bias"), GATES)
 @pytest.mark.parametrize("squeeze", ["avg", "max", "none"])
 def test_every_option_starts_at_one(gate, bias, squeeze):
@@ -323,6 +326,7 @@ def test_the_model_is_left_as_it_was_by_looking():
 # ---- gates that are there --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick_every(2)
 @pytest.mark.parametrize(
     "name", ["seresnet50", "efficientnet_b0", "mobilenetv3_small_100", "regnety_002", "ecaresnet26t"]
 )

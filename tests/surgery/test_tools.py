@@ -180,6 +180,7 @@ KEEPING = {
 } | {f"frozen by {how}": partial(replace_norms, how=how, new=frozen) for how in WAYS}
 
 
+@pytest.mark.quick_every(4)
 @pytest.mark.parametrize("tool", KEEPING)
 def test_a_tool_that_keeps_the_outputs_keeps_the_blocks(tool):
     model = with_blocks()

@@ -59,6 +59,7 @@ def small_net() -> Net:
     return resnet((1,), num_classes=7)
 
 
+@pytest.mark.quick_every(2)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_same_logits_as_in_caffe(name, tmp_path):
     torch.manual_seed(0)
@@ -81,6 +82,7 @@ def test_same_logits_as_in_caffe(name, tmp_path):
     assert relative_difference(logits_of_bgr, logits) > 0.1  # the logits do depend on the image
 
 
+@pytest.mark.quick_every(3)
 @pytest.mark.parametrize("name", [*RELEASE, *PLAIN])
 def test_keys_and_shapes_are_those_of_our_network(name):
     net = (RELEASE | PLAIN)[name]()

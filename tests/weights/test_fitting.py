@@ -104,6 +104,7 @@ ALL_STARTS = product(
 )
 
 
+@pytest.mark.quick_every(3)
 @pytest.mark.parametrize(
     ("placement", "gate", "with_se"),
     [*STARTS, *(pytest.param(*case, marks=pytest.mark.slow) for case in ALL_STARTS if case not in STARTS)],

@@ -480,6 +480,7 @@ def test_a_class_of_ones_own_would_come_back_as_another(tmp_path: Path) -> None:
         save_pretrained(model, tmp_path)
 
 
+@pytest.mark.quick_every(3)
 @pytest.mark.parametrize("architecture", ["seresnet18", "resnet18", "test_resnet", "se_resnet18"])
 @pytest.mark.parametrize("names", [["cat", "dog", "fox"], {0: "cat", 1: "dog", 2: "fox"}, ["of", "another"], None])
 def test_class_names_of_a_folder_that_timm_wrote_are_read(architecture, names, tmp_path):

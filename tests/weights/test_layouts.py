@@ -98,6 +98,7 @@ def test_the_weights_of_a_peer_give_its_logits(peer, saved):
     assert_same_logits(ours, theirs, side)
 
 
+@pytest.mark.quick_every(4)
 @pytest.mark.parametrize("name", senet.list_models(pretrained=True))
 def test_the_public_weights_of_a_card_are_of_networks_that_are_compared_here(name):
     for weights in model_card(name).weights:
