@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from senet.errors import SenetError, first_line
@@ -23,12 +22,13 @@ from senet.weights.checkpoint import Checkpoint
 from senet.weights.exported import exported_file
 from senet.weights.fitting import fit
 from senet.weights.folder import packaged_folder, packaged_weights, push_to_hub, save_pretrained
-from senet.weights.hub import EXPORTED, FILES, Download, is_hub_id
+from senet.weights.hub import Download, is_hub_id
 from senet.weights.layouts import TORCHVISION
 from senet.weights.loading import LoadReport, load, trunk_names
 from senet.weights.matching import Asked, computed_options, has_se, resolve, se_options
-from senet.weights.reading import alike, find_model_folder, read
+from senet.weights.reading import alike, read
 from senet.weights.tasks import module_of
+from senet.weights.words import is_source, refuse_unknown
 
 logger = logging.getLogger(__name__)
 MOST_LARGER, SMALL = 4, 10**6
@@ -230,49 +230,6 @@ def read_weights(
     if layout is not None:
         raise SenetError(f"layout={layout!r} has no effect: {name} is none of this library's networks")
     return read(weights, key=key, names=trunk_names(skeleton(ModelConfig(name=name))))
-
-
-def is_source(word: str | Path) -> bool:
-    """Whether a word is what `read` takes: a path that exists or ends as files of weights do, or a hub id."""
-    return Path(word).exists() or is_hub_id(str(word)) or Path(word).suffix in FILES
-
-
-def names_a_network(word: str) -> bool:
-    """Whether a word names a network, for `load_model`, rather than a file of something else, such as an image."""
-    path = Path(word)
-    if path.exists():
-        return path.is_dir() or path.suffix in FILES or path.suffix.lower() in EXPORTED
-    return (
-        is_known_name(word)
-        or path.suffix in FILES
-        or path.suffix.lower() in EXPORTED
-        or (is_hub_id(word) and not is_image(path))
-    )
-
-
-def is_known_name(word: str) -> bool:
-    """Whether a word names one of this library's networks, or of timm's or torchvision's."""
-    return word in CARDS or is_external(word)
-
-
-def refuse_unknown(word: str) -> None:
-    """Raise the error for a word that names no network, and is no file or folder: with the names that are nearest.
-
-    Raises:
-        SenetError: there is no such network, or no such folder.
-    """
-    if "/" in word:
-        find_model_folder(word)
-    try:
-        model_card(word)
-    except SenetError as error:
-        error.args = (f"{error}{alike(Path(word))}",)
-        raise
-
-
-def is_image(path: Path) -> bool:
-    """Whether a path ends as files of images do."""
-    return path.suffix.lower() in Image.registered_extensions()
 
 
 # ---- networks for evaluation -----------------------------------------------------------------------------------------

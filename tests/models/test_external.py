@@ -13,12 +13,13 @@ import senet
 from networks import randomize, relative_difference
 from senet.cli import main
 from senet.errors import SenetError
-from senet.factory import create_model, from_pretrained, load_model, names_a_network
+from senet.factory import create_model, from_pretrained, load_model
 from senet.models.build import surgery_of
 from senet.models.catalog import CARDS
 from senet.models.config import ModelConfig
 from senet.models.external import describe_external
 from senet.weights.loading import load_weights
+from senet.weights.words import names_a_network
 from tiers import slow_after
 
 TIMM, TORCHVISION = "timm/resnet18.a1_in1k", "torchvision/resnet18.IMAGENET1K_V1"

@@ -14,7 +14,7 @@ from senet.data.config import DataConfig
 from senet.detection.opening import detects
 from senet.errors import SenetError
 from senet.evaluation.batches import open_model, run_data
-from senet.factory import names_a_network, refuse_unknown
+from senet.weights.words import names_a_network, refuse_unknown
 
 DATA_OF_THE_RUN = "of-the-run"
 """The default of --data: the data that the run was trained on."""

@@ -127,10 +127,10 @@ class PredictCommand(Command):
         Raises:
             SenetError: it is neither a picture nor a network, so that a network that nobody named would see the rest.
         """
-        from senet.factory import is_image, is_known_name
         from senet.weights.exported import exported_file
         from senet.weights.hub import FILES
         from senet.weights.reading import alike, find_model_folder
+        from senet.weights.words import is_image, is_known_name
 
         others = self.images[1:]
         if not self.model and self.images and exported_file(self.images[0]) is not None:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from senet.errors import SenetError
-from senet.factory import is_source, public_weights, refuse_unknown
+from senet.factory import public_weights
 from senet.models.catalog import CARDS, model_card
 from senet.models.external import is_external, names_elsewhere, split_name
 from senet.weights.reading import find_model_folder
+from senet.weights.words import is_source, refuse_unknown
 
 
 @dataclass(frozen=True, kw_only=True)
