@@ -473,6 +473,8 @@ def test_a_module_that_cannot_be_imported_is_named(capsys: pytest.CaptureFixture
             ("train", "digits", "--optimizer.lr", "fast", "--output", "new"),
             "--optimizer.lr: expected a number, not 'fast'",
         ),
+        (("finetune", "a", "--model", "b", "--output", "c", "--epochs", "x"), "--epochs: expected an integer, not 'x'"),
+        (("predict", "a.png", "--threshold", "high"), "--threshold: expected a number, not 'high'"),
     ],
 )
 def test_a_word_that_is_no_number_is_refused_in_plain_words(words, said: str, capsys) -> None:

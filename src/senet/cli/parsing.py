@@ -96,16 +96,19 @@ REGISTRY = tyro.constructors.ConstructorRegistry()
 
 
 @REGISTRY.primitive_rule
-def number(info: Any) -> tyro.constructors.PrimitiveConstructorSpec[float] | None:
-    """Read an integer or a decimal number; what Python says of a word that is none is not for users."""
-    if info.type not in (int, float):
+def number(info: Any) -> tyro.constructors.PrimitiveConstructorSpec[float | None] | None:
+    """Read an integer or a decimal number, or None where there may be none; what Python says is not for users."""
+    kind: type[int] | type[float] | None = {int: int, int | None: int, float: float, float | None: float}.get(info.type)
+    if kind is None:
         return None
-    kind: type[int] | type[float] = info.type
+    may_be_none = info.type is not kind
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar=kind.__name__.upper(),
-        instance_from_str=lambda words: number_in(words[0], kind),
-        is_instance=lambda value: isinstance(value, kind if kind is int else (int, float)),
+        instance_from_str=lambda words: None if may_be_none and words == ["None"] else number_in(words[0], kind),
+        is_instance=lambda value: (
+            (value is None and may_be_none) or isinstance(value, kind if kind is int else (int, float))
+        ),
         str_from_instance=lambda value: [str(value)],
     )
 
