@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,26 @@ def test_only_what_differs_is_named_and_shortly(runs: Path) -> None:
     moved = replace(BASE, data=replace(BASE.data, num_workers=7), trackers=("wandb",))
     write_run(runs / "moved", moved, [1.0])
     assert differing(read_runs([runs])) == {"optimizer.lr": "lr"}  # where data are and metrics go changes no result
+
+
+def test_runs_on_other_data_or_in_more_processes_are_told_apart(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the same name and with as many images, they count as the same data."""
+    other = replace(BASE, data=replace(BASE.data, dataset="mine.csv"))
+    write_run(runs / "other", other, [75.0], change={"num_processes": 2})
+    more = write_run(runs / "more", BASE, [72.0])
+    for run, images in (("slow", 80), ("fast", 80), ("more", 90)):
+        (runs / run / "data.json").write_text(json.dumps({"num_train_images": images, "num_eval_images": 20}))
+    found = read_runs([runs])
+    names = {"data.dataset": "dataset", "data.images": "images", "num_processes": "num_processes"}
+    assert differing(found, without=["optimizer.lr"]) == names
+    assert len(grouped(found)) == 4
+    assert main(["runs", str(runs)]) == 0
+    said = "digits (80 + 20 images), mine.csv (? images), digits (90 + 20 images). `senet evaluate RUN RUN --data DATA`"
+    assert said in " ".join(capsys.readouterr().out.split())
+    shutil.rmtree(runs / "other")
+    shutil.rmtree(more)
+    assert main(["runs", str(runs)]) == 0
+    assert "different data" not in capsys.readouterr().out
 
 
 def test_seeds_are_grouped(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,6 +125,12 @@ def test_any_function_with_preprocessing_and_class_names_predicts() -> None:
     assert found[0].class_name == "1"
 
 
+def test_of_equal_probabilities_the_first_class_comes_first() -> None:
+    """As in `evaluate`, and as argmax has it."""
+    (found,) = senet.predict(Fixed(None, *[0.04] * 5, *[0.08] * 10), [GRAY], top=12)
+    assert [p.class_name for p in found] == [*map(str, range(5, 15)), "0", "1"]
+
+
 @pytest.mark.parametrize(
     "picture", [GRAY, torch.from_numpy(GRAY)[None], Image.fromarray(GRAY)], ids=["array", "tensor", "PIL"]
 )

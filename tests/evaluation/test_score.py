@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from senet.evaluation.accuracy import log_probabilities, score
+from senet.evaluation.accuracy import likeliest, log_probabilities, score
 
 
 def lookup(logits):
@@ -42,6 +43,15 @@ def test_top1_top5_and_loss_are_what_one_works_out():
 def test_with_fewer_than_five_classes_all_are_among_the_first_five():
     result = score(lookup([[0.0, 1.0, 2.0]]), [(images(0, 0, 0, 0), torch.tensor([0, 1, 2, 2]))])
     assert (result.top1, result.top5) == (50.0, 100.0)
+
+
+def test_of_equal_logits_the_first_class_is_predicted_as_by_argmax():
+    """Logits of whole numbers are often equal, as those of an int8 file are."""
+    logits = torch.randint(0, 4, (256, 10)).float()
+    assert not torch.equal(logits.topk(5).indices[:, 0], logits.argmax(1))
+    x = torch.arange(256.0)[:, None, None, None].expand(256, 1, 2, 2)
+    assert score(lookup(logits.tolist()), [(x, logits.argmax(1))]).top1 == 100
+    assert np.array_equal(likeliest(logits, 5), np.argsort(-logits.numpy(), axis=1, stable=True)[:, :5])
 
 
 def test_views_are_averaged_by_probability():

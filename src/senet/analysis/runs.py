@@ -14,7 +14,7 @@ from senet.data.folders import visible_folders
 from senet.errors import MissingFileError, SenetError, check_choice, first_line
 from senet.files import parse_json, read_jsonl
 from senet.training.ending import ending_of_state
-from senet.training.run import METRICS_FILE, WITHOUT_EFFECT, RunFolder
+from senet.training.run import DATA_FILE, METRICS_FILE, WITHOUT_EFFECT, RunFolder
 from senet.training.sections import Metric
 from senet.training.selection import best_of
 from senet.training.state import STATE_KEYS, up_to_date
@@ -26,6 +26,9 @@ State = Literal["finished", "early", "stopped", "running", "not started", "damag
 LOWER_IS_BETTER = ("loss",)
 LIMITS = ("selection.patience", "schedule.max_drops", "max_seconds")
 """Settings that end a run before its last epoch."""
+DATASET, IMAGES, PROCESSES = "data.dataset", "data.images", "num_processes"
+"""The data, how many images to train and to evaluate on it has ("800 + 200"), and how many processes the run started
+with; batch_size is of each."""
 STALE_S = 120.0
 """A run whose folder has not changed for so long, and for three of its epochs, is not running."""
 
@@ -41,7 +44,8 @@ class RunSummary:
             else "stopped", or "not started" before its first epoch; "damaged" if its configuration or its metrics
             cannot be read.
         problem: what is damaged, in one sentence; empty if nothing is.
-        settings: the configuration's values by dotted name.
+        settings: the configuration's values by dotted name, and `PROCESSES` and `IMAGES`; none that has no effect on
+            the result, but for the name of the data.
         metric: by which its best epoch is chosen.
         rows: of its metrics.jsonl, from epoch 1 on.
     """
@@ -157,10 +161,20 @@ def read_run(path: Path, by: Metric | None = None) -> RunSummary:
         path=path,
         state="damaged" if problems else state_of(path, rows, values, own),
         problem="; ".join(problems),
-        settings={name: value for name, value in values.items() if name not in WITHOUT_EFFECT},
+        settings=compared(values, RunFolder(path)),
         metric=by or own,
         rows=rows,
     )
+
+
+def compared(values: Mapping[str, Any], run: RunFolder) -> dict[str, Any]:
+    """Return the settings by which a run is compared with others, see `RunSummary.settings`."""
+    found = {name: value for name, value in values.items() if name == DATASET or name not in WITHOUT_EFFECT}
+    images = run.read_json(DATA_FILE)
+    counts = [images.get(name) for name in ("num_train_images", "num_eval_images")]
+    if all(isinstance(count, int) for count in counts):
+        found[IMAGES] = " + ".join(f"{count:,}" for count in counts)
+    return found | ({PROCESSES: run.num_processes(1)} if found else {})
 
 
 def checked(row: Any) -> dict[str, float]:
@@ -263,6 +277,12 @@ def differing(runs: Sequence[RunSummary], *, without: Sequence[str] = ()) -> dic
         if name not in without and any(values.get(name, absent) != known[0].get(name, absent) for values in known)
     ]
     return {name: short_name(name, found) for name in found}
+
+
+def data_of(runs: Sequence[RunSummary]) -> list[str]:
+    """Return the data of runs, each once; where there are several, the runs were measured on different images."""
+    own = (run.settings for run in runs if DATASET in run.settings)
+    return list(dict.fromkeys(f"{values[DATASET]} ({values.get(IMAGES, '?')} images)" for values in own))
 
 
 def short_name(name: str, among: Sequence[str]) -> str:

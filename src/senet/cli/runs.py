@@ -11,8 +11,18 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from senet.analysis.runs import RunGroup, RunSummary, differing, grouped, read_runs, run_names, waiting_of
+from senet.analysis.runs import (
+    RunGroup,
+    RunSummary,
+    data_of,
+    differing,
+    grouped,
+    read_runs,
+    run_names,
+    waiting_of,
+)
 from senet.cli.parsing import Command
+from senet.data.folders import listed
 from senet.errors import SenetError
 from senet.files import check_page
 from senet.terminal import Table, console, printable, say, width_of
@@ -62,6 +72,11 @@ class RunsCommand(Command):
             show(runs, names, grouped(runs) if self.group else None)
             if len({run.measure for run in runs}) > 1:
                 say("The runs are in the order of a metric each; --by top1 compares all by one.")
+            if len(different := data_of(runs)) > 1:
+                say(
+                    f"The runs are on different data: {printable(listed(different))}. "
+                    "`senet evaluate RUN RUN --data DATA` compares them on the same images."
+                )
             for run in runs:
                 if waiting := waiting_of(run):
                     say(f"{printable(names[run.path])}: {waiting.replace('data.num_workers', '--data.num-workers')}")

@@ -90,11 +90,26 @@ def sums_of(predicted: Tensor, labels: Tensor) -> Tensor:
         labels: (N,).
     """
     num_classes = predicted.shape[1]
-    first = predicted.topk(min(5, num_classes)).indices
+    first = likeliest(predicted, min(5, num_classes))
     hits = first == labels[:, None]
     loss = F.nll_loss(predicted, labels, reduction="sum")
     by_class = [torch.bincount(of, minlength=num_classes) for of in (labels, first[:, 0], labels[hits[:, 0]])]
     return torch.cat([torch.stack([loss, hits.sum()]).double(), *by_class])
+
+
+def likeliest(scores: Tensor, number: int) -> Tensor:
+    """Return the likeliest classes, the best first, of equal ones the first: as argmax does, and topk does not.
+
+    Equal scores are usual in int8.
+
+    Args:
+        scores: logits or probabilities (N, num_classes).
+        number: of classes.
+
+    Returns:
+        indices (N, number).
+    """
+    return scores.sort(descending=True, stable=True).indices[:, :number]
 
 
 def class_counts(sums: Tensor) -> Tensor:

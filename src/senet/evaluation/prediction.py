@@ -21,6 +21,7 @@ from torch import Tensor
 from senet.data.channels import Picture, UnfitPictureError
 from senet.data.reading import naming, read_named, read_picture
 from senet.errors import SenetError, check_choice
+from senet.evaluation.accuracy import likeliest
 from senet.evaluation.functions import Network, networks_of
 from senet.evaluation.networks import OpenNetwork, open_network, output_orders
 from senet.evaluation.sources import OnError, expanded
@@ -252,7 +253,8 @@ class Ensemble:
         """Return the likeliest classes of images that `prepare` returned."""
         probabilities = self.probabilities(prepared)
         names = self.class_names or [str(i) for i in range(probabilities.shape[1])]
-        values, indices = probabilities.topk(min(top, probabilities.shape[1]))
+        indices = likeliest(probabilities, top)
+        values = probabilities.gather(1, indices)
         return [
             tuple(ClassProbability(class_name=names[i], probability=p) for p, i in zip(row, chosen, strict=True))
             for row, chosen in zip(values.tolist(), indices.tolist(), strict=True)
