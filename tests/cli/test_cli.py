@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from senet import __version__
 from senet.cli import COMMANDS, main
 from senet.cli.evaluation import EvaluateCommand
-from senet.cli.options import as_typed, check_options, options
+from senet.cli.options import as_typed, by_flag, check_options, options
 from senet.cli.parsing import keyword_argument
 from senet.data.datasets import open_split
 from senet.errors import SenetError
@@ -180,6 +180,12 @@ def test_arguments_that_cannot_be_read_are_told_with_the_option(
             "no option is called -b; options are written in full, such as --batch-size or --compute.bucket-mb",
         ),
         (["-j4"], "no option is called -j4; the nearest are"),
+        (["--num-classes", "4"], "no option is called --num-classes; here that is nothing: the classes are those of"),
+        (["--optimizer", "adamw"], "no option is called --optimizer; here that is --optimizer.name"),
+        (
+            ["--batch", "8", "--imgsz=32"],
+            "no option is called --batch; here that is --batch-size; no option is called --imgsz; here that is",
+        ),
         (["-epochs", "3"], "no option is called -epochs; here that is --epochs"),
         (["-imgsz=32"], "no option is called -imgsz; here that is --data.preprocessing.image-size"),
         (["--epochs", "3", "batch=8"], "no option is written 'batch=8'; here that is --batch-size"),
@@ -193,7 +199,7 @@ def test_negative_numbers_files_and_keyword_arguments_are_no_such_options(tmp_pa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "-b").touch()
     words = ["--seed", "-1", "--model-kwargs", "dropout=0.2", "epochs=3", "--data", "-b"]
-    check_options(TrainConfig, words, {"--dropout": "--model-kwargs dropout=0.2"})
+    check_options(by_flag(TrainConfig), words, {"--dropout": "--model-kwargs dropout=0.2"})
 
 
 def test_train_evaluate_predict(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tyro.conf import Fixed, Positional, Suppress
 
 from senet.cli.names import FINETUNING
-from senet.cli.options import flag_of, options, unknown_option
+from senet.cli.options import by_flag, check_options, flag_of, options
 from senet.cli.parsing import Command, parse
 from senet.cli.progress import run_shown
 from senet.cli.training import ResumeCommand, going_on_later
@@ -203,17 +203,16 @@ def divided(kind: type[Command], argv: Sequence[str]) -> tuple[list[str], list[s
     Raises:
         SenetError: an option is none of the two.
     """
-    command = {option.flag for _, option in options(kind)} | {"--help"}
-    fields = {option.flag for _, option in options(TrainConfig)} - command
+    known = by_flag(kind, TrainConfig)
+    del known["--data"]  # is the folder
+    check_options(known, argv, FINETUNING)
+    fields = known.keys() - by_flag(kind)
     own: list[str] = []
     others: list[str] = []
     taking = own
     for word in argv:
         if word.startswith("--"):
-            flag = flag_of(word)
-            if flag not in command | fields or flag == "--data":
-                raise SenetError(unknown_option(word.partition("=")[0], flag, command | fields, FINETUNING))
-            taking = others if flag in fields else own
+            taking = others if flag_of(word) in fields else own
         taking.append(word)
     return own, others
 

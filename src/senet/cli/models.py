@@ -1,13 +1,15 @@
 """`senet models`."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 from tyro.conf import Positional
 
+from senet.cli.names import LISTING
 from senet.cli.parsing import Command
 from senet.errors import SenetError
 from senet.terminal import Table, console, say, tracked
@@ -24,6 +26,7 @@ class ModelsCommand(Command):
         senet models --weights
     """
 
+    elsewhere: ClassVar[Mapping[str, str]] = LISTING
     pattern: Annotated[Positional[str], tyro.conf.arg(metavar="PATTERN")] = "*"
     """which networks: a shell pattern such as 'se_*'"""
     paper: bool = False

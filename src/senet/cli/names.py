@@ -26,8 +26,10 @@ FINETUNING: Names = MappingProxyType(
         "--lr0": "--optimizer.lr",
         "--model-ema": "--regularization.ema-decay",
         "--name": "--output",
+        "--num-classes": "nothing: the classes are those of the data",
         "--num-train-epochs": "--epochs",
         "--opt": "--optimizer.name",
+        "--optimizer": "--optimizer.name",
         "--output-dir": "--output",
         "--patience": "--selection.patience",
         "--per-device-train-batch-size": "--batch-size",
@@ -35,6 +37,8 @@ FINETUNING: Names = MappingProxyType(
         "--reprob": "--data.augmentation.random-erasing",
         "--smoothing": "--regularization.label-smoothing",
         "--sched": "--schedule.name",
+        "--schedule": "--schedule.name",
+        "--scheduler": "--schedule.name",
         "--sync-bn": "--compute.sync-batch-norm",
         "--train-dir": "the folder, which comes first",
         "--val-split": "--data.val-fraction",
@@ -179,6 +183,15 @@ CLASSIFYING: Names = MappingProxyType(
     }
 )
 """Of timm's validate.py, torchvision's references and Ultralytics, for the evaluation of a network that classifies."""
+
+LISTING: Names = MappingProxyType(
+    {
+        "--filter": "the pattern, which comes without an option",
+        "--module": "a pattern such as 'se_*'",
+        "--pretrained": "--weights",
+    }
+)
+"""Of timm.list_models."""
 
 RANGES = "--dynamic batch height width, of any length"
 EXPORTING: Names = MappingProxyType(

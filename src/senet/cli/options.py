@@ -113,29 +113,48 @@ def unknown_option(typed: str, flag: str, known: Set[str], elsewhere: Mapping[st
     return f"no option is called {typed}; the nearest are {', '.join(same) or nearest(flag, known)}"
 
 
-def check_options(kind: type, argv: Sequence[str], elsewhere: Mapping[str, str]) -> None:
-    """Raise a SenetError for an option that a command does not have, or that is written as elsewhere: -b 8, imgsz=640.
+def by_flag(*kinds: type) -> dict[str, Option]:
+    """Return the options of some dataclasses of arguments, as they are listed."""
+    return {option.flag: option for kind in kinds for _, option in options(kind)}
+
+
+def check_options(found: Mapping[str, Option], argv: Sequence[str], elsewhere: Mapping[str, str]) -> None:
+    """Raise a SenetError for options that a command does not have, or that are written as elsewhere: -b 8, imgsz=640.
 
     Args:
-        kind: the command.
+        found: the options of the command, see `by_flag`.
         argv: its arguments.
         elsewhere: options of other programs, and what does the same here.
     """
-    found = {option.flag: option for _, option in options(kind)}
+    wrong: list[str] = []
     is_value = False
     for word in argv:
-        typed, _, value = word.partition("=")
-        flag, name = flag_of(word), f"--{typed.lstrip('-').replace('_', '-')}"
-        if flag and flag not in found and not flag.startswith(CHECKED_BY_TYRO):
-            raise SenetError(unknown_option(typed, flag, found.keys(), elsewhere))
-        if is_short(typed):
-            raise SenetError(unknown_short_option(typed, name, found.keys(), elsewhere))
-        is_named = (name in found or name in elsewhere) and not word.startswith("-")
-        if value and is_named and not is_value and not Path(word).exists():
-            here = f"{name} {value}" if name in found else elsewhere[name]
-            raise SenetError(f"no option is written {word!r}; here that is {here}")
+        wrong += mistakes(word, is_value, found.keys(), elsewhere)
+        flag, has_value = flag_of(word), "=" in word
         # --model-kwargs takes words KEY=VALUE
-        is_value = not value and not found[flag].is_switch if flag in found else is_value and bool(value)
+        is_value = not has_value and not found[flag].is_switch if flag in found else is_value and has_value
+    if wrong:
+        raise SenetError("; ".join(dict.fromkeys(wrong)))
+
+
+def mistakes(word: str, is_value: bool, known: Set[str], elsewhere: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is wrong with a word of a command line, if anything.
+
+    Args:
+        word: the word.
+        is_value: whether it may be the value of the option before it.
+        known: the options of the command.
+        elsewhere: those of other programs.
+    """
+    typed, _, value = word.partition("=")
+    flag, name = flag_of(word), f"--{typed.lstrip('-').replace('_', '-')}"
+    is_named = (name in known or name in elsewhere) and not word.startswith("-")
+    if flag and flag not in known and not flag.startswith(CHECKED_BY_TYRO):
+        yield unknown_option(typed, flag, known, elsewhere)
+    elif is_short(typed):
+        yield unknown_short_option(typed, name, known, elsewhere)
+    elif value and is_named and not is_value and not Path(word).exists():
+        yield f"no option is written {word!r}; here that is {f'{name} {value}' if name in known else elsewhere[name]}"
 
 
 def is_short(word: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 import tyro
 
-from senet.cli.options import check_options
+from senet.cli.options import by_flag, check_options
 from senet.configs import settings
 from senet.errors import SenetError
 from senet.files import check_writable
@@ -70,7 +70,7 @@ def parse(
             does not fit 64 bits.
         SystemExit: `--help` was printed, or tyro refused the arguments and said why on standard error.
     """
-    check_options(kind, argv, getattr(kind, "elsewhere", {}))
+    check_options(by_flag(kind), argv, getattr(kind, "elsewhere", {}))
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

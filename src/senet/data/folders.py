@@ -135,6 +135,11 @@ def skipped_below(folder: Path) -> Skipped:
     return skipped
 
 
+def left_out(skipped: Skipped) -> str:
+    """Return which files are no images, to be put into a sentence; empty if there are none."""
+    return f" (left out: {skipped})" if skipped else ""
+
+
 def images_in(folder: Path) -> list[File]:
     """Return the image files directly in a folder, each with the label 0."""
     skipped = Skipped()
@@ -164,13 +169,15 @@ def read_classes(folder: Path, names: Sequence[str] | None = None) -> tuple[list
     loose = sum(entry.is_file() and missing_for(entry.suffix) == "" for entry in visible(folder))
     if loose:
         skipped["images outside the folders of classes"] += loose
-    why = f" (left out: {skipped})" if skipped else ""
     expected = f"each class needs a folder with images: {folder}/CLASS/IMAGE"
     if not any(by_class.values()):
-        raise SenetError(f"{folder} has no folders of images{why}; {expected}")
+        raise SenetError(f"{folder} has no folders of images{left_out(skipped)}; {expected}")
     empty = [name for name, files in by_class.items() if not files]
     if names is None and empty:
-        raise SenetError(f"{folder} has no images of {listed(empty)}{why}; {expected}, so fill or remove those")
+        inside, theirs = listed([f"{name}/" for name in empty]), Skipped()
+        for name in empty:
+            theirs.update(skipped_below(folder / name))
+        raise SenetError(f"{folder} has no images in {inside}{left_out(theirs)}; {expected}, so fill or remove those")
     skipped.warn(folder)
     warn_of_groups(folder, by_class)
     names = tuple(by_class) if names is None else names

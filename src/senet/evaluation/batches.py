@@ -36,8 +36,9 @@ DataSource = DataConfig | str | Path | Iterable[Any]
 
 
 NO_BATCHES = (
-    "data is not batches of images; expected a folder or the name of a data set, or tensors (N, C, H, W), alone or in "
-    "pairs with labels, as a DataLoader yields them"
+    "data is not batches of images; expected a folder or the name of a data set (one of Hugging Face's in memory "
+    "becomes a folder by its save_to_disk), or tensors (N, C, H, W), alone or in pairs with labels, as a DataLoader "
+    "yields them"
 )
 
 

@@ -184,13 +184,13 @@ def predict_each(
         raise SenetError(f"threshold is {threshold}; expected 0 to 1, such as 0.8")
     if isinstance(classes, str):
         raise SenetError(f"classes is the text {classes!r}; expected a list, such as [{classes!r}]")
-    if len(set(classes)) == 1:
-        raise SenetError(f"classes is only {classes[0]!r}, which every image would be; name at least two")
     sources = networks_of(run_or_model)
     if not sources:
         raise SenetError("run_or_model is empty; name at least one network")
     crops: dict[str, Any] = {"crop_size": crop_size, "resize_sizes": resize_sizes, "ten_crop": ten_crop}
     networks = [open_network(source, device=device, classes=classes, mapping=mapping, **crops) for source in sources]
+    if len(set(classes)) == 1:  # a class that there is
+        raise SenetError(f"classes is only {classes[0]!r}, which every image would be; name at least two")
     for network in networks:
         check_precision("precision", precision, network.device)
     ensemble = Ensemble(networks, precision)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from senet.data.channels import Picture
-from senet.data.folders import Skipped, images_below, walk
+from senet.data.folders import Skipped, images_below, left_out, walk
 from senet.errors import MissingFileError, SenetError, first_line
 from senet.shards.patterns import is_address
 
@@ -43,7 +43,7 @@ def find_images(source: str | Path) -> list[str]:
     else:
         return [name]
     if not found:
-        raise SenetError(f"{problem}{f' (left out: {skipped})' if skipped else ''}; check the path")
+        raise SenetError(f"{problem}{left_out(skipped)}; check the path")
     skipped.warn(Path(name))
     return found
 

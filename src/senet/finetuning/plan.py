@@ -203,7 +203,7 @@ def patience_words(config: TrainConfig) -> str:
     metric = config.selection.metric.replace("_", " ")
     if metric == "epoch":
         return "the last is kept"
-    if config.selection.patience is None:
+    if config.selection.patience is None or config.selection.patience >= config.epochs:
         return f"the best by {metric} is kept"
     return f"the best by {metric} is kept, and {config.selection.patience} epochs without a better one end the run"
 

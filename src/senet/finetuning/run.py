@@ -113,7 +113,12 @@ def prepare(
         SenetError: see there.
     """
     for argument, value, expected in (
-        ("data", data, "the path of a folder or CSV file, or the name of a data set"),
+        (
+            "data",
+            data,
+            "the path of a folder or CSV file, or the name of a data set; one of Hugging Face's in memory becomes a "
+            "folder by its save_to_disk",
+        ),
         ("output", output, "the path of the run folder to write"),
         ("model", model, "a name or path; save the network by senet.save_pretrained, and name its folder"),
     ):

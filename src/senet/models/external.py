@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import nn
 
 from senet.data.preprocessing import Preprocessing, preprocessing_of
@@ -82,6 +83,8 @@ def build_external(config: ModelConfig, *, pretrained: bool | None = None) -> nn
             model, options = build_torchvision(architecture, weights, config.num_classes, channels, options)
     except Exception as error:  # whatever a library says of an unknown option or an unreachable server
         said = first_line(error).rstrip(".")
+        if isinstance(error, LocalEntryNotFoundError):
+            said = "the hub cannot be reached for its weights; check the connection, or HF_HUB_OFFLINE"
         kind = HubError if isinstance(error, OSError) else SenetError  # a server, or an option
         raise kind(f"{config.name} cannot be created: {said}{tags_of(library, architecture, tag)}") from error
     described = ModelConfig(
