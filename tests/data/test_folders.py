@@ -1,6 +1,7 @@
 """Folders of images as people have them: hidden entries, other formats, numbers, groups, missing parts."""
 
 import logging
+import os
 import shutil
 
 import pytest
@@ -252,3 +253,11 @@ def test_an_image_that_does_not_fit_among_others_is_named(tmp_path, in_memory):
     Image.new("F", (4, 4)).save(tmp_path / "val" / "dog" / "z.tif")
     with pytest.raises(SenetError, match=r"^.*dog/z\.tif has floating-point values.*16 without a sign$"):
         list(load(tmp_path, in_memory=in_memory).evaluation.batches(0))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_that_is_called_like_a_picture_is_not_waited_for(tmp_path, said):
+    write(tmp_path / "val", "cat/0.png", "dog/0.png")
+    os.mkfifo(tmp_path / "val" / "dog" / "1.png")
+    assert len(open_split(DataConfig(dataset=str(tmp_path)), "eval")) == 2
+    assert "left out 1 file that is not read as an image: 1 that are no files but pipes or devices" in said()

@@ -143,7 +143,8 @@ def test_a_server_gives_the_same_images_with_its_index_and_by_a_pattern(form, re
             open_split(replace(config, dataset=f"{server.address}/nowhere"), "train")
 
 
-def test_a_shard_that_is_replaced_on_its_server_is_looked_through_again(tar, tmp_path, config, caplog):
+@pytest.mark.parametrize("tags", [True, False], ids=["tagged", "known by its size"])
+def test_a_shard_that_is_replaced_on_its_server_is_looked_through_again(tags, tar, tmp_path, config, caplog):
     """Without an index nothing else tells that the copies and what was found in them are old."""
     served = tmp_path / "served"
     served.mkdir()
@@ -151,9 +152,11 @@ def test_a_shard_that_is_replaced_on_its_server_is_looked_through_again(tar, tmp
     (served / "train-0.tar").write_bytes(shards[0].read_bytes())
     own = {"shards": ShardConfig(cache=tmp_path / "other", cache_gb=0.01)}
     with serving(served) as server:
+        server.tags = tags
         foreign = replace(config, dataset=f"{server.address}/train-0.tar", **own)
         before = pictures(open_split(foreign, "train"))
-        (served / "train-0.tar").write_bytes(shards[1].read_bytes())
+        longer = b"" if tags else bytes(10240)  # empty blocks at the end of a tar file
+        (served / "train-0.tar").write_bytes(shards[1].read_bytes() + longer)
         data_shards.index_once.cache_clear()  # as a new process does
         after = pictures(open_split(foreign, "train"))
         assert not {pixels for _, pixels in before} & {pixels for _, pixels in after}

@@ -147,6 +147,35 @@ def test_column_that_says_the_split(tmp_path):
     assert not found.skipped
 
 
+@pytest.mark.parametrize(
+    ("columns", "splits"),
+    [(("Image", "Label", "Split"), ("Train", "VAL")), (("fname", "label", "is_valid"), (False, True))],
+    ids=["capitals", "fastai"],
+)
+def test_columns_as_other_programs_write_them(tmp_path, columns, splits):
+    write_pictures(tmp_path)
+    rows = pd.DataFrame(ROWS, columns=list(columns[:2]))
+    rows[columns[2]] = [splits[number % 5 > 2] for number in range(15)]
+    rows.to_csv(tmp_path / "table.csv", index=False)
+    check(tmp_path / "table.csv", 9, split="train")
+    check(tmp_path / "table.csv", 6)
+
+
+def test_pictures_in_several_rows_are_pointed_out(tmp_path, caplog):
+    """In an evaluation of a table as a whole; fine-tuning says so of all that it trains on."""
+    write_pictures(tmp_path)
+    (tmp_path / "table.csv").write_text("image,label\ncat0,cat\ndog0,dog\ndog0,dog\ncat0,dog\n")
+    assert len(open_split(DataConfig(dataset=str(tmp_path / "table.csv")), "eval")) == 4
+    said = f"has 2 pictures in several rows, such as {tmp_path / 'cat0.png'} (cat, dog); each row counts"
+    assert said in caplog.text
+
+
+def test_the_line_in_which_a_table_tells_excel_its_separator(tmp_path):
+    write_pictures(tmp_path)
+    (tmp_path / "table.csv").write_text("sep=|\nimage|label\n" + "".join(f"{a}|{b}\n" for a, b in ROWS))
+    check(tmp_path / "table.csv", 15)
+
+
 def test_two_tables_in_a_folder(tmp_path):
     write_pictures(tmp_path / "images")
     rows = pd.DataFrame(ROWS, columns=["id", "label"])
@@ -185,6 +214,8 @@ def test_class_numbers_are_in_numerical_order(tmp_path):
         ("image,label\ncat0,\n", ["no class in row 2 (cat0,)"]),
         ("image,label\ncat0,cat\n,cat\n", ["no picture in row 3"]),
         ("image,label\ncat0,cat\ndog0\n", ["no class in row 3"]),
+        ('image,label\ncat0,cat\n"dog0,dog\ncat1,cat\n', ["as CSV from row 3 on", "close its quotes"]),
+        ("image,label,is_valid\ncat0,cat,maybe\n", ["'maybe' as is_valid in row 2; expected True or False"]),
         ("id,cat,dog\ncat0,1,0\n", ["columns id, cat, dog", "the one with the classes"]),
     ],
 )

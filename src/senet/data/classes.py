@@ -107,14 +107,14 @@ def by_name(images: ImageSplit, names: tuple[str, ...]) -> Sequence[int]:
         if [int(name) for name in own] != list(range(len(names))):
             raise SenetError(
                 f"the network's classes have names ({listed(names)}), but those of {source} are numbers "
-                f"({listed(own)}); rename the folders, or set data.class_names"
+                f"({listed(own)}); rename them, or set data.class_names"
             )
-        warn(f"the folders of {source} are numbers, taken for the network's outputs: 0 is {names[0]!r}, and so on")
+        warn(f"the classes of {source} are numbers, taken for the network's outputs: 0 is {names[0]!r}, and so on")
         return range(len(names))
     numbers = all(is_number(name) for name in (*own, *names))
     key: Callable[[str], Any] = int if numbers else spelled
     if lacking := missing_from(names, own, key):
-        fitting = "rename or remove the folders that do not fit"
+        fitting = "rename or remove the classes that do not fit"
         remedy = fitting if images.names_of_folders else "name the classes of its labels by data.class_names"
         raise SenetError(
             f"the network has no class {first_of(lacking)} only {source} has; the nearest are "

@@ -122,9 +122,22 @@ def walk(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
 def images_below(folder: Path, skipped: Skipped) -> Iterator[str]:
     """Yield the image files in a folder and the folders below it, sorted by name."""
     for root, names in walk(folder):
+        others = no_files_in(root)
         for name in sorted(names):
-            if skipped.take(name):
+            if name in others:
+                skipped["that are no files but pipes or devices"] += 1
+            elif skipped.take(name):
                 yield f"{root}{os.sep}{name}"
+
+
+def no_files_in(folder: str) -> set[str]:
+    """Return what in a folder is no file, folder or link: to read a pipe is to wait for somebody who writes."""
+    with os.scandir(folder) as entries:
+        return {
+            entry.name
+            for entry in entries
+            if not (entry.is_symlink() or entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False))
+        }
 
 
 def skipped_below(folder: Path) -> Skipped:

@@ -34,6 +34,13 @@ from senet.errors import MissingFileError, SenetError, counted, first_line, warn
 
 EXTENSIONS = (".csv", ".tsv")
 SPLIT_COLUMN = "split"
+VALID_COLUMN = "is_valid"
+VALID = {"true": "valid", "1": "valid", "false": TRAIN_SPLITS[0], "0": TRAIN_SPLITS[0]}
+"""The column of fastai's tables that says whether a picture is to evaluate on."""
+SEPARATOR = re.compile(r"sep=(.)\r?\n")
+"""A first line that tells Excel what is between the words."""
+SHOWN = 60
+"""Letters of a row in a message."""
 DECIMAL = re.compile(r"-?\d+[.,]\d+")
 """A number that was measured."""
 FEW = 10
@@ -144,6 +151,8 @@ def open_table(config: DataConfig, split: Split) -> ImageSplit:
     if missing:
         warn(f"{source} has no pictures of {listed(missing)}; they are not measured")
     images = split_of_rows(source, chosen, names, Pictures(folder_of(config.dataset)))
+    if split == "eval" and not divided:
+        warn_of_repeats(images)
     return images if config.val_fraction is None else divided_by(config, images, chosen, split)
 
 
@@ -168,6 +177,20 @@ def check_other_splits(source: str, rows: Sequence[Row], *, quiet: bool) -> None
         raise SenetError(said)
     if number and not quiet:
         warn(said)
+
+
+def warn_of_repeats(images: ImageSplit) -> None:
+    """Warn of pictures that stand in several rows, perhaps as several classes, of which one at most is right."""
+    classes = defaultdict(list)
+    for file, label in images.files or ():
+        classes[file].append(images.class_names[label])
+    several = sorted((file for file in classes if len(classes[file]) > 1), key=lambda file: -len({*classes[file]}))
+    if several:
+        first = several[0]
+        warn(
+            f"{images.source} has {counted(len(several), 'picture')} in several rows, such as {first} "
+            f"({listed(classes[first])}); each row counts"
+        )
 
 
 def divided_by(config: DataConfig, images: ImageSplit, rows: Sequence[Row], split: Split) -> ImageSplit:
@@ -241,11 +264,17 @@ def rows_of(path: Path, split: str, config: DataConfig) -> list[Row]:
     """Return the rows of a CSV file, see `read_rows`; `split` is that of all rows, or empty."""
     try:
         text = decoded(path.read_bytes())
-        separator = max(SEPARATORS, key=text.partition("\n")[0].count)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-        read = [[word.strip() for word in row] for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise SenetError(f"{path} cannot be read as CSV in UTF-8 ({first_line(error)}); save it so") from error
+    said = SEPARATOR.match(text)
+    separator = said[1] if said else max(SEPARATORS, key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text[said.end() if said else 0 :], newline=""), delimiter=separator, strict=True)
+    read: list[list[str]] = []
+    try:
+        read += ([word.strip() for word in row] for row in reader)
+    except csv.Error as error:
+        row = len(read) + 1
+        raise SenetError(f'{path} cannot be read as CSV from row {row} on ({error}); close its quotes (")') from error
     lines = [(number, row) for number, row in enumerate(read, 1) if any(row)]
     if not lines:
         raise SenetError(f"{path} is empty; expected a row for each picture, with its file and its class")
@@ -255,15 +284,22 @@ def rows_of(path: Path, split: str, config: DataConfig) -> list[Row]:
     else:  # the first row is a picture already
         heading = [config.image_column, config.label_column][: len(heading)]
     image, label = column_of_images(path, heading, config), column_of_labels(path, heading, config)
-    of_split = heading.index(SPLIT_COLUMN) if SPLIT_COLUMN in heading and not split else None
+    of_split = None if split else column_called(SPLIT_COLUMN, heading)
+    of_valid = None if split or of_split is not None else column_called(VALID_COLUMN, heading)
     rows = []
     for number, row in lines:
         words = [*row, *[""] * (len(heading) - len(row))]
         if not words[image] or not words[label]:
             lacking = "picture" if not words[image] else "class"
             line = separator.join(row)
-            raise SenetError(f"{path} has no {lacking} in row {number} ({line}); fill it in or remove the row")
+            raise SenetError(f"{path} has no {lacking} in row {number} ({line:.{SHOWN}}); fill it in or remove the row")
         named = split if of_split is None else split_named(words[of_split].lower())
+        if of_valid is not None:
+            named = VALID.get(words[of_valid].lower(), "")
+            if not named:
+                raise SenetError(
+                    f"{path} has {words[of_valid]!r} as {VALID_COLUMN} in row {number}; expected True or False"
+                )
         rows.append(Row(name=words[image], label=words[label], split=named))
     if not rows:
         raise SenetError(f"{path} has no pictures, only a heading ({', '.join(heading)})")
@@ -276,6 +312,14 @@ def rows_of(path: Path, split: str, config: DataConfig) -> list[Row]:
     return rows
 
 
+def column_called(name: str, heading: Sequence[str]) -> int | None:
+    """Return the number of the column of a name, in these letters or, of one alone, in capitals; None if none is."""
+    if name in heading:
+        return heading.index(name)
+    folded = [word.lower() for word in heading]
+    return folded.index(name.lower()) if folded.count(name.lower()) == 1 else None
+
+
 def split_named(word: str) -> str:
     """Return the name of a split, of those to train on always the same."""
     return TRAIN_SPLITS[0] if word in TRAIN_SPLITS else word
@@ -283,8 +327,8 @@ def split_named(word: str) -> str:
 
 def column_of_images(path: Path, heading: Sequence[str], config: DataConfig) -> int:
     """Return the number of the column that names the pictures: the one of that name, else the first."""
-    if config.image_column in heading:
-        return heading.index(config.image_column)
+    if (place := column_called(config.image_column, heading)) is not None:
+        return place
     if config.image_column == DEFAULTS.image_column:
         return 0
     raise SenetError(f"{path} has the columns {', '.join(heading)}; data.image_column is {config.image_column!r}")
@@ -292,8 +336,8 @@ def column_of_images(path: Path, heading: Sequence[str], config: DataConfig) -> 
 
 def column_of_labels(path: Path, heading: Sequence[str], config: DataConfig) -> int:
     """Return the number of the column with the classes: the one of that name, else the other one of two."""
-    if config.label_column in heading:
-        return heading.index(config.label_column)
+    if (place := column_called(config.label_column, heading)) is not None:
+        return place
     if config.label_column == DEFAULTS.label_column and len(heading) == 2:
         return 1 - column_of_images(path, heading, config)
     if len(heading) == 1:

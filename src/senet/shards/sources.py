@@ -142,7 +142,7 @@ def opened_http(name: str, start: int, version: str) -> Iterator[tuple[Stream, s
 
 
 def stamp_of(name: str) -> str:
-    """Return what changes when a file of a server or store is replaced; "" where it does not say enough.
+    """Return what changes when a file of a server or store is replaced, its size and its tag or time; "" if unknown.
 
     Raises:
         BrokenError: it cannot be reached now.
@@ -150,13 +150,14 @@ def stamp_of(name: str) -> str:
     """
     if is_http(name):
         with opened_http(name, 0, "") as (stream, _):  # a GET, for a signed address allows nothing else
-            return f"{stream.size} {stream.stamp}" if stream.stamp else ""
+            return " ".join(map(str, filter(None, (stream.size, stream.stamp))))
     system, path = file_system(name)
     with asking(name):
+        size = system.size(path)
         try:
-            return f"{system.size(path)} {system.modified(path)}"
+            return f"{size} {system.modified(path)}"
         except NotImplementedError:
-            return ""
+            return str(size or "")
 
 
 @contextmanager
