@@ -110,7 +110,7 @@ def test_folder_with_other_classes_in_val(tmp_path):
 
 def test_folder_with_an_empty_class(tmp_path):
     write_folder(tmp_path, train={"cat": 1, "dog": 0}, val={"cat": 1})
-    assert_refused(tmp_path, "train", tmp_path / "train", "no images of dog", "needs a folder")
+    assert_refused(tmp_path, "train", tmp_path / "train", "no images in dog/", "needs a folder")
 
 
 def test_folder_without_val(tmp_path):
@@ -323,7 +323,7 @@ def test_parquet_without_evaluation_images(folder):
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (["cat", None], ["'label'", "is empty in 1 row", "fill in"]),
+        (["cat", None], ["'label'", "is empty in row 1 (from 0)", "fill in"]),
         ([0.0, 1.0], ["holds float", "expected class numbers from 0"]),
         ([0, None, 1], ["expected class numbers from 0"]),
         ([0, -1, 1], ["labels from -1 to 1", "expected 0 to 1"]),
@@ -422,7 +422,40 @@ def test_damaged_image_in_parquet(folder):
 def test_file_that_is_not_parquet(folder):
     folder.mkdir()
     (folder / "train.parquet").write_bytes(b"PAR0")
-    assert_refused(folder, "train", folder, "could not be loaded")
+    assert_refused(folder, "train", folder / "train.parquet", "cannot be read as parquet", "restore it")
+
+
+def test_saved_file_that_is_cut(folder, tmp_path):
+    write_parquet(folder, train=[0, 1])
+    datasets.load_dataset(str(folder))["train"].save_to_disk(tmp_path / "saved")
+    (file,) = (tmp_path / "saved").glob("*.arrow")
+    file.write_bytes(file.read_bytes()[:200])
+    assert_refused(tmp_path / "saved", "eval", "could not be loaded", f"restore {file}, which is damaged")
+
+
+def test_parquet_whose_splits_number_their_classes_otherwise(folder):
+    """As `class_encode_column` of each split does where one has not all classes."""
+    for split, names, labels in (("train", ["a", "b", "c"], [0, 1, 2]), ("validation", ["c", "a"], [0, 0, 1])):
+        features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names))
+        rows = {"image": [encoded(COLORS[label]) for label in labels], "label": labels}
+        path = folder / f"{split}.parquet"
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
+    held = open_split(DataConfig(dataset=str(folder)), "eval")
+    assert [held.class_names[label] for label in held.labels.tolist()] == ["c", "c", "a"]
+    (folder / "validation.parquet").rename(folder / "train-00001.parquet")
+    (folder / "train.parquet").rename(folder / "train-00000.parquet")
+    assert_refused(folder, "train", folder / "train-00001.parquet", "numbers the classes of its column 'label'")
+
+
+def test_pictures_of_both_splits_described_in_one_file_name_that_file(folder):
+    """Of these `load_dataset("imagefolder")` reads train and validation as classes, and labels that are all None."""
+    for split in ("train", "validation"):
+        (folder / split).mkdir(parents=True)
+        (folder / split / "0.png").write_bytes(encoded(COLORS[0])["bytes"])
+    (folder / "metadata.csv").write_text("file_name,label\ntrain/0.png,cat\nvalidation/0.png,dog\n")
+    for split in ("train", "eval"):
+        assert_refused(folder, split, f"if {folder / 'metadata.csv'} says the classes of its pictures, name that file")
+    assert len(open_split(DataConfig(dataset=str(folder / "metadata.csv")), "eval")) == 2
 
 
 def test_hub_data_set_without_images(monkeypatch):
@@ -432,7 +465,7 @@ def test_hub_data_set_without_images(monkeypatch):
 
 
 def test_hub_without_network():
-    assert_refused("hf:nobody/nothing", "train", "hf:nobody/nothing could not be loaded", "the network")
+    assert_refused("hf:nobody/nothing", "train", "hf:nobody/nothing could not be loaded", "the connection")
 
 
 @pytest.mark.parametrize("name", ["cifar11", "no/such/folder"])

@@ -13,7 +13,7 @@ from senet.data.folders import EVAL_SPLITS, class_folders, listed
 from senet.data.images import ImageSplit, Split
 from senet.data.readers import Rows
 from senet.data.splitting import held_out, key_of
-from senet.errors import HubError, MissingFileError, SenetError, needed_for, warn
+from senet.errors import HubError, MissingFileError, SenetError, first_line, needed_for, warn
 from senet.terminal import tracked
 
 HUB, PARQUET = "hf:", ".parquet"
@@ -61,15 +61,64 @@ def load_splits(dataset: str) -> Mapping[str, Any]:
             saved: Any = datasets.load_from_disk(dataset)
             return {WHOLE: saved} if isinstance(saved, datasets.Dataset) else saved
         if folder.suffix == PARQUET and folder.is_file():
-            return {WHOLE: datasets.load_dataset("parquet", data_files=dataset, split="train")}
+            return {WHOLE: load_parquet([dataset])}
+        if folder.is_dir():
+            files = datasets.load_dataset_builder(dataset).config.data_files or {}
+            if all(file.endswith(PARQUET) for of_split in files.values() for file in of_split):
+                return {str(split): load_parquet(of_split) for split, of_split in files.items()}
         loaded: Mapping[str, Any] = datasets.load_dataset(dataset.removeprefix(HUB))
         return loaded
+    except SenetError:
+        raise
     except Exception as error:  # the hub, pyarrow and fsspec raise kinds without a common parent
         cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
         reason = (str(cause).splitlines() or [type(cause).__name__])[0]
-        raise kind_of(error)(
-            f"{dataset} could not be loaded ({reason}); check the id or folder and the network"
-        ) from error
+        remedy = "check the id and the connection"
+        if not dataset.startswith(HUB):
+            damaged = damaged_below(folder)
+            remedy = f"restore {damaged}, which is damaged" if damaged else "check what is in it"
+        raise kind_of(error)(f"{dataset} could not be loaded ({reason}); {remedy}") from error
+
+
+def load_parquet(files: Sequence[str]) -> Any:
+    """Load the parquet files of one split.
+
+    Splits are loaded one by one: together, the labels of all would get the names that the first file has for them.
+
+    Raises:
+        SenetError: a file is damaged, or names its classes otherwise than the first.
+    """
+    import datasets
+    import pyarrow.parquet
+
+    features = []
+    for file in files:
+        try:
+            features.append(datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file)))
+        except (OSError, ValueError) as error:
+            raise SenetError(f"{file} cannot be read as parquet ({first_line(error)}); restore it") from error
+        for column, kind in features[-1].items():
+            first = features[0].get(column)
+            if isinstance(kind, datasets.ClassLabel) and getattr(first, "names", None) != kind.names:
+                raise SenetError(
+                    f"{file} numbers the classes of its column {column!r} otherwise ({listed(kind.names)}) "
+                    f"than {files[0]}; cast all to one ClassLabel, and write them again"
+                )
+    return datasets.load_dataset("parquet", data_files=list(files), split="train")
+
+
+def damaged_below(folder: Path) -> Path | None:
+    """Return the first file of Arrow's in a folder and the folders below it that cannot be read; None if all can."""
+    import pyarrow
+
+    for file in sorted(folder.rglob("*.arrow")):
+        try:
+            with pyarrow.memory_map(str(file)) as source, pyarrow.ipc.open_stream(source) as stream:
+                for _ in stream:
+                    pass
+        except (OSError, ValueError):
+            return file
+    return None
 
 
 def has_evaluation_split(dataset: str) -> bool:
@@ -164,9 +213,12 @@ def read_names(
     """
     known = sorted({text for text in in_training if text is not None})
     place_of = {name: place for place, name in enumerate(known)}
-    without = sum(text is None for text in texts)
+    without = [row for row, text in enumerate(texts) if text is None]
     if without:
-        raise SenetError(f"column {column!r} of {source} is empty in {without:,} rows; fill in their classes")
+        rows = (
+            f"row {without[0]:,}" if len(without) == 1 else f"{len(without):,} rows, the first of them {without[0]:,}"
+        )
+        raise SenetError(f"column {column!r} of {source} is empty in {rows} (from 0); fill in their classes")
     lacking = sorted({text for text in texts if text is not None} - set(known))
     if lacking:
         raise SenetError(f"{source} has images of {listed(lacking)}, of which the training images have none")

@@ -1,6 +1,7 @@
 """Reading image files: upright, with all their channels."""
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -212,6 +213,9 @@ def read_named(name: str, read: Callable[[], Result]) -> Result:
             raise MissingFileError(
                 f"{name} is a link to a file that is not there; remove it, or restore the file"
             ) from error
+        missing = error.filename
+        if missing and os.fspath(missing) != name:  # of a row of a table
+            raise MissingFileError(f"there is no file {missing} for {name}; restore it") from error
         raise MissingFileError(f"there is no image {name}; check the path") from error
     except IsADirectoryError as error:
         raise SenetError(f"{name} is a folder, not an image; name the files in it") from error

@@ -260,8 +260,12 @@ def read_rows(config: DataConfig) -> list[Row]:
     return [row for split, path in tables.items() for row in rows_of(path, split, config)]
 
 
-def rows_of(path: Path, split: str, config: DataConfig) -> list[Row]:
-    """Return the rows of a CSV file, see `read_rows`; `split` is that of all rows, or empty."""
+def words_of(path: Path) -> tuple[list[list[str]], str]:
+    """Return the rows of a CSV file, each in words, and what is between these.
+
+    Raises:
+        SenetError: it cannot be read.
+    """
     try:
         text = decoded(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
@@ -269,12 +273,20 @@ def rows_of(path: Path, split: str, config: DataConfig) -> list[Row]:
     said = SEPARATOR.match(text)
     separator = said[1] if said else max(SEPARATORS, key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text[said.end() if said else 0 :], newline=""), delimiter=separator, strict=True)
-    read: list[list[str]] = []
+    rows: list[list[str]] = []
     try:
-        read += ([word.strip() for word in row] for row in reader)
+        rows += ([word.strip() for word in row] for row in reader)
     except csv.Error as error:
-        row = len(read) + 1
-        raise SenetError(f'{path} cannot be read as CSV from row {row} on ({error}); close its quotes (")') from error
+        number = len(rows) + 1
+        raise SenetError(
+            f'{path} cannot be read as CSV from row {number} on ({error}); close its quotes (")'
+        ) from error
+    return rows, separator
+
+
+def rows_of(path: Path, split: str, config: DataConfig) -> list[Row]:
+    """Return the rows of a CSV file, see `read_rows`; `split` is that of all rows, or empty."""
+    read, separator = words_of(path)
     lines = [(number, row) for number, row in enumerate(read, 1) if any(row)]
     if not lines:
         raise SenetError(f"{path} is empty; expected a row for each picture, with its file and its class")
@@ -295,11 +307,10 @@ def rows_of(path: Path, split: str, config: DataConfig) -> list[Row]:
             raise SenetError(f"{path} has no {lacking} in row {number} ({line:.{SHOWN}}); fill it in or remove the row")
         named = split if of_split is None else split_named(words[of_split].lower())
         if of_valid is not None:
-            named = VALID.get(words[of_valid].lower(), "")
-            if not named:
-                raise SenetError(
-                    f"{path} has {words[of_valid]!r} as {VALID_COLUMN} in row {number}; expected True or False"
-                )
+            if words[of_valid].lower() not in VALID:
+                said = f"{words[of_valid]!r} as {VALID_COLUMN} in row {number}"
+                raise SenetError(f"{path} has {said}; expected True or False")
+            named = VALID[words[of_valid].lower()]
         rows.append(Row(name=words[image], label=words[label], split=named))
     if not rows:
         raise SenetError(f"{path} has no pictures, only a heading ({', '.join(heading)})")
