@@ -1,10 +1,12 @@
 """Exported files that are cut, empty or given nothing, and how files are called while they are written."""
 
 import logging
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ import senet
 from senet.cli import main
 from senet.data.preprocessing import CIFAR
 from senet.deployment import exporting, to_torch_export
+from senet.deployment.digests import parity_path
 from senet.deployment.loading import load_exported
 from senet.detection.opening import detects
 from senet.errors import SenetError
@@ -40,6 +43,35 @@ def files(tmp_path_factory):
     for to, name in FILES.items():
         senet.export(Net().eval(), folder / name, to=to, dynamic=("batch", "height", "width"))
     return folder
+
+
+@pytest.mark.parametrize("name", [*FILES.values(), "a.bin"])
+def test_a_flipped_bit_is_noticed(name, files, tmp_path):
+    """A runtime computes something else without a word."""
+    shutil.copytree(files, tmp_path / "files")
+    file = tmp_path / "files" / name
+    network = file.with_suffix(".xml") if file.suffix == ".bin" else file
+    load_exported(network)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(
+        SenetError, match=rf"{name} is damaged, for its SHA-256 is not the one in {network.name}\.parity"
+    ) as said:
+        load_exported(network)
+    assert in_one_sentence(said)
+    parity_path(network).unlink()
+    with suppress(SenetError):  # of the runtime, which may notice too
+        load_exported(network)
+
+
+def test_a_damaged_network_in_a_folder_of_a_server_is_noticed(tmp_path):
+    exported = senet.export(Net().eval(), tmp_path / "models", layout="triton")
+    content = bytearray(exported.model.read_bytes())
+    content[len(content) // 2] ^= 1
+    exported.model.write_bytes(content)
+    with pytest.raises(SenetError, match=r"model\.onnx is damaged, .* not the one in models\.parity\.json"):
+        load_exported(tmp_path / "models")
 
 
 def in_one_sentence(error):

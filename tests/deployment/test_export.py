@@ -145,7 +145,7 @@ def test_the_commands_take_exported_files(network, tmp_path, capsys, monkeypatch
     assert main(["export", "cifar_se_resnet20", "net.onnx", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["files"] == ["net.onnx", "net.onnx.parity.json"]
-    assert said["parity"] == json.loads((tmp_path / "net.onnx.parity.json").read_text())
+    assert said["parity"].items() < json.loads((tmp_path / "net.onnx.parity.json").read_text()).items()
     assert said["parity"]["within_tolerance"]
     pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("photo.png")

@@ -15,7 +15,8 @@ from senet.cli.parity import show_parity
 from senet.data.preprocessing import CIFAR
 from senet.deployment import machine, timing
 from senet.deployment.agreement import Tolerance
-from senet.deployment.parity import compare_exported, conclude, parity_path, write_parity
+from senet.deployment.digests import parity_path
+from senet.deployment.parity import compare_exported, conclude, write_parity
 from senet.deployment.parity_page import write_parity_page
 from senet.evaluation.batches import open_batches
 

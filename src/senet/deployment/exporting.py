@@ -11,13 +11,14 @@ from senet.deployment import detectors
 from senet.deployment.calibration import CalibrationSource, images_for_int8
 from senet.deployment.config import ExportConfig
 from senet.deployment.detection_parity import PHOTOS, DetectionParity, compare_detectors, photos_of_run
+from senet.deployment.digests import digests_below, parity_path
 from senet.deployment.exported_detectors import ExportedDetector
 from senet.deployment.graph import ExportGraph, bare_network, build_graph
 from senet.deployment.layouts import place_of_model, write_settings
 from senet.deployment.loading import ExportedModel
 from senet.deployment.metadata import describe
 from senet.deployment.onnxruntime_web import check_runtime
-from senet.deployment.parity import ParityReport, parity_path, write_parity
+from senet.deployment.parity import ParityReport, write_parity
 from senet.deployment.photos import PhotoSource
 from senet.deployment.pictures import usual_number
 from senet.deployment.proving import NumImages, check_proof, check_report, number_of, prove, write_proof
@@ -151,7 +152,7 @@ def export_classifier(
         sensitivity = info.load().write(graph, place, config, metadata, calibrating)
         if not info.elsewhere:
             parity = prove(model, run_or_model, place, output, data, number)
-            write_parity(parity, parity_path(folder / output.name))
+            write_parity(parity, parity_path(folder / output.name), digests_below(folder))
         found = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
     if parity is None:
         warn(f"{output} was not compared with the network: {info.elsewhere}")
@@ -239,7 +240,7 @@ def export_detector(
         exported = ExportedDetector(place, *TARGETS[config.to].load().open_file(place))
         logger.info("comparing %s with %s", output, name_of(run_or_model))
         parity = compare_detectors(original, exported, photos, names=(name_of(run_or_model), str(output)))
-        write_parity(parity, parity_path(place))
+        write_parity(parity, parity_path(place), digests_below(folder))
         files = tuple(output.parent / file.name for file in sorted(folder.iterdir()))
     if page is not None:
         write_proof(parity, page)

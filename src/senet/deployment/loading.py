@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from senet.deployment.damage import reason
+from senet.deployment.digests import check_digests
 from senet.deployment.exported_detectors import ExportedDetector, is_detector_file
 from senet.deployment.metadata import preprocessing_in
 from senet.deployment.pixels import centered
@@ -174,6 +175,7 @@ def opened(path: Path) -> tuple[Runner, Any]:
     info = TARGETS[EXPORTED[suffix]]  # type: ignore[index]  # its values are the names of formats
     if path.is_dir() and not info.elsewhere:
         raise SenetError(f"{path} is a folder; expected a file that `senet export` wrote")
+    check_digests(path, info.companions)
     check_installed(str(path), info.needed_to_run)
     runner, metadata = info.load().open_file(path)
     if not metadata:

@@ -270,18 +270,19 @@ def timed_in_turn(contestants: Mapping[str, Any], images: Tensor, at_once: int) 
     return tuple(found)
 
 
-def parity_path(output: Path) -> Path:
-    """Return where the report of an exported network is written: model.onnx.parity.json beside model.onnx."""
-    return output.with_name(f"{output.name}.parity.json")
-
-
-def write_parity(report: ParityReport | DetectionParity, path: Path) -> None:
+def write_parity(report: ParityReport | DetectionParity, path: Path, digests: Mapping[str, str] | None = None) -> None:
     """Write a report as JSON.
+
+    Args:
+        report: the report.
+        path: where it goes.
+        digests: of the files that it is about, see `senet.deployment.digests`; None writes none.
 
     Raises:
         SenetError: it cannot be written.
     """
-    write_output(path, json.dumps(report.to_dict(), indent=2, allow_nan=False).encode() + b"\n")
+    values = {**report.to_dict(), **({} if digests is None else {"sha256": digests})}
+    write_output(path, json.dumps(values, indent=2, allow_nan=False).encode() + b"\n")
 
 
 def conclude(report: ParityReport | DetectionParity) -> int:
