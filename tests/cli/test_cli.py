@@ -321,6 +321,7 @@ def test_options_are_named_as_they_are_typed(
         ("'val_fraction' or val_fraction.png is no option", "'val_fraction' or val_fraction.png is no option"),
         ("pass val_fraction=0.2; or in_memory=False, or json=True.", None),
         ("set json=True", "set --json"),
+        ("set json=True, in Python: `evaluate(json=True)`", "set --json, in Python: `evaluate(json=True)`"),
         ("pass data.dataset='some folder'", "pass data.dataset='some folder'"),
     ],
 )

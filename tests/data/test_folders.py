@@ -145,6 +145,16 @@ def test_one_class_alone_is_refused(tmp_path):
         load(tmp_path)
 
 
+def test_a_folder_above_both_splits_names_the_folder_of_both(tmp_path, said):
+    write(tmp_path / "mine" / "train", "cat/0.png", "dog/0.png")
+    write(tmp_path / "mine" / "val", "cat/1.png", "dog/1.png")
+    with pytest.raises(
+        SenetError, match=rf"only one class \(mine, 2 images\); .*: name {tmp_path / 'mine'}, which has"
+    ):
+        load(tmp_path, val_fraction=0.5)
+    assert f"name {tmp_path / 'mine'} in place of {tmp_path}" in said()
+
+
 def test_groups_of_classes_are_pointed_out(tmp_path, said):
     write(tmp_path / "train", "animals/cat/0.png", "animals/dog/0.png", "plants/oak/0.png", "plants/elm/0.png")
     assert opened(tmp_path).class_names == ("animals", "plants")

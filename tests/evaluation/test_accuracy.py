@@ -16,11 +16,12 @@ import senet
 from senet import DataConfig, Preprocessing, SenetError
 from senet.analysis.report import examples_of
 from senet.cli import main
+from senet.configs import to_dict
 from senet.data.crops import Crops
 from senet.data.datasets import open_split
 from senet.data.loading import build_loader
 from senet.data.preprocessing import Interpolation
-from senet.evaluation.batches import model_and_data, open_batches, run_data
+from senet.evaluation.batches import data_for, model_and_data, open_batches, run_data
 from senet.nn.modes import borrowed
 from senet.recipes.digits import digits
 
@@ -67,6 +68,19 @@ def test_the_run_is_evaluated_on_its_own_data_as_the_training_loop_did(digits_ru
     assert result.loss == pytest.approx(best["loss"], rel=1e-4)
     assert senet.evaluate(digits_run / "best").top1 == result.top1
     assert senet.evaluate(str(digits_run), "digits", batch_size=17).top1 == result.top1
+
+
+def test_data_of_a_run_that_are_not_found_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder was named from another one."""
+    write_folder(tmp_path / "images", {"dark": [0], "light": [255]})
+    (tmp_path / "run").mkdir()
+    values = json.dumps({"data": to_dict(DataConfig(dataset="images"))})
+    (tmp_path / "run" / "config.json").write_text(values)
+    monkeypatch.chdir(tmp_path)
+    assert data_for("run", None).dataset == "images"
+    monkeypatch.chdir(tmp_path / "run")
+    with pytest.raises(SenetError, match=r"^\.\./run was trained on images, which is not found from here; say by data"):
+        data_for("../run", None)
 
 
 def test_ten_crops_are_the_corners_and_center_and_their_mirrors_at_each_size() -> None:

@@ -34,7 +34,14 @@ def test_only_one_process_trains_in_a_folder(run):
         other.stdout.readline()
         with pytest.raises(SenetError, match=r"another process trains in .*run; wait until it ends"), run.claimed():
             pass
+        (run.path / "config.json").touch()
+        with pytest.raises(SenetError, match="another process trains in"):  # rather than to go on with the run
+            run.check_free()
         other.kill()
+        other.wait()
+        with pytest.raises(SenetError, match="holds a run already; go on with it by"):
+            run.check_free()
+        (run.path / "config.json").unlink()
     with run.claimed():
         RunFolder(run.path).check_free()  # the lock is no run
     assert list(run.path.iterdir()) == []

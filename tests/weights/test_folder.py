@@ -483,13 +483,38 @@ def test_a_class_of_ones_own_would_come_back_as_another(tmp_path: Path) -> None:
 @pytest.mark.quick_every(3)
 @pytest.mark.parametrize("architecture", ["seresnet18", "resnet18", "test_resnet", "se_resnet18"])
 @pytest.mark.parametrize("names", [["cat", "dog", "fox"], {0: "cat", 1: "dog", 2: "fox"}, ["of", "another"], None])
-def test_class_names_of_a_folder_that_timm_wrote_are_read(architecture, names, tmp_path):
+def test_class_names_of_a_folder_that_timm_wrote_are_read(architecture, names, tmp_path, caplog):
     """Its trainers write them as "label_names", in either form."""
     importlib.import_module("senet.integrations.timm")  # has se_resnet18
     theirs = timm.create_model(architecture, num_classes=3)
     timm.models.save_for_hf(theirs, tmp_path, model_config={} if names is None else {"label_names": names})
-    names = None if names is None or len(names) != 3 else ("cat", "dog", "fox")
-    assert from_pretrained(tmp_path).class_names == names
+    given = 0 if names is None else len(names)
+    assert from_pretrained(tmp_path).class_names == (("cat", "dog", "fox") if given == 3 else None)
+    assert ("are 2, for 3 classes in its config.json; they are not used" in caplog.text) == (given == 2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("left_out", ["input_size", "all of it"])
+def test_what_a_folder_does_not_say_of_its_images_is_as_timm_has_it(left_out, tmp_path):
+    """A config.json written by hand."""
+    theirs = timm.create_model("resnet18", num_classes=3).eval()
+    timm.models.save_for_hf(theirs, tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    values["pretrained_cfg"].pop("input_size")
+    if left_out == "all of it":
+        values = {"architecture": "resnet18", "num_classes": 3}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    opened = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    wants = timm.data.resolve_model_data_config(opened)
+    model = from_pretrained(tmp_path)
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(model(x), opened(x))
+    own = model.preprocessing
+    wants = {name: tuple(value) if isinstance(value, list) else value for name, value in wants.items()}
+    assert ((3, own.image_size, own.image_size), own.mean, own.std) == tuple(
+        wants[k] for k in ("input_size", "mean", "std")
+    )
+    assert (own.interpolation, own.resize) == (wants["interpolation"], int(own.image_size / wants["crop_pct"]))
 
 
 @pytest.mark.parametrize("options", [{}, {"drop_path_rate": 0.1}])

@@ -119,7 +119,9 @@ def test_several_networks_are_named_and_a_key_chooses(described, model, save, st
 def test_a_key_may_be_a_prefix_or_its_end(key, model, save, state):
     student = {key: torch.zeros_like(tensor) for key, tensor in state.items()}
     file = save({"state_dict": {**prefixed(student, "student."), **prefixed(state, "teacher.")}})
-    assert "'state_dict.student', 'state_dict.teacher'; say which by key='state_dict.student'" in refusal(model, file)
+    said = refusal(model, file)
+    assert "'state_dict.student', 'state_dict.teacher'; say which by key='state_dict.student'" in said
+    assert f"`senet convert NETWORK {file} --key state_dict.student --output FOLDER`" in said
     assert loaded(model, file, state, key=key) == ()
 
 

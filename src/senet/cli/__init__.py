@@ -5,6 +5,7 @@ import errno
 import io
 import logging
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from senet.cli.parsing import Command
 
 
+SAID_BY_SENET = (
+    "Image size .* could be decompression bomb",
+    "'torch.load' received a zip file that looks like a Torch",
+)
+"""Beginnings of other libraries' warnings about files that are read as usual, or refused in a sentence anyway."""
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What the system says where a disk is full, a quota is used up, a file may not grow, or a disk is read-only."""
 
@@ -69,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the encoding lacks is printed with escapes
             stream.reconfigure(errors="backslashreplace")
+    for message in SAID_BY_SENET:
+        warnings.filterwarnings("ignore", message)
     stacks_on_request()
     without_frames()
     try:

@@ -13,7 +13,7 @@ from senet.cli.parsing import Command, parse
 from senet.data.config import DataConfig
 from senet.detection.opening import detects
 from senet.errors import SenetError
-from senet.evaluation.batches import open_model, run_data
+from senet.evaluation.batches import check_found, open_model, run_data
 from senet.weights.words import names_a_network, refuse_unknown
 
 DATA_OF_THE_RUN = "of-the-run"
@@ -49,6 +49,8 @@ class OnData(Command):
         trained_on = run_data(command.model)
         if trained_on is not None:
             command = parse(cls, argv, prog, default=replace(command, data=trained_on))
+            if command.data.dataset == trained_on.dataset:
+                check_found(command.model, trained_on)
         elif command.data.dataset == DATA_OF_THE_RUN:
             absent = f"; {command.model} is no run here, whose data would be taken"
             absent = "" if Path(command.model).exists() else absent

@@ -71,7 +71,13 @@ def as_typed(sentence: str, kind: type) -> str:
 
     "data.val_fraction is 2" becomes "--data.val-fraction is 2", and "json=False" becomes "--no-json". Names without a
     dot or underscore could be plain English: they count as options only with "=value" or at the start of the sentence.
+    What is between backquotes is a command or Python, and stays.
     """
+    first, *others = re.split(r"(`[^`]*`)", sentence)
+    if others:
+        return "".join(
+            part if part.startswith("`") else as_typed(part, kind) if part else "" for part in (first, *others)
+        )
     for name, option in sorted(by_every_name(kind).items(), key=lambda item: -len(item[0])):
         whole = rf"(?<![\w.\-/'\"`=]){re.escape(name)}"
         sentence = re.sub(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from senet.data.balance import Balance, Balanced, balance_note, resolve_balance
 from senet.data.config import DataConfig
-from senet.data.datasets import open_split
+from senet.data.datasets import folders_of_splits, open_split
 from senet.data.decoding import decode
 from senet.data.division import Division
 from senet.data.images import ImageSplit, Split
@@ -115,9 +116,13 @@ def check_classes(train: ImageSplit, evaluation: ImageSplit) -> None:
             f"{len(evaluation.class_names)}, or under other names; both need the same"
         )
     if len(train.class_names) < 2:
+        inner = Path(train.source, *train.class_names)
+        remedy = "give each a folder of its own, or name the folder above"
+        if train.files is not None and folders_of_splits(inner)[0] is not None:
+            remedy = f"name {inner}, which has them"
         raise SenetError(
-            f"{train.source} has only one class ({', '.join(train.class_names)}, {len(train):,} "
-            "images); a classifier needs two or more: give each a folder of its own, or name the folder above"
+            f"{train.source} has only one class ({', '.join(train.class_names)}, {len(train):,} images); a classifier "
+            f"needs two or more: {remedy}"
         )
 
 

@@ -117,14 +117,14 @@ CIFAR100 = Preprocessing(image_size=32, resize=32, mean=(0.5071, 0.4865, 0.4409)
 
 
 def preprocessing_from_timm(config: Mapping[str, Any]) -> Preprocessing:
-    """Return the preprocessing that timm's pretrained_cfg describes."""
-    size = int(config["input_size"][-1])
+    """Return the preprocessing that timm's pretrained_cfg describes; what it leaves out is as timm has it then."""
+    size = int(config.get("input_size", (3, 224, 224))[-1])
     return Preprocessing(
         image_size=size,
         resize=int(size / config.get("crop_pct", 0.875)),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation=config.get("interpolation", "bilinear"),
+        mean=tuple(config.get("mean", STANDARDIZED.mean)),
+        std=tuple(config.get("std", STANDARDIZED.std)),
+        interpolation=config.get("interpolation", "bicubic"),
     )
 
 

@@ -14,13 +14,13 @@ from senet.configs import from_dict
 from senet.data.classes import match_classes, place_classes
 from senet.data.config import DataConfig
 from senet.data.crops import Crops
-from senet.data.datasets import open_split
+from senet.data.datasets import open_split, opener_of
 from senet.data.grouping import ClassGroups, group_classes, groups_of_data
 from senet.data.images import ImageSplit
 from senet.data.order import BatchOrder
 from senet.data.preprocessing import Preprocessing, preprocessing_of
 from senet.data.streaming import StreamingLoader
-from senet.errors import SenetError, warn
+from senet.errors import MissingFileError, SenetError, warn
 from senet.evaluation.functions import Network, as_module, check_device, class_names_of, name_of
 from senet.factory import load_model
 from senet.files import parse_json
@@ -139,6 +139,17 @@ def open_any(run_or_model: Network) -> nn.Module:
     return as_module(run_or_model)
 
 
+def check_found(run: str | Path, data: DataConfig) -> None:
+    """Raise a SenetError if the data that a run was trained on are not there, as those of a path of another folder."""
+    try:
+        opener_of(data)
+    except SenetError as error:
+        raise MissingFileError(
+            f"{run} was trained on {data.dataset}, which is not found from here; say by data.dataset where it is, or "
+            "name other data"
+        ) from error
+
+
 def model_and_data(run_or_model: Network, data: DataSource | None) -> tuple[nn.Module, DataSource]:
     """Return the network and the data to run it on; `data` None means the data that a run was trained on.
 
@@ -157,6 +168,8 @@ def data_for(run_or_model: Network, data: DataSource | None) -> DataSource:
     """
     if data is None and isinstance(run_or_model, str | Path):
         data = run_data(run_or_model)
+        if data is not None:
+            check_found(run_or_model, data)
     if data is None:
         raise SenetError("data is missing: say what to evaluate on, such as 'digits' or a folder")
     return data

@@ -117,7 +117,20 @@ class RunFolder:
         found = self.read_json(CONFIG_FILE).get("num_processes", now)
         return found if isinstance(found, int) and found > 0 else now
 
+    @property
+    def taken(self) -> str:
+        """What is said where another process trains in the folder."""
+        return f"another process trains in {self.path}; wait until it ends, or choose another folder"
+
     def check_free(self) -> None:
+        """Raise a SenetError if another process trains in the folder, or it holds a run, or something else, already."""
+        lock = self.path / LOCK_FILE
+        if (self.path / CONFIG_FILE).exists() and lock.exists():  # of a process that was killed, or one that runs
+            with suppress(OSError), held(lock, self.taken):
+                pass
+        self.check_unused()
+
+    def check_unused(self) -> None:
         """Raise a SenetError if the folder holds a run, or something else, already."""
         self.is_new = True
         if (self.path / CONFIG_FILE).exists():
@@ -136,11 +149,10 @@ class RunFolder:
         Raises:
             SenetError: it cannot be made, or another process trains in it, or has since it was found free.
         """
-        refusal = f"another process trains in {self.path}; wait until it ends, or choose another folder"
         with ExitStack() as stack:
             try:
                 make_folder(self.path)
-                stack.enter_context(held(self.path / LOCK_FILE, refusal))
+                stack.enter_context(held(self.path / LOCK_FILE, self.taken))
             except SenetError:
                 raise
             except OSError as error:
@@ -148,7 +160,7 @@ class RunFolder:
                 remedy = "choose another --output" if self.is_new else "permit it, or copy the run to another place"
                 raise SenetError(f"{self.path} cannot be {done} ({error.strerror}); {remedy}") from error
             if self.is_new:
-                self.check_free()
+                self.check_unused()
             self.remove_unfinished()
             yield
 
@@ -228,7 +240,9 @@ class RunFolder:
                 check_imported(values.get("requires", ()), str(path))
             return read_config(values)
         except (FileNotFoundError, NotADirectoryError):
-            raise MissingFileError(f"{self.path} holds no run to resume; `senet train RECIPE` starts one") from None
+            raise MissingFileError(
+                f"{self.path} holds no run to resume; `senet train` and `senet finetune` start one"
+            ) from None
         except MissingExtraError:  # of a module that registers what the network consists of
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

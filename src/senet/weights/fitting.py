@@ -246,8 +246,8 @@ def fit_classifier_by_shape(state: State, model: nn.Module, source: str, start_n
 def other_classes(said: str, classes: int, own: int | None, source: str) -> SenetError:
     """Return the error about weights of another number of classes."""
     return SenetError(
-        f"{source} {said}, the model {own}; create the model with num_classes={classes}, "
-        f"or start a new classifier: create_model(num_classes={own}), load_weights(adapt=('classifier',))"
+        f"{source} {said}, the model {own}; create the model with num_classes={classes}, or start a new classifier, in "
+        f"Python: `create_model(num_classes={own})`, `load_weights(adapt=('classifier',))`"
     )
 
 
@@ -310,5 +310,5 @@ def other_channels(stored: int, own: int, source: str) -> SenetError:
     """Return the error about weights for images of another number of channels."""
     return SenetError(
         f"{source} is for images of {stored} channels, the model for {own}; "
-        f"convert it by load_weights(adapt=('input',)), or create the model with in_channels={stored}"
+        f"create the model with in_channels={stored}, or convert it, in Python: `load_weights(adapt=('input',))`"
     )

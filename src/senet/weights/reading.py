@@ -9,7 +9,7 @@ from typing import Any
 
 from senet.configs import from_dict
 from senet.data.preprocessing import Preprocessing, preprocessing_from_timm
-from senet.errors import HubError, MissingExtraError, MissingFileError, SenetError, nearest
+from senet.errors import HubError, MissingExtraError, MissingFileError, SenetError, nearest, warn
 from senet.files import parse_json
 from senet.models.catalog import CARDS, model_card
 from senet.models.config import ModelConfig, config_from_dict, se_from_dict
@@ -294,7 +294,12 @@ def class_names_of_timm(values: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return the names of the classes in a config.json that timm wrote, a list or {number: name}; None without any."""
     about = values.get("pretrained_cfg", values)
     names = values.get("label_names") or about.get("label_names")
-    if not names or len(names) != values.get("num_classes", about.get("num_classes")):
+    if not names:
+        return None
+    number = values.get("num_classes", about.get("num_classes"))
+    if len(names) != number:
+        named = values.get("architecture")
+        warn(f"label_names of {named} are {len(names)}, for {number} classes in its config.json; they are not used")
         return None
     return named_in_order(names, "label_names") if isinstance(names, Mapping) else tuple(map(str, names))
 
@@ -331,7 +336,7 @@ def config_of_timm(name: str, values: Mapping[str, Any]) -> ModelConfig:
     se = arguments.pop("se", {})
     for told_elsewhere in ("num_classes", "global_pool"):
         arguments.pop(told_elsewhere, None)
-    in_channels = arguments.pop("in_chans", values.get("pretrained_cfg", values)["input_size"][0])
+    in_channels = arguments.pop("in_chans", values.get("pretrained_cfg", values).get("input_size", (3,))[0])
     dropout = arguments.pop("drop_rate", None)
     options = arguments if dropout is None else arguments | {"dropout": dropout}
     for option in options:

@@ -302,5 +302,8 @@ def choose_root(
         found = ", ".join(repr(root.removesuffix(".")) for root in roots[:8])
         more = ", ..." if len(roots) > 8 else ""
         key = roots[0].removesuffix(".")
-        raise SenetError(f"{path} holds several networks: {found}{more}; say which by key={key!r}")
+        raise SenetError(
+            f"{path} holds several networks: {found}{more}; say which by key={key!r}, as "
+            f"`senet convert NETWORK {path} --key {key} --output FOLDER` does"
+        )
     return roots[0] if roots else max(dictionaries, key=lambda place: dictionaries[place])
