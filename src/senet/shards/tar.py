@@ -22,6 +22,8 @@ LABELS = ("cls", "json", "txt")
 MOST_TEXT = 2**20
 """Most bytes of such a file."""
 BLOCK = 512
+FEW = 4
+"""Names in a message."""
 Member = tuple[str, int, int]
 """Name, place and size of a file."""
 
@@ -103,8 +105,14 @@ def sample_of(
     if shape.image.lower() in parts:
         images = [shape.image.lower()]
     if len(images) != 1:
-        what = f"the images {', '.join(images)}" if images else f"no image, but {', '.join(parts)}"
-        remedy = "set data.image_column to the one that is meant" if images else "take it out, or name other shards"
+        few = ", ".join((images or [*parts])[:FEW]) + (", ..." if len(images or parts) > FEW else "")
+        what, remedy = f"no image, but {few}", "take it out, or name other shards"
+        if images:
+            what = f"the images {few}"
+            remedy = (
+                "set data.image_column to the one that is meant, or, if they are different samples, write names in "
+            )
+            remedy += "which the first dot is that of the extension"
         raise SenetError(f"{name} has {what} for {key!r}; {remedy}")
     offset, length = parts[images[0]]
     label = label_of(file, name, key, parts, shape)
