@@ -61,11 +61,17 @@ def load_splits(dataset: str) -> Mapping[str, Any]:
             saved: Any = datasets.load_from_disk(dataset)
             return {WHOLE: saved} if isinstance(saved, datasets.Dataset) else saved
         if folder.suffix == PARQUET and folder.is_file():
-            return {WHOLE: load_parquet([dataset])}
+            classes_in([dataset])
+            return {WHOLE: datasets.load_dataset("parquet", data_files=dataset, split="train")}
         if folder.is_dir():
             files = datasets.load_dataset_builder(dataset).config.data_files or {}
-            if all(file.endswith(PARQUET) for of_split in files.values() for file in of_split):
-                return {str(split): load_parquet(of_split) for split, of_split in files.items()}
+            parquet = all(file.endswith(PARQUET) for of_split in files.values() for file in of_split)
+            if parquet and len({str(classes_in(of_split)) for of_split in files.values()}) > 1:
+                # loaded together, the labels of all splits would get the names that the first file has for them
+                return {
+                    str(split): datasets.load_dataset("parquet", data_files=list(of_split), split="train")
+                    for split, of_split in files.items()
+                }
         loaded: Mapping[str, Any] = datasets.load_dataset(dataset.removeprefix(HUB))
         return loaded
     except SenetError:
@@ -80,10 +86,8 @@ def load_splits(dataset: str) -> Mapping[str, Any]:
         raise kind_of(error)(f"{dataset} could not be loaded ({reason}); {remedy}") from error
 
 
-def load_parquet(files: Sequence[str]) -> Any:
-    """Load the parquet files of one split.
-
-    Splits are loaded one by one: together, the labels of all would get the names that the first file has for them.
+def classes_in(files: Sequence[str]) -> dict[str, list[str]]:
+    """Return the names of the classes in the parquet files of one split, by column; none of columns without names.
 
     Raises:
         SenetError: a file is damaged, or names its classes otherwise than the first.
@@ -91,20 +95,20 @@ def load_parquet(files: Sequence[str]) -> Any:
     import datasets
     import pyarrow.parquet
 
-    features = []
+    found: list[dict[str, list[str]]] = []
     for file in files:
         try:
-            features.append(datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file)))
+            features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
         except (OSError, ValueError) as error:
             raise SenetError(f"{file} cannot be read as parquet ({first_line(error)}); restore it") from error
-        for column, kind in features[-1].items():
-            first = features[0].get(column)
-            if isinstance(kind, datasets.ClassLabel) and getattr(first, "names", None) != kind.names:
+        found.append({name: kind.names for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)})
+        for column, names in found[-1].items():
+            if found[0].get(column) != names:
                 raise SenetError(
-                    f"{file} numbers the classes of its column {column!r} otherwise ({listed(kind.names)}) "
-                    f"than {files[0]}; cast all to one ClassLabel, and write them again"
+                    f"{file} numbers the classes of its column {column!r} otherwise ({listed(names)}) than {files[0]}; "
+                    "cast all to one ClassLabel, and write them again"
                 )
-    return datasets.load_dataset("parquet", data_files=list(files), split="train")
+    return found[0]
 
 
 def damaged_below(folder: Path) -> Path | None:

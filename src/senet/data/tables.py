@@ -273,7 +273,7 @@ def words_of(path: Path) -> tuple[list[list[str]], str]:
     said = SEPARATOR.match(text)
     separator = said[1] if said else max(SEPARATORS, key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text[said.end() if said else 0 :], newline=""), delimiter=separator, strict=True)
-    rows: list[list[str]] = []
+    rows: list[list[str]] = [[]] if said else []
     try:
         rows += ([word.strip() for word in row] for row in reader)
     except csv.Error as error:
