@@ -99,6 +99,7 @@ LIKE_OTHERS = (export_a_file, ablate, finetune)
 CASES = [pytest.param(each, marks=pytest.mark.slow) if each in LIKE_OTHERS else each for each in WRITTEN]
 
 
+@pytest.mark.quick_every(2)
 @pytest.mark.parametrize("writes", CASES, ids=lambda writes: writes.__name__)
 def test_every_rename_comes_between_the_file_and_its_folder(tmp_path, request, writes):
     if writes in (train, ablate):

@@ -54,6 +54,7 @@ def assert_same(found: dict[str, torch.Tensor], model: torch.nn.Module, picture:
     assert float(of.scores.max()) < 1e-4
 
 
+@pytest.mark.quick_every(2)
 @pytest.mark.parametrize("size", [(48, 64), (64, 48), (100, 30), (1, 1), (120, 160)])
 def test_onnxruntime_alone_finds_the_same(file: Path, original: torch.nn.Module, size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).random((3, *size), np.float32)

@@ -98,6 +98,7 @@ def test_int8_with_the_resize_inside(photos, tmp_path):
     assert 1e-4 < error_of_pixels(made.path) < 0.1
 
 
+@pytest.mark.quick_every(2)
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -127,6 +127,7 @@ def test_every_family(name, tmp_path):
     assert_relatively_close(computed(opened(made.path), x)["logits"], network(x), 1e-5)
 
 
+@pytest.mark.slow
 def test_where_it_is_computed_is_said(arrays, tmp_path, capsys):
     with pytest.raises(SenetError, match="is computed by Core ML, on Apple's systems only"):
         senet.load_exported(arrays.path)

@@ -35,6 +35,7 @@ def run(code: str) -> str:
 # ---- the registry ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_importing_this_library_changes_nothing_in_timm() -> None:
     code = "import senet, timm; senet.create_model; print(sorted(set(timm.list_models()) & set(senet.list_models())))"
     assert NAME not in run(code)

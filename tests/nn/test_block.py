@@ -201,6 +201,7 @@ def test_non_contiguous_input(squeeze):
         assert_matches_numpy(block, x)
 
 
+@pytest.mark.quick_every(3)
 @pytest.mark.parametrize(("squeeze", "gate", "bias"), list(product(SQUEEZES, GATES, (True, False))))
 def test_gradients(squeeze, gate, bias):
     block = random_block(4, reduction=2, squeeze=squeeze, gate=gate, bias=bias).double()
@@ -251,6 +252,7 @@ def test_compile_without_graph_breaks(squeeze):
         assert_close(gradient, reference, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
 def test_compile_with_inductor():
     block = random_block()

@@ -70,6 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.quick_every(3)
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_are_one_batch(folder, name):
     x = torch.load(folder / "inputs.pt")[name]

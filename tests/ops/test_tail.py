@@ -234,6 +234,7 @@ def test_opcheck(case, plain, monkeypatch):
         assert set(torch.library.opcheck(getattr(torch.ops.senet, name), values).values()) == {"SUCCESS"}
 
 
+@pytest.mark.slow
 def test_compile_and_checkpoint():
     inputs = random_inputs(FULL, dtype=torch.float32)
 

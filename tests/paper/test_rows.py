@@ -111,6 +111,7 @@ def test_a_row_s_configuration_is_its_recipe_with_its_network_and_survives_json(
     assert config_from_dict(json.loads(json.dumps(config_to_dict(row.model)))) == row.model
 
 
+@pytest.mark.quick_every(4)
 @ROWS
 def test_the_command_line_understands_a_row_s_command(row: PaperRow, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []

@@ -77,6 +77,7 @@ def test_distributed_data_parallel(inserted, tmp_path):
         torch.testing.assert_close(inserted_one.grad, plain_one.grad)
 
 
+@pytest.mark.slow
 def test_compile_in_one_graph(inserted):
     x = image()
     compiled = torch.compile(inserted, fullgraph=True, backend="aot_eager")
@@ -119,6 +120,7 @@ def test_twice_is_an_error(inserted):
     assert inserted.state_dict().keys() == state.keys()
 
 
+@pytest.mark.quick_every(2)
 @pytest.mark.parametrize("create", [timm.create_model, torchvision_model], ids=["timm", "torchvision"])
 @pytest.mark.parametrize("name", slow_after(1, ["resnet18", "resnet50"]))
 @pytest.mark.parametrize("small", [False, True], ids=["four operators", "few operations"])

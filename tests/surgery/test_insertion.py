@@ -103,6 +103,7 @@ class Recalibrated(nn.Module):
         return self.se(out) if self.placement == "post" else out
 
 
+@pytest.mark.quick_every(2)
 @pytest.mark.parametrize("placement", ["standard", "pre", "post", "3x3"])
 def test_placements_against_a_block_written_by_hand(placement):
     model = randomize(torchvision_model("resnet50")).eval()

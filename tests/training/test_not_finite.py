@@ -184,6 +184,7 @@ def assert_still_good(run) -> None:
     assert all(t.isfinite().all() for t in read_state(run / "last/model.safetensors").tensors.values())
 
 
+@pytest.mark.quick_every(2)
 @pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize(
     "how", ["layers", "fused", "bf16", pytest.param("compiled", marks=pytest.mark.slow), "accumulated"]

@@ -63,6 +63,7 @@ def assert_equal_weights(actual, expected):
     assert [n for n, t in expected.state_dict().items() if not torch.equal(actual.state_dict()[n], t)] == []
 
 
+@pytest.mark.quick_every(4)
 @pytest.mark.parametrize("name", TAKEN)
 def test_every_optimizer_goes_on_from_its_saved_state_bit_for_bit(name):
     """Also with weights that it gets only after some steps, which do not move before."""

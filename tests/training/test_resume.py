@@ -219,6 +219,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_first(tmp_path, monkeypatch, unin
     assert_same_run(resume(tmp_path / "run"), uninterrupted("simple"))
 
 
+@pytest.mark.slow
 def test_a_killed_program_s_run_goes_on(tmp_path, uninterrupted):
     """The program is killed at a random moment after its first epoch."""
     run = tmp_path / "run"

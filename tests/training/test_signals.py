@@ -158,6 +158,7 @@ def test_a_worker_that_is_killed_leaves_a_saved_run(images, tmp_path, whole):
     assert_goes_on(run, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", pytest.param("val", marks=pytest.mark.slow)])
 def test_an_image_that_cannot_be_read_leaves_a_saved_run(images, tmp_path, whole, split):
     run, copy = tmp_path / "run", tmp_path / "images"

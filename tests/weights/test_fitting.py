@@ -74,6 +74,7 @@ def outputs(model, channels=3):
 # ---- plain weights in a network with SE ------------------------------------------------------------------------------
 
 
+@pytest.mark.quick_every(2)
 @pytest.mark.parametrize(("plain", "with_se"), slow_except(QUICK, TWINS), ids=[name for _, name in TWINS])
 def test_a_plain_networks_weights_keep_its_outputs_bit_for_bit(plain, with_se, tmp_path):
     theirs = random_network(plain)
