@@ -166,6 +166,23 @@ def test_a_shard_that_is_replaced_on_its_server_is_looked_through_again(tags, ta
     assert "have been replaced cannot be asked" in caplog.text
 
 
+def test_a_copy_that_has_been_damaged_in_the_cache_is_made_again(tar, tmp_path, config, caplog):
+    """The shard on its server is whole, so that to replace it would not help."""
+    cache = tmp_path / "other"
+    with serving(tar) as server:
+        foreign = replace(config, dataset=f"{server.address}/train-000000.tar", shards=ShardConfig(cache=cache))
+        expected = pictures(open_split(foreign, "train"))
+        (copy,) = cache.glob("*.shard")
+        content = bytearray(copy.read_bytes())
+        for offset in range(0, len(content), 512):
+            content[offset + 300 : offset + 310] = bytes(10)
+        copy.write_bytes(content)
+        data_shards.index_once.cache_clear()  # as a new process does
+        assert pictures(open_split(foreign, "train")) == expected
+    assert f"train-000000.tar in {cache} is damaged, and is made again" in caplog.text
+    assert copy.read_bytes() == (tar / "train-000000.tar").read_bytes()
+
+
 def test_an_object_store_gives_the_same_images(tar, config):
     store = fsspec.filesystem("memory")
     for file in tar.iterdir():

@@ -13,6 +13,7 @@ from senet.data.channels import Picture, to_channels
 from senet.data.folders import File
 from senet.data.readers import Reader, Relabeled, labels_of, shards_read
 from senet.data.reading import naming, read_named
+from senet.errors import SenetError
 
 Split = Literal["train", "eval"]
 PROBED = 16
@@ -79,7 +80,13 @@ class ImageSplit:
                 picture.load()
             return picture, int(label)
 
-        return read_named(self.name(index), read)
+        try:
+            return read_named(self.name(index), read)
+        except SenetError:
+            shards = shards_read(self.read_image)
+            if shards is None or not shards.store.drops_damaged(int(shards.numbers[index])):
+                raise
+            return read_named(self.name(index), read)
 
     def prepared(self, index: int, to_pixels: Callable[[Any], Tensor]) -> tuple[Tensor, int]:
         """Return a transformed image and its label.

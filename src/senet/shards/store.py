@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from senet.errors import MissingFileError, SenetError
+from senet.errors import MissingFileError, SenetError, warn
 from senet.shards.cache import ShardCache
 from senet.shards.index import Index, Shard, short_digest
 from senet.shards.patterns import base_name, is_address, joined, shown
+from senet.shards.transfer import mismatch
 
 OPEN = 128
 """Most shards that a process has open."""
@@ -165,6 +166,25 @@ class ShardStore:
             f"the copies of shards in {self.cache.folder} are removed as soon as they are made; set "
             f"data.shards.cache_gb to more than {self.cache.limit / 1e9:g}"
         )
+
+    def drops_damaged(self, number: int) -> bool:
+        """Drop the copy of an image's shard if it is damaged, so that it is made again; return whether it was.
+
+        A copy that was unpacked on its way cannot be told from a damaged one.
+        """
+        shard, _ = self.place(number)
+        wanted = self.shards[shard].wanted(self.location(shard))
+        path = self.cache.path_of(wanted)
+        try:
+            if not self.is_copied(shard) or wanted.unpack or not mismatch(wanted, path):
+                return False
+            path.unlink()
+        except OSError:
+            return False
+        with self.lock:
+            self.opened.pop(shard, None)
+        warn(f"the copy of {shown(self.location(shard))} in {self.cache.folder} is damaged, and is made again")
+        return True
 
     def open_in_place(self, shard: int) -> Opened:
         """Open a local shard."""
