@@ -22,7 +22,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxpro
 demo: $(INSTALLED)  ## train a network and its SE twin on digits, then fine-tune one to pictures (two minutes)
 	$(BIN)/senet demo
 
-test: $(INSTALLED)  ## run the quick tests, a process per core (about 6 minutes on two cores)
+test: $(INSTALLED)  ## run the quick tests, a process per core (about 12 minutes on two cores)
 	$(PYTEST)
 
 test-slow: $(INSTALLED)  ## run what `make test` leaves out: deep networks, compilers, several processes
