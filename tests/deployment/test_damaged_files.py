@@ -5,8 +5,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ import senet
 from senet.cli import main
 from senet.data.preprocessing import CIFAR
 from senet.deployment import exporting, to_torch_export
-from senet.deployment.digests import parity_path
+from senet.deployment.digests import DEPTH, parity_path
 from senet.deployment.loading import load_exported
 from senet.detection.opening import detects
 from senet.errors import SenetError
@@ -63,6 +65,19 @@ def test_a_flipped_bit_is_noticed(name, files, tmp_path):
     parity_path(network).unlink()
     with suppress(SenetError):  # of the runtime, which may notice too
         load_exported(network)
+
+
+def test_a_file_near_the_root_of_the_file_system_opens(files):
+    """As in containers, which have their models in /models."""
+    with tempfile.TemporaryDirectory() as folder:
+        if len(Path(folder).parents) > DEPTH:
+            pytest.skip("temporary folders are deeper here")
+        shutil.copy(files / "a.onnx", folder)
+        shutil.copy(files / "a.onnx.parity.json", folder)
+        load_exported(Path(folder, "a.onnx"))
+        Path(folder, "a.onnx").write_bytes((files / "a.onnx").read_bytes() + b"\0")
+        with pytest.raises(SenetError, match=r"a\.onnx is damaged"):
+            load_exported(Path(folder, "a.onnx"))
 
 
 def test_a_damaged_network_in_a_folder_of_a_server_is_noticed(tmp_path):

@@ -2,6 +2,7 @@ import json
 import os
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,21 @@ def test_the_model_keeps_its_mode(digits_run: Path) -> None:
     senet.predict(model, [Image.new("L", (30, 20))])
     assert model.training
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_threads_may_share_a_model_in_training_mode(digits_run: Path) -> None:
+    """Each puts it into evaluation mode; the first that is done may not put it back under the others."""
+    model = senet.from_pretrained(digits_run).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    split = open_split(digits().data, "eval")
+    pictures = [split[i][0] for i in range(24)]
+    expected = senet.predict(model, pictures, batch_size=1)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda n: senet.predict(model, pictures[:n], batch_size=1), [1, 24, 2, 16, 3, 24, 1, 8]))
+    for predictions in found:
+        assert predictions == expected[: len(predictions)]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(module.training for module in model.modules())
 
 
 def test_exif_orientation_is_honored(tmp_path: Path) -> None:
@@ -123,6 +139,19 @@ def test_any_function_with_preprocessing_and_class_names_predicts() -> None:
     assert [(p.class_name, round(p.probability, 6)) for p in found] == [("dog", 0.75), ("cat", 0.25)]
     (found,) = senet.predict(Fixed(None, 0.25, 0.75), [GRAY], top=1)
     assert found[0].class_name == "1"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"top": "2"}, "top is '2'; expected a whole number"),
+        ({"batch_size": 1.5}, "batch_size is 1.5; expected a whole number"),
+        ({"device": "gpu"}, "device is 'gpu'; expected one of PyTorch's, such as 'cpu' or 'cuda'"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_named(options: Any, said: str) -> None:
+    with pytest.raises(SenetError, match=said):
+        senet.predict(Fixed(("cat", "dog"), 0.25, 0.75), [GRAY], **options)
 
 
 def test_of_equal_probabilities_the_first_class_comes_first() -> None:

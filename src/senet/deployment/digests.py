@@ -29,8 +29,8 @@ def check_digests(file: Path, companions: tuple[str, ...]) -> None:
         file: of a network.
         companions: suffixes of the files that belong to it.
     """
-    reports = [parity_path(place) for place in (file, *file.absolute().parents[:DEPTH])]
-    report = next((report for report in reports if report.is_file()), None)
+    places = (place for place in (file.absolute(), *file.absolute().parents[:DEPTH]) if place.name)  # "/" has none
+    report = next((report for report in map(parity_path, places) if report.is_file()), None)
     if report is None:
         return
     noted = noted_digests(report)

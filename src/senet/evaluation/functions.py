@@ -88,7 +88,11 @@ def as_module(network: Any) -> nn.Module:
 
 
 def check_device(model: nn.Module, device: torch.device | str | None) -> None:
-    """Raise a SenetError for a function that is to compute elsewhere than it does."""
+    """Raise a SenetError for a device that there is not, or a function that is to compute elsewhere than it does."""
+    try:
+        torch.device(device or "cpu")
+    except RuntimeError as error:
+        raise SenetError(f"device is {device!r}; expected one of PyTorch's, such as 'cpu' or 'cuda'") from error
     if isinstance(model, FunctionNetwork) and device is not None and torch.device(device) != model.place.device:
         raise SenetError(f"device is {device}, but {model.name} computes on {model.place.device}; leave device out")
 

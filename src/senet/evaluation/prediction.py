@@ -10,6 +10,7 @@ from functools import partial
 from importlib import import_module
 from inspect import signature
 from itertools import chain, islice
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
@@ -178,6 +179,8 @@ def predict_each(
     """
     check_choice("on_error", on_error, get_args(OnError))
     for name, value, least in (("top", top, 1), ("batch_size", batch_size, 1), ("num_workers", num_workers or 0, 0)):
+        if not isinstance(value, Integral):
+            raise SenetError(f"{name} is {value!r}; expected a whole number")
         if value < least:
             raise SenetError(f"{name} is {value}; expected at least {least}")
     if threshold is not None and not 0 <= threshold <= 1:

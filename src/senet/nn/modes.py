@@ -1,9 +1,11 @@
 """Using a model for a while and restoring it: its mode, its device, its memory format."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -27,24 +29,41 @@ def dtype_of(model: nn.Module) -> torch.dtype:
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
+LOCK = threading.Lock()
+IN_USE: WeakKeyDictionary[nn.Module, dict[int, dict[nn.Module, bool]]] = WeakKeyDictionary()
+"""Models that are in evaluation mode for a while: by thread, the modes that their modules had before the first one."""
+
+
 @contextmanager
 def eval_mode(model: nn.Module, *, layer_by_layer: bool = False) -> Iterator[None]:
     """Put a model into evaluation mode, and afterwards every module back into the mode it was in.
+
+    Several threads may do so with one model: it is put back when the last of them is done.
 
     Args:
         model: parts of it that were frozen in evaluation mode stay so.
         layer_by_layer: fuse no layers meanwhile, so that every layer is called and hooks see its output.
     """
-    modes = {module: module.training for module in model.modules()}
+    thread = threading.get_ident()
+    with LOCK:
+        users = IN_USE.setdefault(model, {})
+        nested = thread in users
+        modes = {module: module.training for module in model.modules()}
+        if not nested:
+            users[thread] = modes = next(iter(users.values()), modes)
+        model.eval()
     fused = {module: module.fused for module in modes if layer_by_layer and isinstance(module, Fusible)}
     try:
-        model.eval()
         for fusible in fused:
             fusible.fused = False
         yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        with LOCK:
+            if not nested:
+                del users[thread]
+            if nested or not users:
+                for module, mode in modes.items():
+                    module.training = mode
         for fusible, value in fused.items():
             fusible.fused = value
 
