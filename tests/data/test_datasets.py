@@ -458,6 +458,14 @@ def test_pictures_of_both_splits_described_in_one_file_name_that_file(folder):
     assert len(open_split(DataConfig(dataset=str(folder / "metadata.csv")), "eval")) == 2
 
 
+def test_a_table_beside_classes_changes_nothing(folder):
+    """Also where the images to evaluate on are of one class."""
+    write_folder(folder, train={"cat": 1, "dog": 1}, val={"cat": 2})
+    (folder / "labels.csv").write_text("image,label\n")
+    assert len(open_split(DataConfig(dataset=str(folder)), "eval")) == 2
+    assert len(open_split(DataConfig(dataset=str(folder)), "train")) == 2
+
+
 def test_hub_data_set_without_images(monkeypatch):
     empty = datasets.Dataset.from_dict({"image": [encoded(COLORS[0])], "label": [0]}).select([])
     monkeypatch.setattr(datasets, "load_dataset", lambda name: datasets.DatasetDict(train=empty))

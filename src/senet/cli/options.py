@@ -73,11 +73,9 @@ def as_typed(sentence: str, kind: type) -> str:
     dot or underscore could be plain English: they count as options only with "=value" or at the start of the sentence.
     What is between backquotes is a command or Python, and stays.
     """
-    first, *others = re.split(r"(`[^`]*`)", sentence)
-    if others:
-        return "".join(
-            part if part.startswith("`") else as_typed(part, kind) if part else "" for part in (first, *others)
-        )
+    parts = re.split(r"(`[^`]*`)", sentence)
+    if len(parts) > 1:
+        return "".join(part if part.startswith("`") else as_typed(part, kind) for part in parts)
     for name, option in sorted(by_every_name(kind).items(), key=lambda item: -len(item[0])):
         whole = rf"(?<![\w.\-/'\"`=]){re.escape(name)}"
         sentence = re.sub(
@@ -135,16 +133,16 @@ def check_options(found: Mapping[str, Option], argv: Sequence[str], elsewhere: M
     wrong: list[str] = []
     is_value = False
     for word in argv:
-        wrong += mistakes(word, is_value, found.keys(), elsewhere)
+        wrong.append(mistake(word, is_value, found.keys(), elsewhere))
         flag, has_value = flag_of(word), "=" in word
         # --model-kwargs takes words KEY=VALUE
         is_value = not has_value and not found[flag].is_switch if flag in found else is_value and has_value
-    if wrong:
-        raise SenetError("; ".join(dict.fromkeys(wrong)))
+    if any(wrong):
+        raise SenetError("; ".join(dict.fromkeys(filter(None, wrong))))
 
 
-def mistakes(word: str, is_value: bool, known: Set[str], elsewhere: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is wrong with a word of a command line, if anything.
+def mistake(word: str, is_value: bool, known: Set[str], elsewhere: Mapping[str, str]) -> str:
+    """Return what is wrong with a word of a command line; empty if nothing is.
 
     Args:
         word: the word.
@@ -156,11 +154,12 @@ def mistakes(word: str, is_value: bool, known: Set[str], elsewhere: Mapping[str,
     flag, name = flag_of(word), f"--{typed.lstrip('-').replace('_', '-')}"
     is_named = (name in known or name in elsewhere) and not word.startswith("-")
     if flag and flag not in known and not flag.startswith(CHECKED_BY_TYRO):
-        yield unknown_option(typed, flag, known, elsewhere)
-    elif is_short(typed):
-        yield unknown_short_option(typed, name, known, elsewhere)
-    elif value and is_named and not is_value and not Path(word).exists():
-        yield f"no option is written {word!r}; here that is {f'{name} {value}' if name in known else elsewhere[name]}"
+        return unknown_option(typed, flag, known, elsewhere)
+    if is_short(typed):
+        return unknown_short_option(typed, name, known, elsewhere)
+    if value and is_named and not is_value and not Path(word).exists():
+        return f"no option is written {word!r}; here that is {f'{name} {value}' if name in known else elsewhere[name]}"
+    return ""
 
 
 def is_short(word: str) -> bool:

@@ -181,7 +181,8 @@ def open_folder(config: DataConfig, split: Split) -> ImageSplit:
         return replace(split_of_files(f"{folder} (held out)", files, names), held_out=below)
     if split == "train":
         folder = check_folder(root, train_folder, "train")
-        check_no_table(root, folder)
+        if not class_folders(folder):
+            check_no_table(root, folder)
         return split_of_files(str(folder), *read_classes(folder))
     if eval_folder is None and train_folder is None:
         if class_folders(root):
@@ -189,7 +190,8 @@ def open_folder(config: DataConfig, split: Split) -> ImageSplit:
         if files := images_in(root):
             return split_of_files(str(root), files, ())
     folder = check_folder(root, eval_folder, "val")
-    check_no_table(root, folder)
+    if not class_folders(folder):
+        check_no_table(root, folder)
     train_names = [] if train_folder is None else [entry.name for entry in class_folders(train_folder)]
     if train_folder is not None and train_names:
         check_same_classes(folder, train_folder, train_names)

@@ -105,14 +105,15 @@ def sample_of(
     if shape.image.lower() in parts:
         images = [shape.image.lower()]
     if len(images) != 1:
-        few = ", ".join((images or [*parts])[:FEW]) + (", ..." if len(images or parts) > FEW else "")
+        found = images or [*parts]
+        few = ", ".join(found[:FEW]) + (", ..." if len(found) > FEW else "")
         what, remedy = f"no image, but {few}", "take it out, or name other shards"
         if images:
-            what = f"the images {few}"
-            remedy = (
+            what, remedy = (
+                f"the images {few}",
                 "set data.image_column to the one that is meant, or, if they are different samples, write names in "
+                "which the first dot is that of the extension",
             )
-            remedy += "which the first dot is that of the extension"
         raise SenetError(f"{name} has {what} for {key!r}; {remedy}")
     offset, length = parts[images[0]]
     label = label_of(file, name, key, parts, shape)

@@ -124,16 +124,10 @@ class RunFolder:
 
     def check_free(self) -> None:
         """Raise a SenetError if another process trains in the folder, or it holds a run, or something else, already."""
-        lock = self.path / LOCK_FILE
-        if (self.path / CONFIG_FILE).exists() and lock.exists():  # of a process that was killed, or one that runs
-            with suppress(OSError), held(lock, self.taken):
-                pass
-        self.check_unused()
-
-    def check_unused(self) -> None:
-        """Raise a SenetError if the folder holds a run, or something else, already."""
         self.is_new = True
         if (self.path / CONFIG_FILE).exists():
+            with suppress(OSError), held(self.path / LOCK_FILE, self.taken):
+                pass
             raise SenetError(
                 f"{self.path} holds a run already; go on with it by `senet train --resume {quote(str(self.path))}`, "
                 "or choose another --output"
@@ -160,7 +154,7 @@ class RunFolder:
                 remedy = "choose another --output" if self.is_new else "permit it, or copy the run to another place"
                 raise SenetError(f"{self.path} cannot be {done} ({error.strerror}); {remedy}") from error
             if self.is_new:
-                self.check_unused()
+                self.check_free()
             self.remove_unfinished()
             yield
 
